@@ -1,0 +1,122 @@
+"""Typed configuration of every command; the YAML files under conf/ hold names and numbers only.
+
+Hydra composes ``conf/``, these dataclasses check it (a misspelt key fails and names the class), and
+``OmegaConf.to_object`` hands plain dataclasses to Python. Nothing below the commands imports hydra.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class MaskRatioConfig:
+    """Share of masked patches in training. ``truncated_normal`` (MAR; mean 1, std 0.25 on [low, 1]) or ``fixed`` (S1's q)."""
+
+    kind: str = "truncated_normal"
+    low: float = 0.7  # lower bound of truncated_normal
+    std: float = 0.25
+    value: float = 0.7  # q of fixed
+
+
+@dataclass
+class ModelConfig:
+    """Shape of an Impact model. Latent and text shapes come from the shards, not from here."""
+
+    dim: int = 768  # D
+    depth: int = 12  # blocks in Enc1, and again in Enc2
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    dropout: float = 0.1  # of the projections in attention and MLP (MAR: 0.1)
+    attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
+    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
+    max_patches: int = 256
+    head: str = "diffusion"
+    head_width: int = 1024
+    head_depth: int = 3
+    num_timesteps: int = 1000
+    diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
+    mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
+
+
+@dataclass
+class DecodingConfig:
+    """Generation (Sec. 3.2). ``guidance_scale`` is beta_max; 1 switches guidance off."""
+
+    num_iterations: int = 64  # T
+    num_diffusion_steps: int = 100
+    guidance_scale: float = 5.0
+    guidance_schedule: str = "cosine"  # cosine (S1: falls from beta_max to 1) | constant | linear (MAR: rises)
+    temperature: float = 1.0
+    order: str = "random"  # random (S1) | confidence
+    confidence_candidates: int = 4  # draws per position with order=confidence
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedule: linear warm-up, then constant."""
+
+    lr: float = 5e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.02
+    warmup_steps: int = 1000
+    gradient_clip: float = 3.0
+    ema_decay: float = 0.9999
+
+
+@dataclass
+class DataConfig:
+    """Where latent shards lie and how they are batched. ``path`` holds train/ and valid/, each with an index.json."""
+
+    path: str = ""
+    batch_size: int = 16  # clips a process and step
+    num_workers: int = 0
+    caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
+
+
+@dataclass
+class TrainerConfig:
+    """What Lightning's Trainer needs. ``strategy``: auto | ddp (further ones stand in training/strategies.py)."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "auto"  # auto: bf16-mixed where the processor computes in bf16, else 32-true
+    max_steps: int = 100_000
+    accumulate_grad_batches: int = 1
+    log_every_steps: int = 10
+    validate_every_steps: int = 1000
+    checkpoint_every_steps: int = 1000
+    sample_every_steps: int = 0  # 0: no audio in TensorBoard
+    compile: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """`impact-train`: one stage of training."""
+
+    name: str = "run"  # the run directory is runs_dir/name: the same command finds its checkpoint again
+    stage: str = "pretrain"  # pretrain | text | codec
+    runs_dir: str = "runs"
+    seed: int = 0
+    init_from: str = ""  # stage 2: a stage-1 checkpoint or model folder; or mar:/path/to/mar.safetensors
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    decoding: DecodingConfig = field(default_factory=DecodingConfig)  # of the audio in TensorBoard
+    experiment: Any = None
+
+
+@dataclass
+class PrecomputeConfig:
+    """`impact-precompute`: manifest.jsonl -> out/<split>/{000000.tar, index.json} and out/rejected.jsonl."""
+
+    manifest: str = ""
+    out: str = ""
+    codec: str = "builtin"
+    text_encoder: str = "minilm"
+    clip_seconds: float = 10.24
+    samples_per_shard: int = 256
+    batch_size: int = 8
+    device: str = "cpu"

@@ -1,0 +1,131 @@
+"""Captions in, waveforms out: text encoder, Impact model and codec behind one call.
+
+pipeline = ImpactPipeline.from_pretrained("runs/demo/text/model")
+waveforms = pipeline(["a dog barks"], duration=5.12, seed=1)  # (B, S)
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from impact_pl.codec import AudioCodec, load_codec
+from impact_pl.config import DecodingConfig
+from impact_pl.models.impact import Impact
+from impact_pl.text import TextEncoder, load_text_encoder
+
+
+class ImpactPipeline:
+    """The whole way from captions to sound.
+
+    Args:
+        model: an Impact model; without text parts (stage 1) captions are refused.
+        codec: the codec that the model was trained on.
+        text_encoder: the text encoder that the model was trained with, or None for an unconditional model.
+
+    Raises:
+        ValueError: codec or text encoder are not those of the model.
+    """
+
+    def __init__(self, model: Impact, codec: AudioCodec, text_encoder: TextEncoder | None):
+        _require_same("codec", model.spec.codec, codec)
+        if model.spec.text_encoder is not None:
+            if text_encoder is None:
+                raise ValueError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
+            _require_same("text encoder", model.spec.text_encoder, text_encoder)
+        self.model, self.codec, self.text_encoder = model, codec, text_encoder
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> "ImpactPipeline":
+        """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
+
+        Raises:
+            ValueError: no model folder at ``path``, or an unknown codec or text encoder.
+        """
+        model = Impact.from_pretrained(path, device)
+        codec = load_codec(model.spec.codec["name"], device)
+        text = model.spec.text_encoder
+        return cls(model, codec, None if text is None else load_text_encoder(text["name"], device))
+
+    @property
+    def sample_rate(self) -> int:
+        return self.codec.sample_rate
+
+    @property
+    def max_duration(self) -> float:
+        """Longest clip that the model's position embeddings allow, in seconds."""
+        config, codec = self.model.spec.model, self.codec
+        frames = config.max_patches * config.patch_size // (codec.latent_width // config.patch_size)
+        return frames * codec.samples_per_latent / codec.sample_rate
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        captions: str | list[str] | None,
+        duration: float | None = None,
+        seed: int = 0,
+        decoding: DecodingConfig | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Generate one clip for each caption.
+
+        Args:
+            captions: one caption or several; None draws one unconditional clip from a stage-1 model.
+            duration: seconds; None is the longest that the model can do.
+            seed: the same seed and the same captions give the same waveforms, bit for bit on CPU.
+            decoding: iterations, diffusion steps, guidance, order, temperature.
+            progress: called with (iteration, num_iterations).
+
+        Returns:
+            waveforms (B, S) in [-1, 1].
+
+        Raises:
+            ValueError: no captions, an empty caption, a duration outside (0, ``max_duration``], or captions for an
+                unconditional model.
+        """
+        captions = [captions] if isinstance(captions, str) else captions
+        num_samples, num_frames = self._length(duration)
+        device = self.model.latent_mean.device
+        generator = torch.Generator(device).manual_seed(seed)
+        latents = self.model.generate(
+            self._encode_captions(captions),
+            num_frames=num_frames,
+            batch_size=len(captions) if captions else 1,
+            decoding=decoding or DecodingConfig(),
+            generator=generator,
+            progress=progress,
+        )  # (B, C, H, W), raw
+        return self.codec.decode(latents, generator=generator)[:, :num_samples].clamp(-1, 1)  # (B, S)
+
+    def _encode_captions(self, captions: list[str] | None):
+        if captions is None:
+            if self.text_encoder is not None and self.model.spec.text_encoder is not None:
+                raise ValueError("this model is conditioned on text: give at least one caption")
+            return None
+        if not captions or any(not caption.strip() for caption in captions):
+            raise ValueError(f"every caption needs at least one word, got {captions!r}")
+        if self.model.spec.text_encoder is None:
+            raise ValueError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
+        assert self.text_encoder is not None  # checked in __init__
+        return self.text_encoder.encode(captions)
+
+    def _length(self, duration: float | None) -> tuple[int, int]:
+        duration = self.max_duration if duration is None else duration
+        if not 0 < duration <= self.max_duration + 1e-9:
+            raise ValueError(
+                f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, which the model's "
+                f"{self.model.spec.model.max_patches} position embeddings allow"
+            )
+        num_samples = round(duration * self.sample_rate)
+        patch = self.model.spec.model.patch_size  # the latent frames have to fill whole patches
+        return num_samples, math.ceil(self.codec.latent_frames(num_samples) / patch) * patch
+
+
+def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> None:
+    if expected["identity"] != part.identity:
+        raise ValueError(
+            f"the model was trained with {what} {expected['name']!r} ({expected['identity']}), "
+            f"this one is {part.name!r} ({part.identity}): use the {what} of the training, or train again"
+        )

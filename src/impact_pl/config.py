@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class MaskRatioConfig:
-    """Share of masked patches in training. ``truncated_normal`` (MAR; mean 1, std 0.25 on [low, 1]) or ``fixed`` (S1's q)."""
+    """Masked share in training: ``truncated_normal`` (MAR; mean 1, std 0.25, on [low, 1]) or ``fixed`` (S1's q)."""
 
     kind: str = "truncated_normal"
     low: float = 0.7  # lower bound of truncated_normal

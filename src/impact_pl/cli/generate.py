@@ -1,117 +1,115 @@
 """`impact-generate`: captions -> audio files."""
 
 import argparse
-import dataclasses
+import hashlib
 import json
-import os
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
+from impact_pl.audio import save_audio, spectrogram_png
 from impact_pl.cli.errors import user_errors
 from impact_pl.config import DecodingConfig
+from impact_pl.data.manifest import read_manifest
 
 SUFFIXES = (".wav", ".flac")
+DEFAULTS = DecodingConfig()
+
+
+@dataclass
+class Job:
+    """One caption and the file that its sound goes to."""
+
+    caption: str
+    file: Path
 
 
 def build_parser() -> argparse.ArgumentParser:
-    defaults = DecodingConfig()
     parser = argparse.ArgumentParser(
         prog="impact-generate",
         description="Generate one sound for each caption.",
         epilog='example: impact-generate "a dog barks" -o dog.wav --model runs/demo/text/model --seed 1',
     )
-    parser.add_argument("captions", nargs="*", help="one caption or several, each in quotes")
-    parser.add_argument(
-        "--captions-file", type=Path, help="text file with a caption a line, or manifest .jsonl (id, caption)"
-    )
-    parser.add_argument("--split", help="with a .jsonl file: only the records of this split")
-    parser.add_argument("--limit", type=int, help="at most so many captions of the file")
-    parser.add_argument(
-        "--model", type=Path, default=Path("runs/demo/text/model"), help="model folder (default: %(default)s)"
-    )
-    parser.add_argument(
-        "-o", "--out", type=Path, default=Path("generated"),
-        help="a .wav or .flac file for one caption, else a folder (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--format", choices=["wav", "flac"], default="wav", help="of files in a folder (default: wav)")
-    parser.add_argument(
-        "--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram beside each file"
-    )
-    parser.add_argument("--duration", type=float, help="seconds (default: the model's longest)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=8, help="captions generated together (default: 8)")
-    parser.add_argument(
-        "--iterations", type=int, default=defaults.num_iterations, help="decoding iterations T (default: 64)"
-    )
-    parser.add_argument("--diffusion-steps", type=int, default=defaults.num_diffusion_steps, help="(default: 100)")
-    parser.add_argument(
-        "--guidance", type=float, default=defaults.guidance_scale, help="beta_max (default: 5); 1 is off"
-    )
-    parser.add_argument(
-        "--guidance-schedule", choices=["cosine", "constant", "linear"], default=defaults.guidance_schedule
-    )
-    parser.add_argument("--temperature", type=float, default=defaults.temperature)
-    parser.add_argument("--order", choices=["random", "confidence"], default=defaults.order)
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (default: cpu)")
+    add = parser.add_argument
+    add("captions", nargs="*", help="one caption or several, each in quotes")
+    add("--captions-file", type=Path, help="a text file with a caption a line, or a manifest .jsonl")
+    add("--split", help="of a manifest: only the records of this split")
+    add("--limit", type=int, help="at most so many captions")
+    add("--model", type=Path, default=Path("runs/demo/text/model"), help="model folder (default: %(default)s)")
+    add("-o", "--out", type=Path, default=Path("generated"), help="a .wav or .flac file, or a folder (%(default)s)")
+    add("--format", choices=["wav", "flac"], default="wav", help="of the files in a folder (default: wav)")
+    add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram beside each file")
+    add("--duration", type=float, help="seconds (default: the longest that the model can do)")
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=8, help="captions generated together (default: %(default)s)")
+    add("--iterations", type=int, default=DEFAULTS.num_iterations, help="decoding iterations (%(default)s)")
+    add("--diffusion-steps", type=int, default=DEFAULTS.num_diffusion_steps, help="an iteration (%(default)s)")
+    add("--guidance", type=float, default=DEFAULTS.guidance_scale, help="beta_max; 1 is off (default: %(default)s)")
+    add("--guidance-schedule", choices=["cosine", "constant", "linear"], default=DEFAULTS.guidance_schedule)
+    add("--temperature", type=float, default=DEFAULTS.temperature)
+    add("--order", choices=["random", "confidence"], default=DEFAULTS.order, help="in which patches are revealed")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     return parser
 
 
-def read_captions(args: argparse.Namespace) -> list[tuple[str, str]]:
-    """(file stem, caption) pairs from the command line and the captions file."""
-    pairs = [(_stem(caption, index), caption) for index, caption in enumerate(args.captions)]
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    if args.batch_size < 1:
+        raise ValueError(f"--batch-size {args.batch_size}: at least 1")
+    jobs = plan_jobs(args)
+    settings = settings_of(args)
+    batches = [jobs[start : start + args.batch_size] for start in range(0, len(jobs), args.batch_size)]
+    finished = read_finished(args.out)
+    todo = [i for i, batch in enumerate(batches) if not all(is_finished(job, settings, finished) for job in batch)]
+    if todo:
+        generate(args, settings, batches, todo)
+    made = sum(len(batches[i]) for i in todo)
+    where = jobs[0].file if len(jobs) == 1 else args.out
+    print(f"{where}: {made} generated, {len(jobs) - made} were finished before")
+
+
+def plan_jobs(args: argparse.Namespace) -> list[Job]:
+    """Captions from the command line and the captions file, each with its output file."""
+    named = [(_stem(index, caption), caption) for index, caption in enumerate(args.captions)]
     if args.captions_file is not None:
-        pairs += _read_captions_file(args.captions_file, args.split, start=len(pairs))
-    if args.limit is not None:
-        pairs = pairs[: args.limit]
-    if not pairs:
+        named += _read_captions_file(args.captions_file, args.split, first_index=len(named))
+    named = named[: args.limit]
+    if not named:
         source = f"{args.captions_file} holds no caption" if args.captions_file else "no caption given"
         raise ValueError(f'{source}: say for example impact-generate "a dog barks" -o dog.wav')
-    return pairs
+    if args.out.suffix and args.out.suffix not in SUFFIXES:
+        raise ValueError(f"-o {args.out}: unknown audio format {args.out.suffix!r}, choose .wav, .flac or a folder")
+    if args.out.suffix and len(named) > 1:
+        raise ValueError(f"-o {args.out} is one file, but there are {len(named)} captions: give a folder")
+    if args.out.suffix:
+        return [Job(named[0][1], args.out)]
+    return [Job(caption, args.out / f"{stem}.{args.format}") for stem, caption in named]
 
 
-def _read_captions_file(path: Path, split: str | None, start: int) -> list[tuple[str, str]]:
+def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
     if not path.is_file():
         raise ValueError(f"no captions file at {path}")
     if path.suffix == ".jsonl":
-        from impact_pl.data.manifest import read_manifest
-
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
-        return [(re.sub(r"[^\w.-]+", "_", record.id), record.caption) for record in records]
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(_stem(line, start + index), line) for index, line in enumerate(line for line in lines if line)]
+        return [(re.sub(r"[^\w.-]+", "_", record.id), record.caption) for record in records]  # files named by id
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 
 
-def _stem(caption: str, index: int) -> str:
-    words = re.sub(r"[^\w]+", "_", caption.lower()).strip("_")[:60]
+def _stem(index: int, caption: str) -> str:
+    words = re.sub(r"\W+", "_", caption.lower()).strip("_")[:60]
     return f"{index:04d}_{words}"
 
 
-def plan_files(args: argparse.Namespace, pairs: list[tuple[str, str]]) -> list[Path]:
-    """The output file of each caption."""
-    if args.out.suffix in SUFFIXES:
-        if len(pairs) > 1:
-            raise ValueError(f"-o {args.out} is one file, but there are {len(pairs)} captions: give a folder")
-        return [args.out]
-    if args.out.suffix:
-        raise ValueError(f"-o {args.out}: unknown audio format {args.out.suffix!r}, choose .wav, .flac or a folder")
-    return [args.out / f"{stem}.{args.format}" for stem, _ in pairs]
+def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+    from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
-def settings_of(args: argparse.Namespace) -> dict:
-    """Everything that decides the sound: finished files are reused only for equal settings."""
-    model_file = args.model / "model.safetensors"
-    stamp = [model_file.stat().st_size, model_file.stat().st_mtime_ns] if model_file.is_file() else None
-    keys = (
-        "duration", "seed", "batch_size", "iterations", "diffusion_steps", "guidance", "guidance_schedule",
-        "temperature", "order", "format",
-    )  # fmt: skip
-    return {"model": os.fspath(args.model.resolve()), "model_stamp": stamp} | {key: getattr(args, key) for key in keys}
-
-
-def decoding_of(args: argparse.Namespace) -> DecodingConfig:
-    return dataclasses.replace(
-        DecodingConfig(),
+    pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
+    decoding = DecodingConfig(
         num_iterations=args.iterations,
         num_diffusion_steps=args.diffusion_steps,
         guidance_scale=args.guidance,
@@ -119,87 +117,64 @@ def decoding_of(args: argparse.Namespace) -> DecodingConfig:
         temperature=args.temperature,
         order=args.order,
     )
-
-
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    pairs = read_captions(args)
-    files = plan_files(args, pairs)
-    batches = [range(i, min(i + args.batch_size, len(pairs))) for i in range(0, len(pairs), max(args.batch_size, 1))]
-    done = _finished_batches(args, pairs, files, batches)
-    todo = [index for index in range(len(batches)) if index not in done]
-    if not todo:
-        print(f"nothing to do: {len(files)} files in {args.out} are finished")
-        return
-    _generate(args, pairs, files, batches, todo)
-    print(f"{len(files)} files: {files[0] if len(files) == 1 else args.out}")
-
-
-def _generate(args, pairs, files: list[Path], batches: list[range], todo: list[int]) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from impact_pl.audio import save_audio, spectrogram_png
-    from impact_pl.pipeline import ImpactPipeline
-
-    pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("iterations"),
-        TimeRemainingColumn(),
-    )
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("generating", total=len(todo) * args.iterations)
         for count, index in enumerate(todo):
-            rows = batches[index]
+            batch = batches[index]
             waveforms = pipeline(
-                [pairs[i][1] for i in rows],
+                [job.caption for job in batch],
                 duration=args.duration,
                 seed=args.seed * 1_000_003 + index,  # a batch's sound does not depend on what was finished before
-                decoding=decoding_of(args),
-                progress=lambda i, n, count=count: bar.update(task, completed=count * args.iterations + i),
+                decoding=decoding,
+                progress=lambda i, n, count=count: bar.update(task, completed=count * n + i),
             )
-            for i, waveform in zip(rows, waveforms, strict=True):
-                files[i].parent.mkdir(parents=True, exist_ok=True)
-                save_audio(files[i], waveform.cpu(), pipeline.sample_rate)
+            for job, waveform in zip(batch, waveforms.cpu(), strict=True):
+                job.file.parent.mkdir(parents=True, exist_ok=True)
+                save_audio(job.file, waveform, pipeline.sample_rate)
                 if args.spectrogram:
-                    spectrogram_png(
-                        waveform.cpu(), pipeline.sample_rate, files[i].with_suffix(".png"), title=pairs[i][1]
-                    )
-            _remember(args, pairs, files, rows)
+                    spectrogram_png(waveform, pipeline.sample_rate, job.file.with_suffix(".png"), title=job.caption)
+            remember(args.out, batch, settings)
             if not sys.stderr.isatty():
-                print(f"{rows.stop}/{len(pairs)} captions", file=sys.stderr, flush=True)
+                print(f"{count + 1}/{len(todo)} batches", file=sys.stderr, flush=True)
 
 
-# A folder of results carries generated.jsonl: settings and captions of every finished file, one a line. A run with the
-# same settings skips the batches that are listed there; a file made with other settings is made again.
+# A folder of results carries generated.jsonl: caption and settings of every finished file, one a line. The same command
+# skips the files that stand there with equal settings; files made with other settings are made again.
 
 
-def _entry(args, pair: tuple[str, str], file: Path) -> str:
-    return json.dumps({"file": file.name, "caption": pair[1]} | settings_of(args), sort_keys=True)
+def settings_of(args: argparse.Namespace) -> dict:
+    """Everything that decides the sound of a caption."""
+    model_file = args.model / "model.safetensors"
+    model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
+    keys = ("duration", "seed", "batch_size", "iterations", "diffusion_steps", "guidance", "guidance_schedule")
+    return {"model": model} | {key: getattr(args, key) for key in (*keys, "temperature", "order")}
 
 
-def _remember(args, pairs, files: list[Path], rows: range) -> None:
-    if args.out.suffix in SUFFIXES:
-        return
-    with open(args.out / "generated.jsonl", "a", encoding="utf-8") as log:
-        log.writelines(_entry(args, pairs[i], files[i]) + "\n" for i in rows)
-
-
-def _finished_batches(args, pairs, files: list[Path], batches: list[range]) -> set[int]:
-    log = args.out / "generated.jsonl"
-    if args.out.suffix in SUFFIXES or not log.is_file():
-        return set()
-    last_entry = {}  # the newest line of a file counts
+def read_finished(out: Path) -> dict[str, dict]:
+    """File name -> its newest entry in generated.jsonl."""
+    log = out / "generated.jsonl"
+    if out.suffix or not log.is_file():
+        return {}
+    entries = {}
     for line in log.read_text(encoding="utf-8").splitlines():
-        last_entry[json.loads(line)["file"]] = line
-    return {
-        index
-        for index, rows in enumerate(batches)
-        if all(files[i].is_file() and last_entry.get(files[i].name) == _entry(args, pairs[i], files[i]) for i in rows)
-    }
+        if line.endswith("}"):  # a line that a kill cut short counts as not finished
+            entry = json.loads(line)
+            entries[entry["file"]] = entry
+    return entries
+
+
+def is_finished(job: Job, settings: dict, finished: dict[str, dict]) -> bool:
+    entry = {"file": job.file.name, "caption": job.caption} | settings
+    return finished.get(job.file.name) == entry and job.file.is_file()
+
+
+def remember(out: Path, batch: list[Job], settings: dict) -> None:
+    if out.suffix:  # a single file: made anew each time
+        return
+    with open(out / "generated.jsonl", "a", encoding="utf-8") as log:
+        for job in batch:
+            log.write(json.dumps({"file": job.file.name, "caption": job.caption} | settings) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+# `make help` lists the targets. Everything runs in the project's own environment (.venv) unless PYTHON is given.
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/pip install -q -c constraints.txt
+DEMO    := runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format precompute-latents tensorboard clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/installed ## create .venv and install the package with the extras that demo and tests need
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) -e ".[eval,dev]"
+	@touch $@
+
+demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
+	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(DEMO)
+
+test: setup ## the fast tests (under ten minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-all: setup ## the fast and the slow tests
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy src/impact_pl
+
+format: setup ## ruff's formatter and its safe fixes
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+precompute-latents: setup ## MANIFEST=manifest.jsonl OUT=folder [ARGS="clip_seconds=5.12 ..."]: shards of latents
+	@test -n "$(MANIFEST)" -a -n "$(OUT)" || { echo 'usage: make precompute-latents MANIFEST=manifest.jsonl OUT=latents [ARGS="key=value ..."]' >&2; exit 2; }
+	$(BIN)/impact-precompute manifest="$(MANIFEST)" out="$(OUT)" $(ARGS)
+
+tensorboard: setup ## watch all runs in the browser
+	$(BIN)/tensorboard --logdir runs
+
+clean: ## remove caches and build products (keeps .venv, data and runs)
+	rm -rf build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .coverage
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -1,0 +1,147 @@
+"""Waveforms in and out: load, resample, save, log-mel, and one picture.
+
+Dimension key: B batch, S waveform samples, F mel bins, M mel frames. Waveforms are mono float32 in [-1, 1].
+"""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+
+import soundfile
+import torch
+import torchaudio.functional
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16_000
+SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
+
+
+def load_audio(
+    path: str | Path, sample_rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None
+) -> Tensor:
+    """Read a file (WAV, FLAC, OGG, MP3, ...) as mono at ``sample_rate``.
+
+    Args:
+        path: The file.
+        sample_rate: Rate of the returned waveform, in Hz.
+        start: Where to begin, in seconds.
+        duration: Seconds to read; None reads to the end. A file that ends earlier gives fewer samples.
+
+    Returns:
+        Waveform (S,), float32 in [-1, 1].
+
+    Raises:
+        ValueError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such audio file")
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate, total = file.samplerate, file.frames
+            first = round(start * rate)
+            count = -1 if duration is None else round(duration * rate)
+            if not 0 <= first < total or count == 0:
+                raise ValueError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
+            file.seek(first)
+            samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))  # (S, channels)
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
+    if samples.numel() == 0:
+        raise ValueError(f"{path}: holds no audio samples at {start:g} s")
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"{path}: holds NaN or infinite samples")
+    return resample(samples.mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+
+
+def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """Change the rate of ``waveform`` (..., S) by windowed-sinc interpolation.
+
+    Odd rates (11,127 Hz) would need a filter bank of gigabytes; the ratio is rounded to a fraction of three digits
+    there, which is off by less than a millionth.
+    """
+    if from_rate == to_rate:
+        return waveform
+    ratio = Fraction(to_rate, from_rate).limit_denominator(1000)
+    return torchaudio.functional.resample(waveform, ratio.denominator, ratio.numerator)
+
+
+def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write a mono waveform (S,) as 16-bit ``.wav`` or ``.flac``; samples beyond [-1, 1] are clipped.
+
+    Raises:
+        ValueError: Another suffix, a waveform that is not (S,), or non-finite samples.
+    """
+    path = Path(path)
+    subtype = SUBTYPES.get(path.suffix.lower())
+    if subtype is None:
+        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(SUBTYPES)}")
+    if waveform.ndim != 1:
+        raise ValueError(f"{path}: expected a mono waveform (S,), got shape {tuple(waveform.shape)}")
+    if not torch.isfinite(waveform).all():
+        raise ValueError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
+    samples = waveform.detach().float().cpu().clamp(-1.0, 1.0).numpy()
+    soundfile.write(path, samples, sample_rate, subtype=subtype)
+
+
+def fit_length(waveform: Tensor, num_samples: int) -> Tensor:
+    """Cut ``waveform`` (..., S) to ``num_samples``, or pad it with zeros at the end."""
+    missing = num_samples - waveform.shape[-1]
+    return nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
+
+
+class LogMel(nn.Module):
+    """Natural log of the magnitude mel spectrogram, AudioLDM's front end: M = S / hop frames, clamped at 1e-5.
+
+    Slaney mel scale and norm, Hann window, reflect padding of (n_fft - hop) / 2 on both sides.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int = SAMPLE_RATE,
+        num_mels: int = 64,
+        n_fft: int = 1024,
+        hop: int = 160,
+        f_min: float = 0.0,
+        f_max: float = 8000.0,
+    ) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.hop = hop
+        filters = torchaudio.functional.melscale_fbanks(
+            n_fft // 2 + 1, f_min, f_max, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)  # (F, n_fft/2 + 1)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) -> mel (B, F, M)."""
+        pad = (self.n_fft - self.hop) // 2
+        if waveform.shape[-1] <= pad:
+            raise ValueError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
+        padded = nn.functional.pad(waveform, (pad, pad), mode="reflect")
+        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        return (self.filters @ spectrum.abs()).clamp(min=1e-5).log()  # (B, F, M)
+
+
+def spectrogram_png(
+    waveform: Tensor, sample_rate: int, path_or_buffer: str | Path | io.BytesIO, title: str = ""
+) -> None:
+    """Draw the log-mel spectrogram of a waveform (S,) as a PNG, in decibels over seconds and mel bins."""
+    from matplotlib.figure import Figure
+
+    log_mel = LogMel(sample_rate, f_max=sample_rate / 2)
+    shortest = log_mel.n_fft
+    with torch.no_grad():
+        mel = log_mel(fit_length(waveform, max(shortest, waveform.shape[-1])).float().cpu()[None])[0]  # (F, M)
+    decibels = mel * (20 / torch.log(torch.tensor(10.0)))
+    figure = Figure(figsize=(6.0, 2.4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    seconds = mel.shape[1] * log_mel.hop / sample_rate
+    extent = (0.0, seconds, 0.0, float(mel.shape[0]))
+    image = axes.imshow(
+        decibels.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-80.0, vmax=20.0, cmap="magma"
+    )
+    axes.set(xlabel="time (s)", ylabel="mel bin", title=title)
+    figure.colorbar(image, ax=axes, label="dB")
+    figure.savefig(path_or_buffer, format="png")

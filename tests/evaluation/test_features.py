@@ -1,0 +1,110 @@
+"""YAMNet's front end and network, and the cache of features."""
+
+import numpy as np
+import pytest
+import torch
+
+from impact_pl.audio import save_audio
+from impact_pl.evaluation.features import LOG_OFFSET, YamNet, dither, log_mel_patches
+
+pytest.importorskip("onnxruntime", reason="extra 'eval' is not installed")
+
+
+@pytest.fixture(scope="module")
+def yamnet() -> YamNet:
+    return YamNet()
+
+
+def tone(frequency: float, seconds: float) -> np.ndarray:
+    return (0.5 * np.sin(2 * np.pi * frequency * np.arange(int(16_000 * seconds)) / 16_000)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("num_samples", "num_patches"), [(100, 1), (15_600, 1), (23_279, 1), (23_280, 2), (81_920, 9)])
+def test_one_patch_every_480_ms(num_samples, num_patches):
+    assert log_mel_patches(np.zeros(num_samples, np.float32)).shape == (num_patches, 96, 64)
+
+
+def test_silence_is_the_log_offset():
+    np.testing.assert_allclose(log_mel_patches(np.zeros(16_000, np.float32)), np.log(LOG_OFFSET), rtol=1e-6)
+
+
+def test_a_tone_peaks_in_its_mel_band():
+    hertz_to_mel = lambda hertz: 1127 * np.log1p(hertz / 700)  # noqa: E731
+    centres = np.linspace(hertz_to_mel(125), hertz_to_mel(7500), 66)[1:-1]
+    patch = log_mel_patches(tone(2000, 1.0))[0]
+    assert abs(patch.mean(0).argmax() - np.abs(centres - hertz_to_mel(2000)).argmin()) <= 1
+
+
+def test_dither_is_60_db_below_full_scale_and_the_same_for_every_sound():
+    noise = dither(np.zeros(100_000, np.float32))
+    assert 20 * np.log10(noise.std()) == pytest.approx(-60, abs=0.1)
+    np.testing.assert_array_equal(dither(np.zeros(50, np.float32)), noise[:50])
+
+
+def test_network_hears_what_it_should(yamnet):
+    features = yamnet(tone(1000, 2.0))
+    assert features.embeddings.shape == (3, 1024)
+    assert features.logits.shape == (3, 521)
+    assert len(yamnet.class_names) == 521
+    assert (features.embeddings >= 0).all()  # a ReLU precedes the average pool
+    assert yamnet.class_names[features.scores.mean(0).argmax()] in {
+        "Sine wave",
+        "Beep, bleep",
+        "Tuning fork",
+        "Dial tone",
+    }
+    silence = yamnet(np.zeros(32_000, np.float32))
+    assert yamnet.class_names[silence.scores.mean(0).argmax()] == "Silence"
+
+
+def test_batching_changes_nothing(yamnet):
+    """The graph holds no constant batch of one: patches together give what patches alone give."""
+    waveform = np.random.default_rng(1).standard_normal(40_000).astype(np.float32) * 0.1
+    together = yamnet(waveform)
+    patches = log_mel_patches(dither(waveform))
+    for index in range(len(patches)):
+        embedding, logits = yamnet._session.run(["embedding", "logits"], {"audio": patches[index : index + 1, None]})
+        np.testing.assert_allclose(embedding[0], together.embeddings[index], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(logits[0], together.logits[index], rtol=1e-4, atol=1e-4)
+
+
+def test_tensors_and_arrays_are_the_same(yamnet):
+    waveform = tone(440, 1.0)
+    np.testing.assert_array_equal(yamnet(torch.from_numpy(waveform)).logits, yamnet(waveform).logits)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 16_000)])
+def test_wrong_shapes_are_named(yamnet, shape):
+    with pytest.raises(ValueError, match="mono waveform"):
+        yamnet(np.zeros(shape, np.float32))
+
+
+def test_cache_is_by_content_and_survives_damage(yamnet, tmp_path):
+    cache = tmp_path / "cache"
+    save_audio(tmp_path / "a.wav", torch.from_numpy(tone(440, 1.0)), 16_000)
+    (first,) = yamnet.extract([tmp_path / "a.wav"], cache_dir=cache)
+    (tmp_path / "a.wav").rename(tmp_path / "b.wav")
+    (entry,) = cache.iterdir()
+    (again,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    assert list(cache.iterdir()) == [entry]  # a renamed file is found again
+    np.testing.assert_array_equal(first.logits, again.logits)
+
+    entry.write_bytes(entry.read_bytes()[:200])
+    (repaired,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    np.testing.assert_array_equal(first.logits, repaired.logits)
+
+    save_audio(tmp_path / "b.wav", torch.from_numpy(tone(880, 1.0)), 16_000)
+    (other,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    assert len(list(cache.iterdir())) == 2
+    assert not np.array_equal(first.logits, other.logits)
+
+
+def test_duration_fits_every_sound(yamnet, tmp_path):
+    seen = []
+    for name, seconds in [("short", 0.5), ("long", 4.0)]:
+        save_audio(tmp_path / f"{name}.wav", torch.from_numpy(tone(440, seconds)), 16_000)
+    features = yamnet.extract(
+        [tmp_path / "short.wav", tmp_path / "long.wav"], duration=2.0, progress=lambda *step: seen.append(step)
+    )
+    assert [len(each.embeddings) for each in features] == [3, 3]
+    assert seen == [(1, 2), (2, 2)]

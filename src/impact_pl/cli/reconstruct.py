@@ -1,0 +1,73 @@
+"""`python -m impact_pl.cli.reconstruct`: a manifest's clips as they are, and as the codec gives them back.
+
+What the codec loses is the floor under every generated sound, so a report shows real | reconstructed | generated.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from impact_pl.audio import fit_length, load_audio, save_audio
+from impact_pl.cli.errors import user_errors
+from impact_pl.codec import load_codec
+from impact_pl.data.manifest import Record, read_manifest
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.reconstruct", description=__doc__)
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest.jsonl")
+    parser.add_argument("--split", help="only the records of this split")
+    parser.add_argument("--limit", type=int, help="a random choice of so many clips (seeded)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--duration", type=float, required=True, help="seconds; shorter clips are zero-padded")
+    parser.add_argument("--real", type=Path, required=True, help="folder for the clips themselves (.flac)")
+    parser.add_argument("--reconstructed", type=Path, help="folder for the codec's reconstructions (.flac)")
+    parser.add_argument("--codec", default="builtin", help="codec name or folder (default: builtin)")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    records = choose(read_manifest(args.manifest), args.split, args.limit, args.seed)
+    codec = load_codec(args.codec)
+    for record in track(records, "reconstructing", disable=not sys.stderr.isatty()):
+        name = re.sub(r"[^\w.-]+", "_", record.id) + ".flac"
+        targets = [folder / name for folder in (args.real, args.reconstructed) if folder is not None]
+        if all(target.is_file() for target in targets):
+            continue
+        waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, args.duration))
+        waveform = fit_length(waveform, round(args.duration * codec.sample_rate))
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        save_audio(targets[0], waveform, codec.sample_rate)
+        if args.reconstructed is not None:
+            save_audio(targets[1], reconstruct(codec, waveform), codec.sample_rate)
+    print(f"{len(records)} clips in {args.real}" + (f" and {args.reconstructed}" if args.reconstructed else ""))
+
+
+def choose(records: list[Record], split: str | None, limit: int | None, seed: int) -> list[Record]:
+    """The captioned records of ``split``; at most ``limit`` of them, drawn with ``seed`` and in manifest order."""
+    chosen = [record for record in records if split in (None, record.split) and record.caption]
+    if not chosen:
+        splits = sorted({record.split for record in records})
+        raise ValueError(f"no captioned record in split {split!r}; the manifest has the splits {splits}")
+    if limit is None or limit >= len(chosen):
+        return chosen
+    keep = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:limit]
+    return [chosen[i] for i in sorted(keep.tolist())]
+
+
+@torch.inference_mode()
+def reconstruct(codec, waveform: torch.Tensor) -> torch.Tensor:
+    """(S,) -> (S,): through the codec's mean latents and back."""
+    mean, _ = codec.encode(waveform[None]).chunk(2, dim=1)  # (1, C, H, W)
+    return codec.decode(mean)[0, : len(waveform)].clamp(-1, 1)
+
+
+if __name__ == "__main__":
+    main()

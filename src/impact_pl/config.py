@@ -49,6 +49,7 @@ class DecodingConfig:
     temperature: float = 1.0
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence
+    confidence_steps: int = 10  # diffusion steps of each such draw
 
 
 @dataclass

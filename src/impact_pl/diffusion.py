@@ -1,0 +1,184 @@
+"""Gaussian diffusion of patches: cosine schedule, respacing, training losses, ancestral sampling.
+
+Dimensions: K patches (rows), P numbers a patch, T diffusion timesteps.
+Timesteps run from 0 (almost clean) to T - 1 (noise). Sources: DDPM = Ho et al., arXiv 2006.11239; IDDPM = Nichol and
+Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is trained and sampled with exactly this.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_BETA = 0.999
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Coefficients of a diffusion over S of the T training timesteps, each (S,) float32 computed in float64.
+
+    ``timesteps`` names the training timestep of every step, which is what the network is conditioned on.
+    """
+
+    timesteps: Tensor  # int64
+    betas: Tensor
+    alpha_bars: Tensor
+    sqrt_alpha_bars: Tensor  # forward process, DDPM Eq. 4
+    sqrt_one_minus_alpha_bars: Tensor
+    sqrt_recip_alpha_bars: Tensor  # x0 from noise, DDPM Eq. 15
+    sqrt_recip_minus_one: Tensor
+    posterior_mean_x0: Tensor  # posterior, DDPM Eq. 7
+    posterior_mean_noisy: Tensor
+    posterior_log_variance: Tensor  # first entry repeats the second: the true variance there is 0 (IDDPM Sec. 3.1)
+    log_betas: Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def to(self, device: torch.device | str) -> "Schedule":
+        """The same schedule on ``device``."""
+        return Schedule(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+def cosine_betas(num_timesteps: int) -> Tensor:
+    """Betas (T,) float64 of the cosine schedule, alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (IDDPM Eq. 17)."""
+    t = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
+    alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
+    return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
+
+
+def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
+    """``num_steps`` of the training timesteps, evenly spread, first and last included (IDDPM Sec. 4).
+
+    Note: a single step is the last timestep, where there is noise to remove (the reference takes the first and fails).
+    """
+    if not 1 <= num_steps <= num_timesteps:
+        raise ValueError(f"num_diffusion_steps = {num_steps}: choose 1 to {num_timesteps}, the timesteps of training.")
+    if num_steps == 1:
+        return [num_timesteps - 1]
+    stride = (num_timesteps - 1) / (num_steps - 1)
+    return [round(stride * i) for i in range(num_steps)]
+
+
+def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None) -> Schedule:
+    """Cosine schedule over ``num_steps`` of ``num_timesteps`` (None: all); respacing keeps alpha_bar (IDDPM Eq. 19)."""
+    timesteps = respaced_timesteps(num_timesteps, num_timesteps if num_steps is None else num_steps)
+    kept = torch.tensor(timesteps, device="cpu")
+    alpha_bars = torch.cumprod(1 - cosine_betas(num_timesteps), dim=0)[kept]  # (S,) float64
+    previous = torch.cat([alpha_bars.new_ones(1), alpha_bars[:-1]])
+    betas = 1 - alpha_bars / previous
+    variance = betas * (1 - previous) / (1 - alpha_bars)
+    # A single step has no second variance to repeat; it draws no noise either, so beta stands in.
+    variance[0] = variance[1] if len(variance) > 1 else betas[0]
+    coefficients = {
+        "betas": betas,
+        "alpha_bars": alpha_bars,
+        "sqrt_alpha_bars": alpha_bars.sqrt(),
+        "sqrt_one_minus_alpha_bars": (1 - alpha_bars).sqrt(),
+        "sqrt_recip_alpha_bars": (1 / alpha_bars).sqrt(),
+        "sqrt_recip_minus_one": (1 / alpha_bars - 1).sqrt(),
+        "posterior_mean_x0": betas * previous.sqrt() / (1 - alpha_bars),
+        "posterior_mean_noisy": (1 - previous) * (1 - betas).sqrt() / (1 - alpha_bars),
+        "posterior_log_variance": variance.log(),
+        "log_betas": betas.log(),
+    }
+    return Schedule(timesteps=kept, **{name: value.float() for name, value in coefficients.items()})
+
+
+def draw_normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard normal float32 numbers, drawn where the generator lives and moved to ``device``."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(device)
+
+
+class Prediction(NamedTuple):
+    """What a denoiser says about noisy patches: ``noise`` (K, P), and ``variance`` (K, P) in [-1, 1] when in range."""
+
+    noise: Tensor
+    variance: Tensor
+
+
+def add_noise(schedule: Schedule, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
+    """Forward process q(x_t | x_0) at steps (K,): (K, P) noisy patches (DDPM Eq. 4)."""
+    return schedule.sqrt_alpha_bars[step, None] * x0 + schedule.sqrt_one_minus_alpha_bars[step, None] * noise
+
+
+def posterior_mean(schedule: Schedule, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+    """Mean of q(x_{t-1} | x_t, x_0) (DDPM Eq. 7)."""
+    return schedule.posterior_mean_x0[step, None] * x0 + schedule.posterior_mean_noisy[step, None] * noisy
+
+
+def reverse_step(schedule: Schedule, noisy: Tensor, step: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of p(x_{t-1} | x_t), each (K, P): noise as DDPM Eq. 11, variance as IDDPM Eq. 15."""
+    x0 = schedule.sqrt_recip_alpha_bars[step, None] * noisy
+    x0 = x0 - schedule.sqrt_recip_minus_one[step, None] * prediction.noise
+    share = (prediction.variance + 1) / 2
+    log_variance = share * schedule.log_betas[step, None] + (1 - share) * schedule.posterior_log_variance[step, None]
+    return posterior_mean(schedule, x0, noisy, step), log_variance
+
+
+def diffusion_loss(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy: Tensor, step: Tensor, noise: Tensor):
+    """Loss (K,) of the predictions: mean squared noise error + variational bound in bits per number (IDDPM Eq. 16).
+
+    The bound sees the predicted mean detached, so it trains the variance only. As in MAR it enters with weight 1.
+    """
+    error = (noise - prediction.noise).square().mean(dim=1)
+    return error + variational_bound(schedule, prediction._replace(noise=prediction.noise.detach()), x0, noisy, step)
+
+
+def variational_bound(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) a row (DDPM Eq. 5), at step 0 the decoder's likelihood; bits."""
+    mean, log_variance = reverse_step(schedule, noisy, step, prediction)
+    true_mean = posterior_mean(schedule, x0, noisy, step)
+    true_log_variance = schedule.posterior_log_variance[step, None]
+    kl = 0.5 * (
+        log_variance
+        - true_log_variance
+        - 1
+        + torch.exp(true_log_variance - log_variance)
+        + (true_mean - mean).square() * torch.exp(-log_variance)
+    )
+    nll = -log_likelihood_of_bin(x0, mean, 0.5 * log_variance)
+    return torch.where(step == 0, nll.mean(dim=1), kl.mean(dim=1)) / math.log(2)
+
+
+def log_likelihood_of_bin(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """log P of the bin of half-width 1/255 around ``x``, outermost bins open (DDPM Eq. 13).
+
+    Note: latents are no 8-bit images; the bins are kept because MAR trains with them. The normal CDF is its usual tanh
+    approximation, as there.
+    """
+    scale = torch.exp(-log_std)
+    upper = _normal_cdf((x - mean + 1 / 255) * scale)
+    lower = _normal_cdf((x - mean - 1 / 255) * scale)
+    inside = torch.where(x < -0.999, upper, torch.where(x > 0.999, 1 - lower, upper - lower))
+    return inside.clamp(min=1e-12).log()
+
+
+def _normal_cdf(x: Tensor) -> Tensor:
+    return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def ancestral_sample(
+    denoise: Callable[[Tensor, Tensor], Prediction],
+    schedule: Schedule,
+    start: Tensor,
+    noises: Iterable[Tensor],
+    temperature: float = 1.0,
+) -> Tensor:
+    """DDPM Algorithm 2 with learned variance: from ``start`` = x_T to a sample, (K, P).
+
+    Args:
+        denoise: of (noisy (K, P), training timestep (1,)).
+        start: x_T, standard normal (K, P).
+        noises: standard normal (K, P) for every step but the last, which adds none.
+        temperature: factor of the added noise (MAR Sec. 3.2; ``start`` is not scaled).
+    """
+    x, noises = start, iter(noises)
+    for i in reversed(range(len(schedule))):
+        step = torch.tensor([i], device=x.device)
+        mean, log_variance = reverse_step(schedule, x, step, denoise(x, schedule.timesteps[step]))
+        x = mean if i == 0 else mean + torch.exp(0.5 * log_variance) * next(noises) * temperature
+    return x

@@ -1,0 +1,61 @@
+"""Which patches are masked: ratios for training, orders, and how many are revealed in each decoding iteration.
+
+Dimensions: B clips, N patches, T decoding iterations. A mask (B, N) is True where a patch is to be predicted.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from impact_pl.config import MaskRatioConfig
+
+
+def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
+    """Share of patches to mask in a batch: the fixed q of S1, or MAR's normal around 1 truncated to [low, 1].
+
+    The truncated normal is drawn by its inverse CDF: 1 + std Phi^-1(Phi(a) + u (1/2 - Phi(a))), a = (low - 1) / std.
+    """
+    if config.kind == "fixed":
+        if not 0 < config.value <= 1:
+            raise ValueError(f"mask_ratio.value = {config.value}: choose a share above 0 and at most 1.")
+        return config.value
+    if config.kind != "truncated_normal":
+        raise ValueError(f"mask_ratio.kind = {config.kind!r}: choose truncated_normal or fixed.")
+    if not (0 <= config.low < 1 and config.std > 0):
+        raise ValueError(f"mask_ratio.low = {config.low}, std = {config.std}: low must be in [0, 1), std above 0.")
+    u = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+    tail = torch.special.ndtr(torch.tensor([(config.low - 1) / config.std], dtype=torch.float64))
+    return 1 + config.std * torch.special.ndtri(tail + u * (0.5 - tail)).item()
+
+
+def num_masked(num_patches: int, mask_ratio: float) -> int:
+    """ceil(N ratio), at least 1 (MAR). The small constant keeps a product that is whole up to rounding."""
+    return min(num_patches, max(1, math.ceil(num_patches * mask_ratio - 1e-9)))
+
+
+def random_order(batch: int, num_patches: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
+    """(B, N) a random permutation of the patches for every clip."""
+    return torch.rand(batch, num_patches, generator=generator, device=generator.device).argsort(dim=1).to(device)
+
+
+def mask_from_order(order: Tensor, count: int) -> Tensor:
+    """Mask (B, N) of the first ``count`` patches of each order (B, N); a smaller count gives a subset."""
+    mask = torch.zeros_like(order, dtype=torch.bool)
+    return mask.scatter(1, order[:, :count], True)
+
+
+def masked_counts(num_patches: int, num_iterations: int) -> list[int]:
+    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (S1 Sec. 3.2, MaskGIT arXiv 2202.04200).
+
+    As in MAR every iteration reveals at least one patch while more than one is left, and the last reveals all; with
+    T > N some iterations therefore reveal none, and cost nothing.
+    """
+    if num_patches < 1 or num_iterations < 1:
+        raise ValueError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
+    counts, remaining = [], num_patches
+    for iteration in range(1, num_iterations):
+        planned = math.floor(num_patches * math.cos(math.pi / 2 * iteration / num_iterations))
+        remaining = max(1, min(remaining - 1, planned))
+        counts.append(remaining)
+    return [*counts, 0]

@@ -1,0 +1,149 @@
+"""Heads: from a hidden vector to the patch at its position. The paper's is MAR's diffusion MLP.
+
+Dimensions: K positions (rows), D width of hidden, P numbers a patch, V width of the head.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.diffusion import (
+    Prediction,
+    Schedule,
+    add_noise,
+    ancestral_sample,
+    diffusion_loss,
+    draw_normal,
+    make_schedule,
+)
+from impact_pl.models.transformer import LAYER_NORM_EPS
+
+NUM_FREQUENCIES = 256
+MAX_PERIOD = 10_000
+
+
+def timestep_features(timesteps: Tensor) -> Tensor:
+    """Cosines and sines (K, 256) of timesteps (K,) at geometric frequencies (DDPM; cosines first)."""
+    half = NUM_FREQUENCIES // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
+    angles = timesteps[:, None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+class AdaLNBlock(nn.Module):
+    """Residual MLP whose normalised input is scaled and shifted, and whose output is gated, by the condition."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width)
+        self.modulation = nn.Linear(width, 3 * width)
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        """x (K, V); cond (K, V) after its SiLU."""
+        shift, scale, gate = self.modulation(cond).chunk(3, dim=1)
+        h = self.norm(x) * (1 + scale) + shift
+        return x + gate * self.fc2(F.silu(self.fc1(h)))
+
+
+class DiffusionHead(nn.Module):
+    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix)."""
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__()
+        width = config.head_width
+        self.patch_dim = patch_dim
+        self.num_timesteps = config.num_timesteps
+        self.time_embed = nn.Sequential(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.cond_proj = nn.Linear(config.dim, width)
+        self.input_proj = nn.Linear(patch_dim, width)
+        self.blocks = nn.ModuleList(AdaLNBlock(width) for _ in range(config.head_depth))
+        self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=False)
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.final_proj = nn.Linear(width, 2 * patch_dim)
+        self._schedules: dict[tuple[int, torch.device], Schedule] = {}
+
+    def schedule(self, num_steps: int, device: torch.device) -> Schedule:
+        """The schedule of ``num_steps`` on ``device``; kept, because copying it for every batch would wait."""
+        if (num_steps, device) not in self._schedules:
+            self._schedules[num_steps, device] = make_schedule(self.num_timesteps, num_steps).to(device)
+        return self._schedules[num_steps, device]
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
+        """Predict from noisy (K, P) at timesteps (K,) or (1,), given cond = ``cond_proj(hidden)`` (K, V)."""
+        x = self.input_proj(noisy)
+        cond = F.silu(self.time_embed(timestep_features(timesteps)) + cond)
+        for block in self.blocks:
+            x = block(x, cond)
+        shift, scale = self.final_modulation(cond).chunk(2, dim=1)
+        x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (K, 2P)
+        return Prediction(*x.float().chunk(2, dim=1))
+
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Losses and timesteps, each (K * batch_mul,): every position is drawn with ``batch_mul`` timesteps (MAR).
+
+        Args:
+            hidden: (K, D) at masked positions only.
+            target: (K, P) their true patches.
+        """
+        target = target.float().repeat(batch_mul, 1)
+        rows = (len(target),)
+        timesteps = torch.randint(self.num_timesteps, rows, generator=generator, device=generator.device)
+        noise = draw_normal(target.shape, generator, target.device)
+        return self.loss_at(hidden, target, timesteps.to(target.device), noise)
+
+    def loss_at(self, hidden: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`loss` with given timesteps (K * batch_mul,) and noise, target (K * batch_mul, P)."""
+        schedule = self.schedule(self.num_timesteps, target.device)
+        noisy = add_noise(schedule, target, timesteps, noise)
+        cond = self.cond_proj(hidden).repeat(len(target) // len(hidden), 1)
+        prediction = self(noisy, timesteps, cond)
+        return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise), timesteps
+
+    def sample(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        num_diffusion_steps: int,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Patches (K, P) for hidden (K, D) by ancestral sampling.
+
+        ``null_hidden`` (K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second pass.
+        """
+        schedule = self.schedule(num_diffusion_steps, hidden.device)
+        denoise = self.denoiser(hidden, null_hidden, guidance_scale)
+        shape = (len(hidden), self.patch_dim)
+        start = draw_normal(shape, generator, hidden.device)
+        noises = (draw_normal(shape, generator, hidden.device) for _ in range(num_diffusion_steps - 1))
+        return ancestral_sample(denoise, schedule, start, noises, temperature)
+
+    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
+        """The function of (noisy (K, P), timestep (1,)) that sampling iterates.
+
+        Guidance: eps = eps_u + beta (eps_c - eps_u) (S1 Sec. 3.2; arXiv 2207.12598); the variance is the conditional
+        one, as in MAR.
+        """
+        if null_hidden is None or guidance_scale == 1:
+            cond = self.cond_proj(hidden)
+            return lambda noisy, timestep: self(noisy, timestep, cond)
+        cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2K, V)
+
+        def denoise(noisy: Tensor, timestep: Tensor) -> Prediction:
+            both = self(noisy.repeat(2, 1), timestep, cond)
+            noise_cond, noise_null = both.noise.chunk(2)
+            noise = noise_null + guidance_scale * (noise_cond - noise_null)
+            return Prediction(noise, both.variance[: len(noise)])
+
+        return denoise
+
+
+HEADS = {"diffusion": DiffusionHead}

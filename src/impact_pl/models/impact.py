@@ -1,0 +1,265 @@
+"""The whole model: latents and text features in, loss or latents out (S1 Sec. 3).
+
+Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), p patch size,
+N = H/p * W/p patches of P = C p^2 numbers, L text positions, D width, K masked positions of the batch.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from einops import rearrange
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.decoding import check_decoding, decode
+from impact_pl.diffusion import draw_normal
+from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order
+from impact_pl.models.heads import HEADS
+from impact_pl.models.latent_encoder import LatentEncoder
+
+if TYPE_CHECKING:
+    from impact_pl.text import TextFeatures
+
+FORMAT = 1  # of a saved model folder
+
+# First matching rule wins; MAR's initialisation (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
+INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
+    (r"head\.(.*modulation|final_proj)\.", nn.init.zeros_),
+    (r"head\.time_embed\..*weight$", lambda weight: nn.init.normal_(weight, std=0.02)),
+    (r"(_pos|_embed|null_cond)$", lambda weight: nn.init.normal_(weight, std=0.02)),
+    (r"norm\d?\.weight$", nn.init.ones_),
+    (r"bias$", nn.init.zeros_),
+    (r"weight$", nn.init.xavier_uniform_),
+)
+
+
+@dataclass
+class ImpactSpec:
+    """Everything a model must know to be rebuilt and to decide whether data fits it."""
+
+    model: ModelConfig
+    latent_channels: int
+    latent_width: int
+    latent_mean: list[float]  # (C,), of the codec's raw latents
+    latent_std: float  # one scalar, so that a codec decides its channels' relative scale
+    text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
+    codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
+    text_encoder: dict | None = None  # name, identity
+
+    @property
+    def text_length(self) -> int:
+        """L, over all text features."""
+        return sum(length for length, _ in self.text_features.values())
+
+
+class ImpactLoss(NamedTuple):
+    """``loss`` is the mean of ``per_position`` (K * diffusion_batch_mul,), which belongs to ``timesteps``."""
+
+    loss: Tensor
+    per_position: Tensor
+    timesteps: Tensor
+    mask_ratio: float
+
+
+class Impact(nn.Module):
+    """LatentEncoder and head. Weights are drawn from torch's global generator: seed it first."""
+
+    def __init__(self, spec: ImpactSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        config = spec.model
+        if config.head not in HEADS:
+            raise ValueError(f"model.head = {config.head!r}: choose {', '.join(HEADS)}.")
+        if spec.latent_width % config.patch_size:
+            raise ValueError(
+                f"model.patch_size = {config.patch_size} does not divide the codec's latent width "
+                f"{spec.latent_width}: set model.patch_size to a divisor of it."
+            )
+        self.patch_dim = spec.latent_channels * config.patch_size**2  # P
+        self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
+        self.head = HEADS[config.head](config, self.patch_dim)
+        self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
+        self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Every parameter by the first of INIT_RULES that matches its name."""
+        for name, parameter in self.named_parameters():
+            next(init for pattern, init in INIT_RULES if re.search(pattern, name))(parameter)
+
+    def whiten(self, moments: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents (B, C, H, W) drawn from the codec's posterior, moments (B, 2C, H, W) = [mean; std], and whitened."""
+        mean, std = moments.chunk(2, dim=1)
+        raw = mean + std * draw_normal(mean.shape, generator, mean.device)
+        return (raw - self._latent_mean(raw)) / self.spec.latent_std
+
+    def unwhiten(self, latents: Tensor) -> Tensor:
+        """Whitened latents (B, C, H, W) -> raw ones, as the codec decodes them."""
+        return latents * self.spec.latent_std + self._latent_mean(latents)
+
+    def _latent_mean(self, like: Tensor) -> Tensor:
+        return torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+    def patchify(self, latents: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, p)."""
+        p = self.spec.model.patch_size
+        if latents.shape[1] != self.spec.latent_channels or latents.shape[3] != self.spec.latent_width:
+            raise ValueError(
+                f"Latents of shape {tuple(latents.shape)}, but this model takes {self.spec.latent_channels} channels "
+                f"and width {self.spec.latent_width}: were they made with another codec?"
+            )
+        if latents.shape[2] % p:
+            raise ValueError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
+        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+
+    def unpatchify(self, patches: Tensor) -> Tensor:
+        """(B, N, P) -> (B, C, H, W)."""
+        p = self.spec.model.patch_size
+        w = self.spec.latent_width // p
+        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=p)
+
+    def embed_text(self, text: "TextFeatures | None", batch: int) -> Tensor | None:
+        """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.
+
+        So a mask that is all False is the null condition, as is ``text`` None. None for an unconditional model.
+        """
+        if self.null_cond is None:
+            return None
+        null = self.null_cond.expand(batch, -1, -1)
+        if text is None:
+            return null
+        self._check_text(text, batch)
+        cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
+        return torch.where(text.mask[..., None], cond, null.to(cond.dtype))
+
+    def _check_text(self, text: "TextFeatures", batch: int) -> None:
+        got = {name: tuple(feature.shape) for name, feature in text.features.items()}
+        want = {name: (batch, *shape) for name, shape in self.spec.text_features.items()}
+        if got != want:
+            raise ValueError(
+                f"Text features {got}, but this model takes {want}: use the text encoder it was built for."
+            )
+
+    def forward(self, *args, **kwargs) -> ImpactLoss:
+        """The same as :meth:`loss`."""
+        return self.loss(*args, **kwargs)
+
+    def loss(
+        self, latents: Tensor, text: "TextFeatures | None", generator: torch.Generator, caption_dropout: float = 0.0
+    ) -> ImpactLoss:
+        """Training loss on masked positions only (S1 Sec. 3.1).
+
+        Args:
+            latents: (B, C, H, W), whitened.
+            text: features of the captions; None trains without text, or on the null condition.
+            generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
+            caption_dropout: share of captions replaced by the null condition, for guidance.
+        """
+        patches = self.patchify(latents)
+        batch, num_patches, _ = patches.shape
+        mask_ratio = draw_mask_ratio(self.spec.model.mask_ratio, generator)
+        order = random_order(batch, num_patches, generator, patches.device)
+        count = num_masked(num_patches, mask_ratio)
+        if text is not None and caption_dropout > 0:
+            kept = torch.rand(batch, 1, generator=generator, device=generator.device) >= caption_dropout
+            text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
+        cond = self.embed_text(text, batch)
+        masked = order[:, :count]  # (B, K/B)
+        hidden = self.encoder(patches, mask_from_order(order, count), cond, masked)
+        target = patches.gather(1, masked[..., None].expand(-1, -1, self.patch_dim))
+        per_position, timesteps = self.head.loss(
+            hidden.flatten(0, 1), target.flatten(0, 1), generator, self.spec.model.diffusion_batch_mul
+        )
+        return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        text: "TextFeatures | None",
+        num_frames: int,
+        batch_size: int,
+        decoding: DecodingConfig,
+        generator: torch.Generator,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Tensor:
+        """Raw latents (B, C, H, W), H = ``num_frames``, ready for the codec (S1 Sec. 3.2).
+
+        ``text`` None samples the null condition, or an unconditional model; guidance then has nothing to do.
+        """
+        check_decoding(decoding, self.spec.model.num_timesteps)
+        if text is not None and self.null_cond is None:
+            raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
+        device = next(self.parameters()).device
+        shape = (batch_size, self.spec.latent_channels, num_frames, self.spec.latent_width)
+        patches = self.patchify(torch.zeros(shape, device=device))
+        was_training = self.training
+        self.eval()
+        try:
+            cond = self.embed_text(text, batch_size)
+            both = None if text is None else torch.cat([cond, self.embed_text(None, batch_size).to(cond.dtype)])
+
+            def encode(patches: Tensor, mask: Tensor, positions: Tensor, guided: bool):
+                if not guided or both is None:
+                    return self.encoder(patches, mask, cond, positions).float(), None
+                hidden = self.encoder(patches.repeat(2, 1, 1), mask.repeat(2, 1), both, positions.repeat(2, 1))
+                return hidden.float().chunk(2)
+
+            def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
+                return self.head.sample(
+                    hidden, null_hidden, guidance_scale, num_diffusion_steps, decoding.temperature, generator
+                )
+
+            patches = decode(encode, sample, patches, decoding, generator, progress)
+        finally:
+            self.train(was_training)
+        return self.unwhiten(self.unpatchify(patches))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into ``folder``."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"format": FORMAT, **dataclasses.asdict(self.spec)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Impact":
+        """The model that :meth:`save_pretrained` wrote, in eval mode.
+
+        Raises:
+            ValueError: folder or files missing or damaged, or written by another format version.
+        """
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise ValueError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
+        model = cls(_read_spec(folder / "config.json"))
+        try:
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
+        return model.to(device).eval()
+
+
+def _read_spec(path: Path) -> ImpactSpec:
+    try:
+        config = json.loads(path.read_text())
+        found = config.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
+        model = config.pop("model")
+        ratio = MaskRatioConfig(**model.pop("mask_ratio"))
+        features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
+        return ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the configuration of an Impact model: {error}") from error

@@ -1,0 +1,103 @@
+"""LatentEncoder: from kept patches and text to a hidden vector at every patch (S1 Sec. 3.1; MAE, MAR Sec. 3.3).
+
+Dimensions: B clips, L text positions (0 without text), N patches, N_keep kept ones, K asked for, P numbers a patch, D.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.models.transformer import LAYER_NORM_EPS, Block
+
+
+class Stack(nn.Module):
+    """Transformer blocks with a final norm, and the learned positions of what goes in.
+
+    Text and patches have separate position parameters, so that weights trained without text load into a model with it.
+    """
+
+    def __init__(self, config: ModelConfig, text_length: int) -> None:
+        super().__init__()
+        self.text_pos = nn.Parameter(torch.zeros(1, text_length, config.dim)) if text_length else None
+        self.patch_pos = nn.Parameter(torch.zeros(1, config.max_patches, config.dim))
+        self.blocks = nn.ModuleList(
+            Block(config.dim, config.num_heads, config.mlp_ratio, config.dropout, config.attention_dropout)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D)."""
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class LatentEncoder(nn.Module):
+    """Enc1 sees [text; kept patches]; mask embeddings are re-inserted; Enc2 sees [text; all patches]."""
+
+    def __init__(self, config: ModelConfig, patch_dim: int, text_length: int) -> None:
+        super().__init__()
+        self.max_patches = config.max_patches
+        self.text_length = text_length
+        self.patch_proj = nn.Linear(patch_dim, config.dim)
+        self.input_norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
+        self.enc1 = Stack(config, text_length)
+        self.bridge = nn.Linear(config.dim, config.dim)
+        self.mask_embed = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.enc2 = Stack(config, text_length)
+        self.diffusion_pos = nn.Parameter(torch.zeros(1, config.max_patches, config.dim))
+
+    def forward(self, patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor | None = None) -> Tensor:
+        """Hidden vectors (B, K, D) for the head at ``positions`` (B, K) int64; None: at all N patches.
+
+        Args:
+            patches: (B, N, P); what stands at masked patches is never read.
+            mask: (B, N) bool, True = to predict; every row with the same count.
+            cond: (B, L, D), or None when the encoder has no text.
+
+        Raises:
+            ValueError: rows of the mask differ in their count; more patches than the encoder has positions for.
+        """
+        batch, num_patches, _ = patches.shape
+        num_kept = self._count_kept(mask, cond)
+        kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
+
+        x = self.patch_proj(_take(patches, kept)) + self.enc1.patch_pos[0][kept]  # (B, N_keep, D)
+        if cond is not None:
+            x = torch.cat([cond + self.enc1.text_pos, x], dim=1)  # (B, L + N_keep, D)
+        x = self.bridge(self.enc1.norm(self.enc1(self.input_norm(x))))
+
+        text, x = x[:, : self.text_length], x[:, self.text_length :]
+        filled = self.mask_embed.to(x.dtype).repeat(batch, num_patches, 1)
+        x = filled.scatter(1, _columns(kept, x.shape[-1]), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
+        if cond is not None:
+            x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
+        x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
+
+        if positions is None:
+            return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
+        return self.enc2.norm(_take(x, positions)) + self.diffusion_pos[0][positions]  # (B, K, D)
+
+    def _count_kept(self, mask: Tensor, cond: Tensor | None) -> int:
+        num_patches = mask.shape[1]
+        if num_patches > self.max_patches:
+            raise ValueError(
+                f"{num_patches} patches, but this model has positions for {self.max_patches}: shorten the clip, or "
+                f"train with model.max_patches={num_patches}."
+            )
+        counts = mask.sum(dim=1).tolist()
+        if len(set(counts)) > 1:
+            raise ValueError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
+        assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
+        return num_patches - counts[0]
+
+
+def _columns(positions: Tensor, width: int) -> Tensor:
+    """(B, K) -> (B, K, width), the index that gather and scatter along dimension 1 want."""
+    return positions[..., None].expand(-1, -1, width)
+
+
+def _take(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of x (B, N, D) at positions (B, K): (B, K, D)."""
+    return x.gather(1, _columns(positions, x.shape[-1]))

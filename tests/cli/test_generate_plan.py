@@ -1,0 +1,73 @@
+"""impact-generate before any model is loaded: captions, files, what is finished."""
+
+import json
+
+import pytest
+
+from impact_pl.cli import generate
+from impact_pl.data.manifest import Record, write_manifest
+
+
+def plan(*argv: str):
+    args = generate.build_parser().parse_args([str(arg) for arg in argv])
+    return args, generate.plan_jobs(args)
+
+
+def test_one_caption_to_one_file(tmp_path):
+    _, jobs = plan("a dog barks", "-o", tmp_path / "dog.wav")
+    assert [(job.caption, job.file) for job in jobs] == [("a dog barks", tmp_path / "dog.wav")]
+
+
+def test_captions_and_files_of_captions_are_joined(tmp_path):
+    (tmp_path / "captions.txt").write_text("rain falls\n\n  a bell/rings  \n")
+    _, jobs = plan(
+        "a dog barks", "--captions-file", tmp_path / "captions.txt", "-o", tmp_path / "out", "--format", "flac"
+    )
+    assert [job.caption for job in jobs] == ["a dog barks", "rain falls", "a bell/rings"]
+    names = [job.file.name for job in jobs]
+    assert names == ["0000_a_dog_barks.flac", "0001_rain_falls.flac", "0002_a_bell_rings.flac"]
+    assert all(job.file.parent == tmp_path / "out" for job in jobs)
+
+
+def test_a_manifest_gives_captions_of_a_split_and_file_names_from_ids(tmp_path):
+    records = [
+        Record("a/1", "a.wav", caption="rain", split="valid"),
+        Record("b", "b.wav", caption="wind", split="train"),
+        Record("c", "c.wav", split="valid"),
+    ]
+    write_manifest(tmp_path / "manifest.jsonl", records)
+    _, jobs = plan("--captions-file", tmp_path / "manifest.jsonl", "--split", "valid", "-o", tmp_path / "out")
+    assert [(job.caption, job.file.name) for job in jobs] == [("rain", "a_1.wav")]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["-o", "x.wav"], "no caption given"),
+        (["a", "b", "-o", "x.wav"], "2 captions: give a folder"),
+        (["a", "-o", "x.mp3"], "unknown audio format '.mp3'"),
+        (["--captions-file", "/nowhere.txt"], "no captions file"),
+    ],
+)
+def test_mistakes(argv, message):
+    with pytest.raises(ValueError, match=message):
+        plan(*argv)
+
+
+def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
+    out = tmp_path / "out"
+    args, jobs = plan("rain", "wind", "-o", out)
+    settings = generate.settings_of(args)
+    out.mkdir()
+    for job in jobs:
+        job.file.touch()
+    generate.remember(out, jobs[:1], settings)
+    with open(out / "generated.jsonl", "a") as log:
+        log.write(json.dumps({"file": jobs[1].file.name})[:-5])  # a kill cut the line short
+    finished = generate.read_finished(out)
+    assert [generate.is_finished(job, settings, finished) for job in jobs] == [True, False]
+
+    other = generate.settings_of(plan("rain", "wind", "-o", out, "--seed", "1")[0])
+    assert not generate.is_finished(jobs[0], other, finished)
+    jobs[0].file.unlink()
+    assert not generate.is_finished(jobs[0], settings, finished)

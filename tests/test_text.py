@@ -1,0 +1,57 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from impact_pl.text import load_text_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_text_encoder("minilm")
+
+
+def test_shapes_mask_and_zero_padding(encoder):
+    text = encoder.encode(["a dog barks", "rain falls on a tin roof while thunder rolls"])
+    features = text.features["minilm"]
+    assert encoder.features == {"minilm": (32, 384)}
+    assert features.shape == (2, 32, 384)
+    assert text.mask.dtype == torch.bool
+    assert text.mask.sum(dim=1).tolist() == [6, 11]  # [CLS], [SEP] and pieces of words ("barks" has two) included
+    assert (features[~text.mask] == 0).all()
+    assert not features.requires_grad
+
+
+def test_a_caption_does_not_depend_on_its_batch_nor_on_train_mode(encoder):
+    alone = encoder.encode(["a dog barks"])
+    encoder.train()
+    together = encoder.encode(["a dog barks", "a much longer caption about wind in the trees"])
+    torch.testing.assert_close(together.features["minilm"][:1], alone.features["minilm"], atol=1e-5, rtol=1e-4)
+    assert not encoder.model.training
+
+
+def test_long_captions_are_cut_and_empty_ones_work(encoder):
+    text = encoder.encode(["word " * 100, ""])
+    assert text.mask.sum(dim=1).tolist() == [32, 2]
+
+
+def test_sentence_similarities_are_sensible(encoder):
+    text = encoder.encode(["a dog barks", "a puppy is barking", "a jet engine roars"])
+    mean = text.features["minilm"].sum(dim=1) / text.mask.sum(dim=1, keepdim=True)
+    dog, puppy, engine = torch.nn.functional.normalize(mean, dim=-1)
+    assert dog @ puppy > dog @ engine + 0.2
+
+
+def test_identity_is_the_same_in_another_process(encoder):
+    code = "from impact_pl.text import load_text_encoder as f; print(f('minilm').identity)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.split()[-1] == encoder.identity
+    assert len(encoder.identity) == 16
+
+
+def test_errors_name_the_choices(encoder):
+    with pytest.raises(ValueError, match="choose one of minilm"):
+        load_text_encoder("t5")
+    with pytest.raises(ValueError, match="no captions"):
+        encoder.encode([])

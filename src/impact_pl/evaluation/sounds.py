@@ -1,0 +1,96 @@
+"""Sets of sounds to compare: where they lie, what they are called, and the noise that stands beside them."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from impact_pl.audio import fit_length, load_audio
+from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.evaluation.features import SAMPLE_RATE
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
+
+
+def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
+    """The sounds of a folder (its audio files, not of subfolders) or of a manifest (``.jsonl``), sorted by name.
+
+    Raises:
+        ValueError: nothing there, no sound in it, or two files of one name.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        records = [record for record in read_manifest(path) if split in (None, record.split)]
+        names = [sound_name(record.id) for record in records]
+    elif not path.is_dir():
+        raise ValueError(f"{path}: no such folder of sounds (or .jsonl manifest)")
+    else:
+        files = [file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()]
+        records = [Record(id=file.stem, path=str(file)) for file in files]
+        names = [record.id for record in records]
+    if not records:
+        what = f"record of split {split!r}" if split and path.suffix == ".jsonl" else "sound"
+        raise ValueError(f"{path}: holds no {what} (looked for {', '.join(AUDIO_SUFFIXES)})")
+    if len(set(names)) < len(names):
+        twice = next(name for name in sorted(names) if names.count(name) > 1)
+        raise ValueError(f"{path}: two sounds are named {twice!r}; names have to be unique to be matched")
+    return dict(sorted(zip(names, records, strict=True)))
+
+
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Captions by sound name, from lines of JSON with ``caption`` and one of ``id`` (a manifest) or ``file``.
+
+    Raises:
+        ValueError: missing or empty file, or a line without these keys (its number is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of captions")
+    captions = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            name = sound_name(entry["id"]) if "id" in entry else Path(entry["file"]).stem
+            caption = entry["caption"] if "file" in entry else entry.get("caption")
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f'{path}, line {number}: expected {{"id" or "file": ..., "caption": ...}}') from error
+        if caption:
+            captions[name] = caption
+    if not captions:
+        raise ValueError(f"{path}: holds no caption")
+    return captions
+
+
+def sound_name(record_id: str) -> str:
+    """A record's id as the name of a file, which is how generated files are named."""
+    return re.sub(r"[^\w.-]+", "_", record_id)
+
+
+def draw(items: list, num: int, generator: np.random.Generator) -> list:
+    """``num`` of ``items`` without replacement, in their order."""
+    return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
+
+
+def white_noise(records: Sequence[Record], duration: float, seed: int) -> list[np.ndarray]:
+    """White noise (S,) with the RMS of each record after fitting: the baseline that any model has to beat."""
+    generator = np.random.default_rng(seed)
+    num_samples = round(duration * SAMPLE_RATE)
+    noises = []
+    for record in records:
+        waveform = fit_length(load_audio(record.path, SAMPLE_RATE, record.start, record.duration), num_samples).numpy()
+        level = np.sqrt(np.square(waveform, dtype=np.float64).mean())
+        noises.append((level * generator.standard_normal(num_samples)).astype(np.float32))
+    return noises
+
+
+def longest(records: Sequence[Record]) -> float:
+    """Duration of the longest sound, in seconds."""
+    return (
+        max(len(load_audio(record.path, SAMPLE_RATE, record.start, record.duration)) for record in records)
+        / SAMPLE_RATE
+    )

@@ -87,7 +87,7 @@ class ImpactPipeline:
         """
         captions = [captions] if isinstance(captions, str) else captions
         num_samples, num_frames = self._length(duration)
-        device = self.model.latent_mean.device
+        device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
         latents = self.model.generate(
             self._encode_captions(captions),

@@ -1,0 +1,109 @@
+"""The way of the data through the commands, on small sounds: manifest, latents, both stages, generation."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from impact_pl.cli import generate, train
+from impact_pl.config import DecodingConfig
+from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.pipeline import ImpactPipeline
+
+QUICK = ["--iterations", 3, "--diffusion-steps", 4, "--duration", 1.0]
+
+
+def test_precompute_gives_every_clip_with_text(latents):
+    index = ShardIndex.load(latents / "train")
+    dataset = LatentDataset(latents / "train")
+    assert [index.num_samples, ShardIndex.load(latents / "valid").num_samples] == [12, 4]
+    sample = dataset[0]
+    channels, frames, width = index.latents["shape"]
+    assert (channels, frames, width) == (64, 32, 1)  # 1.28 s at 25 latent frames a second
+    assert sample["moments"].shape == (2 * channels, frames, width)
+    assert sample["text"]["minilm"].shape == (32, 384)
+    assert 4 <= int(sample["text_mask"].sum()) <= 12  # [CLS] a few words [SEP]
+
+
+def test_stage_two_starts_from_stage_one(trained):
+    for stage in ("pretrain", "text"):
+        assert (trained / stage / "checkpoints" / "last.ckpt").is_file()
+        assert (trained / stage / "model" / "model.safetensors").is_file()
+    first = json.loads((trained / "pretrain" / "model" / "config.json").read_text())
+    second = json.loads((trained / "text" / "model" / "config.json").read_text())
+    assert first["text_encoder"] is None
+    assert second["text_encoder"]["name"] == "minilm"
+    assert second["latent_mean"] == first["latent_mean"]
+
+
+def test_training_again_does_nothing(trained, latents, run, capsys):
+    before = (trained / "text" / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    arguments = ["experiment=text", "name=text", "model=tiny", "trainer=cpu", f"data.path={latents}"]
+    arguments += [
+        f"runs_dir={trained}",
+        "trainer.max_steps=3",
+        "data.batch_size=4",
+        f"init_from={trained}/pretrain/model",
+    ]
+    assert run(train.main, *arguments) == 0
+    assert "already trained to 3 steps" in capsys.readouterr().out
+    assert (trained / "text" / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_generate_writes_audio_and_a_picture(trained, tmp_path, run):
+    out = tmp_path / "beep.wav"
+    model = trained / "text" / "model"
+    assert run(generate.main, "a high beep", "-o", out, "--model", model, "--spectrogram", *QUICK) == 0
+    waveform, rate = soundfile.read(out)
+    assert (waveform.shape, rate) == ((16_000,), 16_000)
+    assert np.abs(waveform).max() > 0
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_same_seed_same_file_bit_for_bit(trained, tmp_path, run):
+    model = trained / "text" / "model"
+    for name, seed in [("a", 1), ("b", 1), ("c", 2)]:
+        argv = ["a low hum", "-o", tmp_path / f"{name}.wav", "--model", model, "--seed", seed, *QUICK]
+        assert run(generate.main, *argv) == 0
+    a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_generation_continues_where_it_was_stopped(trained, tmp_path, run):
+    def make(folder):
+        captions = ["a high beep", "a low hum", "hiss"]
+        assert (
+            run(
+                generate.main, *captions, "-o", folder, "--model", trained / "text" / "model", "--batch-size", 2, *QUICK
+            )
+            == 0
+        )
+        return {file.name: file.read_bytes() for file in folder.glob("*.wav")}
+
+    whole = make(tmp_path / "whole")
+    part = tmp_path / "part"
+    make(part)
+    (part / "0002_hiss.wav").unlink()  # as if it had been stopped before the second batch
+    untouched = (part / "0000_a_high_beep.wav").stat().st_mtime_ns
+    assert make(part) == whole
+    assert (part / "0000_a_high_beep.wav").stat().st_mtime_ns == untouched
+
+
+def test_pipeline_refuses_what_it_cannot_do(trained):
+    pipeline = ImpactPipeline.from_pretrained(trained / "text" / "model")
+    with pytest.raises(ValueError, match="at least one word"):
+        pipeline(["rain", " "])
+    with pytest.raises(ValueError, match=r"duration 99 s is outside"):
+        pipeline("rain", duration=99)
+    with pytest.raises(ValueError, match="unconditional"):
+        ImpactPipeline.from_pretrained(trained / "pretrain" / "model")("rain")
+
+
+def test_a_stage_one_model_generates_without_captions(trained):
+    pipeline = ImpactPipeline.from_pretrained(trained / "pretrain" / "model")
+    waveforms = pipeline(None, duration=1.0, decoding=DecodingConfig(num_iterations=2, num_diffusion_steps=3))
+    assert waveforms.shape == (1, 16_000)
+    assert torch.isfinite(waveforms).all()

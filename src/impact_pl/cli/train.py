@@ -1,0 +1,49 @@
+"""`impact-train`: train one stage; the same command continues what was interrupted."""
+
+import sys
+
+from impact_pl.cli.compose import compose, format_keys, print_help_if_asked
+from impact_pl.cli.errors import user_errors
+from impact_pl.config import TrainConfig
+
+HELP = f"""
+usage: impact-train experiment=NAME [group=choice ...] [key=value ...]
+
+Train one stage of IMPACT, or the built-in codec, into runs_dir/name. The same command continues an interrupted
+training (Ctrl-C and SIGTERM save first) and does nothing once it is finished.
+
+  impact-train experiment=pretrain data.path=LATENTS name=mine/pretrain
+  impact-train experiment=text data.path=LATENTS name=mine/text init_from=runs/mine/pretrain
+
+groups:
+  experiment   pretrain | text | demo_pretrain | demo_text | codec
+  model        tiny | nano | base | large
+  trainer      cpu | gpu | ddp
+  data         latents
+
+init_from: a run directory, checkpoint or model folder of stage 1, or mar:FILE (a MAR image checkpoint).
+The run directory gets config.yaml, metrics.csv, TensorBoard events, checkpoints/last.ckpt and, at the end, model/.
+
+keys and defaults (an experiment sets some of them):
+{format_keys(TrainConfig)}
+"""
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``impact-train``."""
+    argv = sys.argv[1:] if argv is None else argv
+    print_help_if_asked(argv, HELP)
+    config = compose("train", TrainConfig, argv)
+    if config.stage == "codec":
+        from impact_pl.training.codec import train_codec
+
+        train_codec(config)
+        return
+    from impact_pl.training.fit import train  # imports lightning: --help and a misspelt key should not wait for it
+
+    sys.exit(train(config))
+
+
+if __name__ == "__main__":
+    main()

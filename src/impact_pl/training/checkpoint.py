@@ -1,0 +1,167 @@
+"""Training checkpoints: written atomically, read without unpickling, and what may follow from them."""
+
+import dataclasses
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from impact_pl.config import MaskRatioConfig, ModelConfig
+from impact_pl.models.impact import Impact, ImpactSpec
+
+EMA_PREFIX = "ema.model."
+# What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
+SHAPE_FIELDS = (
+    *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches"),
+    *("head", "head_width", "head_depth", "num_timesteps"),
+)
+
+
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint on all ranks' behalf; at any moment ``path`` is absent, the old file, or the new one."""
+    partial = path.with_name(path.name + ".partial")
+    trainer.save_checkpoint(partial)
+    if trainer.is_global_zero:
+        os.replace(partial, path)
+    trainer.strategy.barrier("checkpoint")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of this project, memory-mapped where possible.
+
+    Raises:
+        ValueError: missing, damaged, or not a checkpoint of ``impact-train``.
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint at {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
+    if not isinstance(checkpoint, dict) or "spec" not in checkpoint.get("hyper_parameters", {}):
+        raise ValueError(f"{path} is not a checkpoint of impact-train: it has no model specification")
+    return checkpoint
+
+
+def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
+    """The inverse of ``dataclasses.asdict`` for an ImpactSpec."""
+    model = dict(plain["model"])
+    model["mask_ratio"] = MaskRatioConfig(**model["mask_ratio"])
+    features = {name: tuple(shape) for name, shape in plain["text_features"].items()}
+    return ImpactSpec(**{**plain, "model": ModelConfig(**model), "text_features": features})
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The EMA's state dict, under Impact's own names."""
+    state = checkpoint["state_dict"]
+    return {name[len(EMA_PREFIX) :]: value for name, value in state.items() if name.startswith(EMA_PREFIX)}
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint file, given itself or its run directory."""
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+
+
+def load_averaged(path: Path) -> Impact:
+    """The EMA model of a model folder, a checkpoint, or a run directory.
+
+    Raises:
+        ValueError: nothing of the kind at ``path``.
+    """
+    if (path / "config.json").is_file():
+        return Impact.from_pretrained(path)
+    checkpoint = read_checkpoint(find_checkpoint(path))
+    model = Impact(spec_from_plain(checkpoint["hyper_parameters"]["spec"]))
+    model.load_state_dict(averaged_weights(checkpoint))
+    return model.eval()
+
+
+def export(path: Path, out: Path) -> None:
+    """Write the self-contained model folder of a checkpoint or run directory: all or nothing."""
+    save_model(load_averaged(path), out)
+
+
+def save_model(model: Impact, out: Path) -> None:
+    """``save_pretrained`` into a temporary name beside ``out``, then renamed file by file."""
+    partial = out.with_name(out.name + ".partial")
+    model.save_pretrained(partial)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(partial.iterdir(), reverse=True):  # config.json last: a folder without it is no model
+        os.replace(file, out / file.name)
+    partial.rmdir()
+
+
+def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
+    """In what weights or data of ``new`` do not fit ``old``; ``text``: compare the text condition as well."""
+    pairs = [(f"model.{name}", getattr(old.model, name), getattr(new.model, name)) for name in SHAPE_FIELDS]
+    pairs += [
+        ("latent channels", old.latent_channels, new.latent_channels),
+        ("latent width", old.latent_width, new.latent_width),
+        ("codec", _identity(old.codec), _identity(new.codec)),
+    ]
+    if text:
+        pairs += [
+            ("text encoder", _identity(old.text_encoder), _identity(new.text_encoder)),
+            ("text features", _plain(old.text_features), _plain(new.text_features)),
+        ]
+    return [f"{name} {before} -> {now}" for name, before, now in pairs if before != now]
+
+
+def _identity(part: dict | None) -> str:
+    return "none" if not part else f"{part['name']}/{part['identity']}"
+
+
+def _plain(features: dict[str, tuple[int, int]]) -> dict[str, list[int]]:
+    return {name: list(shape) for name, shape in features.items()}
+
+
+def inherit_statistics(old: ImpactSpec, new: ImpactSpec) -> ImpactSpec:
+    """``new`` with the whitening of ``old``.
+
+    Note:
+        The stages' data differ (AudioSet, then AudioCaps and WavCaps), and so do their latent means and deviations,
+        slightly. The model keeps those that its weights have learned with.
+    """
+    return dataclasses.replace(new, latent_mean=old.latent_mean, latent_std=old.latent_std)
+
+
+def start_from(model: Impact, source: Impact) -> list[str]:
+    """Copy every weight of ``source`` into ``model``; returns the names that stay new (text parts only).
+
+    Raises:
+        ValueError: the source has weights that the model lacks, or lacks others than text parts.
+    """
+    result = model.load_state_dict(source.state_dict(), strict=False)
+    text_parts = ("text_proj", "null_cond", "text_pos")
+    strange = [name for name in result.missing_keys if not any(part in name for part in text_parts)]
+    if result.unexpected_keys or strange:
+        raise ValueError(f"init_from has other weights: too many {result.unexpected_keys}, missing {strange}")
+    return list(result.missing_keys)
+
+
+def rewind_loops(checkpoint: dict[str, Any], trainer: Trainer) -> None:
+    """Give Lightning the loop state of a training that stands right after optimizer step ``global_step`` (in place).
+
+    What Lightning saves depends on the hook in which it saves, and counts batches of the old accumulation. All that
+    matters follows from the number of steps, because the whole training is one epoch of Lightning's.
+    """
+    steps = checkpoint["global_step"]
+    batches = steps * trainer.accumulate_grad_batches
+    state = trainer.fit_loop.state_dict()  # of a fresh loop
+    everything = dict.fromkeys(("ready", "started", "processed", "completed"), batches)
+    done = dict.fromkeys(("ready", "completed"), steps)
+    state["epoch_progress"]["total"].update(ready=1, started=1)
+    state["epoch_progress"]["current"].update(ready=1, started=1)
+    state["epoch_loop.state_dict"]["_batches_that_stepped"] = steps
+    for span in ("total", "current"):
+        state["epoch_loop.batch_progress"][span].update(everything)
+        state["epoch_loop.scheduler_progress"][span].update(done)
+        state["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"][span].update(done)
+        state["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["zero_grad"][span].update(
+            dict.fromkeys(("ready", "started", "completed"), batches)
+        )
+    checkpoint["loops"]["fit_loop"] = state

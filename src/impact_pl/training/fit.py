@@ -1,0 +1,160 @@
+"""One call for a stage of training: start, resume, stop and finish, with everything in one run directory."""
+
+import dataclasses
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import yaml
+from lightning import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from impact_pl.config import TrainConfig
+from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.models.impact import ImpactSpec
+from impact_pl.training.callbacks import AudioSamples, Checkpoints
+from impact_pl.training.checkpoint import export, save_model
+from impact_pl.training.log import TrainingLog
+from impact_pl.training.modules import STAGES, ImpactTraining
+from impact_pl.training.signals import StopSignal
+from impact_pl.training.start import build_spec, check_resume, new_module, say
+from impact_pl.training.strategies import build_strategy, resolve_precision
+
+
+def train(config: TrainConfig) -> int:
+    """Train one stage to ``trainer.max_steps``, from scratch or from where this run directory stands.
+
+    Returns:
+        The process's exit code: 0 when finished, 130 or 143 when a signal stopped it (the same call continues).
+
+    Raises:
+        ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
+    """
+    stop = StopSignal().install()
+    try:
+        return _train(config, stop)
+    finally:
+        stop.restore()
+
+
+def _train(config: TrainConfig, stop: StopSignal) -> int:
+    if config.stage not in STAGES:
+        raise ValueError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
+    _quiet_lightning()
+    run_dir = Path(config.runs_dir) / config.name
+    last = run_dir / "checkpoints" / "last.ckpt"
+    data = LatentDataModule(config.data, config.seed)
+    spec = build_spec(config, data.index)
+    resume = last.is_file()
+    if config.trainer.max_steps < 1:
+        save_model(new_module(config, spec).ema.model, run_dir / "model")
+        say(f"trainer.max_steps={config.trainer.max_steps}: the initial model is in {run_dir / 'model'}")
+        return 0
+    if resume:
+        spec, step = check_resume(config, spec, last)
+        if step >= config.trainer.max_steps:
+            return _already_trained(run_dir, last, step)
+        say(f"resuming {run_dir} at step {step} of {config.trainer.max_steps}")
+        module = STAGES[config.stage](spec, config)
+    else:
+        module = new_module(config, spec)
+    if stop.requested:
+        say("stopped before the first step; nothing to save")
+        return stop.exit_code
+    _prepare_run_dir(run_dir, config)
+    trainer, checkpoints = build_trainer(config, run_dir, stop, spec)
+    say(_first_lines(config, trainer, data, module))
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+    except SIGTERMException:  # SIGTERM in the moment between Lightning's handler and ours
+        checkpoints.stopped = True
+    except ValueError as error:
+        raise ValueError(_without_worker_traceback(str(error))) from error
+    return _finish(trainer, module, run_dir, checkpoints, stop)
+
+
+def _finish(trainer: Trainer, module: ImpactTraining, run_dir: Path, checkpoints: Checkpoints, stop: StopSignal) -> int:
+    step = trainer.global_step
+    if trainer.is_global_zero and step >= trainer.max_steps:
+        save_model(module.ema.model, run_dir / "model")
+        say(f"trained to {step} steps: the model is in {run_dir / 'model'}")
+    if checkpoints.stopped and step < trainer.max_steps:
+        say(f"stopped at step {step}, saved; the same command continues")
+        # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
+        return stop.exit_code if trainer.is_global_zero else 0
+    return 0
+
+
+def build_trainer(
+    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec
+) -> tuple[Trainer, Checkpoints]:
+    """Lightning's trainer with our callbacks in place of its own logging, bar, checkpoints and signal handling."""
+    settings = config.trainer
+    batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
+    log = TrainingLog(run_dir, settings.log_every_steps, spec.model.num_timesteps, batch)
+    checkpoints = Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, stop)
+    samples = [AudioSamples(log, settings.sample_every_steps, config.decoding)] if settings.sample_every_steps else []
+    trainer = Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=build_strategy(settings),
+        precision=resolve_precision(settings),
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=config.optim.gradient_clip,
+        val_check_interval=max(1, settings.validate_every_steps) * settings.accumulate_grad_batches,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if settings.validate_every_steps else 0,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[log, *samples, checkpoints],
+        default_root_dir=run_dir,
+    )
+    return trainer, checkpoints
+
+
+def _without_worker_traceback(message: str) -> str:
+    """What a dataset's error says, without the traceback that a DataLoader worker puts before it."""
+    return message.strip().rpartition("\nValueError: ")[2] if " DataLoader worker process " in message else message
+
+
+@rank_zero_only
+def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
+    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    partial = run_dir / "config.yaml.partial"
+    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    os.replace(partial, run_dir / "config.yaml")
+
+
+def _already_trained(run_dir: Path, last: Path, step: int) -> int:
+    if not (run_dir / "model" / "config.json").is_file():
+        export(last, run_dir / "model")
+    say(f"already trained to {step} steps: the model is in {run_dir / 'model'}")
+    return 0
+
+
+def _first_lines(config: TrainConfig, trainer: Trainer, data: LatentDataModule, module: ImpactTraining) -> str:
+    millions = sum(p.numel() for p in module.model.parameters()) / 1e6
+    processes = trainer.world_size
+    batch = config.data.batch_size * processes * trainer.accumulate_grad_batches
+    return (
+        f"stage {config.stage}: {millions:.1f} M parameters, {data.index.num_samples} clips, {batch} a step, "
+        f"{config.trainer.max_steps} steps, {processes} process(es) on {trainer.accelerator.__class__.__name__}, "
+        f"precision {trainer.precision}"
+    )
+
+
+def _quiet_lightning() -> None:
+    """Lightning's tips and notices: those about the choices made above are not news."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for text in ("does not have many workers", "dataloader is not", "in eval mode at the start", "isinstance.treespec"):
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")

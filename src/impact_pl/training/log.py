@@ -1,0 +1,143 @@
+"""What a training measures about itself, and when it writes it down."""
+
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from impact_pl.training.sinks import BarSink, CsvSink, LineSink, TensorBoardSink, terminal_sink
+
+MASK_RATIO_EDGES = (0.7, 0.8, 0.9)
+MASK_RATIO_BUCKETS = ("below-0.7", "0.7-0.8", "0.8-0.9", "0.9-1.0")
+NUM_TIMESTEP_BUCKETS = 4
+FIGURES = (
+    "train/lr",
+    "train/gradient_norm",
+    "throughput/clips_per_second",
+    "throughput/seconds_per_step",
+    "throughput/data_wait_share",
+)
+
+
+class BucketMeans:
+    """Mean loss since the last ``pop``: overall, by quarter of the diffusion time, and by mask ratio.
+
+    Sums stay on the device, so that adding a batch does not wait for it.
+    """
+
+    def __init__(self, num_timesteps: int, device: torch.device):
+        edges = [num_timesteps * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
+        self.names = bucket_names(num_timesteps)
+        self._timestep_edges = torch.tensor(edges[1:-1], device=device)
+        self._sums = torch.zeros(2, len(self.names), device=device)  # loss sums, counts
+
+    def add(self, loss: Tensor, per_position: Tensor, timesteps: Tensor, mask_ratio: float) -> None:
+        """Args: loss (), per_position (K,) and timesteps (K,) of one batch, and the batch's mask ratio."""
+        self._sums[:, 0] += torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32)])
+        bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
+        self._sums[0].index_add_(0, bucket, per_position.float())
+        self._sums[1].index_add_(0, bucket, torch.ones_like(per_position, dtype=torch.float32))
+        ratio_bucket = 1 + NUM_TIMESTEP_BUCKETS + sum(mask_ratio >= edge for edge in MASK_RATIO_EDGES)
+        self._sums[0, ratio_bucket] += loss.float()
+        self._sums[1, ratio_bucket] += 1
+
+    def pop(self, trainer: Trainer) -> dict[str, float]:
+        """Means over all ranks (empty buckets left out); starts again at zero."""
+        sums, counts = trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
+        self._sums.zero_()
+        return {name: s / n for name, s, n in zip(self.names, sums, counts, strict=True) if n > 0}
+
+
+def bucket_names(num_timesteps: int) -> list[str]:
+    edges = [num_timesteps * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
+    by_timestep = [f"loss_by_timestep/{low}-{high - 1}" for low, high in itertools.pairwise(edges)]
+    return ["train/loss", *by_timestep, *(f"loss_by_mask_ratio/{name}" for name in MASK_RATIO_BUCKETS)]
+
+
+class TrainingLog(Callback):
+    """Writes losses, learning rate, gradient norm and throughput every ``every`` steps, and the validation loss.
+
+    It stands first among the callbacks; time spent in the others, in validation and in checkpoints is not counted as
+    training.
+
+    Args:
+        run_dir: gets metrics.csv and TensorBoard's events.
+        every: optimizer steps between two rows.
+        num_timesteps: of the diffusion, for the buckets.
+        clips_per_step: global batch.
+    """
+
+    def __init__(self, run_dir: Path, every: int, num_timesteps: int, clips_per_step: int):
+        self.run_dir, self.every = run_dir, max(1, every)
+        self.num_timesteps, self.clips_per_step = num_timesteps, clips_per_step
+        self.tensorboard: TensorBoardSink | None = None  # on rank zero
+        self._sinks: list[CsvSink | TensorBoardSink | LineSink | BarSink] = []
+        self._terminal: LineSink | BarSink | None = None
+        self._seconds = self._waited = 0.0
+        self._steps = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._means = BucketMeans(self.num_timesteps, pl_module.device)
+        self._logged_step = trainer.global_step
+        if trainer.is_global_zero:
+            columns = [*self._means.names, *FIGURES, "valid/loss"]
+            self.tensorboard = TensorBoardSink(self.run_dir, trainer.global_step)
+            self._terminal = terminal_sink(trainer.max_steps, trainer.global_step)
+            metrics = CsvSink(self.run_dir / "metrics.csv", columns, trainer.global_step)
+            self._sinks = [metrics, self.tensorboard, self._terminal]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._started = time.perf_counter()
+        waited = self._started - pl_module.batch_done_at
+        self._waited += waited
+        self._seconds += waited
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._means.add(outputs["loss"], outputs["per_position"], outputs["timesteps"], outputs["mask_ratio"])
+        self._seconds += time.perf_counter() - self._started
+        if trainer.global_step == self._logged_step:
+            return  # in the middle of an accumulation
+        self._logged_step = trainer.global_step
+        self._steps += 1
+        if self._terminal is not None:
+            self._terminal.advance(trainer.global_step)
+        if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
+            self._write(trainer, self._means.pop(trainer) | self._figures(trainer, pl_module))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.valid_loss is not None:
+            self._write(trainer, {"valid/loss": pl_module.valid_loss})
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        seconds = max(self._seconds, 1e-9)
+        values = (
+            pl_module.last_lr,
+            pl_module.gradient_norm,
+            self._steps * self.clips_per_step / seconds,
+            seconds / self._steps,
+            self._waited / seconds,
+        )
+        self._seconds = self._waited = 0.0
+        self._steps = 0
+        return dict(zip(FIGURES, values, strict=True))
+
+    def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
+        for sink in self._sinks:
+            sink.write(trainer.global_step, values)
+
+    def _close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []

@@ -1,0 +1,182 @@
+"""The two stages as LightningModules (S1 Sec. 3.1): without text, then with it. They differ in the condition only."""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from impact_pl.config import TrainConfig
+from impact_pl.data.order import derive_seed
+from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.training.checkpoint import rewind_loops
+from impact_pl.training.ema import ExponentialMovingAverage
+from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
+
+NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
+
+
+class ImpactTraining(LightningModule):
+    """Everything that the stages share.
+
+    Noise, masks, timesteps and dropout of a batch come from (seed, step, slot), see ``data.order``: they depend
+    neither on what ran before nor on how the slots are spread over processes.
+
+    Args:
+        spec: of the model, which starts with random weights drawn from ``config.seed``.
+        config: the whole training configuration; stored in checkpoints as plain dicts.
+    """
+
+    stage: str
+
+    def __init__(self, spec: ImpactSpec, config: TrainConfig):
+        super().__init__()
+        plain = {"stage": self.stage, "spec": dataclasses.asdict(spec), "config": dataclasses.asdict(config)}
+        self.save_hyperparameters(plain, logger=False)
+        self.config = config
+        torch.manual_seed(config.seed)
+        self.model = Impact(spec)
+        self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
+        self.gradient_norm = self.last_lr = math.nan
+        self.valid_loss: float | None = None
+        self.batch_done_at = time.perf_counter()
+        self._step = -1  # the optimizer step that is being accumulated
+        self._losses: list[tuple[Tensor, list[str]]] = []  # of its micro-batches: loss, keys
+
+    def condition(self, batch: dict) -> Any:
+        """TextFeatures of a batch, or None where the stage has no text."""
+        raise NotImplementedError
+
+    def configure_model(self) -> None:
+        if self.config.trainer.compile and not hasattr(self, "_compiled"):
+            self._compiled = True
+            self.model.encoder.compile(dynamic=True)  # the number of kept patches changes from step to step
+
+    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Any]:
+        slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
+        seed, step = self.config.seed, self.global_step
+        torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
+        generator = torch.Generator(self.device).manual_seed(derive_seed(seed, step, slot, NOISE))
+        latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
+        result = self.model.loss(latents, self.condition(batch), generator, self.caption_dropout)
+        self._losses.append((result.loss.detach(), batch["keys"]))
+        return {
+            "loss": result.loss,
+            "per_position": result.per_position.detach(),
+            "timesteps": result.timesteps,
+            "mask_ratio": result.mask_ratio,
+        }
+
+    def _next_micro_batch(self) -> int:
+        """Index of this batch within its optimizer step."""
+        if self.global_step != self._step:
+            self._step = self.global_step
+            self._losses.clear()
+        return len(self._losses)
+
+    @property
+    def caption_dropout(self) -> float:
+        return 0.0
+
+    def on_validation_epoch_start(self) -> None:
+        self._valid_sums = torch.zeros(2, device=self.device)  # loss times clips, clips
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """Loss of the averaged weights; every batch has its own fixed noise and mask, the same in all trainings."""
+        number = batch_idx * self.trainer.world_size + self.trainer.global_rank
+        generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
+        latents = self.ema.model.whiten(batch["moments"], generator)
+        loss = self.ema.model.loss(latents, self.condition(batch), generator).loss
+        is_first_time = number < self.trainer.datamodule.num_valid_batches
+        clips = len(batch["keys"]) * is_first_time
+        self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
+
+    def on_validation_epoch_end(self) -> None:
+        total, clips = self.trainer.strategy.reduce(self._valid_sums, reduce_op="sum").tolist()
+        self.valid_loss = total / clips if clips else None
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = build_optimizer(self.model, self.config.optim)
+        schedule = build_schedule(optimizer, self.config.optim.warmup_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the global norm and keep it.
+
+        Gradients are averaged over ranks by now, so one rank's non-finite loss shows in every rank's norm: all stop at
+        the same step, before the optimizer or a checkpoint has taken it in.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val or math.inf)
+        self.gradient_norm = float(norm)
+        if not math.isfinite(self.gradient_norm):
+            raise ValueError(self._explain_non_finite())
+        self.last_lr = optimizer.param_groups[0]["lr"]
+
+    def _explain_non_finite(self) -> str:
+        bad = [(float(loss), keys) for loss, keys in self._losses if not torch.isfinite(loss)]
+        if bad:
+            what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
+        else:
+            keys = ", ".join(key for _, keys in self._losses for key in keys)
+            what = f"finite loss but gradient norm {self.gradient_norm} (this rank's batch: {keys})"
+        return (
+            f"training stopped at step {self.global_step}: {what}. The last checkpoint is from before and is kept. "
+            "Listen to these clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now "
+            f"{self.config.optim.lr}) or a lower optim.gradient_clip (now {self.config.optim.gradient_clip})"
+        )
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.model, step)
+
+    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
+        self.batch_done_at = time.perf_counter()  # callbacks are through: from here the next batch is waited for
+
+    def on_train_start(self) -> None:
+        self.batch_done_at = time.perf_counter()
+
+    def on_validation_end(self) -> None:
+        self.batch_done_at = time.perf_counter()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rewind_loops(checkpoint, self.trainer)
+        set_hyperparameters(checkpoint, self.config.optim)
+
+
+class UnconditionalPretraining(ImpactTraining):
+    """Stage 1: masked patches from unmasked ones; captions, if the shards have any, are not looked at."""
+
+    stage = "pretrain"
+
+    def condition(self, batch: dict) -> None:
+        return None
+
+
+class TextConditionalTraining(ImpactTraining):
+    """Stage 2: with the caption's features, a share of them replaced by the null condition (for guidance)."""
+
+    stage = "text"
+
+    @property
+    def caption_dropout(self) -> float:
+        return self.config.data.caption_dropout
+
+    def condition(self, batch: dict) -> Any:
+        if batch["text"] is None:
+            raise ValueError(
+                f"stage text needs captions, but these clips have none: {', '.join(batch['keys'][:5])}. Precompute the "
+                "shards from a manifest with captions, or train experiment=pretrain on them"
+            )
+        return batch["text"]
+
+
+STAGES = {module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining)}

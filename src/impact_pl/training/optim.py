@@ -1,0 +1,48 @@
+"""AdamW, its parameter groups, and the schedule: linear warm-up, then constant (S1 App. C, as MAR)."""
+
+import torch
+from torch import nn
+
+from impact_pl.config import OptimConfig
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        exempt = parameter.ndim <= 1 or name.endswith(".bias") or name.startswith("head.")
+        (plain if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over ``model``'s trainable parameters, fused (torch has the fused kernel on CPU and CUDA)."""
+    device = next(model.parameters()).device.type
+    return torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay),
+        lr=config.lr,
+        betas=tuple(config.betas),
+        fused=device in ("cpu", "cuda"),
+    )
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """Step n (from 0) has lr * min(1, (n + 1) / warmup_steps)."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
+
+
+def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
+    """Let the present configuration win over the learning rate, betas and decay stored in a checkpoint (in place)."""
+    for state in checkpoint["optimizer_states"]:
+        for group, decay in zip(state["param_groups"], (config.weight_decay, 0.0), strict=True):
+            group.update(initial_lr=config.lr, betas=tuple(config.betas), weight_decay=decay)
+    for schedule in checkpoint["lr_schedulers"]:
+        schedule["base_lrs"] = [config.lr] * len(schedule["base_lrs"])
+        step = schedule["last_epoch"]
+        lr = config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        schedule["_last_lr"] = [lr] * len(schedule["base_lrs"])
+        for state in checkpoint["optimizer_states"]:
+            for group in state["param_groups"]:
+                group["lr"] = lr

@@ -1,0 +1,95 @@
+"""What a training starts from: random weights, another model's, or its own last checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from impact_pl.config import TrainConfig
+from impact_pl.data.shards import ShardIndex
+from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.mar import load_mar
+from impact_pl.training.checkpoint import (
+    differences,
+    inherit_statistics,
+    load_averaged,
+    read_checkpoint,
+    spec_from_plain,
+    start_from,
+)
+from impact_pl.training.modules import STAGES, ImpactTraining
+
+MAR = "mar:"
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
+    """The model that this configuration means for these shards."""
+    channels, _, width = index.latents["shape"]
+    text: dict[str, Any] | None = None
+    if config.stage == "text":
+        if index.text_encoder is None:
+            raise ValueError(
+                f"stage text needs captions, but the shards in {config.data.path} have none: precompute them from a "
+                "manifest with captions, or train experiment=pretrain on them"
+            )
+        text = dict(index.text_encoder)
+    return ImpactSpec(
+        model=config.model,
+        latent_channels=channels,
+        latent_width=width,
+        latent_mean=list(index.latents["mean"]),
+        latent_std=index.latents["std"],
+        text_features={} if text is None else {name: tuple(shape) for name, shape in text["features"].items()},
+        codec=dict(index.codec),
+        text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
+    )
+
+
+def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:
+    """The spec to resume with (the checkpoint's statistics) and its step; refuses another training's checkpoint."""
+    checkpoint = read_checkpoint(last)
+    stored = checkpoint["hyper_parameters"]
+    old = spec_from_plain(stored["spec"])
+    changed = differences(old, spec, text=True)
+    if stored["stage"] != config.stage:
+        changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
+    if changed:
+        raise ValueError(
+            f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set these "
+            "back, or delete the directory"
+        )
+    return inherit_statistics(old, spec), checkpoint["global_step"]
+
+
+def new_module(config: TrainConfig, spec: ImpactSpec) -> ImpactTraining:
+    """A module with fresh weights, or with those of ``init_from``."""
+    source = config.init_from
+    if not source:
+        if config.stage == "text":
+            say("init_from is empty: stage text starts from random weights, without pre-training")
+        return STAGES[config.stage](spec, config)
+    if source.startswith(MAR):
+        module = STAGES[config.stage](spec, config)
+        say(str(load_mar(module.model, source[len(MAR) :])))
+    else:
+        module = _from_impact(config, spec, load_averaged(Path(source)))
+    module.ema.reset(module.model)
+    return module
+
+
+def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:
+    changed = differences(source.spec, spec, text=bool(source.spec.text_features))
+    if changed:
+        raise ValueError(
+            f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... it was "
+            "trained with and shards of the same codec, or pre-train anew"
+        )
+    module = STAGES[config.stage](inherit_statistics(source.spec, spec), config)
+    new = start_from(module.model, source)
+    say(f"weights from {config.init_from} (EMA)" + (f"; new: {', '.join(new)}" if new else ""))
+    return module

@@ -1,0 +1,52 @@
+"""How a training is laid out on processors: precision and strategy by name. Parallelisation stands beside the model."""
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
+
+from impact_pl.config import TrainerConfig
+
+PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def resolve_precision(config: TrainerConfig) -> str:
+    """``auto`` is bf16-mixed where the processor computes in bf16, else 32-true. fp16 is not offered: it gives NaN.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if config.precision not in PRECISIONS:
+        raise ValueError(f"trainer.precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
+    if config.precision != "auto":
+        return config.precision
+    return "bf16-mixed" if _computes_bf16(config.accelerator) else "32-true"
+
+
+def _computes_bf16(accelerator: str) -> bool:
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if accelerator in ("auto", "cpu"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def _auto(config: TrainerConfig) -> str | Strategy:
+    return _ddp(config) if config.devices * config.num_nodes > 1 else "auto"
+
+
+def _ddp(config: TrainerConfig) -> Strategy:
+    # Buffers are constants (schedules) or equal on all ranks (the average's), so they need no broadcast in a step.
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+STRATEGIES = {"auto": _auto, "ddp": _ddp}
+
+
+def build_strategy(config: TrainerConfig) -> str | Strategy:
+    """Lightning's ``strategy`` argument for ``trainer.strategy``.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if config.strategy not in STRATEGIES:
+        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+    return STRATEGIES[config.strategy](config)

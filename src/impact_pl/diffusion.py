@@ -8,6 +8,7 @@ Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is tra
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -60,7 +61,8 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     if num_steps == 1:
         return [num_timesteps - 1]
     stride = (num_timesteps - 1) / (num_steps - 1)
-    return [round(stride * i) for i in range(num_steps)]
+    # Added up as in the reference, not multiplied: halves then round to the same side.
+    return [round(position) for position in accumulate([0.0] + [stride] * (num_steps - 1))]
 
 
 def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None) -> Schedule:

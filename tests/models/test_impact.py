@@ -1,0 +1,292 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.models.impact import Impact, ImpactSpec
+
+TINY = ModelConfig(dim=32, depth=1, num_heads=2, dropout=0.0, max_patches=12, head_width=32, head_depth=1)
+FEATURES = {"clap": (1, 5), "words": (3, 6)}
+QUICK = DecodingConfig(num_iterations=3, num_diffusion_steps=4, confidence_steps=2)
+
+
+@dataclasses.dataclass
+class Text:
+    features: dict[str, torch.Tensor]
+    mask: torch.Tensor
+
+
+def build(text_features=FEATURES, seed=0, **config) -> Impact:
+    torch.manual_seed(seed)
+    spec = ImpactSpec(
+        model=dataclasses.replace(TINY, **config),
+        latent_channels=4,
+        latent_width=1,
+        latent_mean=[0.0, 1.0, -1.0, 2.0],
+        latent_std=2.0,
+        text_features=text_features,
+        codec={"name": "test", "identity": "0", "sample_rate": 16000, "samples_per_latent": 640},
+    )
+    model = Impact(spec)
+    with torch.no_grad():  # zero-initialised layers would hide what a test looks for
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def captions(batch=2, seed=0) -> Text:
+    generator = torch.Generator().manual_seed(seed)
+    features = {name: torch.randn(batch, *shape, generator=generator) for name, shape in FEATURES.items()}
+    return Text(features, torch.tensor([[True, True, True, False]] * batch))
+
+
+def rng(seed=0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def latents(batch=2, frames=12, seed=0) -> torch.Tensor:
+    return torch.randn(batch, 4, frames, 1, generator=rng(seed))
+
+
+@pytest.mark.parametrize(("size", "millions"), [("base", 193.0), ("large", 427.4)])
+def test_parameter_counts_of_the_paper(size, millions):
+    config = ModelConfig(**yaml.safe_load((Path(__file__).parents[2] / "conf/model" / f"{size}.yaml").read_text()))
+    spec = ImpactSpec(config, 8, 16, [0.0] * 8, 1.0, text_features={"clap": (1, 512), "t5": (77, 1024)})
+    with torch.device("meta"):
+        model = Impact(spec)
+    assert model.patch_dim == 128
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.005)
+
+
+def test_nano_has_about_ten_million():
+    config = ModelConfig(**yaml.safe_load((Path(__file__).parents[2] / "conf/model/nano.yaml").read_text()))
+    with torch.device("meta"):
+        model = Impact(ImpactSpec(config, 64, 1, [0.0] * 64, 1.0, text_features={"minilm": (32, 384)}))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(10, rel=0.1)
+
+
+def test_initialisation():
+    torch.manual_seed(0)
+    model = Impact(build().spec)
+    x = latents()
+    cond = model.embed_text(captions(), 2)
+    mask = torch.ones(2, 12, dtype=torch.bool)
+    hidden = model.encoder(model.patchify(x), mask, cond).flatten(0, 1)
+    prediction = model.head(torch.randn(24, 4), torch.zeros(1).long(), model.head.cond_proj(hidden))
+    assert (prediction.noise == 0).all()
+    assert (prediction.variance == 0).all()
+    assert model.encoder.enc2.patch_pos.std().item() == pytest.approx(0.02, rel=0.15)
+    assert (model.encoder.input_norm.weight == 1).all()
+    assert (model.encoder.enc1.blocks[0].attn.qkv.bias == 0).all()
+
+
+def test_encoder_ignores_masked_content():
+    model = build()
+    cond = model.embed_text(captions(), 2)
+    patches = model.patchify(latents())
+    mask = torch.zeros(2, 12, dtype=torch.bool)
+    mask[0, [1, 5, 7]] = mask[1, [0, 2, 11]] = True
+    other = torch.where(mask[..., None], torch.full_like(patches, torch.nan), patches)
+    assert torch.equal(model.encoder(patches, mask, cond), model.encoder(other, mask, cond))
+    kept = patches.clone()
+    kept[0, 0] += 1  # a kept patch does matter, at every position of its row
+    changed = model.encoder(kept, mask, cond) != model.encoder(patches, mask, cond)
+    assert changed[0].any(dim=1).all()
+    assert not changed[1].any()
+
+
+def test_unequal_masks_and_too_many_patches_are_refused():
+    model = build({})
+    mask = torch.zeros(2, 12, dtype=torch.bool)
+    mask[0, 0] = True
+    with pytest.raises(ValueError, match="same count"):
+        model.encoder(torch.zeros(2, 12, 4), mask, None)
+    with pytest.raises(ValueError, match="max_patches=13"):
+        model.generate(None, 13, 1, QUICK, rng())
+    with pytest.raises(ValueError, match="another codec"):
+        model.loss(torch.zeros(2, 5, 12, 1), None, rng())
+
+
+def test_any_number_of_patches_up_to_the_maximum():
+    model = build({})
+    for frames in (1, 5, 12):
+        assert torch.isfinite(model.loss(latents(frames=frames), None, rng()).loss)
+        assert model.generate(None, frames, 2, QUICK, rng()).shape == (2, 4, frames, 1)
+
+
+def test_loss_reads_masked_targets_only():
+    """Rows of the loss follow the masked patches: K of them, drawn batch_mul times, K = ceil(N q) a clip."""
+    model = build(mask_ratio=MaskRatioConfig(kind="fixed", value=0.5), diffusion_batch_mul=3)
+    seen = []
+    model.head.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    loss = model.loss(latents(), captions(), rng())
+    assert seen == [2 * 6 * 3]
+    assert loss.per_position.shape == loss.timesteps.shape == (36,)
+    assert loss.mask_ratio == 0.5
+    torch.testing.assert_close(loss.loss, loss.per_position.mean())
+
+
+@pytest.mark.parametrize("text_features", [{}, FEATURES])
+def test_every_parameter_gets_a_gradient_even_with_all_masked(text_features):
+    model = build(text_features, mask_ratio=MaskRatioConfig(kind="fixed", value=1.0)).train()
+    model.loss(latents(), captions() if text_features else None, rng()).loss.backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_same_seed_same_loss_and_latents():
+    model = build()
+    first, again, other = (model.loss(latents(), captions(), rng(seed), 0.5) for seed in (1, 1, 2))
+    assert torch.equal(first.per_position, again.per_position)
+    assert not torch.equal(first.timesteps, other.timesteps)
+    for order in ("random", "confidence"):
+        config = dataclasses.replace(QUICK, order=order)
+        runs = [model.generate(captions(), 12, 2, config, rng(seed)) for seed in (1, 1, 2)]
+        assert torch.equal(runs[0], runs[1])
+        assert not torch.equal(runs[0], runs[2])
+
+
+def test_null_condition_is_a_mask_that_is_all_false():
+    model, text = build(), captions()
+    null = model.embed_text(Text(text.features, torch.zeros_like(text.mask)), 2)
+    assert torch.equal(null, model.embed_text(None, 2))
+    assert torch.equal(null, model.null_cond.expand(2, -1, -1))
+    dropped = model.loss(latents(), text, rng(), caption_dropout=1.0)
+    without = model.loss(latents(), Text(text.features, torch.zeros_like(text.mask)), rng(), caption_dropout=1.0)
+    assert torch.equal(dropped.per_position, without.per_position)
+    assert not torch.equal(dropped.per_position, model.loss(latents(), text, rng(), 1e-9).per_position)
+
+
+def test_padded_text_does_not_matter():
+    model, text = build(), captions()
+    noisy = Text({"clap": text.features["clap"], "words": text.features["words"].clone()}, text.mask)
+    noisy.features["words"][:, 2] = 1e4  # position 3 of 4 in all, masked
+    assert torch.equal(model.embed_text(text, 2), model.embed_text(noisy, 2))
+    noisy.features["words"][:, 1] = 1e4
+    assert not torch.equal(model.embed_text(text, 2), model.embed_text(noisy, 2))
+
+
+def test_wrong_text_is_refused():
+    text = captions()
+    with pytest.raises(ValueError, match="text encoder"):
+        build({"clap": (1, 5)}).embed_text(text, 2)
+    with pytest.raises(ValueError, match="text encoder"):
+        build().embed_text(text, 3)
+    with pytest.raises(ValueError, match="without text"):
+        build({}).generate(text, 12, 2, QUICK, rng())
+
+
+def test_guidance_changes_the_result_and_scale_one_is_none():
+    model = build()
+    run = lambda **config: model.generate(captions(), 12, 2, dataclasses.replace(QUICK, **config), rng())  # noqa: E731
+    assert not torch.equal(run(guidance_scale=5.0), run(guidance_scale=1.0))
+    assert torch.equal(run(guidance_scale=1.0), run(guidance_scale=1.0, guidance_schedule="constant"))
+    null = lambda beta: model.generate(None, 12, 2, dataclasses.replace(QUICK, guidance_scale=beta), rng())  # noqa: E731
+    assert torch.equal(null(5.0), null(1.0))
+
+
+def test_more_iterations_than_patches():
+    config = dataclasses.replace(QUICK, num_iterations=30)
+    assert torch.isfinite(build().generate(captions(), 12, 2, config, rng())).all()
+
+
+def test_generate_leaves_the_mode_alone():
+    model = build(dropout=0.5).train()
+    first, again = (model.generate(captions(), 12, 2, QUICK, rng()) for _ in range(2))
+    assert torch.equal(first, again)  # no dropout while generating
+    assert model.training
+    assert not first.requires_grad
+
+
+def test_patches_of_a_two_dimensional_latent():
+    spec = ImpactSpec(dataclasses.replace(TINY, patch_size=4), 8, 16, [0.0] * 8, 1.0)
+    model = Impact(spec)
+    x = torch.arange(8 * 12 * 16.0).view(1, 8, 12, 16)
+    patches = model.patchify(x)
+    assert patches.shape == (1, 12, 128)
+    assert torch.equal(patches[0, 5], x[0, :, 4:8, 4:8].flatten())  # row-major over (time, frequency): 5 = (1, 1)
+    assert torch.equal(model.unpatchify(patches), x)
+    with pytest.raises(ValueError, match="multiple of patch_size"):
+        model.patchify(x[:, :, :10])
+    with pytest.raises(ValueError, match="does not divide"):
+        build(patch_size=4)
+
+
+def test_whitening():
+    model = build({})
+    mean = torch.randn(2, 4, 12, 1, generator=rng())
+    moments = torch.cat([mean, torch.zeros_like(mean)], dim=1)
+    white = model.whiten(moments, rng())
+    torch.testing.assert_close(white[:, 3], (mean[:, 3] - 2) / 2)
+    torch.testing.assert_close(model.unwhiten(white), mean)
+    drawn = model.whiten(torch.cat([torch.zeros(1, 4, 5000, 1), torch.full((1, 4, 5000, 1), 4.0)], dim=1), rng())
+    assert drawn.std(dim=(0, 2, 3)).tolist() == pytest.approx([2.0] * 4, rel=0.05)  # 4 / latent_std
+
+
+def test_save_and_load(tmp_path):
+    model = build(mask_ratio=MaskRatioConfig(kind="fixed", value=0.6))
+    model.save_pretrained(tmp_path / "model")
+    loaded = Impact.from_pretrained(tmp_path / "model")
+    assert loaded.spec == model.spec
+    assert not loaded.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+    assert torch.equal(*(m.generate(captions(), 12, 2, QUICK, rng()) for m in (model, loaded)))
+
+
+def test_folders_that_do_not_load(tmp_path):
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Impact.from_pretrained(tmp_path / "nowhere")
+    model = build()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "latent_channels": 5, "latent_mean": [0.0] * 5}))
+    with pytest.raises(ValueError, match="does not fit"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="format None"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "surprise": 1}))
+    with pytest.raises(ValueError, match="surprise"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="does not fit"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no model\.safetensors"):
+        Impact.from_pretrained(tmp_path)
+
+
+def test_unknown_head():
+    with pytest.raises(ValueError, match="choose diffusion"):
+        build(head="tree")
+
+
+def test_second_stage_takes_every_weight_of_the_first():
+    first, second = build({}), build()
+    missing, unexpected = second.load_state_dict(first.state_dict(), strict=False)
+    assert not unexpected
+    new = ("null_cond", "encoder.enc1.text_pos", "encoder.enc2.text_pos")
+    assert all(name in new or name.startswith("text_proj.") for name in missing)
+
+
+def test_a_short_training_lowers_the_loss():
+    model = build({}, max_patches=6).train()
+    generator = rng()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    x = latents(8, 6)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.loss(x, None, generator).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])

@@ -1,0 +1,83 @@
+import math
+
+import pytest
+import torch
+
+from impact_pl.config import MaskRatioConfig
+from impact_pl.masking import draw_mask_ratio, mask_from_order, masked_counts, num_masked, random_order
+
+
+def test_masks_nest_and_sum():
+    order = random_order(3, 20, torch.Generator().manual_seed(0), "cpu")
+    assert torch.equal(order.sort(dim=1).values, torch.arange(20).expand(3, -1))
+    assert not torch.equal(order[0], order[1])
+    larger = mask_from_order(order, 20)
+    for count in range(19, -1, -1):
+        mask = mask_from_order(order, count)
+        assert (mask.sum(dim=1) == count).all()
+        assert not (mask & ~larger).any()
+        larger = mask
+
+
+@pytest.mark.parametrize(("num_patches", "num_iterations"), [(256, 64), (256, 16), (16, 5), (4, 4), (1, 1), (7, 1)])
+def test_every_iteration_reveals_along_the_cosine(num_patches, num_iterations):
+    counts = masked_counts(num_patches, num_iterations)
+    revealed = [before - after for before, after in zip([num_patches, *counts], counts, strict=False)]
+    assert len(counts) == num_iterations
+    assert min(revealed) >= 1
+    assert sum(revealed) == num_patches
+    for t, left in enumerate(counts[:-1], start=1):
+        cosine = math.floor(num_patches * math.cos(math.pi / 2 * t / num_iterations))
+        assert left == cosine or left == min(num_patches - t, max(cosine, 1)), t  # one at a time where it is flat
+
+
+def test_more_iterations_than_patches():
+    counts = masked_counts(3, 10)
+    assert counts[-1] == 0
+    assert sorted(counts, reverse=True) == counts
+    assert len(counts) == 10
+
+
+@pytest.mark.parametrize(("num_patches", "num_iterations"), [(0, 1), (4, 0)])
+def test_nothing_to_decode(num_patches, num_iterations):
+    with pytest.raises(ValueError, match="at least 1"):
+        masked_counts(num_patches, num_iterations)
+
+
+def test_truncated_normal_has_its_closed_form_moments():
+    low, std = 0.7, 0.25
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.tensor([draw_mask_ratio(MaskRatioConfig(low=low, std=std), generator) for _ in range(4000)])
+    assert low <= draws.min()
+    assert draws.max() <= 1
+    a = (low - 1) / std
+    density = lambda z: math.exp(-z * z / 2) / math.sqrt(2 * math.pi)  # noqa: E731
+    mass = 0.5 - 0.5 * (1 + math.erf(a / math.sqrt(2)))
+    mean = 1 + std * (density(a) - density(0)) / mass
+    variance = std**2 * (1 + a * density(a) / mass - ((density(a) - density(0)) / mass) ** 2)
+    assert draws.mean().item() == pytest.approx(mean, abs=4 * math.sqrt(variance / 4000))
+    assert draws.var().item() == pytest.approx(variance, rel=0.1)
+
+
+def test_fixed_ratio_and_counts():
+    assert draw_mask_ratio(MaskRatioConfig(kind="fixed", value=0.7), torch.Generator()) == 0.7
+    assert num_masked(256, 0.7) == 180  # ceil(179.2)
+    assert num_masked(90, 0.7) == 63
+    assert num_masked(100, 0.55) == 55  # 55.00000000000001 in floating point
+    assert num_masked(5, 0.0) == 1
+    assert num_masked(5, 1.0) == 5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MaskRatioConfig(kind="uniform"),
+        MaskRatioConfig(kind="fixed", value=0.0),
+        MaskRatioConfig(kind="fixed", value=1.5),
+        MaskRatioConfig(low=1.0),
+        MaskRatioConfig(std=0.0),
+    ],
+)
+def test_impossible_ratios(config):
+    with pytest.raises(ValueError, match="mask_ratio"):
+        draw_mask_ratio(config, torch.Generator())

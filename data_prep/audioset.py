@@ -1,0 +1,71 @@
+"""AudioSet: its published segments CSV and a local folder of its audio -> manifest.jsonl without captions (stage 1).
+
+A row is `YTID, start_seconds, end_seconds, "label,label"`; comment lines begin with #. File names are those that
+data_prep.audiocaps reads. With --labels (class_labels_indices.csv: index, mid, display_name) the labels' names are kept
+in each record's `source`.
+
+example: python -m impact_pl.data_prep.audioset --csv balanced_train_segments.csv --labels class_labels_indices.csv \\
+             --audio audioset/balanced --out audioset.jsonl
+"""
+
+import csv
+from pathlib import Path
+
+from impact_pl.data_prep.audiocaps import find_clip, seconds
+from impact_pl.data_prep.collect import Collection, by_stem, finish, read_csv, read_text
+from impact_pl.data_prep.command import ends_clearly, parser_of
+
+from impact_pl.data.manifest import SPLITS, Record
+
+
+@ends_clearly
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of("audioset", __doc__)
+    parser.add_argument("--csv", type=Path, required=True, help="the segments of one split")
+    parser.add_argument("--labels", type=Path, help="class_labels_indices.csv")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    names = {}
+    if args.labels is not None:
+        names = {row["mid"]: row["display_name"] for row in read_csv(args.labels, ["mid", "display_name"])}
+    looked_for = f"<YTID>[_<start>[_<end>]], with or without a Y before it, under {args.audio}"
+    finish(collect(read_segments(args.csv), by_stem(args.audio), names, args.split), args.out, looked_for)
+
+
+def read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
+    """(YTID, start, end, labels' mids) of every row."""
+    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    rows = []
+    for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+        if len(row) != 4:
+            raise ValueError(f"{path}: row {number} has {len(row)} cells; expected YTID, start, end, labels")
+        start, end = seconds(row[1], f"{path}: row {number}"), seconds(row[2], f"{path}: row {number}")
+        if end <= start:
+            raise ValueError(f"{path}: row {number} ends at {end:g} s, before its start at {start:g} s")
+        rows.append((row[0], start, end, row[3].split(",")))
+    if not rows:
+        raise ValueError(f"{path}: holds no segments")
+    return rows
+
+
+def collect(
+    rows: list[tuple[str, float, float, list[str]]], files: dict[str, Path], names: dict[str, str], split: str
+) -> Collection:
+    collection = Collection()
+    for youtube_id, start, end, mids in rows:
+        path, is_cut = find_clip(files, youtube_id, start, end - start)
+        if path is None:
+            collection.missing.append(youtube_id)
+            continue
+        record = Record(f"audioset/{youtube_id}_{start:g}", str(path), split=split)
+        record.source = "; ".join(names.get(mid, mid) for mid in mids)
+        if not is_cut:
+            record.start, record.duration = start, end - start
+        collection.records.append(record)
+    return collection
+
+
+if __name__ == "__main__":
+    main()

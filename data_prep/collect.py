@@ -1,0 +1,111 @@
+"""What the data sets' commands share: find audio files, read tables, write the manifest and report what is missing."""
+
+import csv
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from impact_pl.data.manifest import Record, write_manifest
+
+SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au"}
+
+
+@dataclass
+class Collection:
+    """Records found so far (absolute paths), and the names of listed clips without a file."""
+
+    records: list[Record] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Every audio file under ``folder``, by its suffix, in sorted order.
+
+    Raises:
+        ValueError: no such folder, or no audio in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of audio files")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder}: holds no audio files ({', '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """File name without suffix -> file; of equal names the first in sorted order counts."""
+    found: dict[str, Path] = {}
+    for path in audio_files(folder):
+        found.setdefault(path.stem, path)
+    return found
+
+
+def first_of(files: dict[str, Path], stems: list[str]) -> Path | None:
+    """The file of the first stem that exists."""
+    return next((files[stem] for stem in stems if stem in files), None)
+
+
+def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header.
+
+    Raises:
+        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``.
+    """
+    text = read_text(path)
+    rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
+    absent = [column for column in columns if column not in (rows.fieldnames or [])]
+    if absent:
+        raise ValueError(f"{path}: no column {absent[0]!r}; its header is {', '.join(rows.fieldnames or ['empty'])}")
+    result = list(rows)
+    if not result:
+        raise ValueError(f"{path}: has a header but no rows")
+    for number, row in enumerate(result, start=2):
+        if any(row[column] is None for column in columns):
+            raise ValueError(f"{path}: row {number} has fewer cells than the header")
+    return result
+
+
+def read_text(path: Path) -> str:
+    """A text file's content; ValueError where it is missing, empty or not UTF-8."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    if not text.strip():
+        raise ValueError(f"{path}: is empty")
+    return text
+
+
+def split_of(source: str, valid_share: float) -> str:
+    """``train`` or ``valid``, a function of the name alone: adding clips never moves another one."""
+    if not 0 <= valid_share < 1:
+        raise ValueError(f"--valid-share {valid_share:g}: must be in [0, 1)")
+    draw = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64
+    return "valid" if draw < valid_share else "train"
+
+
+def finish(collection: Collection, out: Path, looked_for: str) -> None:
+    """Write the manifest (paths inside its folder relative, others absolute) and say what was found.
+
+    Raises:
+        ValueError: not one listed clip has a file.
+    """
+    total = len(collection.records) + len(collection.missing)
+    if not collection.records:
+        raise ValueError(f"none of the {total} listed clips has a file; looked for {looked_for}")
+    base = out.parent.resolve()
+    for record in collection.records:
+        path = Path(record.path).resolve()
+        record.path = os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
+    write_manifest(out, collection.records)
+    captions = sum(record.caption is not None for record in collection.records)
+    print(f"{out}: {len(collection.records)} clips, {captions} with a caption")
+    for split in sorted({record.split for record in collection.records}):
+        print(f"  {split}: {sum(record.split == split for record in collection.records)}")
+    if collection.missing:
+        print(f"{len(collection.missing)} of {total} listed clips have no file (looked for {looked_for}); the first:")
+        for name in collection.missing[:10]:
+            print(f"  {name}")

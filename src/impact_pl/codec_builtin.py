@@ -1,0 +1,189 @@
+"""The built-in codec: linear latents of the log-mel spectrogram, and a learned decoder that draws its fine structure.
+
+Encoder: four log-mel frames of 64 bins (40 ms) are projected on 64 principal components, so 25 latents a second of
+64 numbers. Nothing in it is learned by gradient: latents stay valid when the decoder improves, and ``identity`` covers
+the encoder alone.
+
+Decoder: see ``codec_decoder``. Trained by ``training.codec``; figures in ``assets/codec/README.md``.
+
+Dimension key: B batch, S samples, M mel frames (100 a second), F mel bins, C latent channels, H latent frames.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from safetensors.torch import load_file, save_file
+from torch import Generator, Tensor
+
+from impact_pl.audio import LogMel, fit_length
+from impact_pl.codec import AudioCodec
+from impact_pl.codec_decoder import NoiseExcitedDecoder
+
+
+@dataclass
+class BuiltinCodecSpec:
+    """What config.json of a codec folder holds. ``sample_rate`` to ``posterior_std`` define the latents."""
+
+    sample_rate: int = 16_000
+    num_mels: int = 64  # F
+    n_fft: int = 1024
+    hop: int = 160
+    frames_per_latent: int = 4
+    latent_channels: int = 64  # C
+    floor_db: float = -60.0  # white noise of this level is taken to lie under every sound
+    posterior_std: float = 0.05  # share of the latents' overall standard deviation
+    decoder_dim: int = 256
+    decoder_depth: int = 8
+
+
+ENCODER_FIELDS = tuple(BuiltinCodecSpec.__dataclass_fields__)[:8]
+
+
+class BuiltinCodec(AudioCodec):
+    """PCA of the log-mel spectrogram, and a noise-excited decoder.
+
+    Channel k is the k-th principal component divided by its eigenvalue to the power 1/4. Of all powers this is the one
+    that, for a given error relative to the latents' overall standard deviation, equal in all channels (what a generator
+    makes), leaves the smallest error in the mel spectrogram: that error is sum(v^a) * mean(v^(1-a)) for channels
+    divided by v^(a/2), smallest at a = 1/2. Full whitening (a = 1) and none (a = 0) are equally bad.
+    """
+
+    name = "builtin"
+    latent_width = 1
+
+    def __init__(self, spec: BuiltinCodecSpec | None = None):
+        super().__init__()
+        self.spec = spec = spec or BuiltinCodecSpec()
+        self.sample_rate = spec.sample_rate
+        self.latent_channels = spec.latent_channels
+        self.samples_per_latent = spec.hop * spec.frames_per_latent
+        self.log_mel = LogMel(spec.sample_rate, spec.num_mels, spec.n_fft, spec.hop)
+        patch_dim = spec.frames_per_latent * spec.num_mels
+        self.register_buffer("pca_mean", torch.zeros(patch_dim))
+        self.register_buffer("pca_basis", torch.eye(patch_dim)[: spec.latent_channels])  # (C, 4F), orthonormal rows
+        self.register_buffer("eigenvalues", torch.ones(spec.latent_channels))  # (C,) variances of the components
+        self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)  # (F,)
+        floor = self.unit_noise_mel + math.log(10) * spec.floor_db / 20
+        self.register_buffer("floor", floor, persistent=False)  # (F,) log-mel of the noise under every sound
+        self.decoder = NoiseExcitedDecoder(
+            spec.num_mels, spec.hop, spec.sample_rate, spec.decoder_dim, spec.decoder_depth
+        )
+
+    def _unit_noise_mel(self) -> Tensor:
+        """Log-mel (F,) of white noise of standard deviation 1: the level by which floor and excitation are set."""
+        # A bin's magnitude is Rayleigh distributed with mean square sum(window^2), hence the mean sqrt(pi/4 ...).
+        magnitude = (math.pi / 4 * self.log_mel.window.square().sum()).sqrt()
+        return (magnitude * self.log_mel.filters.sum(dim=1)).log()
+
+    @property
+    def latent_std(self) -> Tensor:
+        """Overall standard deviation of the raw latents: the root of the channels' mean variance."""
+        return self.eigenvalues.sqrt().mean().sqrt()
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]
+        """Hash over everything that defines the latents; the decoder's weights are left out on purpose."""
+        spec = {name: value for name, value in asdict(self.spec).items() if name in ENCODER_FIELDS}
+        digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
+        for tensor in (self.pca_mean, self.pca_basis, self.eigenvalues):
+            digest.update(tensor.detach().cpu().float().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def mel_patches(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S) -> floored log-mel in patches (B, H, 4F), frames before bins.
+
+        The floor adds the mean magnitude of white noise at ``floor_db`` to each bin (as powers). So digital silence
+        equals faint noise, without any random number.
+        """
+        waveform = fit_length(waveform, self.latent_frames(waveform.shape[-1]) * self.samples_per_latent)
+        mel = self.log_mel(waveform)  # (B, F, M)
+        mel = torch.logaddexp(2 * mel, 2 * self.floor[:, None]) / 2
+        return rearrange(mel, "b f (h t) -> b h (t f)", t=self.spec.frames_per_latent)
+
+    def fit_latents(self, waveforms: list[Tensor]) -> None:
+        """Set the principal components from waveforms, each (S,)."""
+        dim = self.pca_mean.numel()
+        count, total, outer = 0, torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
+        for waveform in waveforms:
+            patches = self.mel_patches(waveform[None])[0].double()  # (H, 4F)
+            count, total, outer = count + len(patches), total + patches.sum(0), outer + patches.T @ patches
+        if count <= dim:
+            raise ValueError(
+                f"{count} latent frames are too few to fit {dim} dimensions: give more than {dim / 25:.0f} s"
+            )
+        mean = total / count
+        values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending
+        basis = vectors.flip(1)[:, : self.latent_channels].T  # (C, 4F)
+        basis = basis * basis.sum(dim=1, keepdim=True).sign()  # eigenvectors have no sign of their own
+        self.pca_mean.copy_(mean)
+        self.pca_basis.copy_(basis)
+        self.eigenvalues.copy_(values.flip(0)[: self.latent_channels].clamp(min=1e-6))
+
+    def latent_mean(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S) -> the latents' mean (B, C, H, 1)."""
+        patches = self.mel_patches(waveform) - self.pca_mean  # (B, H, 4F)
+        latents = patches @ self.pca_basis.T / self.eigenvalues**0.25  # (B, H, C)
+        return rearrange(latents, "b h c -> b c h 1")
+
+    def decode_mel(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, H, 1) -> log-mel (B, F, M): the linear inverse."""
+        latents = rearrange(latents, "b c h 1 -> b h c") * self.eigenvalues**0.25
+        patches = latents @ self.pca_basis + self.pca_mean  # (B, H, 4F)
+        return rearrange(patches, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S) -> moments (B, 2C, H, 1); std is a constant, small against the latents' own."""
+        mean = self.latent_mean(waveform)
+        std = (self.spec.posterior_std * self.latent_std).expand_as(mean)
+        return torch.cat([mean, std], dim=1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+        """Latents (B, C, H, 1) -> waveform (B, S); ``generator`` draws the excitation (None: seed 0)."""
+        return self.synthesize(latents, generator or torch.Generator().manual_seed(0))
+
+    def synthesize(self, latents: Tensor, generator: Generator) -> Tensor:
+        """``decode`` with gradients."""
+        mel = self.decode_mel(latents)
+        return self.decoder(mel, self.excess_level(mel), generator)
+
+    def excess_level(self, mel: Tensor) -> Tensor:
+        """Log-mel (B, F, M) -> its excess over the floor, at least -20 dB of it, relative to unit white noise."""
+        excess = (2 * (mel - self.floor[:, None])).exp().sub(1).clamp(min=0.01)  # power, relative to the floor's
+        return excess.log() / 2 + (self.floor - self.unit_noise_mel)[:, None]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors (decoder in float16, principal components in float32)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: tensor.detach().cpu().to(torch.float16 if name.startswith("decoder.") else torch.float32).contiguous()
+            for name, tensor in self.state_dict().items()
+        }
+        save_file(state, folder / "model.safetensors")
+        (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
+        (folder / "config.json").write_text(json.dumps({"codec": self.name, **asdict(self.spec)}, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "BuiltinCodec":
+        """Load a folder written by ``save_pretrained``.
+
+        Raises:
+            ValueError: a file is missing or holds something else.
+        """
+        folder = Path(folder)
+        if not (folder / "model.safetensors").is_file():
+            raise ValueError(f"no codec in {folder}: model.safetensors is missing")
+        config = json.loads((folder / "config.json").read_text())
+        if config.pop("codec", None) != cls.name:
+            raise ValueError(f"{folder / 'config.json'} does not describe a '{cls.name}' codec")
+        codec = cls(BuiltinCodecSpec(**config))
+        state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
+        codec.load_state_dict(state)
+        return codec.eval()

@@ -73,10 +73,9 @@ def evaluate(
     noises = white_noise([request.reference[name] for name in reference_names], duration, request.seed)
     sets["noise"] = [yamnet(noise) for noise in noises]
 
-    captions = [request.captions.get(name) for name in names]
     judge = None
-    if text_encoder is not None and all(captions):
-        judge = TextJudge(text_encoder, captions, yamnet.class_names)
+    if text_encoder is not None and set(names) <= set(request.captions):
+        judge = TextJudge(text_encoder, [request.captions[name] for name in names], yamnet.class_names)
     rows = []
     for label, features in sets.items():
         heard = reference if label == "real" else features  # the floor set has other captions than the reference
@@ -88,7 +87,7 @@ def evaluate(
         "paired": request.paired,
         "seed": request.seed,
         "featurizer": yamnet.identity,
-        "text_encoder": None if judge is None else f"{text_encoder.name}-{text_encoder.identity}",
+        "text_encoder": None if judge is None else judge.identity,
         "versions": versions(),
         "rows": rows,
         "notes": notes(request, len(names), judge is not None),
@@ -161,6 +160,7 @@ class TextJudge:
     """Relevance of sounds to captions: sentence embeddings of both the captions and the names of the classes heard."""
 
     def __init__(self, encoder: TextEncoder, captions: list[str], class_names: list[str]):
+        self.identity = f"{encoder.name}-{encoder.identity}"
         self.captions = sentence_embeddings(encoder, captions)  # (N, D)
         self.class_names = sentence_embeddings(encoder, class_names)  # (K, D)
 
@@ -196,8 +196,8 @@ def notes(request: EvaluationRequest, num: int, with_text: bool) -> list[str]:
     lines = [
         f"FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at N = {num}. It is not "
         "comparable with published FD (PANNs) or FAD (VGGish), nor with another N.",
-        "Row `real` is the floor: other real sounds against the reference, at the same N; its IS is theirs, its text "
-        "relevance is that of the reference sounds.",
+        "Real sounds make the floor: others than the reference, against it, at the same N. Their inception score is "
+        "their own; their text relevance is that of the reference sounds, whose captions are known.",
     ]
     if num < FEW_SOUNDS:
         lines.append(f"N = {num} is small: differences of FD-YAMNet below a few tenths of the floor mean nothing.")

@@ -1,0 +1,208 @@
+"""`python -m impact_pl.cli.report`: sounds, metrics and losses of a run -> one HTML page."""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from impact_pl.cli.errors import user_errors
+
+STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional"}
+FOLDERS = {
+    "real": "real",
+    "reconstructed": "reconstructed",
+    "generated": "generated",
+    "untrained": "generated_untrained",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m impact_pl.cli.report",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write one self-contained HTML page: sounds with spectrograms, metrics, loss curves, commands.",
+        epilog="--run DIR takes what it finds there: the folders real, reconstructed, generated, generated_untrained,\n"
+        "metrics.json, commands.txt, pretrain/metrics.csv, text/metrics.csv, text/model/config.json.\n"
+        "Every other option names one of them elsewhere, and must then exist.\n\n"
+        "example:\n  python -m impact_pl.cli.report --run runs/demo --out runs/demo/report.html",
+    )
+    add = parser.add_argument
+    add("--run", type=Path, metavar="DIR", help="a folder in the layout below")
+    add("--out", type=Path, metavar="HTML", help="the page (default: report.html in the run's folder)")
+    add("--title", default="IMPACT: sounds from captions")
+    for kind in FOLDERS:
+        add(f"--{kind}", type=Path, metavar="DIR", help=f"folder of {kind} sounds, matched by file name")
+    add("--captions", type=Path, metavar="JSONL", help="captions (default: generated.jsonl of the generated folder)")
+    add("--rows", type=Path, metavar="JSONL", help="instead of folders: lines of {caption, real, generated, ...}")
+    add("--limit", type=int, default=12, help="captions on the page (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of the choice of captions, which no one listens to first")
+    add("--metrics", type=Path, metavar="JSON", help="what impact-evaluate wrote")
+    add("--losses", action="append", default=[], metavar="NAME=CSV", help="metrics.csv of a stage; may repeat")
+    add("--commands", type=Path, metavar="TXT", help="the commands that made all this")
+    add("--model", type=Path, metavar="DIR", help="exported model folder, for the facts about it")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    if args.run is None and args.out is None:
+        raise ValueError("give --run DIR, or --out HTML and what to show")
+    if args.run is not None and not args.run.is_dir():
+        raise ValueError(f"{args.run}: no such run folder")
+    from impact_pl.evaluation.report import Report, read_rows, write_report  # late: --help answers at once
+
+    metrics, commands = find(args, "metrics", "metrics.json"), find(args, "commands", "commands.txt")
+    report = Report(
+        title=args.title,
+        rows=read_rows(args.rows) if args.rows else choose_rows(args),
+        metrics=read_metrics(metrics) if metrics else None,
+        losses=find_losses(args),
+        commands=commands.read_text(encoding="utf-8") if commands else "",
+        facts=model_facts(find(args, "model", "text/model/config.json"))
+        | generation_facts(find_folder(args, "generated")),
+    )
+    out = args.out or args.run / "report.html"
+    size = write_report(report, out)
+    print(f"{out}: {len(report.rows)} captions, {size / 1e6:.1f} MB")
+
+
+def find(args: argparse.Namespace, option: str, place: str) -> Path | None:
+    """What an option names; else what stands at ``place`` in the run's folder, if anything does."""
+    given: Path | None = getattr(args, option)
+    if given is not None:
+        if not given.exists():
+            raise ValueError(f"--{option} {given}: does not exist")
+        return given
+    found = args.run / place if args.run else None
+    return found if found is not None and found.exists() else None
+
+
+def find_folder(args: argparse.Namespace, kind: str) -> Path | None:
+    return find(args, kind, FOLDERS[kind])
+
+
+def choose_rows(args: argparse.Namespace) -> list:
+    """Captions whose sounds are in every folder: a seeded choice, in the order of their names."""
+    from impact_pl.evaluation.report import Row
+    from impact_pl.evaluation.sounds import list_sounds, read_captions
+
+    folders = {kind: folder for kind in FOLDERS if (folder := find_folder(args, kind)) is not None}
+    if not folders:
+        return []
+    sounds = {kind: list_sounds(folder) for kind, folder in folders.items()}
+    written = folders["generated"] / "generated.jsonl" if "generated" in folders else None
+    captions_file = args.captions or (written if written is not None and written.is_file() else None)
+    captions = read_captions(captions_file) if captions_file else {}
+    names = sorted(set.intersection(*(set(each) for each in sounds.values())))
+    names = [name for name in names if name in captions] if captions else names
+    if not names:
+        raise ValueError(
+            f"no caption has a sound of its name in each of {', '.join(str(each) for each in folders.values())}"
+        )
+    if args.limit < 1:
+        raise ValueError(f"--limit {args.limit}: at least 1")
+    random.Random(args.seed).shuffle(names)
+    caption_of = {name: captions.get(name, name) for name in names}
+    first_of = {caption_of[name]: name for name in reversed(names)}  # one sound of a caption, before its others
+    chosen = sorted(sorted(names, key=lambda name: first_of[caption_of[name]] != name)[: args.limit])
+    return [Row(caption_of[name], {kind: Path(sounds[kind][name].path) for kind in sounds}) for name in chosen]
+
+
+def read_metrics(path: Path) -> dict:
+    """metrics.json, checked as far as the page relies on it."""
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        names = {row["name"] for row in metrics["rows"] if isinstance(row["fd_yamnet"], float)}
+        metrics["num_samples"], metrics["duration_seconds"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not what impact-evaluate writes ({error!r})") from error
+    if not {"real", "generated"} <= names:
+        raise ValueError(f"{path}: the rows real and generated are missing; it has {sorted(names)}")
+    return metrics
+
+
+def find_losses(args: argparse.Namespace) -> dict[str, Path]:
+    losses = {}
+    for value in args.losses:
+        name, separator, path = value.rpartition("=")
+        if not (separator and name and path):
+            raise ValueError(
+                f"--losses {value!r}: expected NAME=CSV, for example 'Stage 1=runs/demo/pretrain/metrics.csv'"
+            )
+        losses[name] = Path(path)
+    if not losses and args.run is not None:
+        found = {name: args.run / stage / "metrics.csv" for stage, name in STAGES.items()}
+        losses = {name: path for name, path in found.items() if path.is_file()}
+    return losses
+
+
+def model_facts(config: Path | None) -> dict[str, str]:
+    """Sizes, codec and text encoder of an exported model, from its config.json and the header of its weights."""
+    if config is None:
+        return {}
+    config = config / "config.json" if config.is_dir() else config
+    if not config.is_file():
+        raise ValueError(f"{config}: no such file; --model wants an exported model folder")
+    try:
+        spec = json.loads(config.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{config}: not JSON ({error.msg})") from error
+    model, codec, text = spec.get("model", {}), spec.get("codec", {}), spec.get("text_encoder") or {}
+    facts = {}
+    if {"dim", "depth", "num_heads"} <= set(model):
+        size = count_parameters(config.with_name("model.safetensors"))
+        facts["Model"] = (
+            f"{size}width {model['dim']}, {model['depth']} + {model['depth']} blocks, {model['num_heads']} heads; "
+            f"{model.get('head', 'diffusion')} head of {model.get('head_depth')} x {model.get('head_width')}"
+        )
+    if codec:
+        rate, hop = codec.get("sample_rate"), codec.get("samples_per_latent")
+        grid = (
+            f", {rate / hop:g} latents a second of {spec.get('latent_channels')} x {spec.get('latent_width')} numbers"
+            if hop
+            else ""
+        )
+        facts["Codec"] = f"{codec.get('name')} ({codec.get('identity')}), {rate} Hz{grid}"
+    if text:
+        facts["Text encoder"] = f"{text.get('name')} ({text.get('identity')})"
+    return facts
+
+
+def count_parameters(weights: Path) -> str:
+    """``"10.2 M parameters, "``, from the header alone; empty where there are no weights."""
+    if not weights.is_file():
+        return ""
+    with weights.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    total = 0
+    for name, tensor in header.items():
+        if name != "__metadata__":
+            count = 1
+            for length in tensor["shape"]:
+                count *= length
+            total += count
+    return f"{total / 1e6:.1f} M parameters, "
+
+
+def generation_facts(folder: Path | None) -> dict[str, str]:
+    """How the generated sounds were decoded, as generation wrote it down beside them."""
+    log = folder / "generated.jsonl" if folder else None
+    if log is None or not log.is_file():
+        return {}
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    entry = json.loads(lines[-1]) if lines else {}
+    words = {
+        "iterations": "{} iterations",
+        "diffusion_steps": "{} diffusion steps",
+        "guidance": "guidance {}",
+        "order": "{} order",
+        "temperature": "temperature {}",
+        "seed": "seed {}",
+    }
+    said = [text.format(entry[key]) for key, text in words.items() if entry.get(key) is not None]
+    return {"Decoding": ", ".join(said)} if said else {}
+
+
+if __name__ == "__main__":
+    main()

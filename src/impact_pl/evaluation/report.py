@@ -1,0 +1,252 @@
+"""The report: one self-contained HTML page to look at, to listen to, and to judge by.
+
+Nothing in it points outside: sounds are FLAC and pictures PNG in ``data:`` addresses, curves are SVG, fonts are the
+reader's own. It works without scripts (the browser's own players appear then).
+"""
+
+import base64
+import io
+import json
+from dataclasses import dataclass, field
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+import soundfile
+
+from impact_pl.audio import SAMPLE_RATE, load_audio
+from impact_pl.evaluation.charts import loss_chart, read_curves, spectrogram_uri
+
+KINDS = {  # in the order of the page
+    "real": "Real recording",
+    "reconstructed": "Codec reconstruction",
+    "generated": "Generated",
+    "untrained": "Untrained model",
+}
+ROW_NAMES = {
+    "real": "real sounds",
+    "codec": "codec reconstruction",
+    "noise": "white noise",
+    "untrained": "untrained model",
+}
+METRICS = {  # key -> heading, digits, meaning
+    "fd_yamnet": (
+        "FD-YAMNet ↓",
+        1,
+        "Distance between the distributions of YAMNet embeddings of these sounds and of the reference. Lower is "
+        "better; the floor (vertical mark) is what other real sounds get at this number of sounds, so a model that "
+        "reaches it cannot be told from real sounds by this measure.",
+    ),
+    "kl": (
+        "KL ↓",
+        2,
+        "How far the classes heard in a sound are from those in the real sound of its caption. Lower is better.",
+    ),
+    "inception_score": ("IS ↑", 2, "Sounds with one clear class each, of many classes together, score high."),
+    "text_relevance": (
+        "Relevance ↑",
+        3,
+        "Cosine between the caption and the names of the classes heard (sentence embeddings of both). Below it, the "
+        "same with captions shuffled: the gap is what the captions explain.",
+    ),
+    "embedding_cosine": ("Cosine ↑", 3, "Of the embeddings of a sound and of the real sound of its caption."),
+    "top1_agreement": ("Top-1 ↑", 2, "Share of sounds whose likeliest class is that of the real sound of its caption."),
+}
+MAX_BYTES = 25_000_000
+
+
+@dataclass
+class Row:
+    """One caption and its sounds: kind (a key of KINDS) -> file."""
+
+    caption: str
+    sounds: dict[str, Path]
+
+
+@dataclass
+class Report:
+    """Everything that stands on the page; what is empty is left out."""
+
+    title: str = "IMPACT: sounds from captions"
+    rows: list[Row] = field(default_factory=list)
+    metrics: dict | None = None  # what impact-evaluate wrote
+    losses: dict[str, Path] = field(default_factory=dict)  # stage -> metrics.csv
+    commands: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(report: Report, path: str | Path) -> int:
+    """Write the page and return its size in bytes.
+
+    Raises:
+        ValueError: nothing to show, an unreadable sound or loss file, or a page above 25 MB.
+    """
+    sections = {
+        "Listen": listen_section(report.rows),
+        "Measures": metrics_section(report.metrics),
+        "Training": training_section(report.losses),
+        "How it was made": making_section(report.commands, report.facts),
+    }
+    sections = {name: body for name, body in sections.items() if body}
+    if not sections:
+        raise ValueError("nothing to report: no sounds, no metrics, no losses, no commands")
+    template = Template(files("impact_pl.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=escape(report.title),
+        lead=lead(report),
+        navigation="".join(f'<a href="#{_anchor(name)}">{name}</a>' for name in sections),
+        sections="\n".join(
+            f'<section id="{_anchor(name)}"><h2>{name}</h2>\n{body}</section>' for name, body in sections.items()
+        ),
+    ).encode()
+    if len(page) > MAX_BYTES:
+        raise ValueError(
+            f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: show fewer sounds (--limit)"
+        )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(page)
+    return len(page)
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Rows from lines of JSON: ``caption`` and, for each kind of sound, a file (relative to this file's folder).
+
+    Raises:
+        ValueError: missing or empty file, a line that is not such an object (its number is named).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of rows")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{where}: not JSON ({error.msg})") from error
+        if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
+            raise ValueError(f"{where}: expected an object with a caption")
+        unknown = set(entry) - {"caption", *KINDS}
+        if unknown or len(entry) < 2:
+            raise ValueError(f"{where}: needs a sound, keys are {', '.join(KINDS)}; unknown: {sorted(unknown)}")
+        sounds = {kind: path.parent / entry[kind] for kind in KINDS if entry.get(kind)}
+        rows.append(Row(entry["caption"], sounds))
+    if not rows:
+        raise ValueError(f"{path}: holds no row")
+    return rows
+
+
+def lead(report: Report) -> str:
+    """The result in two sentences, from the metrics."""
+    if not report.metrics:
+        return '<p class="lead">Real recordings, what the codec keeps of them, new sounds for the same captions.</p>'
+    distances = {row["name"]: row["fd_yamnet"] for row in report.metrics["rows"]}
+    names = {"real": "other real sounds", "untrained": "an untrained model", "noise": "white noise"}
+    others = [f"{words} at {distances[name]:.1f}" for name, words in names.items() if name in distances]
+    return (
+        f'<p class="lead">Generated sounds are at a distance of <strong>{distances["generated"]:.1f}</strong> from '
+        f"real ones (FD-YAMNet, N = {report.metrics['num_samples']}). Beside them: {', '.join(others)}.</p>"
+    )
+
+
+def listen_section(rows: list[Row]) -> str:
+    """Players with spectrograms, a block a caption."""
+    if not rows:
+        return ""
+    intro = (
+        "<p>Each block is one caption, chosen without listening. The pictures are log-mel spectrograms on one scale, "
+        "0 to 8 kHz from bottom to top. Press one to play it from there; its round button pauses.</p>"
+    )
+    blocks = []
+    for row in rows:
+        takes = "".join(take(kind, row.sounds[kind], row.caption) for kind in KINDS if kind in row.sounds)
+        blocks.append(
+            f'<article class="sound"><h3>{escape(row.caption)}</h3><div class="takes">{takes}</div></article>'
+        )
+    return intro + "\n".join(blocks)
+
+
+def take(kind: str, file: Path, caption: str) -> str:
+    """One sound: its picture as the button that plays it, and the browser's player for pages without scripts."""
+    waveform = load_audio(file, SAMPLE_RATE)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    audio = base64.b64encode(buffer.getvalue()).decode()
+    length = f"<time>{len(waveform) / SAMPLE_RATE:.1f} s</time>"
+    label = escape(f"Play: {KINDS[kind]}, {caption}", quote=True)
+    return (
+        f'<figure class="take {kind}"><figcaption>{KINDS[kind]}{length}</figcaption>'
+        f'<button class="play" type="button" disabled aria-label="{label}" aria-pressed="false">'
+        f'<img src="{spectrogram_uri(waveform)}" alt=""><i></i></button>'
+        f'<audio controls preload="auto" src="data:audio/flac;base64,{audio}"></audio></figure>\n'
+    )
+
+
+def metrics_section(metrics: dict | None) -> str:
+    """The table of impact-evaluate, what each figure means, and its notes."""
+    if not metrics:
+        return ""
+    rows = metrics["rows"]
+    columns = {key: look for key, look in METRICS.items() if any(row.get(key) is not None for row in rows)}
+    distances = {row["name"]: row["fd_yamnet"] for row in rows}
+    heads = "".join(f'<th scope="col">{heading}</th>' for heading, _, _ in columns.values())
+    body = []
+    for row in sorted(rows, key=lambda row: row["fd_yamnet"]):
+        cells = "".join(_cell(key, digits, row, distances) for key, (_, digits, _) in columns.items())
+        name = escape(ROW_NAMES.get(row["name"], row["name"]))
+        floor = "<small>the floor</small>" if row["name"] == "real" else ""
+        body.append(f'<tr class="{escape(row["name"], quote=True)}"><th scope="row">{name}{floor}</th>{cells}</tr>')
+    meanings = "".join(f"<dt>{heading}</dt><dd>{meaning}</dd>" for heading, _, meaning in columns.values())
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in metrics.get("notes", []))
+    return (
+        f"<p>Every row has {metrics['num_samples']} sounds of {metrics['duration_seconds']:.2f} s. Read a row between "
+        "its neighbours: real sounds mark the best that can be asked for, white noise the worst, and the codec's "
+        "reconstructions what a model on this codec could reach. Small figures are 95 % bootstrap intervals.</p>"
+        '<div class="scroll" tabindex="0" role="region" aria-label="Table of metrics"><table>'
+        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
+        f"<dl>{meanings}</dl>{notes}"
+    )
+
+
+def _cell(key: str, digits: int, row: dict, distances: dict[str, float]) -> str:
+    value = row.get(key)
+    if value is None:
+        return "<td>–</td>"
+    small = ""
+    interval = row.get(f"{key}_interval")
+    if interval:
+        small = f"<small>{interval[0]:.{digits}f} to {interval[1]:.{digits}f}</small>"
+    if key == "text_relevance" and row.get("text_relevance_shuffled") is not None:
+        small += f"<small>shuffled {row['text_relevance_shuffled']:.{digits}f}</small>"
+    if key != "fd_yamnet":
+        return f"<td>{value:.{digits}f}{small}</td>"
+    scale = 100 / max(distances.values())
+    mark = f'<u style="left:{distances["real"] * scale:.1f}%"></u>' if "real" in distances else ""
+    track = f'<span class="track" aria-hidden="true"><b style="width:{value * scale:.1f}%"></b>{mark}</span>'
+    return f'<td class="bar">{value:.{digits}f}{track}</td>'
+
+
+def training_section(losses: dict[str, Path]) -> str:
+    """A chart a stage."""
+    if not losses:
+        return ""
+    charts = "".join(loss_chart(name, *read_curves(path)) for name, path in losses.items())
+    key = '<i></i>training, running mean over the faint single steps<i class="valid"></i>validation'
+    return f'<p class="key muted">{key}</p><div class="charts">{charts}</div>'
+
+
+def making_section(commands: str, facts: dict[str, str]) -> str:
+    """Facts about model and codec, and the commands that made the page."""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    parts = [f"<dl>{listed}</dl>" if listed else ""]
+    if commands.strip():
+        parts.append(f'<h3>Commands</h3><pre tabindex="0">{escape(commands.strip())}</pre>')
+    return "".join(parts)
+
+
+def _anchor(name: str) -> str:
+    return name.lower().replace(" ", "-")

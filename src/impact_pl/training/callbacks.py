@@ -59,7 +59,8 @@ class AudioSamples(Callback):
     """
 
     def __init__(self, log: TrainingLog, every: int, decoding: DecodingConfig):
-        self.log, self.every, self.decoding = log, every, decoding
+        self.training_log = log  # `log` is a name that Lightning sets on callbacks
+        self.every, self.decoding = every, decoding
         self._codec: AudioCodec | None = None
         self._step = -1
 
@@ -79,12 +80,12 @@ class AudioSamples(Callback):
         text = trainer.strategy.batch_to_device(batch["text"]) if model.spec.text_features else None
         generator = torch.Generator(pl_module.device).manual_seed(0)
         latents = model.generate(text, moments.shape[2], len(moments), self.decoding, generator)
-        if self.log.tensorboard is None:
+        if self.training_log.tensorboard is None:
             return  # not rank zero
         waveforms = self._load_codec(model.spec.codec).decode(latents.cpu().float())
         for i, waveform in enumerate(waveforms):
             title = captions[i] if text is not None else "without text"
-            self._write_clip(f"sample/{i}", waveform, title, trainer.global_step)
+            self._write_clip(f"sample/{i}", waveform.nan_to_num(), title, trainer.global_step)
 
     def _load_codec(self, codec: dict) -> AudioCodec:
         if self._codec is None:
@@ -97,7 +98,7 @@ class AudioSamples(Callback):
         return self._codec
 
     def _write_clip(self, tag: str, waveform: torch.Tensor, title: str, step: int) -> None:
-        writer, rate = self.log.tensorboard.writer, self._codec.sample_rate
+        writer, rate = self.training_log.tensorboard.writer, self._codec.sample_rate
         writer.add_audio(tag, waveform[None].clamp(-1, 1), step, sample_rate=rate)
         picture = io.BytesIO()
         spectrogram_png(waveform, rate, picture, title=title)

@@ -156,5 +156,5 @@ def _quiet_lightning() -> None:
     """Lightning's tips and notices: those about the choices made above are not news."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for text in ("does not have many workers", "dataloader is not", "in eval mode at the start", "isinstance.treespec"):
+    for text in ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")

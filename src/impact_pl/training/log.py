@@ -99,7 +99,7 @@ class TrainingLog(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._means.add(outputs["loss"], outputs["per_position"], outputs["timesteps"], outputs["mask_ratio"])
+        self._means.add(outputs["mean_loss"], outputs["per_position"], outputs["timesteps"], outputs["mask_ratio"])
         self._seconds += time.perf_counter() - self._started
         if trainer.global_step == self._logged_step:
             return  # in the middle of an accumulation

@@ -64,7 +64,8 @@ class ImpactTraining(LightningModule):
         result = self.model.loss(latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
-            "loss": result.loss,
+            "loss": result.loss,  # Lightning divides this one by the number of micro-batches
+            "mean_loss": result.loss.detach(),
             "per_position": result.per_position.detach(),
             "timesteps": result.timesteps,
             "mask_ratio": result.mask_ratio,

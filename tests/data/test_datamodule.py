@@ -1,0 +1,99 @@
+"""The order of samples: a permutation an epoch, the same on any number of processes, resumable anywhere."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from impact_pl.config import DataConfig
+from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler, derive_seed
+from impact_pl.data.shards import ShardIndex, ShardWriter, describe_shard
+
+
+def flat(batches) -> list[int]:
+    return [i for batch in batches for i in batch]
+
+
+def test_every_epoch_is_its_own_permutation():
+    stream = SampleStream(50, seed=3)
+    epochs = [[stream[p] for p in range(50 * e, 50 * e + 50)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [SampleStream(50, seed=3)[p] for p in (149, 7, 60)] == [epochs[2][49], epochs[0][7], epochs[1][10]]
+    assert epochs[0] != [SampleStream(50, seed=4)[p] for p in range(50)]
+
+
+def test_derived_seeds_do_not_collide():
+    seeds = {derive_seed(a, b, c) for a in range(10) for b in range(10) for c in range(10)}
+    assert len(seeds) == 1000
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(1, 4), (2, 2), (4, 1)])
+def test_slots_are_the_same_however_they_are_spread(world_size, accumulate):
+    """Slot (micro, rank) of a step holds the same clips for one process with four micro-batches and for four."""
+    whole = list(SlotSampler(SampleStream(10, 0), 3, start=0, steps_done=0, max_steps=5, accumulate=4))
+    per_rank = [
+        list(SlotSampler(SampleStream(10, 0), 3, 0, 0, 5, rank, world_size, accumulate)) for rank in range(world_size)
+    ]
+    assert {len(batches) for batches in per_rank} == {5 * accumulate}
+    assert [batch for same_time in zip(*per_rank, strict=True) for batch in same_time] == whole
+    assert flat(whole) == [SampleStream(10, 0)[p] for p in range(60)]
+
+
+def test_resume_continues_and_may_change_the_number_of_processes():
+    stream = SampleStream(7, 1)
+    whole = flat(SlotSampler(stream, 2, start=0, steps_done=0, max_steps=9))
+    resumed = SlotSampler(stream, 2, start=8, steps_done=4, max_steps=9)
+    assert flat(resumed) == whole[8:]
+    assert len(resumed) == 9  # Lightning counts the four steps before it in
+    ranks = [flat(SlotSampler(stream, 2, 8, 4, 6, rank, world_size=2)) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(whole[8:16])  # two steps of four clips: none lost, none twice
+
+
+@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [(10, 4, 1), (10, 4, 2), (9, 2, 3), (1, 4, 2)])
+def test_validation_reaches_every_sample_with_equal_batches_on_all_ranks(num_samples, batch_size, world_size):
+    ranks = [list(ValidationSampler(num_samples, batch_size, rank, world_size)) for rank in range(world_size)]
+    assert len({len(batches) for batches in ranks}) == 1
+    assert set(flat(flat(ranks))) == set(range(num_samples))
+    counted = [
+        batch
+        for rank, batches in enumerate(ranks)
+        for i, batch in enumerate(batches)
+        if i * world_size + rank < -(-num_samples // batch_size)
+    ]
+    assert sorted(flat(counted)) == list(range(num_samples))  # what the module gives weight to
+
+
+def test_module_reads_batches_and_counts_samples(tmp_path):
+    for split, count in (("train", 6), ("valid", 3)):
+        (tmp_path / split).mkdir()
+        with ShardWriter(tmp_path / split / "000000.tar") as writer:
+            for i in range(count):
+                meta = {"id": str(i), "caption": None, "source": "", "licence": "", "split": split}
+                writer.add(f"clip{i}", torch.full((4, 3, 1), float(i)), {}, meta)
+        latents = {"shape": [2, 3, 1], "mean": [0.0, 0.0], "std": 1.0}
+        shards = [describe_shard(tmp_path / split / "000000.tar")]
+        ShardIndex({"name": "c", "identity": "0"}, None, latents, 0.12, shards).save(tmp_path / split)
+    data = LatentDataModule(DataConfig(path=str(tmp_path), batch_size=2), seed=5)
+    data.trainer = SimpleNamespace(
+        global_step=0, max_steps=4, global_rank=0, world_size=1, accumulate_grad_batches=1, datamodule=data
+    )
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert [len(batch["keys"]) for batch in batches] == [2, 2, 2, 2]
+    data.trainer.global_step = 3
+    assert data.state_dict() == {"samples_consumed": 6, "step": 3}
+    data.load_state_dict({"samples_consumed": 6, "step": 3})
+    (resumed,) = list(data.train_dataloader())
+    assert resumed["keys"] == batches[3]["keys"]
+    assert torch.equal(resumed["moments"], batches[3]["moments"])
+    assert [len(batch["keys"]) for batch in data.val_dataloader()] == [2, 1]
+
+
+def test_missing_path_says_what_to_pass(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path=FOLDER"):
+        LatentDataModule(DataConfig())
+    with pytest.raises(ValueError, match="impact-precompute"):
+        LatentDataModule(DataConfig(path=str(tmp_path)))

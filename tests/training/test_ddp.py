@@ -1,0 +1,124 @@
+"""Two processes do the training that one process does with two micro-batches a step; signals reach both."""
+
+import copy
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from impact_pl.cli.compose import compose
+from impact_pl.config import TrainConfig
+from impact_pl.training.checkpoint import read_checkpoint
+from impact_pl.training.fit import train
+
+
+def command(config: TrainConfig) -> list[str]:
+    """The command line that means ``config``."""
+    plain = dataclasses.asdict(config)
+    plain.pop("experiment")
+    overrides = [f"experiment={config.stage}", "trainer=ddp"]
+    for key, value in plain.items():
+        if isinstance(value, dict):
+            overrides += [f"{key}.{name}={yaml_value(v)}" for name, v in value.items()]
+        else:
+            overrides.append(f"{key}={yaml_value(value)}")
+    return [sys.executable, "-m", "impact_pl.cli.train", *overrides]
+
+
+def yaml_value(value) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).replace("\n...", "").strip()
+    return text.replace(" ", "") if isinstance(value, (dict, list, tuple)) else text
+
+
+def start(config: TrainConfig) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(config), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    return read_checkpoint(Path(config.runs_dir) / config.name / "checkpoints" / "last.ckpt")["state_dict"]
+
+
+@pytest.fixture
+def two(config) -> TrainConfig:
+    two = copy.deepcopy(config)
+    two.name, two.trainer.devices, two.trainer.strategy = "two", 2, "ddp"
+    two.optim.lr = 1e-3
+    return two
+
+
+def test_command_line_means_the_configuration(two):
+    read = compose("train", TrainConfig, command(two)[3:])
+    assert dataclasses.asdict(read) | {"optim": None} == dataclasses.asdict(two) | {"optim": None}
+
+
+def as_rank(rank: int, port: int, config: TrainConfig) -> None:
+    """One of two processes, as a launcher such as torchrun or srun starts them."""
+    os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    rank_zero_only.rank = rank
+    code = train(config)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_two_processes_equal_one_with_two_micro_batches(config, two, capfd):
+    """Same slots, same noise, masks and dropout: only the order of float32 sums differs."""
+    port = free_port()
+    ranks = [multiprocessing.get_context("fork").Process(target=as_rank, args=(r, port, two)) for r in range(2)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout=60)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    assert capfd.readouterr().out.count("trained to 6 steps") == 1  # rank one is quiet
+    one = copy.deepcopy(config)
+    one.optim.lr, one.trainer.accumulate_grad_batches = 1e-3, 2
+    assert train(one) == 0
+    expected = weights(one)
+    for name, value in weights(two).items():
+        assert torch.allclose(value, expected[name], rtol=1e-4, atol=2e-5), name
+    text = [(Path(config.runs_dir) / name / "metrics.csv").read_text().splitlines() for name in ("run", "two")]
+    for row, other in zip(*text, strict=True):
+        for i, (mine, its) in enumerate(zip(row.split(","), other.split(","), strict=True)):
+            if not text[0][0].split(",")[i].startswith("throughput/"):
+                assert mine == its or float(mine) == pytest.approx(float(its), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_both_and_training_continues(two):
+    two.trainer.max_steps, two.trainer.log_every_steps = 100_000, 1
+    process = start(two)
+    metrics = Path(two.runs_dir) / "two" / "metrics.csv"
+    deadline = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("\n") < 10:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    step = read_checkpoint(Path(two.runs_dir) / "two" / "checkpoints" / "last.ckpt")["global_step"]
+    assert f"stopped at step {step}, saved" in output
+    two.trainer.max_steps = step + 2
+    process = start(two)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert f"resuming {Path(two.runs_dir) / 'two'} at step {step}" in output

@@ -1,0 +1,181 @@
+"""What a training does beside learning: stop on NaN, keep checkpoints whole, log, sample."""
+
+import csv
+import errno
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_latents
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from impact_pl.config import DecodingConfig, TrainerConfig
+from impact_pl.data.shards import LatentDataset
+from impact_pl.training.checkpoint import read_checkpoint
+from impact_pl.training.fit import train
+from impact_pl.training.log import BucketMeans, bucket_names
+from impact_pl.training.sinks import CsvSink
+from impact_pl.training.strategies import build_strategy, resolve_precision
+
+
+def rows(config) -> list[dict[str, str]]:
+    with (Path(config.runs_dir) / config.name / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def last(config) -> Path:
+    return Path(config.runs_dir) / config.name / "checkpoints" / "last.ckpt"
+
+
+def test_training_learns(config):
+    """Eleven clips: the loss of the first and the last steps differ clearly, in training and validation."""
+    config.trainer.max_steps, config.trainer.validate_every_steps = 200, 100
+    config.optim.lr, config.model.dropout = 3e-3, 0.0
+    assert train(config) == 0
+    loss = [float(row["train/loss"]) for row in rows(config) if row["train/loss"]]
+    assert sorted(loss[-40:])[20] < 0.9 * sorted(loss[:40])[20]
+
+
+def test_figures_and_their_columns(config):
+    config.trainer.log_every_steps, config.trainer.accumulate_grad_batches = 2, 2
+    assert train(config) == 0
+    table = rows(config)
+    assert [(int(row["step"]), bool(row["valid/loss"])) for row in table] == [
+        (2, False),
+        (4, False),
+        (4, True),
+        (6, False),
+    ]
+    first = table[0]
+    assert float(first["train/lr"]) == pytest.approx(1e-2 * 2 / 3, rel=1e-5)  # of step 2, in the warm-up
+    assert float(first["train/gradient_norm"]) > 0
+    assert float(first["throughput/clips_per_second"]) > 0
+    assert 0 < float(first["throughput/data_wait_share"]) < 1
+    assert all(first[name] for name in bucket_names(1000)[1:5])
+    events = EventAccumulator(str(last(config).parent.parent)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
+    assert [event.step for event in events.Scalars("valid/loss")] == [4]
+
+
+def test_bucket_means_are_means():
+    means = BucketMeans(1000, torch.device("cpu"))
+
+    class OneProcess:
+        @staticmethod
+        def reduce(values, reduce_op):
+            return values
+
+    class Trainer:
+        strategy = OneProcess()
+
+    means.add(torch.tensor(2.0), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 249, 250]), 0.75)
+    means.add(torch.tensor(4.0), torch.tensor([4.0]), torch.tensor([999]), 0.95)
+    values = means.pop(Trainer())
+    assert values == {
+        "train/loss": 3.0,
+        "loss_by_timestep/0-249": 1.5,
+        "loss_by_timestep/250-499": 3.0,
+        "loss_by_timestep/750-999": 4.0,
+        "loss_by_mask_ratio/0.7-0.8": 2.0,
+        "loss_by_mask_ratio/0.9-1.0": 4.0,
+    }
+    assert means.pop(Trainer()) == {}
+
+
+def test_csv_drops_what_a_resumed_run_does_again(tmp_path):
+    path = tmp_path / "metrics.csv"
+    sink = CsvSink(path, ["a", "b"], 0)
+    for step in (10, 20, 30):
+        sink.write(step, {"a": step / 3})
+    sink.close()
+    sink = CsvSink(path, ["a", "b"], 20)
+    sink.write(30, {"b": 1.0})
+    sink.close()
+    assert path.read_text().split() == ["step,a,b", "10,3.33333,", "20,6.66667,", "30,,1"]
+
+
+def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(config):
+    config.optim.lr, config.optim.warmup_steps = 1e30, 1
+    config.trainer.checkpoint_every_steps = 1
+    with pytest.raises(ValueError, match=r"stopped at step (\d+): .*clip\d{3}.*optim\.lr") as error:
+        train(config)
+    step = int(str(error.value).split("step ")[1].split(":")[0])
+    checkpoint = read_checkpoint(last(config))
+    assert checkpoint["global_step"] == step >= 1
+    assert all(torch.isfinite(value).all() for value in checkpoint["state_dict"].values())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nan_in_the_data_names_the_clip(config, tmp_path, monkeypatch, workers):
+    """The shards' own check, seen through the training, also from a worker process."""
+    path = write_latents(tmp_path / "bad")
+    dataset = LatentDataset(path / "train")
+    file, _, offset = dataset.entries[6]
+    content = bytearray(file.read_bytes())
+    content[offset + 512 + 128 : offset + 512 + 130] = b"\x00\x7e"  # a float16 NaN behind the npy header
+    file.write_bytes(content)
+    config.data.path, config.data.num_workers = str(path), workers
+    with pytest.raises(ValueError, match=r"clip006.*NaN") as error:
+        train(config)
+    assert "Traceback" not in str(error.value)
+
+
+def test_full_disk_keeps_the_old_checkpoint(config, monkeypatch):
+    from lightning import Trainer
+
+    config.trainer.max_steps = 3
+    assert train(config) == 0
+    before = last(config).read_bytes()
+
+    def save_half(self, path):
+        Path(path).write_bytes(before[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", save_half)
+    config.trainer.max_steps = 6
+    with pytest.raises(OSError, match="No space left"):
+        train(config)
+    assert last(config).read_bytes() == before
+
+
+def test_names_are_checked():
+    with pytest.raises(ValueError, match="32-true, bf16-mixed"):
+        resolve_precision(TrainerConfig(precision="16-mixed"))
+    with pytest.raises(ValueError, match="auto, ddp"):
+        build_strategy(TrainerConfig(strategy="magic"))
+    assert resolve_precision(TrainerConfig(precision="32-true")) == "32-true"
+    assert resolve_precision(TrainerConfig(accelerator="cpu")) in ("bf16-mixed", "32-true")
+
+
+def test_unknown_stage(config):
+    config.stage = "dream"
+    with pytest.raises(ValueError, match="pretrain, text, codec"):
+        train(config)
+
+
+def test_automatic_precision_trains(config):
+    """bf16 where the processor really executes it (a trial process finds out); weights and averages stay float32."""
+    config.trainer.precision = "auto"
+    assert train(config) == 0
+    assert {value.dtype for value in read_checkpoint(last(config))["state_dict"].values()} == {torch.float32}
+
+
+def test_generated_audio_in_tensorboard(config, latents):
+    """With the real codec and real features: sounds, pictures and captions, and no effect on the training."""
+    config.data.path = str(latents)
+    config.model.max_patches = 32
+    config.trainer.max_steps, config.trainer.sample_every_steps = 2, 2
+    config.decoding = DecodingConfig(num_iterations=2, num_diffusion_steps=2)
+    assert train(config) == 0
+    events = EventAccumulator(str(last(config).parent.parent), size_guidance={"audio": 0, "images": 0}).Reload()
+    sounds = events.Audio("sample/0")
+    assert [sound.step for sound in sounds] == [2]
+    assert sounds[0].sample_rate == 16000
+    assert sounds[0].length_frames == pytest.approx(1.28 * 16000, abs=640)
+    assert events.Images("sample/1")[0].width > 100
+    config.trainer.sample_every_steps, config.name = 0, "silent"
+    assert train(config) == 0
+    with_audio, without = (
+        read_checkpoint(last(config).parents[2] / name / "checkpoints/last.ckpt") for name in ("run", "silent")
+    )
+    assert all(torch.equal(value, without["state_dict"][name]) for name, value in with_audio["state_dict"].items())

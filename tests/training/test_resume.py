@@ -1,0 +1,150 @@
+"""Interrupted and continued is the same as never interrupted, bit for bit."""
+
+import copy
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from impact_pl.config import TrainConfig
+from impact_pl.data.shards import LatentDataset
+from impact_pl.training.checkpoint import read_checkpoint
+from impact_pl.training.fit import train
+from impact_pl.training.signals import StopSignal
+
+
+def run(config: TrainConfig, name: str, *stops: int) -> dict:
+    """Train to each number of steps in turn (each a fresh call), and return the last checkpoint."""
+    config = copy.deepcopy(config)
+    config.name = name
+    for stop in stops:
+        config.trainer.max_steps = stop
+        assert train(config) == 0
+    return checkpoint_of(config)
+
+
+def checkpoint_of(config: TrainConfig) -> dict:
+    return read_checkpoint(run_dir(config) / "checkpoints" / "last.ckpt")
+
+
+def run_dir(config: TrainConfig) -> Path:
+    return Path(config.runs_dir) / config.name
+
+
+def assert_same(one, other, path=""):
+    """Equal to the last bit, tensor by tensor, number by number."""
+    assert type(one) is type(other), path
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same(one[key], other[key], f"{path}.{key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), path
+        for i, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{path}.{i}")
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    else:
+        assert one == other, path
+
+
+STATE = ("state_dict", "optimizer_states", "lr_schedulers", "LatentDataModule", "global_step")
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 1), (0, 2)])
+def test_three_and_three_steps_are_six(config, workers, accumulate):
+    """Weights, EMA, optimizer and data order, with dropout on, in the middle of an epoch (11 clips, 4 a batch)."""
+    config.data.num_workers = workers
+    config.trainer.accumulate_grad_batches = accumulate
+    whole = run(config, "whole", 6)
+    parts = run(config, "parts", 3, 6)
+    assert whole["global_step"] == 6
+    assert whole["LatentDataModule"]["samples_consumed"] == 24 * accumulate
+    assert_same({k: whole[k] for k in STATE}, {k: parts[k] for k in STATE})
+    ema = [name for name in whole["state_dict"] if name.startswith("ema.model.")]
+    assert len(ema) * 2 == len(whole["state_dict"])
+    assert any(not torch.equal(whole["state_dict"][n], whole["state_dict"][n[4:]]) for n in ema)
+    figures = [(run_dir(config).with_name(name) / "metrics.csv").read_text() for name in ("whole", "parts")]
+    assert losses(figures[0]) == losses(figures[1])
+
+
+def losses(text: str) -> list[tuple[str, str]]:
+    rows = [line.split(",") for line in text.splitlines()]
+    kept = [i for i, name in enumerate(rows[0]) if not name.startswith("throughput/")]
+    return [tuple(row[i] for i in kept) for row in rows]
+
+
+def test_validation_and_logging_do_not_touch_the_training(config):
+    config.trainer.validate_every_steps = 1
+    often = run(config, "often", 4)
+    config.trainer.validate_every_steps = 0
+    config.trainer.log_every_steps = 3
+    never = run(config, "never", 4)
+    assert_same(often["state_dict"], never["state_dict"])
+
+
+class StopsWhileReading(LatentDataset):
+    """A dataset that gets a real signal while the clip of a chosen read is on its way."""
+
+    reads, at, signum = 0, 0, signal.SIGTERM
+
+    def __getitem__(self, i):
+        type(self).reads += 1
+        if self.reads == self.at:
+            signal.raise_signal(self.signum)
+        return super().__getitem__(i)
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_saves_at_the_end_of_the_step_and_the_same_call_continues(config, monkeypatch, capsys, signum, code):
+    import impact_pl.data.datamodule as datamodule
+
+    whole = run(config, "whole", 6)
+    StopsWhileReading.reads, StopsWhileReading.at, StopsWhileReading.signum = 0, 15, signum  # in the fourth step
+    config.name = "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "LatentDataset", StopsWhileReading)
+        handlers = [signal.getsignal(s) for s in StopSignal.SIGNALS]
+        assert train(config) == code
+        assert [signal.getsignal(s) for s in StopSignal.SIGNALS] == handlers
+    assert "stopped at step 4, saved; the same command continues" in capsys.readouterr().out
+    assert checkpoint_of(config)["global_step"] == 4
+    assert not (run_dir(config) / "model").exists()
+    parts = run(config, "stopped", 6)
+    assert_same({k: whole[k] for k in STATE}, {k: parts[k] for k in STATE})
+
+
+def test_signal_before_the_first_step_ends_without_a_checkpoint(config, monkeypatch, capsys):
+    import impact_pl.training.fit as fit
+
+    def new_module(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return original(*args)
+
+    original = fit.new_module
+    monkeypatch.setattr(fit, "new_module", new_module)
+    assert train(config) == 143
+    assert "nothing to save" in capsys.readouterr().out
+    assert not run_dir(config).exists()
+
+
+def test_finished_run_says_so_and_writes_a_lost_model_again(config, capsys):
+    run(config, "run", 2)
+    (run_dir(config) / "model" / "config.json").unlink()
+    config.trainer.max_steps = 2
+    assert train(config) == 0
+    assert "already trained to 2 steps" in capsys.readouterr().out
+    assert (run_dir(config) / "model" / "config.json").is_file()
+
+
+def test_another_trainings_run_directory_is_refused(config):
+    run(config, "run", 1)
+    for change, message in (
+        (lambda c: setattr(c.model, "dim", 32), r"model\.dim 16 -> 32"),
+        (lambda c: setattr(c, "stage", "pretrain"), "stage text -> pretrain"),
+    ):
+        other = copy.deepcopy(config)
+        change(other)
+        with pytest.raises(ValueError, match=message + r".*(name=|delete)"):
+            train(other)

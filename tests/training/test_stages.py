@@ -1,0 +1,132 @@
+"""Stage 2 takes over stage 1, and refuses what does not fit."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CODEC, SHAPE, write_latents
+
+from impact_pl.cli import export
+from impact_pl.data.shards import ShardIndex
+from impact_pl.models.impact import Impact
+from impact_pl.training.checkpoint import averaged_weights, load_averaged, read_checkpoint
+from impact_pl.training.fit import train
+from impact_pl.training.start import build_spec, new_module
+
+
+@pytest.fixture
+def stage1(config) -> Path:
+    """The run directory of three steps of stage 1."""
+    first = copy.deepcopy(config)
+    first.stage, first.name, first.trainer.max_steps = "pretrain", "first", 3
+    assert train(first) == 0
+    return Path(first.runs_dir) / "first"
+
+
+def test_stage_1_has_no_text_parts(stage1):
+    model = Impact.from_pretrained(stage1 / "model")
+    assert model.spec.text_features == {}
+    assert model.spec.text_encoder is None
+    assert not any("text" in name or "null" in name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("source", [".", "model", "checkpoints/last.ckpt"])
+def test_stage_2_starts_from_the_average_of_stage_1(config, stage1, source):
+    config.init_from = str(stage1 / source)
+    old = Impact.from_pretrained(stage1 / "model").state_dict()
+    module = new_module(config, build_spec(config, ShardIndex.load(Path(config.data.path) / "train")))
+    new = module.model.state_dict()
+    assert all(torch.equal(new[name], old[name]) for name in old)
+    assert {name for name in new if name not in old} == {
+        *("null_cond", "text_proj.minilm.weight", "text_proj.minilm.bias"),
+        *("encoder.enc1.text_pos", "encoder.enc2.text_pos"),
+    }
+    assert all(torch.equal(new[name], value) for name, value in module.ema.model.state_dict().items())
+    assert train(config) == 0
+
+
+def test_stage_2_keeps_the_whitening_that_stage_1_learned_with(config, stage1, tmp_path):
+    other = write_latents(tmp_path / "other")
+    index = ShardIndex.load(other / "train")
+    index.latents["std"] = 3.0
+    index.save(other / "train")
+    config.data.path, config.init_from = str(other), str(stage1)
+    assert train(config) == 0
+    assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").spec.latent_std == 1.0
+
+
+def test_stage_2_of_another_codec_or_shape_is_refused_in_one_message(config, stage1, tmp_path):
+    codec = CODEC | {"identity": "aaaaaaaaaaaaaaaa"}
+    config.data.path = str(write_latents(tmp_path / "other", codec=codec))
+    config.model.dim, config.model.head_depth, config.init_from = 32, 2, str(stage1)
+    with pytest.raises(ValueError, match="does not fit") as error:
+        train(config)
+    for part in (
+        "model.dim 16 -> 32",
+        "model.head_depth 1 -> 2",
+        "codec builtin/0123456789abcdef -> builtin/aaaaaaaaaaaaaaaa",
+        "shards of the same codec",
+    ):
+        assert part in str(error.value)
+    assert not (Path(config.runs_dir) / "run").exists()
+
+
+def test_missing_init_from_is_named(config, tmp_path):
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"nowhere"):
+        train(config)
+
+
+def test_text_needs_captions(config, tmp_path):
+    config.data.path = str(write_latents(tmp_path / "mute", text=False))
+    with pytest.raises(ValueError, match="needs captions"):
+        train(config)
+    config.stage = "pretrain"
+    assert train(config) == 0
+
+
+def test_resume_with_another_text_encoder_is_refused(config, tmp_path):
+    assert train(config) == 0
+    other = write_latents(tmp_path / "other")
+    for split in ("train", "valid"):
+        index = ShardIndex.load(other / split)
+        index.text_encoder["identity"] = "bbbbbbbbbbbbbbbb"
+        index.save(other / split)
+    config.data.path, config.trainer.max_steps = str(other), 9
+    with pytest.raises(ValueError, match="text encoder minilm/fedcba9876543210 -> minilm/bbbbbbbbbbbbbbbb"):
+        train(config)
+
+
+def test_image_weights_start_a_model(config, tmp_path):
+    config.init_from = f"mar:{tmp_path / 'mar.safetensors'}"
+    with pytest.raises(ValueError, match="No MAR checkpoint"):
+        train(config)
+
+
+def test_no_steps_write_the_initial_model(config):
+    config.trainer.max_steps = 0
+    assert train(config) == 0
+    model = Impact.from_pretrained(Path(config.runs_dir) / "run" / "model")
+    torch.manual_seed(config.seed)
+    fresh = Impact(model.spec).state_dict()
+    assert all(torch.equal(fresh[name], value) for name, value in model.state_dict().items())
+
+
+def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):
+    for source in (stage1, stage1 / "checkpoints" / "last.ckpt"):
+        out = tmp_path / f"out{source.is_dir()}"
+        assert run(export.main, source, out) == 0
+        exported = Impact.from_pretrained(out).state_dict()
+        average = averaged_weights(read_checkpoint(stage1 / "checkpoints" / "last.ckpt"))
+        assert exported.keys() == average.keys()
+        assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert run(export.main, tmp_path / "nothing", tmp_path / "x") == 2
+    assert load_averaged(stage1).spec.latent_channels == SHAPE[0]
+
+
+def test_damaged_checkpoint_is_named(config, stage1):
+    last = stage1 / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint"):
+        read_checkpoint(last)

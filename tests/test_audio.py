@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from impact_pl.audio import LogMel, fit_length, load_audio, resample, save_audio, spectrogram_png
+from impact_pl.audio import LogMel, audio_seconds, fit_length, load_audio, resample, save_audio, spectrogram_png
 
 
 def sine(frequency: float, seconds: float, sample_rate: int) -> torch.Tensor:
@@ -51,6 +51,15 @@ def test_stereo_is_averaged_and_a_part_can_be_cut(tmp_path):
 def test_resample_is_the_identity_at_the_same_rate():
     waveform = torch.randn(100, generator=torch.Generator().manual_seed(0))
     assert torch.equal(resample(waveform, 16_000, 16_000), waveform)
+
+
+def test_seconds_come_from_the_header(tmp_path):
+    save_audio(tmp_path / "a.flac", torch.zeros(4000), 16_000)
+    assert audio_seconds(tmp_path / "a.flac") == 0.25
+    (tmp_path / "b.wav").write_text("this is not audio")
+    for name in ("b.wav", "gone.wav"):
+        with pytest.raises(ValueError, match=name):
+            audio_seconds(tmp_path / name)
 
 
 def test_bad_files_are_named(tmp_path):

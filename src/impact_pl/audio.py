@@ -54,6 +54,21 @@ def load_audio(
     return resample(samples.mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
 
 
+def audio_seconds(path: str | Path) -> float:
+    """How long a file lasts, from its header alone.
+
+    Raises:
+        ValueError: The file is missing or not audio.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such audio file")
+    try:
+        return soundfile.info(path).duration
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
+
+
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     """Change the rate of ``waveform`` (..., S) by windowed-sinc interpolation.
 

@@ -1,0 +1,90 @@
+"""Records -> segments of fixed length, and the reasons for what cannot be used. Dimension key: S waveform samples."""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from impact_pl.audio import audio_seconds, fit_length, load_audio
+from impact_pl.data.manifest import Record
+
+SILENT_PEAK = 1e-3  # -60 dB
+SHORTEST_SECONDS = 0.1
+SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
+
+
+@dataclass
+class Segment:
+    """A part of a record that becomes one sample."""
+
+    key: str
+    record: Record
+    start: float  # in the file, in seconds
+    waveform: Tensor  # (S,), padded with zeros
+
+
+@dataclass
+class Reject:
+    """A line of rejected.jsonl."""
+
+    id: str
+    path: str
+    start: float
+    reason: str
+
+
+def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> list[tuple[float, float]]:
+    """(start, duration) of the segments of a record, in seconds of its file.
+
+    Full segments follow each other; the rest is kept if it lasts a second, or if it is all there is.
+
+    Raises:
+        ValueError: shorter than a tenth of a second.
+    """
+    total = file_seconds - record.start
+    if record.duration is not None:
+        total = min(total, record.duration)
+    if total < SHORTEST_SECONDS:
+        raise ValueError(f"too short: {max(total, 0):.3f} s, below {SHORTEST_SECONDS:g} s")
+    count = math.floor(total / clip_seconds + 1e-9)
+    rest = total - count * clip_seconds
+    spans = [(record.start + i * clip_seconds, clip_seconds) for i in range(count)]
+    if rest >= SHORTEST_REST_SECONDS or not count:
+        spans.append((record.start + count * clip_seconds, rest))
+    return spans
+
+
+def usable_segments(
+    index: int, record: Record, clip_seconds: float, sample_rate: int, rejects: list[Reject]
+) -> Iterator[Segment]:
+    """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``."""
+    try:
+        spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
+    except ValueError as error:
+        rejects.append(Reject(record.id, record.path, record.start, str(error)))
+        return
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", record.id).strip("-")[:40]
+    for number, (start, duration) in enumerate(spans):
+        try:
+            waveform = load_audio(record.path, sample_rate, start, duration)
+            if waveform.abs().max() < SILENT_PEAK:
+                raise ValueError(f"silent: its peak is below {SILENT_PEAK:g}")
+        except ValueError as error:
+            rejects.append(Reject(record.id, record.path, start, str(error)))
+            continue
+        waveform = fit_length(waveform, round(clip_seconds * sample_rate))
+        yield Segment(f"{index:06d}-{number:03d}-{slug}", record, start, waveform)
+
+
+def batches(segments: Iterable[Segment], size: int) -> Iterator[list[Segment]]:
+    """Consecutive segments, ``size`` at a time; the last batch may be smaller."""
+    batch: list[Segment] = []
+    for segment in segments:
+        batch.append(segment)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,94 @@
+"""The command impact-precompute: its mistakes and exit codes, and (slow) Ctrl-C on the real codec."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from impact_pl.audio import save_audio
+from impact_pl.cli import precompute
+from impact_pl.data.manifest import Record, write_manifest
+
+
+def fails(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        precompute.main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
+    return said
+
+
+def test_mistakes_are_told_in_one_line(tmp_path, capsys):
+    manifest, out = tmp_path / "m.jsonl", tmp_path / "out"
+    given = (f"manifest={manifest}", f"out={out}")
+    assert "manifest is missing" in fails(capsys)
+    assert "out is missing" in fails(capsys, given[0])
+    assert "no such manifest" in fails(capsys, *given)
+    manifest.write_text("")
+    assert "the manifest is empty" in fails(capsys, *given)
+    manifest.write_text('{"id": "a"}\n')
+    assert "line 1: key 'path'" in fails(capsys, *given)
+    manifest.write_text('{"id": "a", "path": "a.wav"}\n')
+    assert "clip_second" in fails(capsys, *given, "clip_second=5")
+    assert "no codec 'gone'" in fails(capsys, *given, "codec=gone")
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in fails(capsys, *given, "device=cuda")
+    assert not out.exists()
+
+
+def test_help_names_every_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        precompute.main(["--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "impact-precompute manifest=FILE out=FOLDER" in said
+    assert "clip_seconds=10.24" in said
+
+
+def test_shards_of_the_real_codec_and_text_encoder(latents):
+    index = json.loads((latents / "train" / "index.json").read_text())
+    assert index["codec"]["name"] == "builtin"
+    assert index["text_encoder"]["features"] == {"minilm": [32, 384]}
+    channels, frames, _ = index["latents"]["shape"]
+    assert frames * index["codec"]["samples_per_latent"] == 1.28 * index["codec"]["sample_rate"]
+    assert len(index["latents"]["mean"]) == channels
+    assert sum(shard["num_samples"] for shard in index["shards"]) == 12
+    assert (latents / "rejected.jsonl").read_text() == ""
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_finished_shards_and_the_same_command_continues(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    records = []
+    for i in range(40):
+        save_audio(tmp_path / f"{i}.wav", 0.5 * torch.randn(160_000, generator=generator), 16_000)
+        records.append(Record(str(i), f"{i}.wav", caption=f"noise number {i}"))
+    write_manifest(tmp_path / "m.jsonl", records)
+
+    def start(out):
+        arguments = [f"manifest={tmp_path / 'm.jsonl'}", f"out={out}", "samples_per_shard=2", "batch_size=1"]
+        command = [sys.executable, "-m", "impact_pl.cli.precompute", *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    assert start(tmp_path / "whole").wait() == 0
+    process = start(tmp_path / "out")
+    while not (tmp_path / "out" / "train" / "000001.done.json").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert not (tmp_path / "out" / "train" / "index.json").exists()
+    process = start(tmp_path / "out")
+    said, _ = process.communicate()
+    assert process.returncode == 0
+    assert "shards were finished before" in said
+    for path in (tmp_path / "whole" / "train").iterdir():
+        assert (tmp_path / "out" / "train" / path.name).read_bytes() == path.read_bytes()

@@ -10,192 +10,211 @@ last.ckpt goes on exactly where it stopped.
 Dimension key: B batch, S samples of a crop, C latent channels, H latent frames.
 """
 
+import dataclasses
+import logging
 import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning import LightningModule, Trainer
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from impact_pl.audio import fit_length, load_audio
 from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
-from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.data.order import derive_seed
+from impact_pl.training.callbacks import Checkpoints
+from impact_pl.training.checkpoint import rewind_loops
+from impact_pl.training.codec_data import draw_crops, load_clips, to_float
+from impact_pl.training.codec_log import CodecLog
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
+from impact_pl.training.optim import build_optimizer
+from impact_pl.training.signals import StopSignal
+from impact_pl.training.strategies import resolve_precision
 
 NUM_VALID_CROPS = 64
 MAX_FIT_SECONDS = 10  # of a clip, for the principal components
-MAX_CLIP_WEIGHT = 5.0  # seconds: a longer clip is drawn no more often than one of this length
+TRAINING, VALIDATION = range(2)  # what a derived seed is for
 
 
-class CodecTraining(L.LightningModule):
-    """Energy-distance training of the decoder, with an EMA of its weights that is what gets exported.
+class CodecTraining(LightningModule):
+    """Energy-distance training of the decoder, with an EMA of its weights, which is what gets exported.
 
     Args:
-        codec: with fitted latents.
-        clips: training waveforms, each (S_i,) int16.
+        codec: with fitted latents (or to be filled from a checkpoint).
+        clips: training recordings, each (S_i,) int16.
         valid_clips: the same for validation; may be empty.
-        cfg: the command's configuration.
+        config: the whole configuration; stored in checkpoints as plain dicts.
     """
 
-    def __init__(self, codec: BuiltinCodec, clips: list[Tensor], valid_clips: list[Tensor], cfg: TrainConfig):
+    def __init__(self, codec: BuiltinCodec, clips: list[Tensor], valid_clips: list[Tensor], config: TrainConfig):
         super().__init__()
-        self.cfg = cfg
-        self.codec = codec
-        self.ema = ExponentialMovingAverage(codec.decoder, cfg.optim.ema_decay)
-        self.distance = EnergyDistance(codec.sample_rate)
+        self.save_hyperparameters({"stage": "codec", "config": dataclasses.asdict(config)}, logger=False)
+        self.config, self.codec = config, codec
         self.clips, self.valid_clips = clips, valid_clips
-        self.crop_samples = codec.samples_per_latent * round(
-            cfg.codec.crop_seconds * codec.sample_rate / codec.samples_per_latent
-        )
+        self.ema = ExponentialMovingAverage(codec.decoder, config.optim.ema_decay)
+        self.distance = EnergyDistance(codec.sample_rate)
+        latents_per_crop = max(1, round(config.codec.crop_seconds * codec.sample_rate / codec.samples_per_latent))
+        self.crop_samples = latents_per_crop * codec.samples_per_latent
+        self.gradient_norm = self.last_lr = self.valid_loss = math.nan
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        generator = Generator().manual_seed(self.cfg.seed * 1_000_003 + self.global_step)
-        crops = draw_crops(self.clips, self.cfg.data.batch_size, self.crop_samples, generator)
-        loss = self._loss(crops.to(self.device), generator)
-        self.log("train/energy_distance", loss, prog_bar=True)
-        return loss
+        generator = Generator().manual_seed(derive_seed(self.config.seed, self.global_step, TRAINING))
+        return self._loss(self.clips, generator)
+
+    def on_validation_epoch_start(self) -> None:
+        self._valid_losses: list[float] = []
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Energy distance of the EMA decoder on fixed crops and noise."""
-        generator = Generator().manual_seed(int(batch))
-        crops = draw_crops(self.valid_clips, self.cfg.data.batch_size, self.crop_samples, generator)
-        trained, self.codec.decoder = self.codec.decoder, self.ema.model
-        loss = self._loss(crops.to(self.device), generator)
-        self.codec.decoder = trained
-        self.log("valid/energy_distance", loss, batch_size=len(crops), prog_bar=True)
+        """Energy distance of the averaged decoder, on crops and noise that are the same in all trainings."""
+        generator = Generator().manual_seed(derive_seed(batch_idx, VALIDATION))
+        with self.averaged_decoder():
+            self._valid_losses.append(float(self._loss(self.valid_clips, generator)))
 
-    def _loss(self, crops: Tensor, generator: Generator) -> Tensor:
-        """Energy distance for crops (B, S); a tenth of them keep clean latents."""
+    def on_validation_epoch_end(self) -> None:
+        self.valid_loss = sum(self._valid_losses) / max(1, len(self._valid_losses))
+
+    def _loss(self, clips: list[Tensor], generator: Generator) -> Tensor:
+        """Energy distance on B random crops; one in eleven keeps clean latents."""
+        crops = draw_crops(clips, self.config.data.batch_size, self.crop_samples, generator).to(self.device)  # (B, S)
+        amount = (1.1 * torch.rand(len(crops), 1, 1, 1, generator=generator) - 0.1).clamp(min=0)
         with torch.autocast(self.device.type, enabled=False):
             latents = self.codec.latent_mean(crops)  # (B, C, H, 1)
-        amount = (1.1 * torch.rand(len(crops), 1, 1, 1, generator=generator) - 0.1).clamp(min=0)
-        errors = self.cfg.codec.latent_noise * amount * torch.randn(latents.shape, generator=generator)
-        latents = latents + errors.to(latents) * self.codec.latent_std
+            errors = self.config.codec.latent_noise * amount * torch.randn(latents.shape, generator=generator)
+            latents = latents + errors.to(latents) * self.codec.latent_std
         draws = self.codec.synthesize(torch.cat([latents, latents]), generator)  # (2B, S)
         with torch.autocast(self.device.type, enabled=False):
             return self.distance(crops, draws.float(), generator)
 
-    def optimizer_step(self, *args, **kwargs) -> None:
+    @contextmanager
+    def averaged_decoder(self) -> Iterator[None]:
+        """Within it, the codec decodes with the averaged weights."""
+        trained, self.codec.decoder = self.codec.decoder, self.ema.model
+        try:
+            yield
+        finally:
+            self.codec.decoder = trained
+
+    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Clip by the global norm, and stop on one that is not finite, before the optimizer has taken it in."""
+        limit = gradient_clip_val or math.inf
+        self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), limit))
+        if not math.isfinite(self.gradient_norm):
+            raise ValueError(
+                f"training stopped at step {self.global_step}: gradient norm {self.gradient_norm}. The last checkpoint "
+                f"is kept; try trainer.precision=32-true or a lower optim.lr (now {self.config.optim.lr})"
+            )
+        self.last_lr = optimizer.param_groups[0]["lr"]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        step = self.global_step
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.codec.decoder, self.global_step - 1)
+        self.ema.update(self.codec.decoder, step)
 
     def configure_optimizers(self) -> dict:
         """AdamW; linear warm-up, then a cosine to zero at ``max_steps``."""
-        optim, max_steps = self.cfg.optim, self.cfg.trainer.max_steps
-        optimizer = torch.optim.AdamW(
-            self.codec.decoder.parameters(), optim.lr, betas=tuple(optim.betas), weight_decay=optim.weight_decay
-        )
+        optimizer, warmup = build_optimizer(self.codec.decoder, self.config.optim), self.config.optim.warmup_steps
 
         def factor(step: int) -> float:
-            warmup = min(1.0, (step + 1) / max(1, optim.warmup_steps))
-            return warmup * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / max_steps)))
+            share = min(1.0, step / self.config.trainer.max_steps)
+            return min(1.0, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * math.cos(math.pi * share))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:
-        """Step tickets only: the crops are drawn in ``training_step``."""
-        return DataLoader(range(self.cfg.trainer.max_steps), batch_size=None)
+        """One number a step: the crops are drawn in ``training_step``."""
+        return DataLoader(range(self.config.trainer.max_steps), batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        num_batches = math.ceil(NUM_VALID_CROPS / self.cfg.data.batch_size) if self.valid_clips else 0
-        return DataLoader(range(num_batches), batch_size=None)
+        return DataLoader(range(math.ceil(NUM_VALID_CROPS / self.config.data.batch_size)), batch_size=None)
 
-    def export(self, folder: Path) -> None:
-        """Write the codec, with the decoder's EMA weights, as a folder that ``load_codec`` reads."""
-        trained, self.codec.decoder = self.codec.decoder, self.ema.model
-        self.codec.save_pretrained(folder)
-        self.codec.decoder = trained
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        rewind_loops(checkpoint, self.trainer)
 
 
-def draw_crops(clips: list[Tensor], count: int, num_samples: int, generator: Generator) -> Tensor:
-    """Random crops (count, num_samples) in [-1, 1] of clips (S_i,) int16, half of them up to 12 dB quieter.
+def train_codec(config: TrainConfig) -> int:
+    """Train, or go on training, the decoder on the manifest ``data.path``; at the end write ``runs/<name>/model``.
 
-    Clips are drawn in proportion to their length, with ``MAX_CLIP_WEIGHT`` at most; short ones are padded with silence.
-    """
-    weights = torch.tensor([float(len(clip)) for clip in clips]).clamp(max=MAX_CLIP_WEIGHT * 16_000)
-    crops = []
-    for index in torch.multinomial(weights, count, replacement=True, generator=generator).tolist():
-        clip = clips[index]
-        start = int(torch.randint(max(1, len(clip) - num_samples + 1), (1,), generator=generator))
-        crops.append(fit_length(clip[start : start + num_samples].float() / 32768, num_samples))
-    decibels = -24 * (torch.rand(count, 1, generator=generator) - 0.5).clamp(min=0)
-    return torch.stack(crops) * 10 ** (decibels / 20)
-
-
-def load_clips(records: list[Record], sample_rate: int) -> list[Tensor]:
-    """All recordings in memory, each (S_i,) int16: an hour takes 115 MB."""
-    waveforms = [load_audio(record.path, sample_rate, record.start, record.duration) for record in records]
-    return [(waveform * 32767).round().to(torch.int16) for waveform in waveforms]
-
-
-def train_codec(cfg: TrainConfig) -> Path:
-    """Train, or go on training, the decoder on ``cfg.data.path`` (a manifest) and write ``runs/<name>/model``.
-
-    Records of split ``train`` are trained on, those of ``valid`` (here or in none) validated on.
+    Records of split ``train`` are trained on, those of ``valid`` (there may be none) validated on. ``init_from``, a
+    codec folder, gives latents and decoder to start from.
 
     Returns:
-        The codec's folder.
+        The process's exit code: 0 when finished, 130 or 143 when a signal stopped it (the same call continues).
 
     Raises:
         ValueError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
     """
-    if not cfg.data.path:
-        raise ValueError("experiment=codec trains on recordings: give their manifest as data.path=manifest.jsonl")
-    records = read_manifest(cfg.data.path)
-    codec = _initial_codec(cfg)
-    clips, valid_clips = (
-        load_clips([record for record in records if record.split == split], codec.sample_rate)
-        for split in ("train", "valid")
-    )
-    if not clips:
-        raise ValueError(f"{cfg.data.path} holds no record of split 'train'")
-    if not cfg.init_from:
-        codec.fit_latents([clip[: MAX_FIT_SECONDS * codec.sample_rate].float() / 32768 for clip in clips])
-    L.seed_everything(cfg.seed, verbose=False)
-    module = CodecTraining(codec, clips, valid_clips, cfg)
-    run_dir = Path(cfg.runs_dir) / cfg.name
+    stop = StopSignal().install()
+    try:
+        return _train(config, stop)
+    finally:
+        stop.restore()
+
+
+def _train(config: TrainConfig, stop: StopSignal) -> int:
+    if config.trainer.devices * config.trainer.num_nodes != 1:
+        raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
+    _quiet_lightning()
+    run_dir = Path(config.runs_dir) / config.name
     last = run_dir / "checkpoints" / "last.ckpt"
-    trainer = _trainer(cfg, run_dir)
-    trainer.fit(module, ckpt_path=str(last) if last.is_file() else None)
-    module.export(run_dir / "model")
-    return run_dir / "model"
+    last.parent.mkdir(parents=True, exist_ok=True)
+    codec = _initial_codec(config)
+    clips, valid_clips = load_clips(config.data.path, codec.sample_rate)
+    if not config.init_from and not last.is_file():
+        codec.fit_latents([to_float(clip[: MAX_FIT_SECONDS * codec.sample_rate]) for clip in clips])
+    module = CodecTraining(codec, clips, valid_clips, config)
+    checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
+    trainer = _build_trainer(config, run_dir, bool(valid_clips), checkpoints)
+    trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
+    if trainer.global_step < config.trainer.max_steps:
+        print(f"stopped at step {trainer.global_step}, saved; the same command continues", flush=True)
+        return stop.exit_code
+    with module.averaged_decoder():
+        codec.save_pretrained(run_dir / "model")
+    print(f"trained to {trainer.global_step} steps: the codec is in {run_dir / 'model'}", flush=True)
+    return 0
 
 
-def _initial_codec(cfg: TrainConfig) -> BuiltinCodec:
+def _quiet_lightning() -> None:
+    """Notices about what is meant so: a data loader of step numbers, and an average in evaluation mode."""
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    for text in ("does not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+
+
+def _initial_codec(config: TrainConfig) -> BuiltinCodec:
     """The codec that ``init_from`` names (latents and decoder are taken over), or a fresh one."""
-    if cfg.init_from:
-        return BuiltinCodec.from_pretrained(cfg.init_from).train()
-    torch.manual_seed(cfg.seed)
-    return BuiltinCodec(BuiltinCodecSpec(decoder_dim=cfg.codec.decoder_dim, decoder_depth=cfg.codec.decoder_depth))
+    if config.init_from:
+        return BuiltinCodec.from_pretrained(config.init_from).train()
+    torch.manual_seed(config.seed)
+    spec = BuiltinCodecSpec(decoder_dim=config.codec.decoder_dim, decoder_depth=config.codec.decoder_depth)
+    return BuiltinCodec(spec)
 
 
-def _trainer(cfg: TrainConfig, run_dir: Path) -> L.Trainer:
-    trainer = cfg.trainer
-    checkpoints = ModelCheckpoint(
-        run_dir / "checkpoints", save_last=True, save_top_k=0, every_n_train_steps=trainer.checkpoint_every_steps
-    )
-    return L.Trainer(
-        accelerator=trainer.accelerator,
-        devices=trainer.devices,
-        precision=trainer.precision if trainer.precision != "auto" else _default_precision(),  # type: ignore[arg-type]
-        max_steps=trainer.max_steps,
-        gradient_clip_val=cfg.optim.gradient_clip,
-        log_every_n_steps=trainer.log_every_steps,
-        val_check_interval=min(trainer.validate_every_steps, trainer.max_steps),
+def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, checkpoints: Checkpoints) -> Trainer:
+    settings = config.trainer
+    return Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        precision=resolve_precision(settings),  # type: ignore[arg-type]
+        max_steps=settings.max_steps,
+        max_epochs=-1,
+        gradient_clip_val=config.optim.gradient_clip,
+        val_check_interval=max(1, settings.validate_every_steps),
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if validate and settings.validate_every_steps else 0,
         num_sanity_val_steps=0,
-        callbacks=[checkpoints, LearningRateMonitor("step")],
-        logger=[TensorBoardLogger(run_dir, name="", version=""), CSVLogger(run_dir, name="", version="")],
-        enable_progress_bar=True,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
         enable_model_summary=False,
+        callbacks=[CodecLog(run_dir, settings.log_every_steps, config.data.batch_size), checkpoints],
+        default_root_dir=run_dir,
     )
-
-
-def _default_precision() -> str:
-    """bf16 on a GPU that computes in it, else float32 (bf16 crashes on virtual CPUs that only claim AMX)."""
-    return "bf16-mixed" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "32-true"

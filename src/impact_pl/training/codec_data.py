@@ -1,0 +1,51 @@
+"""Recordings for the codec's training: in memory, cut at random.
+
+Dimension key: B crops, S_i samples of clip i.
+"""
+
+import torch
+from torch import Generator, Tensor
+
+from impact_pl.audio import fit_length, load_audio
+from impact_pl.data.manifest import Record, read_manifest
+
+MAX_CLIP_WEIGHT = 5 * 16_000  # samples: a longer clip is drawn no more often than one of this length
+
+
+def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The recordings of a manifest's splits ``train`` and ``valid``, each (S_i,) int16: an hour takes 115 MB.
+
+    Raises:
+        ValueError: no manifest, an unreadable recording, or nothing to train on.
+    """
+    if not path:
+        raise ValueError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
+    records = read_manifest(path)
+    train, valid = ([_load(r, sample_rate) for r in records if r.split == split] for split in ("train", "valid"))
+    if not train:
+        raise ValueError(f"{path} holds no record of split 'train'")
+    return train, valid
+
+
+def _load(record: Record, sample_rate: int) -> Tensor:
+    waveform = load_audio(record.path, sample_rate, record.start, record.duration)
+    return (waveform * 32767).round().to(torch.int16)
+
+
+def to_float(clip: Tensor) -> Tensor:
+    return clip.float() / 32767
+
+
+def draw_crops(clips: list[Tensor], count: int, num_samples: int, generator: Generator) -> Tensor:
+    """Random crops (count, num_samples) in [-1, 1], half of them up to 12 dB quieter.
+
+    Clips are drawn in proportion to their length, with ``MAX_CLIP_WEIGHT`` at most; short ones are padded with silence.
+    """
+    weights = torch.tensor([float(len(clip)) for clip in clips]).clamp(max=MAX_CLIP_WEIGHT)
+    crops = []
+    for index in torch.multinomial(weights, count, replacement=True, generator=generator).tolist():
+        clip = clips[index]
+        start = int(torch.randint(max(1, len(clip) - num_samples + 1), (1,), generator=generator))
+        crops.append(fit_length(to_float(clip[start : start + num_samples]), num_samples))
+    decibels = -24 * (torch.rand(count, 1, generator=generator) - 0.5).clamp(min=0)
+    return torch.stack(crops) * 10 ** (decibels / 20)

@@ -1,0 +1,55 @@
+"""What the codec's training writes down, and when."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from impact_pl.training.sinks import CsvSink, TensorBoardSink, terminal_sink
+
+FIGURES = ("train/lr", "train/gradient_norm", "throughput/clips_per_second", "throughput/seconds_per_step")
+
+
+class CodecLog(Callback):
+    """Loss, learning rate, gradient norm and speed every ``every`` steps: metrics.csv, TensorBoard, terminal."""
+
+    def __init__(self, run_dir: Path, every: int, batch_size: int):
+        self.run_dir, self.every, self.batch_size = run_dir, max(1, every), batch_size
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step = trainer.global_step
+        columns = ["train/loss", *FIGURES, "valid/loss"]
+        self._terminal = terminal_sink(trainer.max_steps, step)
+        metrics = CsvSink(self.run_dir / "metrics.csv", columns, step)
+        self._sinks = [metrics, TensorBoardSink(self.run_dir, step), self._terminal]
+        self._losses: list[Tensor] = []
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        self._losses.append(outputs["loss"].detach())
+        self._terminal.advance(step)
+        if step % self.every and step < trainer.max_steps:
+            return
+        seconds = (time.perf_counter() - self._started) / len(self._losses)
+        values = (pl_module.last_lr, pl_module.gradient_norm, self.batch_size / seconds, seconds)
+        self._write(
+            step, {"train/loss": float(torch.stack(self._losses).mean()), **dict(zip(FIGURES, values, strict=True))}
+        )
+        self._losses, self._started = [], time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer.global_step, {"valid/loss": pl_module.valid_loss})
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for sink in self.__dict__.pop("_sinks", []):
+            sink.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        for sink in self._sinks:
+            sink.write(step, values)

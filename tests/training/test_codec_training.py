@@ -1,0 +1,145 @@
+import math
+import signal
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from impact_pl.codec import load_codec
+from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.config import CodecConfig, DataConfig, OptimConfig, TrainConfig, TrainerConfig
+from impact_pl.data.manifest import Record, write_manifest
+from impact_pl.training import codec as training
+from impact_pl.training.codec_data import draw_crops
+from impact_pl.training.codec_loss import EnergyDistance
+
+
+@pytest.fixture
+def config(tmp_path) -> TrainConfig:
+    """A decoder of 16 dimensions on four short recordings."""
+    generator = torch.Generator().manual_seed(0)
+    records = []
+    for i in range(4):
+        swell = torch.linspace(0, 0.2 * (i + 1), 80_000)
+        soundfile.write(tmp_path / f"{i}.wav", (swell * torch.randn(80_000, generator=generator)).numpy(), 16_000)
+        records.append(Record(f"clip{i}", f"{i}.wav", split="valid" if i == 3 else "train"))
+    write_manifest(tmp_path / "manifest.jsonl", records)
+    return TrainConfig(
+        stage="codec",
+        runs_dir=str(tmp_path / "runs"),
+        data=DataConfig(path=str(tmp_path / "manifest.jsonl"), batch_size=2),
+        trainer=TrainerConfig(
+            accelerator="cpu", precision="32-true", max_steps=4, validate_every_steps=4, log_every_steps=2
+        ),
+        optim=OptimConfig(lr=1e-3, warmup_steps=2, ema_decay=0.9),
+        codec=CodecConfig(decoder_dim=16, decoder_depth=1, crop_seconds=0.3),
+    )
+
+
+def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
+    path = f"{config.runs_dir}/{config.name}/checkpoints/last.ckpt"
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(config, monkeypatch):
+    config.name = "whole"
+    assert training.train_codec(config) == 0
+    config.name = "stopped"
+    step = training.CodecTraining.training_step
+
+    def interrupt(self, batch, batch_idx):
+        if self.global_step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(training.CodecTraining, "training_step", interrupt)
+    assert training.train_codec(config) == 130
+    monkeypatch.setattr(training.CodecTraining, "training_step", step)
+    assert training.train_codec(config) == 0
+    stopped = weights(config)
+    config.name = "whole"
+    for name, value in weights(config).items():
+        assert torch.equal(value, stopped[name]), name
+
+
+def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
+    assert training.train_codec(config) == 0
+    folder = tmp_path / "runs" / "run" / "model"
+    codec = load_codec(str(folder))
+    assert codec.decode(codec.encode(torch.zeros(1, 6400))[:, :64]).shape == (1, 6400)
+    metrics = (tmp_path / "runs" / "run" / "metrics.csv").read_text().splitlines()
+    assert metrics[0].startswith("step,train/loss")
+    assert float(metrics[-1].split(",")[-1]) > 0  # validation at the last step
+    config.name, config.init_from = "more", str(folder)
+    assert training.train_codec(config) == 0
+    more = load_codec(str(tmp_path / "runs" / "more" / "model"))
+    assert more.identity == codec.identity
+    assert not torch.equal(more.decoder.proj_out.weight, codec.decoder.proj_out.weight)
+
+
+def test_training_lowers_the_distance(config):
+    config.trainer.max_steps, config.optim.lr, config.optim.warmup_steps = 30, 3e-3, 5
+    config.trainer.log_every_steps = config.trainer.validate_every_steps = 10
+    training.train_codec(config)
+    rows = Path(config.runs_dir, "run", "metrics.csv").read_text().splitlines()[1:]
+    losses = [float(row.split(",")[-1]) for row in rows if row.split(",")[-1]]
+    assert losses[-1] < losses[0]
+
+
+def test_energy_distance_prefers_the_right_distribution_to_the_median():
+    """Draws of the recording's own distribution beat both a wrong level and a fixed waveform."""
+    distance, generator = EnergyDistance(16_000), torch.Generator().manual_seed(0)
+
+    def noise(level: float) -> torch.Tensor:
+        return level * torch.randn(4, 16_000, generator=generator)
+
+    target = noise(0.1)
+    right = distance(target, torch.cat([noise(0.1), noise(0.1)]), generator)
+    louder = distance(target, torch.cat([noise(0.2), noise(0.2)]), generator)
+    fixed = noise(0.1)
+    without_variety = distance(target, torch.cat([fixed, fixed]), generator)
+    assert right < 0.75 * without_variety
+    assert right < 0.75 * louder
+
+
+def test_energy_distance_of_the_recording_itself_is_the_dither_alone():
+    generator = torch.Generator().manual_seed(0)
+    target = 0.3 * torch.randn(2, 8000, generator=generator)
+    assert EnergyDistance(16_000)(target, torch.cat([target, target]), generator) < 0.01
+
+
+def test_crops_are_seeded_padded_and_in_range():
+    clips = [torch.full((100,), 32767, dtype=torch.int16), torch.full((5000,), -32767, dtype=torch.int16)]
+    crops, again = (draw_crops(clips, 64, 1000, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(crops, again)
+    assert crops.abs().max() <= 1.0
+    loudest = crops.abs().amax(dim=1)
+    assert loudest.min() >= 10 ** (-12 / 20) - 1e-4
+    assert 0.2 < (loudest < 1).float().mean() < 0.8
+    short = crops[crops[:, 0] > 0]
+    assert len(short) > 0
+    assert (short[:, 100:] == 0).all()
+
+
+def test_user_errors(config, tmp_path):
+    config.trainer.devices = 2
+    with pytest.raises(ValueError, match="one device"):
+        training.train_codec(config)
+    config.trainer.devices, path = 1, config.data.path
+    config.data.path = ""
+    with pytest.raises(ValueError, match=r"data\.path=manifest\.jsonl"):
+        training.train_codec(config)
+    write_manifest(tmp_path / "valid.jsonl", [Record("clip3", "3.wav", split="valid")])
+    config.data.path = str(tmp_path / "valid.jsonl")
+    with pytest.raises(ValueError, match="no record of split 'train'"):
+        training.train_codec(config)
+    config.data.path, config.init_from = path, str(tmp_path)
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
+        training.train_codec(config)
+
+
+def test_default_sizes_fit_into_the_package():
+    decoder = BuiltinCodec(BuiltinCodecSpec()).decoder
+    num_parameters = sum(p.numel() for p in decoder.parameters())
+    assert math.ceil(2 * num_parameters / 1e6) <= 20  # MB in float16

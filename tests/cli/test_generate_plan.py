@@ -66,6 +66,8 @@ def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
         log.write(json.dumps({"file": jobs[1].file.name})[:-5])  # a kill cut the line short
     finished = generate.read_finished(out)
     assert [generate.is_finished(job, settings, finished) for job in jobs] == [True, False]
+    generate.remember(out, jobs[1:], settings)
+    assert all(generate.is_finished(job, settings, generate.read_finished(out)) for job in jobs)
 
     other = generate.settings_of(plan("rain", "wind", "-o", out, "--seed", "1")[0])
     assert not generate.is_finished(jobs[0], other, finished)

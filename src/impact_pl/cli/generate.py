@@ -158,9 +158,11 @@ def read_finished(out: Path) -> dict[str, dict]:
         return {}
     entries = {}
     for line in log.read_text(encoding="utf-8").splitlines():
-        if line.endswith("}"):  # a line that a kill cut short counts as not finished
+        try:
             entry = json.loads(line)
-            entries[entry["file"]] = entry
+        except json.JSONDecodeError:
+            continue  # cut short by a kill: that file counts as not finished
+        entries[entry["file"]] = entry
     return entries
 
 
@@ -172,9 +174,12 @@ def is_finished(job: Job, settings: dict, finished: dict[str, dict]) -> bool:
 def remember(out: Path, batch: list[Job], settings: dict) -> None:
     if out.suffix:  # a single file: made anew each time
         return
-    with open(out / "generated.jsonl", "a", encoding="utf-8") as log:
+    log = out / "generated.jsonl"
+    cut_short = log.is_file() and not log.read_bytes().endswith(b"\n")
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.write("\n" * cut_short)
         for job in batch:
-            log.write(json.dumps({"file": job.file.name, "caption": job.caption} | settings) + "\n")
+            stream.write(json.dumps({"file": job.file.name, "caption": job.caption} | settings) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,6 +49,18 @@ def test_respacing_keeps_alpha_bar(num_steps):
     assert all(torch.isfinite(value).all() for value in vars(respaced).values())
 
 
+def test_min_alpha_bar_leaves_out_the_last_timesteps():
+    full, cut = make_schedule(1000), make_schedule(1000, 100, min_alpha_bar=1e-3)
+    last = cut.timesteps[-1].item()
+    assert full.alpha_bars[last] >= 1e-3 > full.alpha_bars[last + 1]
+    assert cut.timesteps[0] == 0
+    growth = lambda schedule: (schedule.alpha_bars[:-1] / schedule.alpha_bars[1:]).sqrt().max()  # noqa: E731
+    assert growth(cut) < 1.6  # the most that a step multiplies an error by
+    assert growth(make_schedule(1000, 100)) > 300
+    with pytest.raises(ValueError, match=f"choose 1 to {last + 1}"):
+        make_schedule(1000, 1000, min_alpha_bar=1e-3)
+
+
 @pytest.mark.parametrize("num_steps", [0, -1, 1001])
 def test_respacing_out_of_range(num_steps):
     with pytest.raises(ValueError, match="choose 1 to 1000"):

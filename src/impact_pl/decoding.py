@@ -65,6 +65,8 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
         raise ValueError(f"guidance_scale = {config.guidance_scale}: choose a number from 0 up; 1 means no guidance.")
     if not (math.isfinite(config.temperature) and config.temperature >= 0):
         raise ValueError(f"temperature = {config.temperature}: choose a number from 0 up.")
+    if not 0 <= config.min_alpha_bar <= 0.5:
+        raise ValueError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
     if config.guidance_schedule not in GUIDANCE_SCHEDULES:
         raise ValueError(f"guidance_schedule = {config.guidance_schedule!r}: choose {', '.join(GUIDANCE_SCHEDULES)}.")
     if config.order not in ORDERS:

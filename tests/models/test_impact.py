@@ -290,3 +290,7 @@ def test_a_short_training_lowers_the_loss():
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    config = DecodingConfig(num_iterations=3, num_diffusion_steps=20)
+    spread = [model.generate(None, 6, 32, dataclasses.replace(config, min_alpha_bar=a), rng()).std() for a in (1e-3, 0)]
+    assert spread[0] < 10  # of latents whose std is 2, after seconds of training
+    assert spread[1] > 100  # from the last timestep the first step's error is never made good

@@ -65,13 +65,14 @@ class DiffusionHead(nn.Module):
         self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=False)
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final_proj = nn.Linear(width, 2 * patch_dim)
-        self._schedules: dict[tuple[int, torch.device], Schedule] = {}
+        self._schedules: dict[tuple[int, torch.device, float], Schedule] = {}
 
-    def schedule(self, num_steps: int, device: torch.device) -> Schedule:
-        """The schedule of ``num_steps`` on ``device``; kept, because copying it for every batch would wait."""
-        if (num_steps, device) not in self._schedules:
-            self._schedules[num_steps, device] = make_schedule(self.num_timesteps, num_steps).to(device)
-        return self._schedules[num_steps, device]
+    def schedule(self, num_steps: int, device: torch.device, min_alpha_bar: float = 0.0) -> Schedule:
+        """:func:`make_schedule` on ``device``; kept, because copying it for every batch would wait."""
+        key = (num_steps, device, min_alpha_bar)
+        if key not in self._schedules:
+            self._schedules[key] = make_schedule(self.num_timesteps, num_steps, min_alpha_bar).to(device)
+        return self._schedules[key]
 
     def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy (K, P) at timesteps (K,) or (1,), given cond = ``cond_proj(hidden)`` (K, V)."""
@@ -114,12 +115,14 @@ class DiffusionHead(nn.Module):
         num_diffusion_steps: int,
         temperature: float,
         generator: torch.Generator,
+        min_alpha_bar: float = 0.0,
     ) -> Tensor:
         """Patches (K, P) for hidden (K, D) by ancestral sampling.
 
         ``null_hidden`` (K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second pass.
+        ``min_alpha_bar``: see :func:`make_schedule`.
         """
-        schedule = self.schedule(num_diffusion_steps, hidden.device)
+        schedule = self.schedule(num_diffusion_steps, hidden.device, min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, guidance_scale)
         shape = (len(hidden), self.patch_dim)
         start = draw_normal(shape, generator, hidden.device)

@@ -214,9 +214,8 @@ class Impact(nn.Module):
                 return hidden.float().chunk(2)
 
             def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
-                return self.head.sample(
-                    hidden, null_hidden, guidance_scale, num_diffusion_steps, decoding.temperature, generator
-                )
+                settings = (guidance_scale, num_diffusion_steps, decoding.temperature)
+                return self.head.sample(hidden, null_hidden, *settings, generator, decoding.min_alpha_bar)
 
             patches = decode(encode, sample, patches, decoding, generator, progress)
         finally:

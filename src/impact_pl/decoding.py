@@ -103,7 +103,8 @@ def decode(
                 score = score + GUMBEL_SCALE * left / num_patches * _gumbel(score, generator)
                 rank = score.argsort(dim=1)  # (B, R), least certain first
                 masked = masked.gather(1, rank)
-                hidden, null_hidden = _take(hidden, rank[:, left:]), _take(null_hidden, rank[:, left:])
+                hidden = _take(hidden, rank[:, left:])
+                null_hidden = None if null_hidden is None else _take(null_hidden, rank[:, left:])
             revealed, masked = masked[:, left:], masked[:, :left]  # (B, K), (B, R - K)
             new = sample(
                 hidden.flatten(0, 1),
@@ -148,6 +149,6 @@ def _columns(positions: Tensor, x: Tensor) -> Tensor:
     return positions[..., None].expand(-1, -1, x.shape[-1])
 
 
-def _take(x: Tensor | None, positions: Tensor) -> Tensor | None:
+def _take(x: Tensor, positions: Tensor) -> Tensor:
     """Rows of x (B, R, D) at positions (B, K): (B, K, D)."""
-    return None if x is None else x.gather(1, _columns(positions, x))
+    return x.gather(1, _columns(positions, x))

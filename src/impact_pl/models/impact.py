@@ -205,7 +205,9 @@ class Impact(nn.Module):
         self.eval()
         try:
             cond = self.embed_text(text, batch_size)
-            both = None if text is None else torch.cat([cond, self.embed_text(None, batch_size).to(cond.dtype)])
+            both = None  # condition and null condition, when they differ
+            if cond is not None and text is not None and self.null_cond is not None:
+                both = torch.cat([cond, self.null_cond.expand_as(cond).to(cond.dtype)])
 
             def encode(patches: Tensor, mask: Tensor, positions: Tensor, guided: bool):
                 if not guided or both is None:

@@ -64,14 +64,14 @@ class LatentEncoder(nn.Module):
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
         x = self.patch_proj(_take(patches, kept)) + self.enc1.patch_pos[0][kept]  # (B, N_keep, D)
-        if cond is not None:
+        if cond is not None and self.enc1.text_pos is not None:
             x = torch.cat([cond + self.enc1.text_pos, x], dim=1)  # (B, L + N_keep, D)
         x = self.bridge(self.enc1.norm(self.enc1(self.input_norm(x))))
 
         text, x = x[:, : self.text_length], x[:, self.text_length :]
         filled = self.mask_embed.to(x.dtype).repeat(batch, num_patches, 1)
         x = filled.scatter(1, _columns(kept, x.shape[-1]), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
-        if cond is not None:
+        if self.enc2.text_pos is not None:
             x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
         x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from impact_pl.cli.errors import user_errors
+from impact_pl.errors import user_errors
 
 
 @user_errors

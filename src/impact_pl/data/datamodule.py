@@ -4,7 +4,7 @@ import signal
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from impact_pl.config import DataConfig
@@ -26,6 +26,8 @@ class LatentDataModule(LightningDataModule):
     Raises:
         ValueError: no shards at the path.
     """
+
+    trainer: Trainer
 
     def __init__(self, config: DataConfig, seed: int = 0):
         super().__init__()

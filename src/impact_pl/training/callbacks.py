@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from PIL import Image
 
 from impact_pl.audio import spectrogram_png
@@ -32,13 +32,11 @@ class Checkpoints(Callback):
         self.stopped = False  # by a signal, on this or another rank
         self._saved_step = -1
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.stop.install()  # Lightning has wrapped our SIGTERM handler by now
         self._step = self._saved_step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation
         self._step = trainer.global_step
@@ -64,16 +62,14 @@ class AudioSamples(Callback):
         self._codec: AudioCodec | None = None
         self._step = -1
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step != self._step and step % self.every == 0:
             self._write(trainer, pl_module)
         self._step = step
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model, data = pl_module.ema.model, trainer.datamodule
+    def _write(self, trainer: Trainer, pl_module: Any) -> None:
+        model, data = pl_module.ema.model, pl_module.data
         dataset = data.valid_set if data.num_valid_batches else data.train_set
         batch = collate([dataset[i] for i in range(min(NUM_CLIPS, len(dataset)))])
         moments, captions = batch["moments"], batch["captions"]
@@ -82,12 +78,13 @@ class AudioSamples(Callback):
         latents = model.generate(text, moments.shape[2], len(moments), self.decoding, generator)
         if self.training_log.tensorboard is None:
             return  # not rank zero
-        waveforms = self._load_codec(model.spec.codec).decode(latents.cpu().float())
+        codec = self._load_codec(model.spec.codec)
+        waveforms = codec.decode(latents.cpu().float())
         for i, waveform in enumerate(waveforms):
             title = captions[i] if text is not None else "without text"
-            self._write_clip(f"sample/{i}", waveform.nan_to_num(), title, trainer.global_step)
+            self._write_clip(f"sample/{i}", waveform.nan_to_num(), codec.sample_rate, title, trainer.global_step)
 
-    def _load_codec(self, codec: dict) -> AudioCodec:
+    def _load_codec(self, codec: dict[str, Any]) -> AudioCodec:
         if self._codec is None:
             self._codec = load_codec(codec["name"])
             if self._codec.identity != codec["identity"]:
@@ -97,8 +94,9 @@ class AudioSamples(Callback):
                 )
         return self._codec
 
-    def _write_clip(self, tag: str, waveform: torch.Tensor, title: str, step: int) -> None:
-        writer, rate = self.training_log.tensorboard.writer, self._codec.sample_rate
+    def _write_clip(self, tag: str, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
+        assert self.training_log.tensorboard is not None
+        writer = self.training_log.tensorboard.writer
         writer.add_audio(tag, waveform[None].clamp(-1, 1), step, sample_rate=rate)
         picture = io.BytesIO()
         spectrogram_png(waveform, rate, picture, title=title)

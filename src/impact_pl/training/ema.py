@@ -1,6 +1,7 @@
 """Exponential moving average of the weights, kept as a submodule: saved, moved and sharded together with the model."""
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ class ExponentialMovingAverage(nn.Module):
         if not 0 <= decay < 1:
             raise ValueError(f"optim.ema_decay must lie in [0, 1), got {decay}")
         self.decay = decay
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model: Any = copy.deepcopy(model).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "ExponentialMovingAverage":
         """The averaged model stays in evaluation mode."""

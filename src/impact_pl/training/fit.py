@@ -101,7 +101,7 @@ def build_trainer(
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=build_strategy(settings),
-        precision=resolve_precision(settings),
+        precision=resolve_precision(settings),  # type: ignore[arg-type]
         max_steps=settings.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=settings.accumulate_grad_batches,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from torch import Tensor
 
 from impact_pl.training.sinks import BarSink, CsvSink, LineSink, TensorBoardSink, terminal_sink
@@ -80,7 +80,7 @@ class TrainingLog(Callback):
         self._seconds = self._waited = 0.0
         self._steps = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._means = BucketMeans(self.num_timesteps, pl_module.device)
         self._logged_step = trainer.global_step
         if trainer.is_global_zero:
@@ -90,15 +90,13 @@ class TrainingLog(Callback):
             metrics = CsvSink(self.run_dir / "metrics.csv", columns, trainer.global_step)
             self._sinks = [metrics, self.tensorboard, self._terminal]
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._started = time.perf_counter()
         waited = self._started - pl_module.batch_done_at
         self._waited += waited
         self._seconds += waited
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._means.add(outputs["mean_loss"], outputs["per_position"], outputs["timesteps"], outputs["mask_ratio"])
         self._seconds += time.perf_counter() - self._started
         if trainer.global_step == self._logged_step:
@@ -110,17 +108,17 @@ class TrainingLog(Callback):
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
             self._write(trainer, self._means.pop(trainer) | self._figures(trainer, pl_module))
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.valid_loss is not None:
             self._write(trainer, {"valid/loss": pl_module.valid_loss})
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
         self._close()
 
-    def _figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def _figures(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         seconds = max(self._seconds, 1e-9)
         values = (
             pl_module.last_lr,

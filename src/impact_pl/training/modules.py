@@ -10,6 +10,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from impact_pl.config import TrainConfig
+from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
 from impact_pl.models.impact import Impact, ImpactSpec
 from impact_pl.training.checkpoint import rewind_loops
@@ -82,16 +83,22 @@ class ImpactTraining(LightningModule):
     def caption_dropout(self) -> float:
         return 0.0
 
+    @property
+    def data(self) -> LatentDataModule:
+        """The trainer's."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
     def on_validation_epoch_start(self) -> None:
         self._valid_sums = torch.zeros(2, device=self.device)  # loss times clips, clips
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss of the averaged weights; every batch has its own fixed noise and mask, the same in all trainings."""
+        averaged = self.ema.model
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
-        latents = self.ema.model.whiten(batch["moments"], generator)
-        loss = self.ema.model.loss(latents, self.condition(batch), generator).loss
-        is_first_time = number < self.trainer.datamodule.num_valid_batches
+        latents = averaged.whiten(batch["moments"], generator)
+        loss = averaged.loss(latents, self.condition(batch), generator).loss
+        is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
 
@@ -99,7 +106,7 @@ class ImpactTraining(LightningModule):
         total, clips = self.trainer.strategy.reduce(self._valid_sums, reduce_op="sum").tolist()
         self.valid_loss = total / clips if clips else None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.config.optim)
         schedule = build_schedule(optimizer, self.config.optim.warmup_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -180,4 +187,6 @@ class TextConditionalTraining(ImpactTraining):
         return batch["text"]
 
 
-STAGES = {module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining)}
+STAGES: dict[str, type[ImpactTraining]] = {
+    module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining)
+}

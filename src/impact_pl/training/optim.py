@@ -8,7 +8,8 @@ from impact_pl.config import OptimConfig
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -23,7 +24,7 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
         lr=config.lr,
-        betas=tuple(config.betas),
+        betas=(config.betas[0], config.betas[1]),
         fused=device in ("cpu", "cuda"),
     )
 

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from impact_pl.data_prep.progress import Bar, Lines, progress
 from impact_pl.data_prep.segments import Reject, Segment, batches, usable_segments
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from impact_pl.codec import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from impact_pl.progress import Bar, Lines, progress
 from impact_pl.text import TextEncoder
 
 TEXT_BATCH = 64
@@ -187,7 +187,9 @@ class Precomputer:
 
     def _finish(self) -> None:
         """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done."""
-        done = {split: [read_done(path) for path, _ in shards] for split, shards in self.shards.items()}
+        found = {split: [read_done(path) for path, _ in shards] for split, shards in self.shards.items()}
+        done = {split: [part for part in parts if part is not None] for split, parts in found.items()}
+        assert done == found, "a shard vanished while this ran"
         rejects = [reject for parts in done.values() for part in parts for reject in part["rejected"]]
         rejected = self.out / "rejected.jsonl"
         write_text(rejected, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from impact_pl.data.manifest import Record
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
 SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
+LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
 
 
 @dataclass
@@ -62,13 +63,14 @@ def usable_segments(
     """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``."""
     try:
         spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
+        read = span_reader(record, spans, sample_rate)
     except ValueError as error:
         rejects.append(Reject(record.id, record.path, record.start, str(error)))
         return
     slug = re.sub(r"[^A-Za-z0-9]+", "-", record.id).strip("-")[:40]
     for number, (start, duration) in enumerate(spans):
         try:
-            waveform = load_audio(record.path, sample_rate, start, duration)
+            waveform = read(start, duration)
             if waveform.abs().max() < SILENT_PEAK:
                 raise ValueError(f"silent: its peak is below {SILENT_PEAK:g}")
         except ValueError as error:
@@ -76,6 +78,25 @@ def usable_segments(
             continue
         waveform = fit_length(waveform, round(clip_seconds * sample_rate))
         yield Segment(f"{index:06d}-{number:03d}-{slug}", record, start, waveform)
+
+
+def span_reader(record: Record, spans: list[tuple[float, float]], sample_rate: int) -> Callable[[float, float], Tensor]:
+    """A function (start, duration) -> waveform (S,) for the spans of a record.
+
+    Raises:
+        ValueError: the file cannot be read; by the function too, for a span that cannot.
+    """
+    if spans[-1][0] - record.start > LONG_SECONDS:
+        return lambda start, duration: load_audio(record.path, sample_rate, start, duration)
+    whole = load_audio(record.path, sample_rate, record.start, sum(duration for _, duration in spans))
+
+    def part(start: float, duration: float) -> Tensor:
+        first = round((start - record.start) * sample_rate)
+        if first >= len(whole):
+            raise ValueError(f"{record.path}: ends before {start:g} s, earlier than its header says")
+        return whole[first : first + round(duration * sample_rate)]
+
+    return part
 
 
 def batches(segments: Iterable[Segment], size: int) -> Iterator[list[Segment]]:

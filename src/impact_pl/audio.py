@@ -5,6 +5,7 @@ Dimension key: B batch, S waveform samples, F mel bins, M mel frames. Waveforms 
 
 import io
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import soundfile
@@ -78,7 +79,13 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if from_rate == to_rate:
         return waveform
     ratio = Fraction(to_rate, from_rate).limit_denominator(1000)
-    return torchaudio.functional.resample(waveform, ratio.denominator, ratio.numerator)
+    return _resampler(ratio.denominator, ratio.numerator)(waveform)
+
+
+@lru_cache(maxsize=16)
+def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
+    """Keeps the filter bank, which costs more to make than to apply to a short clip."""
+    return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
 def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
@@ -111,6 +118,9 @@ class LogMel(nn.Module):
     Slaney mel scale and norm, Hann window, reflect padding of (n_fft - hop) / 2 on both sides.
     """
 
+    filters: Tensor  # (F, n_fft/2 + 1)
+    window: Tensor  # (n_fft,)
+
     def __init__(
         self,
         sample_rate: int = SAMPLE_RATE,
@@ -126,7 +136,7 @@ class LogMel(nn.Module):
         filters = torchaudio.functional.melscale_fbanks(
             n_fft // 2 + 1, f_min, f_max, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
         )
-        self.register_buffer("filters", filters.T.contiguous(), persistent=False)  # (F, n_fft/2 + 1)
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ import math
 import pytest
 import soundfile
 import torch
+from impact_pl.data_prep import segments
 from impact_pl.data_prep.precompute_latents import LatentSums, Precomputer, latent_statistics
-from impact_pl.data_prep.segments import plan_segments
+from impact_pl.data_prep.segments import plan_segments, usable_segments
 
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.codec import AudioCodec
@@ -241,6 +242,16 @@ def test_statistics_add_up():
 def test_segments(file_seconds, start, duration, expected):
     spans = plan_segments(Record("a", "a.wav", start, duration), file_seconds, 1.0)
     assert spans == [pytest.approx(span) for span in expected]
+
+
+def test_long_recordings_are_read_by_parts_with_the_same_result(tmp_path, monkeypatch):
+    save_audio(tmp_path / "a.wav", noise(5.3, 0), RATE)
+    record = Record("a", str(tmp_path / "a.wav"), start=0.5)
+    at_once = [segment.waveform for segment in usable_segments(0, record, 1.0, RATE, [])]
+    monkeypatch.setattr(segments, "LONG_SECONDS", 0.0)
+    by_parts = [segment.waveform for segment in usable_segments(0, record, 1.0, RATE, [])]
+    assert len(at_once) == 4
+    assert all(torch.equal(one, other) for one, other in zip(at_once, by_parts, strict=True))
 
 
 def test_a_rest_of_a_second_is_kept():

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import soundfile
 from impact_pl.data_prep.collect import Collection, by_stem, finish, first_of, read_csv
-from impact_pl.data_prep.command import ends_clearly, parser_of
+from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.errors import user_errors
 
 CLIP_SECONDS = 10.0
 LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
 
 
-@ends_clearly
+@user_errors
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("audiocaps", __doc__)
     parser.add_argument("--csv", type=Path, required=True, help="train.csv, val.csv or test.csv")

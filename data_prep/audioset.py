@@ -13,12 +13,13 @@ from pathlib import Path
 
 from impact_pl.data_prep.audiocaps import find_clip, seconds
 from impact_pl.data_prep.collect import Collection, by_stem, finish, read_csv, read_text
-from impact_pl.data_prep.command import ends_clearly, parser_of
+from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.errors import user_errors
 
 
-@ends_clearly
+@user_errors
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("audioset", __doc__)
     parser.add_argument("--csv", type=Path, required=True, help="the segments of one split")

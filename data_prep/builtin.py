@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from impact_pl.data_prep.clients import fetch, read_files
-from impact_pl.data_prep.command import ends_clearly, parser_of
+from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import Record, write_manifest
+from impact_pl.errors import user_errors
 
 CORPUS = Path(__file__).parent / "builtin_corpus.json"
 OWN_SOUNDS = "use sounds of your own instead: `python -m impact_pl.data_prep.folder --help`"
@@ -42,7 +43,7 @@ class Clip:
         return f"audio/{self.id}{Path(self.path).suffix.lower()}"
 
 
-@ends_clearly
+@user_errors
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("builtin", __doc__)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impact_pl"

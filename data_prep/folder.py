@@ -11,12 +11,13 @@ import json
 from pathlib import Path
 
 from impact_pl.data_prep.collect import Collection, audio_files, finish, read_csv, read_text, split_of
-from impact_pl.data_prep.command import ends_clearly, parser_of
+from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.errors import user_errors
 
 
-@ends_clearly
+@user_errors
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("folder", __doc__)
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")

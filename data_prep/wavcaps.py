@@ -9,12 +9,13 @@ import json
 from pathlib import Path
 
 from impact_pl.data_prep.collect import SUFFIXES, Collection, by_stem, finish, read_text, split_of
-from impact_pl.data_prep.command import ends_clearly, parser_of
+from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import Record
+from impact_pl.errors import user_errors
 
 
-@ends_clearly
+@user_errors
 def main(argv: list[str] | None = None) -> None:
     parser = parser_of("wavcaps", __doc__)
     parser.add_argument("--json", type=Path, nargs="+", required=True, help="one JSON part or several")

@@ -35,4 +35,4 @@ run impact-evaluate --generated "$demo/generated" --reference "$demo/real" \
     --duration "$seconds" --cache "$demo/features" --out "$demo/metrics.json"
 run python -m impact_pl.cli.report --run "$demo" --out "$demo/report.html"
 
-printf '\nopen %s in a browser; `make tensorboard` shows the training\n' "$demo/report.html"
+printf '\nopen %s in a browser; make tensorboard shows the training\n' "$demo/report.html"

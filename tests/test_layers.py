@@ -14,6 +14,8 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.assets": 0,
     "impact_pl.conf": 0,
     "impact_pl.config": 1,
+    "impact_pl.errors": 1,
+    "impact_pl.progress": 1,
     "impact_pl.audio": 1,
     "impact_pl.diffusion": 1,
     "impact_pl.masking": 1,

@@ -70,6 +70,8 @@ class BuiltinCodec(AudioCodec):
         self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)  # (F,)
         floor = self.unit_noise_mel + math.log(10) * spec.floor_db / 20
         self.register_buffer("floor", floor, persistent=False)  # (F,) log-mel of the noise under every sound
+        loudest = (self.log_mel.window.sum() * self.log_mel.filters.sum(dim=1)).log()
+        self.register_buffer("ceiling", loudest, persistent=False)  # (F,) no waveform in [-1, 1] is above
         self.decoder = NoiseExcitedDecoder(
             spec.num_mels, spec.hop, spec.sample_rate, spec.decoder_dim, spec.decoder_depth
         )
@@ -131,10 +133,14 @@ class BuiltinCodec(AudioCodec):
         return rearrange(latents, "b h c -> b c h 1")
 
     def decode_mel(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, 1) -> log-mel (B, F, M): the linear inverse."""
+        """Latents (B, C, H, 1) -> log-mel (B, F, M): the linear inverse.
+
+        A generator that has hardly learned gives latents that no sound has: limits keep the exponentials finite.
+        """
         latents = rearrange(latents, "b c h 1 -> b h c") * self.eigenvalues**0.25
         patches = latents @ self.pca_basis + self.pca_mean  # (B, H, 4F)
-        return rearrange(patches, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
+        mel = rearrange(patches, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
+        return mel.clamp(self.floor[:, None] - 5, self.ceiling[:, None])
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-from impact_pl.cli.errors import user_errors
+from impact_pl.errors import user_errors
 
 COLUMNS = {  # key in a row -> heading, digits
     "fd_yamnet": ("FD-YAMNet ↓", 1),

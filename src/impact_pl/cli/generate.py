@@ -4,14 +4,14 @@ import argparse
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from impact_pl.audio import save_audio, spectrogram_png
-from impact_pl.cli.errors import user_errors
 from impact_pl.config import DecodingConfig
 from impact_pl.data.manifest import read_manifest
+from impact_pl.errors import user_errors
+from impact_pl.progress import progress
 
 SUFFIXES = (".wav", ".flac")
 DEFAULTS = DecodingConfig()
@@ -104,8 +104,6 @@ def _stem(index: int, caption: str) -> str:
 
 
 def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
     from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
@@ -117,17 +115,15 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
         temperature=args.temperature,
         order=args.order,
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("generating", total=len(todo) * args.iterations)
-        for count, index in enumerate(todo):
+    with progress("generating", len(todo) * args.iterations, unit="iterations") as bar:
+        for index in todo:
             batch = batches[index]
             waveforms = pipeline(
                 [job.caption for job in batch],
                 duration=args.duration,
                 seed=args.seed * 1_000_003 + index,  # a batch's sound does not depend on what was finished before
                 decoding=decoding,
-                progress=lambda i, n, count=count: bar.update(task, completed=count * n + i),
+                progress=lambda iteration, num_iterations: bar.advance(),
             )
             for job, waveform in zip(batch, waveforms.cpu(), strict=True):
                 job.file.parent.mkdir(parents=True, exist_ok=True)
@@ -135,8 +131,6 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
                 if args.spectrogram:
                     spectrogram_png(waveform, pipeline.sample_rate, job.file.with_suffix(".png"), title=job.caption)
             remember(args.out, batch, settings)
-            if not sys.stderr.isatty():
-                print(f"{count + 1}/{len(todo)} batches", file=sys.stderr, flush=True)
 
 
 # A folder of results carries generated.jsonl: caption and settings of every finished file, one a line. The same command

@@ -3,8 +3,8 @@
 import sys
 
 from impact_pl.cli.compose import compose, format_keys, print_help_if_asked
-from impact_pl.cli.errors import user_errors
 from impact_pl.config import PrecomputeConfig
+from impact_pl.errors import user_errors
 
 HELP = f"""
 usage: impact-precompute manifest=FILE out=FOLDER [key=value ...]

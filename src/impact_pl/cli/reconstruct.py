@@ -5,16 +5,15 @@ What the codec loses is the floor under every generated sound, so a report shows
 
 import argparse
 import re
-import sys
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from impact_pl.audio import fit_length, load_audio, save_audio
-from impact_pl.cli.errors import user_errors
-from impact_pl.codec import load_codec
+from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.errors import user_errors
+from impact_pl.progress import progress
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,19 +34,25 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     records = choose(read_manifest(args.manifest), args.split, args.limit, args.seed)
     codec = load_codec(args.codec)
-    for record in track(records, "reconstructing", disable=not sys.stderr.isatty()):
-        name = re.sub(r"[^\w.-]+", "_", record.id) + ".flac"
-        targets = [folder / name for folder in (args.real, args.reconstructed) if folder is not None]
-        if all(target.is_file() for target in targets):
-            continue
-        waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, args.duration))
-        waveform = fit_length(waveform, round(args.duration * codec.sample_rate))
-        for target in targets:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        save_audio(targets[0], waveform, codec.sample_rate)
-        if args.reconstructed is not None:
-            save_audio(targets[1], reconstruct(codec, waveform), codec.sample_rate)
+    with progress("reconstructing", len(records)) as bar:
+        for record in records:
+            write_clip(record, codec, args)
+            bar.advance()
     print(f"{len(records)} clips in {args.real}" + (f" and {args.reconstructed}" if args.reconstructed else ""))
+
+
+def write_clip(record: Record, codec: AudioCodec, args: argparse.Namespace) -> None:
+    """One record into the folders where it is not yet."""
+    name = re.sub(r"[^\w.-]+", "_", record.id) + ".flac"
+    targets = [folder / name for folder in (args.real, args.reconstructed) if folder is not None]
+    if all(target.is_file() for target in targets):
+        return
+    waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, args.duration))
+    waveform = fit_length(waveform, round(args.duration * codec.sample_rate))
+    sounds = [waveform] if len(targets) == 1 else [waveform, reconstruct(codec, waveform)]
+    for target, sound in zip(targets, sounds, strict=True):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        save_audio(target, sound, codec.sample_rate)
 
 
 def choose(records: list[Record], split: str | None, limit: int | None, seed: int) -> list[Record]:
@@ -63,7 +68,7 @@ def choose(records: list[Record], split: str | None, limit: int | None, seed: in
 
 
 @torch.inference_mode()
-def reconstruct(codec, waveform: torch.Tensor) -> torch.Tensor:
+def reconstruct(codec: AudioCodec, waveform: torch.Tensor) -> torch.Tensor:
     """(S,) -> (S,): through the codec's mean latents and back."""
     mean, _ = codec.encode(waveform[None]).chunk(2, dim=1)  # (1, C, H, W)
     return codec.decode(mean)[0, : len(waveform)].clamp(-1, 1)

@@ -5,7 +5,7 @@ import json
 import random
 from pathlib import Path
 
-from impact_pl.cli.errors import user_errors
+from impact_pl.errors import user_errors
 
 STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional"}
 FOLDERS = {

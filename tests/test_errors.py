@@ -1,0 +1,41 @@
+"""Exit codes and messages of commands."""
+
+import pytest
+
+from impact_pl.errors import user_errors
+
+
+def command(error: BaseException | None):
+    @user_errors
+    def main(argv=None):
+        if error is not None:
+            raise error
+
+    return main
+
+
+@pytest.mark.parametrize("error", [ValueError("batch size 0: at least 1"), OSError(28, "No space left on device")])
+def test_a_users_mistake_is_one_line_and_exit_code_2(error, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command(error)([])
+    assert exit_info.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed == f"error: {error}\n"
+
+
+def test_ctrl_c_is_exit_code_130(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        command(KeyboardInterrupt())([])
+    assert exit_info.value.code == 130
+    assert "the same command continues" in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    with pytest.raises(AssertionError):
+        command(AssertionError("invariant"))([])
+
+
+def test_debug_shows_the_traceback_of_user_errors(monkeypatch):
+    monkeypatch.setenv("IMPACT_DEBUG", "1")
+    with pytest.raises(ValueError, match="batch size"):
+        command(ValueError("batch size 0"))([])

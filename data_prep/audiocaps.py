@@ -11,10 +11,10 @@ example: python -m impact_pl.data_prep.audiocaps --csv train.csv --audio audioca
 from pathlib import Path
 
 import soundfile
-from impact_pl.data_prep.collect import Collection, by_stem, finish, first_of, read_csv
-from impact_pl.data_prep.command import parser_of
 
 from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.data_prep.collect import Collection, by_stem, finish, first_of, read_csv
+from impact_pl.data_prep.command import parser_of
 from impact_pl.errors import user_errors
 
 CLIP_SECONDS = 10.0

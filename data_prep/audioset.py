@@ -11,11 +11,10 @@ example: python -m impact_pl.data_prep.audioset --csv balanced_train_segments.cs
 import csv
 from pathlib import Path
 
+from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.data_prep.audiocaps import find_clip, seconds
 from impact_pl.data_prep.collect import Collection, by_stem, finish, read_csv, read_text
 from impact_pl.data_prep.command import parser_of
-
-from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.errors import user_errors
 
 

@@ -13,10 +13,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.data_prep.clients import fetch, read_files
 from impact_pl.data_prep.command import parser_of
-
-from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.errors import user_errors
 
 CORPUS = Path(__file__).parent / "builtin_corpus.json"

@@ -10,10 +10,9 @@ example: python -m impact_pl.data_prep.folder --audio my_sounds --captions my_so
 import json
 from pathlib import Path
 
+from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.data_prep.collect import Collection, audio_files, finish, read_csv, read_text, split_of
 from impact_pl.data_prep.command import parser_of
-
-from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.errors import user_errors
 
 

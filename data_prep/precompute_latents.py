@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from impact_pl.data_prep.segments import Reject, Segment, batches, usable_segments
 from torch import Tensor
 
 from impact_pl.codec import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from impact_pl.data_prep.segments import Reject, Segment, batches, usable_segments
 from impact_pl.progress import Bar, Lines, progress
 from impact_pl.text import TextEncoder
 

@@ -8,10 +8,9 @@ example: python -m impact_pl.data_prep.wavcaps --json json_files/*/*.json --audi
 import json
 from pathlib import Path
 
+from impact_pl.data.manifest import Record
 from impact_pl.data_prep.collect import SUFFIXES, Collection, by_stem, finish, read_text, split_of
 from impact_pl.data_prep.command import parser_of
-
-from impact_pl.data.manifest import Record
 from impact_pl.errors import user_errors
 
 

@@ -9,6 +9,7 @@ decides how strong its channels are relative to each other.
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+import torch
 from torch import Generator, Tensor, nn
 
 
@@ -49,7 +50,7 @@ class AudioCodec(nn.Module, ABC):
         """
 
 
-def load_codec(name_or_path: str, device: str = "cpu") -> AudioCodec:
+def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCodec:
     """Load a codec for inference: ``builtin``, or a folder that holds config.json and model.safetensors.
 
     Raises:

@@ -108,7 +108,7 @@ class MiniLM(TextEncoder):
 TEXT_ENCODERS = {"minilm": MiniLM}
 
 
-def load_text_encoder(name: str, device: str = "cpu") -> TextEncoder:
+def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
     """Load a text encoder by name, without any network.
 
     Raises:

@@ -10,10 +10,10 @@ import tarfile
 import zipfile
 
 import pytest
-from impact_pl.data_prep import builtin
-from impact_pl.data_prep.clients import fetch, read_files
 
 from impact_pl.data.manifest import read_manifest
+from impact_pl.data_prep import builtin
+from impact_pl.data_prep.clients import fetch, read_files
 
 
 def test_the_list_is_sound():

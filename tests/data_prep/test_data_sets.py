@@ -5,11 +5,11 @@ import json
 
 import pytest
 import torch
-from impact_pl.data_prep import audiocaps, audioset, folder, wavcaps
-from impact_pl.data_prep.collect import split_of
 
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import read_manifest
+from impact_pl.data_prep import audiocaps, audioset, folder, wavcaps
+from impact_pl.data_prep.collect import split_of
 
 
 def make_audio(folder, *names, seconds=0.1):

@@ -6,15 +6,15 @@ import math
 import pytest
 import soundfile
 import torch
-from impact_pl.data_prep import segments
-from impact_pl.data_prep.precompute_latents import LatentSums, Precomputer, latent_statistics
-from impact_pl.data_prep.segments import plan_segments, usable_segments
 
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.codec import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.data.shards import LatentDataset
+from impact_pl.data_prep import segments
+from impact_pl.data_prep.precompute_latents import LatentSums, Precomputer, latent_statistics
+from impact_pl.data_prep.segments import plan_segments, usable_segments
 from impact_pl.text import TextEncoder, TextFeatures
 
 RATE = 1000

@@ -93,7 +93,7 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
         raise ValueError(f"no captions file at {path}")
     if path.suffix == ".jsonl":
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
-        return [(re.sub(r"[^\w.-]+", "_", record.id), record.caption) for record in records]  # files named by id
+        return [(re.sub(r"[^\w.-]+", "_", record.id), record.caption or "") for record in records]  # named by id
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 

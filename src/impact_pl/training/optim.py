@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the schedule: linear warm-up, then constant (S1 App. C, as MAR)."""
+"""AdamW, its parameter groups, and the schedule: linear warm-up, then constant (as MAR)."""
 
 import torch
 from torch import nn

@@ -20,10 +20,10 @@ import torchaudio.functional
 from torch import Generator, Tensor
 
 from impact_pl.audio import load_audio
-from impact_pl.cli.errors import user_errors
 from impact_pl.codec import load_codec
 from impact_pl.codec_builtin import BuiltinCodec
 from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.errors import user_errors
 from impact_pl.evaluation.features import Features, YamNet
 from impact_pl.evaluation.metrics import embedding_cosine, frechet_distance, top1_agreement
 

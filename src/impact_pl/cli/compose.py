@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -36,6 +36,9 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
 
 
 def _explain(error: Exception, name: str) -> str:
+    if isinstance(error, MissingConfigException) and error.options:
+        group, choice = str(error.missing_cfg_file).split("/", maxsplit=1)
+        return f"configuration: there is no {group}={choice}, choose one of {', '.join(error.options)}"
     causes: list[str] = []
     cause: BaseException | None = error
     while cause is not None:

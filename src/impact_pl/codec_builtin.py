@@ -55,6 +55,12 @@ class BuiltinCodec(AudioCodec):
 
     name = "builtin"
     latent_width = 1
+    pca_mean: Tensor  # (4F,)
+    pca_basis: Tensor  # (C, 4F), orthonormal rows
+    eigenvalues: Tensor  # (C,) variances of the components
+    unit_noise_mel: Tensor  # (F,)
+    floor: Tensor  # (F,) log-mel of the noise under every sound
+    ceiling: Tensor  # (F,) no waveform in [-1, 1] is above
 
     def __init__(self, spec: BuiltinCodecSpec | None = None):
         super().__init__()
@@ -65,13 +71,13 @@ class BuiltinCodec(AudioCodec):
         self.log_mel = LogMel(spec.sample_rate, spec.num_mels, spec.n_fft, spec.hop)
         patch_dim = spec.frames_per_latent * spec.num_mels
         self.register_buffer("pca_mean", torch.zeros(patch_dim))
-        self.register_buffer("pca_basis", torch.eye(patch_dim)[: spec.latent_channels])  # (C, 4F), orthonormal rows
-        self.register_buffer("eigenvalues", torch.ones(spec.latent_channels))  # (C,) variances of the components
-        self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)  # (F,)
+        self.register_buffer("pca_basis", torch.eye(patch_dim)[: spec.latent_channels])
+        self.register_buffer("eigenvalues", torch.ones(spec.latent_channels))
+        self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)
         floor = self.unit_noise_mel + math.log(10) * spec.floor_db / 20
-        self.register_buffer("floor", floor, persistent=False)  # (F,) log-mel of the noise under every sound
+        self.register_buffer("floor", floor, persistent=False)
         loudest = (self.log_mel.window.sum() * self.log_mel.filters.sum(dim=1)).log()
-        self.register_buffer("ceiling", loudest, persistent=False)  # (F,) no waveform in [-1, 1] is above
+        self.register_buffer("ceiling", loudest, persistent=False)
         self.decoder = NoiseExcitedDecoder(
             spec.num_mels, spec.hop, spec.sample_rate, spec.decoder_dim, spec.decoder_depth
         )

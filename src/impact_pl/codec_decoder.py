@@ -19,9 +19,7 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 NUM_OUTPUTS = 5  # numbers for each bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
-NUM_NOISE_CHANNELS = (
-    16  # random inputs of the network, so that it can draw what neighbouring bins share (onsets, pitch)
-)
+NUM_NOISE_CHANNELS = 16  # random inputs, so that the network can draw what neighbouring bins share (onsets, pitch)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -45,6 +43,9 @@ class ConvNeXtBlock(nn.Module):
 class NoiseExcitedDecoder(nn.Module):
     """Log-mel frames -> waveform. The network runs on pairs of frames (50 a second)."""
 
+    window: Tensor  # (n_fft,)
+    interpolation: Tensor  # (K, F)
+
     def __init__(self, num_mels: int, hop: int, sample_rate: int, dim: int, depth: int, n_fft: int = 512):
         super().__init__()
         self.hop, self.n_fft, self.num_bins = hop, n_fft, n_fft // 2 + 1
@@ -56,7 +57,7 @@ class NoiseExcitedDecoder(nn.Module):
         nn.init.zeros_(self.proj_out.bias)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         interpolation = mel_interpolation(num_mels, self.num_bins, sample_rate)
-        self.register_buffer("interpolation", interpolation, persistent=False)  # (K, F)
+        self.register_buffer("interpolation", interpolation, persistent=False)
 
     def forward(self, mel: Tensor, level: Tensor, generator: Generator) -> Tensor:
         """Log-mel (B, F, M) and the same relative to unit white noise, ``level`` (B, F, M) -> waveform (B, hop * M).

@@ -38,8 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.stage == "codec":
         from impact_pl.training.codec import train_codec
 
-        train_codec(config)
-        return
+        sys.exit(train_codec(config))
     from impact_pl.training.fit import train  # imports lightning: --help and a misspelt key should not wait for it
 
     sys.exit(train(config))

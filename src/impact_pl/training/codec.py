@@ -116,7 +116,7 @@ class CodecTraining(LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.codec.decoder, step)
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then a cosine to zero at ``max_steps``."""
         optimizer, warmup = build_optimizer(self.codec.decoder, self.config.optim), self.config.optim.warmup_steps
 
@@ -129,10 +129,13 @@ class CodecTraining(LightningModule):
 
     def train_dataloader(self) -> DataLoader:
         """One number a step: the crops are drawn in ``training_step``."""
-        return DataLoader(range(self.config.trainer.max_steps), batch_size=None)
+        return self._numbers(self.config.trainer.max_steps)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(range(math.ceil(NUM_VALID_CROPS / self.config.data.batch_size)), batch_size=None)
+        return self._numbers(math.ceil(NUM_VALID_CROPS / self.config.data.batch_size))
+
+    def _numbers(self, count: int) -> DataLoader:
+        return DataLoader(range(count), batch_size=None)  # type: ignore[arg-type]  # a range has length and items
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rewind_loops(checkpoint, self.trainer)

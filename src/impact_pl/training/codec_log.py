@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from torch import Tensor
 
 from impact_pl.training.sinks import CsvSink, TensorBoardSink, terminal_sink
@@ -19,18 +19,16 @@ class CodecLog(Callback):
     def __init__(self, run_dir: Path, every: int, batch_size: int):
         self.run_dir, self.every, self.batch_size = run_dir, max(1, every), batch_size
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         step = trainer.global_step
         columns = ["train/loss", *FIGURES, "valid/loss"]
         self._terminal = terminal_sink(trainer.max_steps, step)
         metrics = CsvSink(self.run_dir / "metrics.csv", columns, step)
-        self._sinks = [metrics, TensorBoardSink(self.run_dir, step), self._terminal]
+        self._sinks: list[Any] = [metrics, TensorBoardSink(self.run_dir, step), self._terminal]
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         self._losses.append(outputs["loss"].detach())
         self._terminal.advance(step)
@@ -43,10 +41,10 @@ class CodecLog(Callback):
         )
         self._losses, self._started = [], time.perf_counter()
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write(trainer.global_step, {"valid/loss": pl_module.valid_loss})
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for sink in self.__dict__.pop("_sinks", []):
             sink.close()
 

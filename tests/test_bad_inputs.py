@@ -256,3 +256,17 @@ def test_evaluating_an_empty_folder(fails, sounds, tmp_path):
     (tmp_path / "empty").mkdir()
     message = fails(evaluate.main, "--generated", tmp_path / "empty", "--reference", sounds.parent)
     assert str(tmp_path / "empty") in message
+
+
+# Training
+
+
+def test_index_without_latents(fails, latents, tmp_path):
+    damaged = copy_shards(latents, tmp_path / "damaged", lambda index: index.update(latents={}))
+    message = fails(train.main, "experiment=pretrain", *stage(damaged, tmp_path, "x"))
+    assert "index.json: no usable latents" in message
+
+
+def test_impossible_number(fails, latents, tmp_path):
+    message = fails(train.main, "experiment=pretrain", *stage(latents, tmp_path, "x", "data.batch_size=0"))
+    assert message == "error: data.batch_size=0: choose 1 or more"

@@ -11,7 +11,7 @@ from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import CodecConfig, DataConfig, OptimConfig, TrainConfig, TrainerConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.training import codec as training
-from impact_pl.training.codec_data import draw_crops
+from impact_pl.training.codec_data import draw_crops, load_clips
 from impact_pl.training.codec_loss import EnergyDistance
 
 
@@ -137,6 +137,39 @@ def test_user_errors(config, tmp_path):
     config.data.path, config.init_from = path, str(tmp_path)
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         training.train_codec(config)
+
+
+def test_another_codecs_checkpoint_is_refused(config):
+    assert training.train_codec(config) == 0
+    config.codec.decoder_dim, config.trainer.max_steps = 32, 6
+    with pytest.raises(ValueError, match=r"holds another training.*codec\.decoder_dim"):
+        training.train_codec(config)
+    Path(config.runs_dir, "run", "checkpoints", "last.ckpt").write_bytes(b"junk")
+    with pytest.raises(ValueError, match="not a readable checkpoint"):
+        training.train_codec(config)
+    config.trainer.max_steps = 0
+    with pytest.raises(ValueError, match=r"trainer\.max_steps=0"):
+        training.train_codec(config)
+
+
+def test_a_finished_codec_training_is_kept(config):
+    assert training.train_codec(config) == 0
+    before = weights(config)
+    assert training.train_codec(config) == 0
+    config.trainer.max_steps = 2
+    assert training.train_codec(config) == 0
+    assert all(torch.equal(value, before[name]) for name, value in weights(config).items())
+
+
+def test_unreadable_recordings_are_left_out(config, tmp_path, capsys):
+    (tmp_path / "0.wav").write_bytes(b"RIFF, but no sound")
+    clips, valid_clips = load_clips(config.data.path, 16_000)
+    assert (len(clips), len(valid_clips)) == (2, 1)
+    assert "1 unreadable recording(s) left out" in capsys.readouterr().out
+    for i in range(1, 4):
+        (tmp_path / f"{i}.wav").unlink()
+    with pytest.raises(ValueError, match=r"unreadable: 4, the first: .*0\.wav"):
+        load_clips(config.data.path, 16_000)
 
 
 def test_default_sizes_fit_into_the_package():

@@ -138,6 +138,20 @@ def test_finished_run_says_so_and_writes_a_lost_model_again(config, capsys):
     assert (run_dir(config) / "model" / "config.json").is_file()
 
 
+def test_a_kill_before_the_export_leaves_no_old_model(config, monkeypatch):
+    import impact_pl.training.fit as fit
+
+    run(config, "run", 2)
+    old = (run_dir(config) / "model" / "model.safetensors").read_bytes()
+    config.trainer.max_steps = 4
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "_finish", lambda *_: 137)  # the process ends after its last checkpoint
+        assert train(config) == 137
+    assert not (run_dir(config) / "model" / "config.json").exists()
+    assert train(config) == 0
+    assert (run_dir(config) / "model" / "model.safetensors").read_bytes() != old
+
+
 def test_another_trainings_run_directory_is_refused(config):
     run(config, "run", 1)
     for change, message in (

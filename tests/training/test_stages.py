@@ -113,6 +113,23 @@ def test_no_steps_write_the_initial_model(config):
     assert all(torch.equal(fresh[name], value) for name, value in model.state_dict().items())
 
 
+def test_no_steps_never_replace_a_model(config, capsys):
+    """Repeatable; and neither a model without checkpoints nor a training is overwritten by random weights."""
+    config.trainer.max_steps, folder = 2, Path(config.runs_dir) / "run"
+    assert train(config) == 0
+    weights = (folder / "model" / "model.safetensors").read_bytes()
+    config.trainer.max_steps = 0
+    assert train(config) == 0
+    assert "already trained to 2 steps" in capsys.readouterr().out
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert train(config) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert (folder / "model" / "model.safetensors").read_bytes() == weights
+    config.model.dim = 32
+    with pytest.raises(ValueError, match=r"another model: model\.dim 16 -> 32"):
+        train(config)
+
+
 def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):
     for source in (stage1, stage1 / "checkpoints" / "last.ckpt"):
         out = tmp_path / f"out{source.is_dir()}"

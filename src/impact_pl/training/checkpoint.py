@@ -30,8 +30,12 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
     trainer.strategy.barrier("checkpoint")
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, kind: str = "spec") -> dict[str, Any]:
     """A checkpoint of this project, memory-mapped where possible.
+
+    Args:
+        path: the file.
+        kind: what its ``hyper_parameters`` have to hold: a model's ``spec``, or only a ``stage`` (the codec's).
 
     Raises:
         ValueError: missing, damaged, or not a checkpoint of ``impact-train``.
@@ -42,8 +46,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
-    if not isinstance(checkpoint, dict) or "spec" not in checkpoint.get("hyper_parameters", {}):
-        raise ValueError(f"{path} is not a checkpoint of impact-train: it has no model specification")
+    if not isinstance(checkpoint, dict) or kind not in checkpoint.get("hyper_parameters", {}):
+        what = "model specification" if kind == "spec" else kind
+        raise ValueError(f"{path} is not a checkpoint of impact-train: it has no {what}")
     return checkpoint
 
 

@@ -11,9 +11,7 @@ Dimension key: B batch, S samples of a crop, C latent channels, H latent frames.
 """
 
 import dataclasses
-import logging
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,14 +26,16 @@ from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
 from impact_pl.data.order import derive_seed
 from impact_pl.training.callbacks import Checkpoints
-from impact_pl.training.checkpoint import rewind_loops
+from impact_pl.training.check import check_config
+from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
 from impact_pl.training.codec_data import draw_crops, load_clips, to_float
 from impact_pl.training.codec_log import CodecLog
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.optim import build_optimizer
+from impact_pl.training.log import quiet_lightning
+from impact_pl.training.optim import build_optimizer, warmup
 from impact_pl.training.signals import StopSignal
-from impact_pl.training.strategies import resolve_precision
+from impact_pl.training.strategies import check_devices, resolve_precision
 
 NUM_VALID_CROPS = 64
 MAX_FIT_SECONDS = 10  # of a clip, for the principal components
@@ -118,11 +118,11 @@ class CodecTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW; linear warm-up, then a cosine to zero at ``max_steps``."""
-        optimizer, warmup = build_optimizer(self.codec.decoder, self.config.optim), self.config.optim.warmup_steps
+        optimizer = build_optimizer(self.codec.decoder, self.config.optim)
 
         def factor(step: int) -> float:
             share = min(1.0, step / self.config.trainer.max_steps)
-            return min(1.0, (step + 1) / max(1, warmup)) * (0.5 + 0.5 * math.cos(math.pi * share))
+            return warmup(step, self.config.optim.warmup_steps) * (0.5 + 0.5 * math.cos(math.pi * share))
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -153,6 +153,7 @@ def train_codec(config: TrainConfig) -> int:
     Raises:
         ValueError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
     """
+    check_config(config)
     stop = StopSignal().install()
     try:
         return _train(config, stop)
@@ -163,14 +164,19 @@ def train_codec(config: TrainConfig) -> int:
 def _train(config: TrainConfig, stop: StopSignal) -> int:
     if config.trainer.devices * config.trainer.num_nodes != 1:
         raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
-    _quiet_lightning()
+    if config.trainer.max_steps == 0:
+        raise ValueError("trainer.max_steps=0: the codec needs at least one step")
+    check_devices(config.trainer)
+    quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = run_dir / "checkpoints" / "last.ckpt"
-    last.parent.mkdir(parents=True, exist_ok=True)
     codec = _initial_codec(config)
+    if last.is_file():
+        _check_resume(codec, last)
     clips, valid_clips = load_clips(config.data.path, codec.sample_rate)
     if not config.init_from and not last.is_file():
         codec.fit_latents([to_float(clip[: MAX_FIT_SECONDS * codec.sample_rate]) for clip in clips])
+    last.parent.mkdir(parents=True, exist_ok=True)
     module = CodecTraining(codec, clips, valid_clips, config)
     checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
     trainer = _build_trainer(config, run_dir, bool(valid_clips), checkpoints)
@@ -184,12 +190,21 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     return 0
 
 
-def _quiet_lightning() -> None:
-    """Notices about what is meant so: a data loader of step numbers, and an average in evaluation mode."""
-    for name in ("pytorch", "fabric"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    for text in ("does not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
-        warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+def _check_resume(codec: BuiltinCodec, last: Path) -> None:
+    """Refuses the checkpoint of another training."""
+    checkpoint = read_checkpoint(last, "stage")
+    stage = checkpoint["hyper_parameters"]["stage"]
+    changed = [] if stage == "codec" else [f"stage {stage} -> codec"]
+    if not changed:
+        old = {name: value.shape for name, value in checkpoint["state_dict"].items() if name.startswith("codec.")}
+        new = {f"codec.{name}": value.shape for name, value in codec.state_dict().items()}
+        names = [name for name in old | new if old.get(name) != new.get(name)]
+        changed = [f"{len(names)} weights differ, first {names[0]}"] if names else []
+    if changed:
+        raise ValueError(
+            f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set "
+            "codec.decoder_dim, codec.decoder_depth and init_from back, or delete the directory"
+        )
 
 
 def _initial_codec(config: TrainConfig) -> BuiltinCodec:

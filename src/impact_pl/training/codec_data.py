@@ -15,16 +15,28 @@ MAX_CLIP_WEIGHT = 5 * 16_000  # samples: a longer clip is drawn no more often th
 def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]:
     """The recordings of a manifest's splits ``train`` and ``valid``, each (S_i,) int16: an hour takes 115 MB.
 
+    Unreadable ones are left out and counted.
+
     Raises:
-        ValueError: no manifest, an unreadable recording, or nothing to train on.
+        ValueError: no manifest, or nothing to train on.
     """
     if not path:
         raise ValueError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
     records = read_manifest(path)
-    train, valid = ([_load(r, sample_rate) for r in records if r.split == split] for split in ("train", "valid"))
-    if not train:
-        raise ValueError(f"{path} holds no record of split 'train'")
-    return train, valid
+    clips: dict[str, list[Tensor]] = {"train": [], "valid": []}
+    problems = []
+    for record in records:
+        if record.split in clips:
+            try:
+                clips[record.split].append(_load(record, sample_rate))
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        print(f"{len(problems)} unreadable recording(s) left out, the first: {problems[0]}", flush=True)
+    if not clips["train"]:
+        reason = f"; unreadable: {len(problems)}, the first: {problems[0]}" if problems else ""
+        raise ValueError(f"{path} holds no record of split 'train' to train on{reason}")
+    return clips["train"], clips["valid"]
 
 
 def _load(record: Record, sample_rate: int) -> Tensor:

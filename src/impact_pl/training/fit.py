@@ -1,9 +1,7 @@
 """One call for a stage of training: start, resume, stop and finish, with everything in one run directory."""
 
 import dataclasses
-import logging
 import os
-import warnings
 from pathlib import Path
 
 import yaml
@@ -15,12 +13,13 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.models.impact import ImpactSpec
 from impact_pl.training.callbacks import AudioSamples, Checkpoints
-from impact_pl.training.checkpoint import export, save_model
-from impact_pl.training.log import TrainingLog
+from impact_pl.training.check import check_config
+from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
+from impact_pl.training.log import TrainingLog, quiet_lightning
 from impact_pl.training.modules import STAGES, ImpactTraining
 from impact_pl.training.signals import StopSignal
 from impact_pl.training.start import build_spec, check_resume, new_module, say
-from impact_pl.training.strategies import build_strategy, resolve_precision
+from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
 
 
 def train(config: TrainConfig) -> int:
@@ -32,6 +31,7 @@ def train(config: TrainConfig) -> int:
     Raises:
         ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
     """
+    check_config(config)
     stop = StopSignal().install()
     try:
         return _train(config, stop)
@@ -42,24 +42,21 @@ def train(config: TrainConfig) -> int:
 def _train(config: TrainConfig, stop: StopSignal) -> int:
     if config.stage not in STAGES:
         raise ValueError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
-    _quiet_lightning()
+    quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = run_dir / "checkpoints" / "last.ckpt"
     data = LatentDataModule(config.data, config.seed)
     spec = build_spec(config, data.index)
     resume = last.is_file()
-    if config.trainer.max_steps < 1:
-        save_model(new_module(config, spec).ema.model, run_dir / "model")
-        say(f"trainer.max_steps={config.trainer.max_steps}: the initial model is in {run_dir / 'model'}")
-        return 0
     if resume:
         spec, step = check_resume(config, spec, last)
         if step >= config.trainer.max_steps:
             return _already_trained(run_dir, last, step)
         say(f"resuming {run_dir} at step {step} of {config.trainer.max_steps}")
-        module = STAGES[config.stage](spec, config)
-    else:
-        module = new_module(config, spec)
+    elif config.trainer.max_steps == 0:
+        return _write_initial(config, spec, run_dir / "model")
+    check_devices(config.trainer)
+    module = STAGES[config.stage](spec, config) if resume else new_module(config, spec)
     if stop.requested:
         say("stopped before the first step; nothing to save")
         return stop.exit_code
@@ -132,6 +129,22 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
     partial = run_dir / "config.yaml.partial"
     partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     os.replace(partial, run_dir / "config.yaml")
+    # A model of fewer steps is none from here on: were it left, a kill between the last checkpoint and the export would
+    # pass it off as the trained one.
+    (run_dir / "model" / "config.json").unlink(missing_ok=True)
+
+
+def _write_initial(config: TrainConfig, spec: ImpactSpec, folder: Path) -> int:
+    """The model before its first step; one that is there already is kept, for it may have been trained."""
+    if not (folder / "config.json").is_file():
+        save_model(new_module(config, spec).ema.model, folder)
+        say(f"trainer.max_steps=0: the initial model is in {folder}")
+        return 0
+    changed = differences(load_averaged(folder).spec, spec, text=True)
+    if changed:
+        raise ValueError(f"{folder} holds another model: {'; '.join(changed)}. Choose another name=..., or delete it")
+    say(f"trainer.max_steps=0: nothing to do, there is a model in {folder} already; delete it to write the initial one")
+    return 0
 
 
 def _already_trained(run_dir: Path, last: Path, step: int) -> int:
@@ -150,11 +163,3 @@ def _first_lines(config: TrainConfig, trainer: Trainer, data: LatentDataModule, 
         f"{config.trainer.max_steps} steps, {processes} process(es) on {trainer.accelerator.__class__.__name__}, "
         f"precision {trainer.precision}"
     )
-
-
-def _quiet_lightning() -> None:
-    """Lightning's tips and notices: those about the choices made above are not news."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    for text in ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
-        warnings.filterwarnings("ignore", message=f"(?s).*{text}")

@@ -1,7 +1,9 @@
 """What a training measures about itself, and when it writes it down."""
 
 import itertools
+import logging
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,11 @@ class TrainingLog(Callback):
         for sink in self._sinks:
             sink.close()
         self._sinks = []
+
+
+def quiet_lightning() -> None:
+    """Lightning's tips and notices: those about the choices made here are not news."""
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    for text in ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")

@@ -29,9 +29,14 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     )
 
 
+def warmup(step: int, warmup_steps: int) -> float:
+    """Factor on the learning rate in step n (from 0): min(1, (n + 1) / warmup_steps)."""
+    return min(1.0, (step + 1) / max(1, warmup_steps))
+
+
 def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Step n (from 0) has lr * min(1, (n + 1) / warmup_steps)."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
+    """Linear warm-up, then constant."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup(step, warmup_steps))
 
 
 def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
@@ -41,8 +46,7 @@ def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
             group.update(initial_lr=config.lr, betas=tuple(config.betas), weight_decay=decay)
     for schedule in checkpoint["lr_schedulers"]:
         schedule["base_lrs"] = [config.lr] * len(schedule["base_lrs"])
-        step = schedule["last_epoch"]
-        lr = config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        lr = config.lr * warmup(schedule["last_epoch"], config.warmup_steps)
         schedule["_last_lr"] = [lr] * len(schedule["base_lrs"])
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:

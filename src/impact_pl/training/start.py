@@ -29,7 +29,13 @@ def say(line: str) -> None:
 
 def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
     """The model that this configuration means for these shards."""
-    channels, _, width = index.latents["shape"]
+    try:
+        channels, _, width = index.latents["shape"]
+        mean, std = list(index.latents["mean"]), float(index.latents["std"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _bad_index(config, f"no usable latents.shape, mean and std ({error})") from error
+    if len(mean) != channels or not std > 0:
+        raise _bad_index(config, f"{len(mean)} means for {channels} channels, std {std}")
     text: dict[str, Any] | None = None
     if config.stage == "text":
         if index.text_encoder is None:
@@ -42,12 +48,16 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         model=config.model,
         latent_channels=channels,
         latent_width=width,
-        latent_mean=list(index.latents["mean"]),
-        latent_std=index.latents["std"],
+        latent_mean=mean,
+        latent_std=std,
         text_features={} if text is None else {name: tuple(shape) for name, shape in text["features"].items()},
         codec=dict(index.codec),
         text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
     )
+
+
+def _bad_index(config: TrainConfig, what: str) -> ValueError:
+    return ValueError(f"{Path(config.data.path) / 'train' / 'index.json'}: {what}; precompute again")
 
 
 def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:

@@ -9,7 +9,24 @@ from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from impact_pl.config import TrainerConfig
 
+ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
+
+
+def check_devices(config: TrainerConfig) -> None:
+    """Whether the machine has the processors that ``trainer`` asks for.
+
+    Raises:
+        ValueError: an unknown accelerator, no GPU, or fewer GPUs than ``trainer.devices``.
+    """
+    if config.accelerator not in ACCELERATORS:
+        raise ValueError(f"trainer.accelerator={config.accelerator}: choose one of {', '.join(ACCELERATORS)}")
+    gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
+    if config.accelerator == "gpu" and gpus == 0:
+        raise ValueError("trainer.accelerator=gpu: no GPU is visible here; choose trainer=cpu")
+    on_gpus = config.accelerator == "gpu" or (config.accelerator == "auto" and gpus > 0)
+    if on_gpus and config.devices > gpus:
+        raise ValueError(f"trainer.devices={config.devices}: {gpus} GPU(s) visible here; choose at most {gpus}")
 
 
 def resolve_precision(config: TrainerConfig) -> str:
@@ -26,7 +43,7 @@ def resolve_precision(config: TrainerConfig) -> str:
 
 
 def _computes_bf16(accelerator: str) -> bool:
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return accelerator in ("auto", "cpu") and _cpu_computes_bf16()
 

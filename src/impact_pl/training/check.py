@@ -1,0 +1,75 @@
+"""Numbers of a configuration that no training can work with, refused before anything is read or written."""
+
+import math
+from dataclasses import asdict
+
+from impact_pl.config import TrainConfig
+from impact_pl.decoding import check_decoding
+
+AT_LEAST_0 = "0 or more"
+AT_LEAST_1 = "1 or more"
+POSITIVE = "a finite number above 0"
+SHARE = "0 to 1"
+BELOW_1 = "0 or more, below 1"
+RANGES = {
+    AT_LEAST_0: lambda value: value >= 0,
+    AT_LEAST_1: lambda value: value >= 1,
+    POSITIVE: lambda value: 0 < value < math.inf,
+    "above 0": lambda value: value > 0,
+    "above 0, at most 1": lambda value: 0 < value <= 1,
+    SHARE: lambda value: 0 <= value <= 1,
+    BELOW_1: lambda value: 0 <= value < 1,
+}
+ALLOWED = {
+    "seed": AT_LEAST_0,
+    "model": {
+        **dict.fromkeys(("dim", "depth", "num_heads", "patch_size", "max_patches"), AT_LEAST_1),
+        **dict.fromkeys(("head_width", "head_depth", "num_timesteps", "diffusion_batch_mul"), AT_LEAST_1),
+        "mlp_ratio": POSITIVE,
+        **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),
+        "mask_ratio": {"low": BELOW_1, "std": POSITIVE, "value": "above 0, at most 1"},
+    },
+    "data": {"batch_size": AT_LEAST_1, "num_workers": AT_LEAST_0, "caption_dropout": SHARE},
+    "trainer": {
+        **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
+        **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
+        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
+    },
+    "optim": {
+        "lr": POSITIVE,
+        "betas": BELOW_1,
+        **dict.fromkeys(("weight_decay", "warmup_steps"), AT_LEAST_0),
+        "gradient_clip": "above 0",
+        "ema_decay": BELOW_1,
+    },
+    "codec": {
+        **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
+        "crop_seconds": POSITIVE,
+        "latent_noise": AT_LEAST_0,
+    },
+}
+
+
+def check_config(config: TrainConfig) -> None:
+    """Check every number, and how the generated audio would be decoded.
+
+    Raises:
+        ValueError: the first number out of its range, with its key, value and range.
+    """
+    _check(asdict(config), ALLOWED, "")
+    model = config.model
+    if model.dim % model.num_heads:
+        raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
+    if len(config.optim.betas) != 2:
+        raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
+    if config.trainer.sample_every_steps and config.stage != "codec":
+        check_decoding(config.decoding, model.num_timesteps)
+
+
+def _check(values: dict, allowed: dict, prefix: str) -> None:
+    for name, what in allowed.items():
+        value = values[name]
+        if isinstance(what, dict):
+            _check(value, what, f"{prefix}{name}.")
+        elif not all(RANGES[what](number) for number in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError(f"{prefix}{name}={value}: choose {what}")

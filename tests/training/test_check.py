@@ -1,0 +1,77 @@
+"""Numbers that no training can work with are refused by key, value and range, before anything is written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from impact_pl.config import TrainConfig, TrainerConfig
+from impact_pl.training.check import check_config
+from impact_pl.training.fit import train
+from impact_pl.training.strategies import check_devices
+
+
+def test_the_defaults_pass():
+    check_config(TrainConfig())
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("model.num_heads", 0),
+        ("model.num_heads", 3),
+        ("model.patch_size", 0),
+        ("model.dropout", 1.0),
+        ("model.mask_ratio.value", 0.0),
+        ("data.batch_size", 0),
+        ("data.num_workers", -1),
+        ("data.caption_dropout", 1.1),
+        ("trainer.devices", 0),
+        ("trainer.accumulate_grad_batches", 0),
+        ("trainer.max_steps", -1),
+        ("trainer.log_every_steps", 0),
+        ("trainer.sample_every_steps", -1),
+        ("optim.lr", float("nan")),
+        ("optim.lr", float("inf")),
+        ("optim.betas", (0.9, 1.0)),
+        ("optim.gradient_clip", 0.0),
+        ("optim.ema_decay", 1.0),
+        ("codec.crop_seconds", 0.0),
+    ],
+)
+def test_out_of_range(config, key, value):
+    *path, name = key.split(".")
+    part = config
+    for step in path:
+        part = getattr(part, step)
+    setattr(part, name, value)
+    with pytest.raises(ValueError, match=key.replace(".", r"\.")) as error:
+        train(config)
+    assert "choose" in str(error.value)
+    assert not Path(config.runs_dir).exists()
+
+
+def test_decoding_is_checked_before_the_first_step_if_it_is_used(config):
+    config.decoding.num_iterations = 0
+    check_config(config)
+    config.trainer.sample_every_steps = 5
+    with pytest.raises(ValueError, match="num_iterations = 0"):
+        train(config)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "message"),
+    [
+        (0, TrainerConfig(accelerator="gpu"), "trainer=cpu"),
+        (1, TrainerConfig(accelerator="gpu", devices=2), r"trainer\.devices=2: 1 GPU"),
+        (1, TrainerConfig(accelerator="auto", devices=2), r"trainer\.devices=2: 1 GPU"),
+        (0, TrainerConfig(accelerator="abacus"), "auto, cpu, gpu"),
+    ],
+)
+def test_processors_that_are_not_there(monkeypatch, gpus, settings, message):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=message):
+        check_devices(settings)
+    check_devices(TrainerConfig(accelerator="cpu", devices=2))

@@ -12,8 +12,10 @@ usage: impact-train experiment=NAME [group=choice ...] [key=value ...]
 Train one stage of IMPACT, or the built-in codec, into runs_dir/name. The same command continues an interrupted
 training (Ctrl-C and SIGTERM save first) and does nothing once it is finished.
 
-  impact-train experiment=pretrain data.path=LATENTS name=mine/pretrain
-  impact-train experiment=text data.path=LATENTS name=mine/text init_from=runs/mine/pretrain
+  impact-train experiment=pretrain model=nano trainer=cpu data.path=LATENTS name=mine/pretrain
+  impact-train experiment=text model=nano trainer=cpu data.path=LATENTS name=mine/text init_from=runs/mine/pretrain
+
+base and large have the paper's patch_size=4, for AudioLDM's latents; with the built-in codec's add model.patch_size=1.
 
 groups:
   experiment   pretrain | text | demo_pretrain | demo_text | codec

@@ -6,9 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from impact_pl.data.manifest import Record, write_manifest
-
-SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au"}
+from impact_pl.audio import SUFFIXES
+from impact_pl.data.manifest import Record, read_utf8, write_manifest
 
 
 @dataclass
@@ -29,7 +28,7 @@ def audio_files(folder: Path) -> list[Path]:
         raise ValueError(f"{folder}: no such folder of audio files")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise ValueError(f"{folder}: holds no audio files ({', '.join(sorted(SUFFIXES))})")
+        raise ValueError(f"{folder}: holds no audio files ({', '.join(SUFFIXES)})")
     return found
 
 
@@ -70,10 +69,7 @@ def read_text(path: Path) -> str:
     """A text file's content; ValueError where it is missing, empty or not UTF-8."""
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    text = read_utf8(path)
     if not text.strip():
         raise ValueError(f"{path}: is empty")
     return text

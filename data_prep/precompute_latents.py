@@ -123,7 +123,7 @@ class Precomputer:
         }
         path = self.out / "run.json"
         if path.is_file():
-            begun = json.loads(path.read_text(encoding="utf-8"))
+            begun = read_note(path, [], f"delete {self.out} to begin again")
             for key, value in run.items():
                 if begun.get(key) != value:
                     raise ValueError(
@@ -241,8 +241,20 @@ def read_done(shard: Path) -> dict | None:
     """What was noted of a finished shard; None where it is not finished, missing or cut short."""
     if not (done_path(shard).is_file() and shard.is_file()):
         return None
-    done = json.loads(done_path(shard).read_text(encoding="utf-8"))
+    remedy = "delete that file: the same command then makes its shard again"
+    done = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
     return done if shard.stat().st_size == done["shard"]["bytes"] else None
+
+
+def read_note(path: Path, keys: list[str], remedy: str) -> dict:
+    """A JSON object that an earlier call wrote; ValueError with ``remedy`` where it is damaged."""
+    try:
+        note = json.loads(path.read_bytes())
+    except ValueError as error:  # of JSON or UTF-8
+        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
+    if not (isinstance(note, dict) and all(key in note for key in keys)):
+        raise ValueError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
+    return note
 
 
 def is_complete(folder: Path) -> bool:

@@ -116,5 +116,5 @@ def test_spectrogram_is_a_png(tmp_path):
     buffer = io.BytesIO()
     spectrogram_png(sine(440, 0.5, 16_000), 16_000, buffer, title="a tone")
     assert buffer.getvalue().startswith(b"\x89PNG")
-    spectrogram_png(torch.zeros(100), 16_000, tmp_path / "short.png")
+    spectrogram_png(torch.zeros(100), 16_000, tmp_path / "short.png", title="$5 and a lone {$")
     assert (tmp_path / "short.png").stat().st_size > 1000

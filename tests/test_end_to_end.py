@@ -1,12 +1,15 @@
 """The way of the data through the commands, on small sounds: manifest, latents, both stages, generation."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+import impact_pl
 from impact_pl.cli import generate, train
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import LatentDataset, ShardIndex
@@ -107,3 +110,31 @@ def test_a_stage_one_model_generates_without_captions(trained):
     waveforms = pipeline(None, duration=1.0, decoding=DecodingConfig(num_iterations=2, num_diffusion_steps=3))
     assert waveforms.shape == (1, 16_000)
     assert torch.isfinite(waveforms).all()
+
+
+def test_a_codec_folder_that_moved_is_named_anew(trained, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(trained / "pretrain" / "model", model)
+    config = json.loads((model / "config.json").read_text())
+    config["codec"]["name"] = str(tmp_path / "codec")
+    (model / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="that folder is gone: say where it is now with --codec"):
+        ImpactPipeline.from_pretrained(model)
+    moved = str(tmp_path / "moved")
+    shutil.copytree(Path(impact_pl.__file__).parent / "assets" / "codec", moved)
+    assert ImpactPipeline.from_pretrained(model, codec=moved).codec.name == moved
+
+
+def test_generate_refuses_a_device_that_is_not_there(trained, run, capsys):
+    assert run(generate.main, "a high beep", "--model", trained / "text" / "model", "--device", "foo") == 2
+    assert "device 'foo': PyTorch sees cpu" in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_generation_on_a_gpu(trained):
+    pipeline = ImpactPipeline.from_pretrained(trained / "text" / "model", device="cuda")
+    quick = DecodingConfig(num_iterations=2, num_diffusion_steps=3)
+    one, two = (pipeline("a high beep", duration=1.0, seed=1, decoding=quick) for _ in range(2))
+    assert one.shape == (1, 16_000)
+    assert torch.isfinite(one).all()
+    assert torch.allclose(one, two, atol=1e-3)

@@ -1,16 +1,20 @@
 """The command impact-precompute: its mistakes and exit codes, and (slow) Ctrl-C on the real codec."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+import impact_pl
 from impact_pl.audio import save_audio
 from impact_pl.cli import precompute
+from impact_pl.codec import load_codec
 from impact_pl.data.manifest import Record, write_manifest
 
 
@@ -37,6 +41,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, capsys):
     manifest.write_text('{"id": "a", "path": "a.wav"}\n')
     assert "clip_second" in fails(capsys, *given, "clip_second=5")
     assert "no codec 'gone'" in fails(capsys, *given, "codec=gone")
+    assert "device 'foo': PyTorch sees cpu" in fails(capsys, *given, "device=foo")
     if not torch.cuda.is_available():
         assert "no CUDA device" in fails(capsys, *given, "device=cuda")
     assert not out.exists()
@@ -60,6 +65,29 @@ def test_shards_of_the_real_codec_and_text_encoder(latents):
     assert len(index["latents"]["mean"]) == channels
     assert sum(shard["num_samples"] for shard in index["shards"]) == 12
     assert (latents / "rejected.jsonl").read_text() == ""
+
+
+def test_a_trained_codec_is_noted_by_its_folder(sounds, tmp_path, monkeypatch, capsys):
+    """Also where the folder was given relative to another place; and what is damaged says how to go on."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(Path(impact_pl.__file__).parent / "assets" / "codec", "mine")
+    given = (f"manifest={sounds}", "out=out", "clip_seconds=1.28", "codec=mine", "text_encoder=none")
+    precompute.main(list(given))
+    codec = json.loads(Path("out/train/index.json").read_text())["codec"]
+    assert codec["name"] == str(tmp_path / "mine")
+    assert load_codec(codec["name"]).identity == codec["identity"] == load_codec("builtin").identity
+    load_codec("mine").save_pretrained("again")
+    assert load_codec("again").name == str(tmp_path / "again")
+
+    Path("out/train/index.json").unlink()
+    Path("out/train/000000.done.json").write_text('{"shard":')
+    said = fails(capsys, *given)
+    assert "000000.done.json: damaged" in said
+    assert "delete that file" in said
+    Path("out/run.json").write_text("")
+    said = fails(capsys, *given)
+    assert "run.json: damaged" in said
+    assert "delete out to begin again" in said
 
 
 @pytest.mark.slow

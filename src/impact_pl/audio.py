@@ -14,6 +14,7 @@ import torchaudio.functional
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
 SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
 
 
@@ -167,6 +168,7 @@ def spectrogram_png(
     image = axes.imshow(
         decibels.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-80.0, vmax=20.0, cmap="magma"
     )
-    axes.set(xlabel="time (s)", ylabel="mel bin", title=title)
+    axes.set(xlabel="time (s)", ylabel="mel bin")
+    axes.set_title(title, parse_math=False)  # a caption may hold a $
     figure.colorbar(image, ax=axes, label="dB")
     figure.savefig(path_or_buffer, format="png")

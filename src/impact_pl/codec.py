@@ -17,7 +17,7 @@ class AudioCodec(nn.Module, ABC):
     """What Impact needs of a codec.
 
     Attributes:
-        name: what ``load_codec`` calls it.
+        name: what ``load_codec`` finds it by: a known name, or the absolute path of its folder.
         identity: 16 hex digits that change whenever stored latents would; shards and models of different identities
             do not fit together.
         sample_rate: of every waveform, in Hz.
@@ -62,6 +62,7 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
         codec = BuiltinCodec.from_pretrained(Path(__file__).parent / "assets" / "codec")
     elif Path(name_or_path, "config.json").is_file():
         codec = BuiltinCodec.from_pretrained(name_or_path)
+        codec.name = str(Path(name_or_path).resolve())
     else:
         raise ValueError(
             f"no codec '{name_or_path}': choose 'builtin' or the path of a folder with config.json and "

@@ -180,7 +180,9 @@ class BuiltinCodec(AudioCodec):
         }
         save_file(state, folder / "model.safetensors")
         (folder / "model.safetensors").chmod(0o644)  # safetensors leaves it to its owner alone
-        (folder / "config.json").write_text(json.dumps({"codec": self.name, **asdict(self.spec)}, indent=2) + "\n")
+        (folder / "config.json").write_text(
+            json.dumps({"codec": type(self).name, **asdict(self.spec)}, indent=2) + "\n"
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BuiltinCodec":

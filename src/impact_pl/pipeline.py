@@ -38,16 +38,30 @@ class ImpactPipeline:
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, device: str | torch.device = "cpu") -> "ImpactPipeline":
+    def from_pretrained(
+        cls, path: str | Path, device: str | torch.device = "cpu", codec: str | None = None
+    ) -> "ImpactPipeline":
         """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
 
+        Args:
+            path: the model folder.
+            device: where everything runs.
+            codec: name or folder of the codec, where it is no longer at the place that the model noted.
+
         Raises:
-            ValueError: no model folder at ``path``, or an unknown codec or text encoder.
+            ValueError: no model folder at ``path``, an unknown codec or text encoder, or not those of the model.
         """
         model = Impact.from_pretrained(path, device)
-        codec = load_codec(model.spec.codec["name"], device)
+        noted = model.spec.codec["name"]
+        if codec is None and Path(noted).is_absolute() and not Path(noted).is_dir():
+            raise ValueError(
+                f"the codec that {path} was trained with was in {noted}, and that folder is gone: say where it is now "
+                "with --codec FOLDER (in Python: codec=FOLDER)"
+            )
         text = model.spec.text_encoder
-        return cls(model, codec, None if text is None else load_text_encoder(text["name"], device))
+        return cls(
+            model, load_codec(codec or noted, device), None if text is None else load_text_encoder(text["name"], device)
+        )
 
     @property
     def sample_rate(self) -> int:
@@ -97,7 +111,8 @@ class ImpactPipeline:
             generator=generator,
             progress=progress,
         )  # (B, C, H, W), raw
-        return self.codec.decode(latents, generator=generator)[:, :num_samples].clamp(-1, 1)  # (B, S)
+        excitation = torch.Generator().manual_seed(seed)  # a codec draws on the CPU, wherever the model runs
+        return self.codec.decode(latents, generator=excitation)[:, :num_samples].clamp(-1, 1)  # (B, S)
 
     def _encode_captions(self, captions: list[str] | None):
         if captions is None:

@@ -40,6 +40,44 @@ def test_a_manifest_gives_captions_of_a_split_and_file_names_from_ids(tmp_path):
     assert [(job.caption, job.file.name) for job in jobs] == [("rain", "a_1.wav")]
 
 
+def test_ids_that_share_a_file_name_are_refused_and_dots_are_a_name(tmp_path):
+    argv = ["--captions-file", tmp_path / "manifest.jsonl", "-o", tmp_path / "out"]
+    write_manifest(tmp_path / "manifest.jsonl", [Record(i, "a.wav", caption="rain") for i in ("a/b", "..", "c")])
+    assert [job.file.name for job in plan(*argv)[1]] == ["a_b.wav", "__.wav", "c.wav"]
+    write_manifest(tmp_path / "manifest.jsonl", [Record(i, "a.wav", caption="rain") for i in ("a/b", "a_b")])
+    with pytest.raises(ValueError, match="ids 'a/b' and 'a_b' give the same file name 'a_b'"):
+        plan(*argv)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--limit", "-1"], "--limit: -1: at least 1"),
+        (["--batch-size", "0"], "--batch-size: 0: at least 1"),
+        (["--batch-size", "two"], "'two' is not a whole number"),
+        (["--duration", "nan"], "--duration: nan: seconds above 0"),
+        (["--seed", "2147483648"], "a seed is from 0 to 2147483647"),
+        (["--seed", "-1"], "a seed is from 0"),
+    ],
+)
+def test_options_out_of_range(option, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        plan("rain", *option)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unreadable_captions_and_unwritable_folders(tmp_path):
+    (tmp_path / "captions.txt").write_bytes("Geräusch".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"captions\.txt: not a text file in UTF-8"):
+        plan("--captions-file", tmp_path / "captions.txt")
+    (tmp_path / "manifest.jsonl").write_text('{"id": "a", "path": "a.wav", "caption": "rain \\ud83d"}\n')
+    with pytest.raises(ValueError, match="line 1: key 'caption' holds half of a surrogate pair"):
+        plan("--captions-file", tmp_path / "manifest.jsonl")
+    with pytest.raises(OSError, match=r"captions\.txt"):
+        generate.make_writable(tmp_path / "captions.txt" / "out")
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+from impact_pl.cli import options
 from impact_pl.errors import user_errors
 
 COLUMNS = {  # key in a row -> heading, digits
@@ -44,12 +45,21 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--text-encoder", default="minilm", help="for text relevance; none: leave it out (default: %(default)s)")
     add("--unpaired", action="store_true", help="names do not match: no KL, cosine and top-1")
-    add("--duration", type=float, metavar="S", help="fit every sound to S seconds (default: the longest generated one)")
-    add("--num-samples", type=int, metavar="N", help="sounds a row (default: as many as every row has)")
-    add("--seed", type=int, default=0, help="of the subset, the noise and the bootstrap (default: %(default)s)")
+    add(
+        "--duration",
+        type=options.seconds,
+        metavar="S",
+        help="fit every sound to S seconds (default: the longest generated one)",
+    )
+    add(
+        "--num-samples", type=options.positive_int, metavar="N", help="sounds a row (default: as many as every row has)"
+    )
+    add(
+        "--seed", type=options.seed, default=0, help="of the subset, the noise and the bootstrap (default: %(default)s)"
+    )
     add("--out", type=Path, metavar="JSON", help="write everything there")
     add("--cache", type=Path, metavar="DIR", help="keep YAMNet features there and find them again by content")
-    add("--threads", type=int, default=1, help="of the network (default: %(default)s)")
+    add("--threads", type=options.positive_int, default=1, help="of the network (default: %(default)s)")
     return parser
 
 

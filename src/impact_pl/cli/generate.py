@@ -3,13 +3,15 @@
 import argparse
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from impact_pl.audio import save_audio, spectrogram_png
+from impact_pl.cli import options
 from impact_pl.config import DecodingConfig
-from impact_pl.data.manifest import read_manifest
+from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress
 
@@ -35,20 +37,27 @@ def build_parser() -> argparse.ArgumentParser:
     add("captions", nargs="*", help="one caption or several, each in quotes")
     add("--captions-file", type=Path, help="a text file with a caption a line, or a manifest .jsonl")
     add("--split", help="of a manifest: only the records of this split")
-    add("--limit", type=int, help="at most so many captions")
+    add("--limit", type=options.positive_int, help="at most so many captions")
     add("--model", type=Path, default=Path("runs/demo/text/model"), help="model folder (default: %(default)s)")
     add("-o", "--out", type=Path, default=Path("generated"), help="a .wav or .flac file, or a folder (%(default)s)")
     add("--format", choices=["wav", "flac"], default="wav", help="of the files in a folder (default: wav)")
     add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram beside each file")
-    add("--duration", type=float, help="seconds (default: the longest that the model can do)")
-    add("--seed", type=int, default=0)
-    add("--batch-size", type=int, default=8, help="captions generated together (default: %(default)s)")
+    add("--duration", type=options.seconds, help="seconds (default: the longest that the model can do)")
+    add("--seed", type=options.seed, default=0)
+    add("--batch-size", type=options.positive_int, default=8, help="captions generated together (default: %(default)s)")
     add("--iterations", type=int, default=DEFAULTS.num_iterations, help="decoding iterations (%(default)s)")
     add("--diffusion-steps", type=int, default=DEFAULTS.num_diffusion_steps, help="an iteration (%(default)s)")
     add("--guidance", type=float, default=DEFAULTS.guidance_scale, help="beta_max; 1 is off (default: %(default)s)")
     add("--guidance-schedule", choices=["cosine", "constant", "linear"], default=DEFAULTS.guidance_schedule)
     add("--temperature", type=float, default=DEFAULTS.temperature)
+    add(
+        "--min-alpha-bar",
+        type=float,
+        default=DEFAULTS.min_alpha_bar,
+        help="share of signal at which sampling starts; 0: at the last timestep, as in the paper (%(default)s)",
+    )
     add("--order", choices=["random", "confidence"], default=DEFAULTS.order, help="in which patches are revealed")
+    add("--codec", help="name or folder of the codec (default: where the model noted it)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     return parser
 
@@ -56,14 +65,13 @@ def build_parser() -> argparse.ArgumentParser:
 @user_errors
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    if args.batch_size < 1:
-        raise ValueError(f"--batch-size {args.batch_size}: at least 1")
     jobs = plan_jobs(args)
     settings = settings_of(args)
     batches = [jobs[start : start + args.batch_size] for start in range(0, len(jobs), args.batch_size)]
     finished = read_finished(args.out)
     todo = [i for i, batch in enumerate(batches) if not all(is_finished(job, settings, finished) for job in batch)]
     if todo:
+        options.require_device(args.device)
         generate(args, settings, batches, todo)
     made = sum(len(batches[i]) for i in todo)
     where = jobs[0].file if len(jobs) == 1 else args.out
@@ -85,7 +93,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         raise ValueError(f"-o {args.out} is one file, but there are {len(named)} captions: give a folder")
     if args.out.suffix:
         return [Job(named[0][1], args.out)]
-    return [Job(caption, args.out / f"{stem}.{args.format}") for stem, caption in named]
+    stems = file_stems([name for name, _ in named])
+    return [Job(caption, args.out / f"{stem}.{args.format}") for stem, (_, caption) in zip(stems, named, strict=True)]
 
 
 def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
@@ -93,8 +102,8 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
         raise ValueError(f"no captions file at {path}")
     if path.suffix == ".jsonl":
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
-        return [(re.sub(r"[^\w.-]+", "_", record.id), record.caption or "") for record in records]  # named by id
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [(record.id, record.caption or "") for record in records]
+    lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 
 
@@ -106,13 +115,15 @@ def _stem(index: int, caption: str) -> str:
 def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
     from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
-    pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
+    pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec)
+    make_writable(args.out.parent if args.out.suffix else args.out)
     decoding = DecodingConfig(
         num_iterations=args.iterations,
         num_diffusion_steps=args.diffusion_steps,
         guidance_scale=args.guidance,
         guidance_schedule=args.guidance_schedule,
         temperature=args.temperature,
+        min_alpha_bar=args.min_alpha_bar,
         order=args.order,
     )
     with progress("generating", len(todo) * args.iterations, unit="iterations") as bar:
@@ -126,11 +137,21 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
                 progress=lambda iteration, num_iterations: bar.advance(),
             )
             for job, waveform in zip(batch, waveforms.cpu(), strict=True):
-                job.file.parent.mkdir(parents=True, exist_ok=True)
                 save_audio(job.file, waveform, pipeline.sample_rate)
                 if args.spectrogram:
                     spectrogram_png(waveform, pipeline.sample_rate, job.file.with_suffix(".png"), title=job.caption)
             remember(args.out, batch, settings)
+
+
+def make_writable(folder: Path) -> None:
+    """Make the folder of the results, before an hour is spent on what could not be written.
+
+    Raises:
+        ValueError: nothing can be written there. OSError: it cannot be made.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"{folder}: no permission to write there; choose another folder with -o")
 
 
 # A folder of results carries generated.jsonl: caption and settings of every finished file, one a line. The same command
@@ -142,7 +163,9 @@ def settings_of(args: argparse.Namespace) -> dict:
     model_file = args.model / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
     keys = ("duration", "seed", "batch_size", "iterations", "diffusion_steps", "guidance", "guidance_schedule")
-    return {"model": model} | {key: getattr(args, key) for key in (*keys, "temperature", "order")}
+    return {"model": model} | {
+        key: getattr(args, key) for key in (*keys, "temperature", "min_alpha_bar", "order", "codec")
+    }
 
 
 def read_finished(out: Path) -> dict[str, dict]:

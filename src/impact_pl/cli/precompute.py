@@ -3,6 +3,7 @@
 import sys
 
 from impact_pl.cli.compose import compose, format_keys, print_help_if_asked
+from impact_pl.cli.options import require_device
 from impact_pl.config import PrecomputeConfig
 from impact_pl.errors import user_errors
 
@@ -36,15 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     for key in ("manifest", "out"):
         if not getattr(config, key):
             raise ValueError(f"{key} is missing: impact-precompute manifest=FILE out=FOLDER (--help tells more)")
-    import torch  # here and below: --help and a misspelt key should not wait for these
-
-    from impact_pl.codec import load_codec
+    from impact_pl.codec import load_codec  # here and below: --help and a misspelt key should not wait for these
     from impact_pl.data.manifest import read_manifest
     from impact_pl.data_prep.precompute_latents import Precomputer
     from impact_pl.text import load_text_encoder
 
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device={config.device}: PyTorch sees no CUDA device here; use device=cpu")
+    require_device(config.device)
     read_manifest(config.manifest)  # its mistakes are told before anything is loaded
     codec = load_codec(config.codec, config.device)
     has_text = config.text_encoder not in ("", "none")

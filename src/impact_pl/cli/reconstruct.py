@@ -4,14 +4,14 @@ What the codec loses is the floor under every generated sound, so a report shows
 """
 
 import argparse
-import re
 from pathlib import Path
 
 import torch
 
 from impact_pl.audio import fit_length, load_audio, save_audio
+from impact_pl.cli import options
 from impact_pl.codec import AudioCodec, load_codec
-from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress
 
@@ -20,9 +20,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.reconstruct", description=__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="manifest.jsonl")
     parser.add_argument("--split", help="only the records of this split")
-    parser.add_argument("--limit", type=int, help="a random choice of so many clips (seeded)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--duration", type=float, required=True, help="seconds; shorter clips are zero-padded")
+    parser.add_argument("--limit", type=options.positive_int, help="a random choice of so many clips (seeded)")
+    parser.add_argument("--seed", type=options.seed, default=0)
+    parser.add_argument(
+        "--duration", type=options.seconds, required=True, help="seconds; shorter clips are zero-padded"
+    )
     parser.add_argument("--real", type=Path, required=True, help="folder for the clips themselves (.flac)")
     parser.add_argument("--reconstructed", type=Path, help="folder for the codec's reconstructions (.flac)")
     parser.add_argument("--codec", default="builtin", help="codec name or folder (default: builtin)")
@@ -33,6 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     records = choose(read_manifest(args.manifest), args.split, args.limit, args.seed)
+    file_stems([record.id for record in records])  # no two of one name
     codec = load_codec(args.codec)
     with progress("reconstructing", len(records)) as bar:
         for record in records:
@@ -43,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def write_clip(record: Record, codec: AudioCodec, args: argparse.Namespace) -> None:
     """One record into the folders where it is not yet."""
-    name = re.sub(r"[^\w.-]+", "_", record.id) + ".flac"
+    name = file_stem(record.id) + ".flac"
     targets = [folder / name for folder in (args.real, args.reconstructed) if folder is not None]
     if all(target.is_file() for target in targets):
         return

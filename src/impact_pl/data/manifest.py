@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -31,10 +32,7 @@ def read_manifest(path: str | Path) -> list[Record]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such manifest; make one with `python -m impact_pl.data_prep.folder --help`")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+    lines = read_utf8(path).splitlines()
     records: list[Record] = []
     line_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -64,6 +62,36 @@ def write_manifest(path: str | Path, records: list[Record]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
+def read_utf8(path: Path) -> str:
+    """A text file's content, without a byte order mark; ValueError where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def file_stem(record_id: str) -> str:
+    """A record's id as the name of a file without its suffix: how the files of a record are named everywhere."""
+    stem = re.sub(r"[^\w.-]+", "_", record_id)
+    return stem if stem.strip(".") else stem.replace(".", "_")  # "..": a folder, "...wav": a file without a stem
+
+
+def file_stems(record_ids: list[str]) -> list[str]:
+    """:func:`file_stem` of each id.
+
+    Raises:
+        ValueError: two ids would share a file.
+    """
+    id_of: dict[str, str] = {}
+    for record_id in record_ids:
+        first = id_of.setdefault(file_stem(record_id), record_id)
+        if first != record_id:
+            raise ValueError(
+                f"ids {first!r} and {record_id!r} give the same file name {file_stem(first)!r}: rename one"
+            )
+    return [file_stem(record_id) for record_id in record_ids]
+
+
 def _parse_record(line: str, where: str) -> Record:
     try:
         values = json.loads(line)
@@ -83,6 +111,9 @@ def _parse_record(line: str, where: str) -> Record:
             raise ValueError(f"{where}: key {key!r} must be a string, got {values[key]!r}")
     if not isinstance(values.get("caption"), str | None):
         raise ValueError(f"{where}: key 'caption' must be a string or null, got {values['caption']!r}")
+    for key, value in values.items():
+        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+            raise ValueError(f"{where}: key {key!r} holds half of a surrogate pair, which is no character: {value!r}")
     values["start"] = _seconds(values.get("start", 0.0), "start", where)
     if values.get("duration") is not None:
         values["duration"] = _seconds(values["duration"], "duration", where)

@@ -1,17 +1,15 @@
 """Sets of sounds to compare: where they lie, what they are called, and the noise that stands beside them."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from impact_pl.audio import fit_length, load_audio
-from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.audio import SUFFIXES, fit_length, load_audio
+from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
 from impact_pl.evaluation.features import SAMPLE_RATE
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
 
@@ -24,16 +22,16 @@ def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
     path = Path(path)
     if path.suffix == ".jsonl":
         records = [record for record in read_manifest(path) if split in (None, record.split)]
-        names = [sound_name(record.id) for record in records]
+        names = file_stems([record.id for record in records])
     elif not path.is_dir():
         raise ValueError(f"{path}: no such folder of sounds (or .jsonl manifest)")
     else:
-        files = [file for file in path.iterdir() if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()]
+        files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
         records = [Record(id=file.stem, path=str(file)) for file in files]
         names = [record.id for record in records]
     if not records:
         what = f"record of split {split!r}" if split and path.suffix == ".jsonl" else "sound"
-        raise ValueError(f"{path}: holds no {what} (looked for {', '.join(AUDIO_SUFFIXES)})")
+        raise ValueError(f"{path}: holds no {what} (looked for {', '.join(SUFFIXES)})")
     if len(set(names)) < len(names):
         twice = next(name for name in sorted(names) if names.count(name) > 1)
         raise ValueError(f"{path}: two sounds are named {twice!r}; names have to be unique to be matched")
@@ -50,12 +48,12 @@ def read_captions(path: str | Path) -> dict[str, str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file of captions")
     captions = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if not line.strip():
             continue
         try:
             entry = json.loads(line)
-            name = sound_name(entry["id"]) if "id" in entry else Path(entry["file"]).stem
+            name = file_stem(entry["id"]) if "id" in entry else Path(entry["file"]).stem
             caption = entry["caption"] if "file" in entry else entry.get("caption")
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f'{path}, line {number}: expected {{"id" or "file": ..., "caption": ...}}') from error
@@ -64,11 +62,6 @@ def read_captions(path: str | Path) -> dict[str, str]:
     if not captions:
         raise ValueError(f"{path}: holds no caption")
     return captions
-
-
-def sound_name(record_id: str) -> str:
-    """A record's id as the name of a file, which is how generated files are named."""
-    return re.sub(r"[^\w.-]+", "_", record_id)
 
 
 def draw(items: list, num: int, generator: np.random.Generator) -> list:

@@ -1,0 +1,52 @@
+"""Values of command-line options, checked before anything is loaded."""
+
+import argparse
+import math
+
+SEED_LIMIT = 2**31
+
+
+def positive_int(text: str) -> int:
+    """A whole number from 1 on."""
+    value = _number(int, text, "a whole number from 1 on")
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: at least 1")
+    return value
+
+
+def seed(text: str) -> int:
+    """A whole number in [0, 2^31)."""
+    value = _number(int, text, "a whole number")
+    if not 0 <= value < SEED_LIMIT:
+        raise argparse.ArgumentTypeError(f"{text}: a seed is from 0 to {SEED_LIMIT - 1}")
+    return value
+
+
+def seconds(text: str) -> float:
+    """A duration above 0."""
+    value = _number(float, text, "a number of seconds")
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text}: seconds above 0 are needed")
+    return value
+
+
+def _number(kind: type, text: str, wanted: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
+
+
+def require_device(name: str) -> None:
+    """Refuse a device that PyTorch cannot use here.
+
+    Raises:
+        ValueError: naming the devices that are there.
+    """
+    import torch  # late: --help answers at once
+
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if name not in there and not (name == "cuda" and torch.cuda.device_count()):
+        no_cuda = "" if torch.cuda.device_count() else " and no CUDA device"
+        raise ValueError(f"device {name!r}: PyTorch sees {', '.join(there)}{no_cuda} here; choose one of them")

@@ -6,7 +6,7 @@ set -euo pipefail
 demo=${1:?usage: demo.sh RUN_FOLDER}
 data=data/builtin
 seconds=2.56 # 64 latent patches of 40 ms; half of the corpus is shorter than that
-decoding=(--duration "$seconds" --iterations 16 --diffusion-steps 50 --guidance 3 --batch-size 16 --format flac)
+decoding=(--duration "$seconds" --iterations 16 --diffusion-steps 25 --guidance 3 --batch-size 16 --format flac)
 
 mkdir -p "$demo"
 : > "$demo/commands.txt"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DecodingConfig
-from impact_pl.masking import masked_counts, random_order
+from impact_pl.masking import columns, masked_counts, random_order, take
 
 GUMBEL_SCALE = 1.0  # of the noise on the confidence when everything is still masked, in nats
 
@@ -103,8 +103,8 @@ def decode(
                 score = score + GUMBEL_SCALE * left / num_patches * _gumbel(score, generator)
                 rank = score.argsort(dim=1)  # (B, R), least certain first
                 masked = masked.gather(1, rank)
-                hidden = _take(hidden, rank[:, left:])
-                null_hidden = None if null_hidden is None else _take(null_hidden, rank[:, left:])
+                hidden = take(hidden, rank[:, left:])
+                null_hidden = None if null_hidden is None else take(null_hidden, rank[:, left:])
             revealed, masked = masked[:, left:], masked[:, :left]  # (B, K), (B, R - K)
             new = sample(
                 hidden.flatten(0, 1),
@@ -112,7 +112,7 @@ def decode(
                 beta,
                 config.num_diffusion_steps,
             )
-            patches = patches.scatter(1, _columns(revealed, patches), new.view(batch, -1, patches.shape[2]))
+            patches = patches.scatter(1, columns(revealed, patches), new.view(batch, -1, patches.shape[2]))
             mask = mask.scatter(1, revealed, False)
         if progress is not None:
             progress(iteration, config.num_iterations)
@@ -143,12 +143,3 @@ def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
     """Standard Gumbel noise of the shape of ``like``."""
     u = torch.rand(like.shape, generator=generator, device=generator.device).to(like.device)
     return -torch.log(-torch.log(u.clamp(1e-20, 1 - 1e-7)))
-
-
-def _columns(positions: Tensor, x: Tensor) -> Tensor:
-    return positions[..., None].expand(-1, -1, x.shape[-1])
-
-
-def _take(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of x (B, R, D) at positions (B, K): (B, K, D)."""
-    return x.gather(1, _columns(positions, x))

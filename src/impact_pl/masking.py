@@ -59,3 +59,13 @@ def masked_counts(num_patches: int, num_iterations: int) -> list[int]:
         remaining = max(1, min(remaining - 1, planned))
         counts.append(remaining)
     return [*counts, 0]
+
+
+def columns(positions: Tensor, x: Tensor) -> Tensor:
+    """Positions (B, K) -> (B, K, D), the index that gather and scatter along dimension 1 of x (B, N, D) want."""
+    return positions[..., None].expand(-1, -1, x.shape[-1])
+
+
+def take(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows of x (B, N, D) at positions (B, K): (B, K, D)."""
+    return x.gather(1, columns(positions, x))

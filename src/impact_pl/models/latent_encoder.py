@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
+from impact_pl.masking import columns, take
 from impact_pl.models.transformer import LAYER_NORM_EPS, Block
 
 
@@ -63,21 +64,21 @@ class LatentEncoder(nn.Module):
         num_kept = self._count_kept(mask, cond)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        x = self.patch_proj(_take(patches, kept)) + self.enc1.patch_pos[0][kept]  # (B, N_keep, D)
+        x = self.patch_proj(take(patches, kept)) + self.enc1.patch_pos[0][kept]  # (B, N_keep, D)
         if cond is not None and self.enc1.text_pos is not None:
             x = torch.cat([cond + self.enc1.text_pos, x], dim=1)  # (B, L + N_keep, D)
         x = self.bridge(self.enc1.norm(self.enc1(self.input_norm(x))))
 
         text, x = x[:, : self.text_length], x[:, self.text_length :]
         filled = self.mask_embed.to(x.dtype).repeat(batch, num_patches, 1)
-        x = filled.scatter(1, _columns(kept, x.shape[-1]), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
+        x = filled.scatter(1, columns(kept, x), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
         if self.enc2.text_pos is not None:
             x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
         x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
 
         if positions is None:
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        return self.enc2.norm(_take(x, positions)) + self.diffusion_pos[0][positions]  # (B, K, D)
+        return self.enc2.norm(take(x, positions)) + self.diffusion_pos[0][positions]  # (B, K, D)
 
     def _count_kept(self, mask: Tensor, cond: Tensor | None) -> int:
         num_patches = mask.shape[1]
@@ -91,13 +92,3 @@ class LatentEncoder(nn.Module):
             raise ValueError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
         assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
         return num_patches - counts[0]
-
-
-def _columns(positions: Tensor, width: int) -> Tensor:
-    """(B, K) -> (B, K, width), the index that gather and scatter along dimension 1 want."""
-    return positions[..., None].expand(-1, -1, width)
-
-
-def _take(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of x (B, N, D) at positions (B, K): (B, K, D)."""
-    return x.gather(1, _columns(positions, x.shape[-1]))

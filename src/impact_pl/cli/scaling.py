@@ -16,7 +16,7 @@ def state_table(models: list[str], ranks: list[int]) -> list[str]:
 
     counts = ", ".join(str(n) for n in ranks)
     rows = [
-        f"| model | strategy | GiB a rank, on {counts} ranks | of it gathered for computing | GiB sent a step by a rank |",
+        f"| model | strategy | GiB a rank on {counts} | of it gathered to compute | GiB sent a step by a rank |",
         "|---|---|---|---|---|",
     ]
     for name in models:

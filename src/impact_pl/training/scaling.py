@@ -134,7 +134,7 @@ def saved_storages(model: nn.Module) -> Iterator[dict[int, int]]:
 
 
 def planned_spec(model: ModelConfig) -> ImpactSpec:
-    """``model`` on AudioLDM's latents with the paper's text (CLAP and 77 positions of T5) where it has their patch size,
+    """``model`` on AudioLDM's latents and the paper's text (CLAP and 77 positions of T5) if it has their patch size,
     else on the built-in codec's latents with the built-in text encoder. In both, 10.24 s are 256 latent frames.
     """
     if model.patch_size == 4:

@@ -32,8 +32,8 @@ def run_workers(config: PrecomputeConfig, numbers: list[int], advance: Callable[
             workers[receiver] = process
         running = dict(workers)
         while running:
-            for receiver in wait(list(running)):
-                assert isinstance(receiver, Connection)
+            ready = wait(list(running))
+            for receiver in [receiver for receiver in running if receiver in ready]:
                 try:
                     message = receiver.recv()
                 except EOFError:

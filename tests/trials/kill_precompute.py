@@ -3,10 +3,10 @@
     python tests/trials/kill_precompute.py [--trials 30] [--workers 2] [--seed 0]
 
 A small synthetic manifest is precomputed undisturbed. Then each trial does the same work in a new folder, is killed
-(SIGKILL to the whole process group) at a random moment, and continued by the same command. Every third trial runs two
-tasks of an array at once, of which one is killed and started again. A shard that was done when the kill came must not
-be made again, and in the end every file's sha256 must be the undisturbed run's. Prints a Markdown table; the exit code
-is 1 if anything was lost or differs.
+(SIGKILL to the whole process group) at a random moment after a random number of shards, and continued by the same
+command. Every third trial runs two tasks of an array at once, of which one is killed and started again. A shard that
+was done when the kill came must not be made again, and in the end every file's sha256 must be the undisturbed run's.
+Prints a Markdown table; the exit code is 1 if anything was lost or differs.
 """
 
 import argparse
@@ -53,12 +53,13 @@ def run_trials(folder: Path, args: argparse.Namespace) -> int:
     bad = killed = 0
     for trial in range(1, args.trials + 1):
         is_array = trial % 3 == 0
-        name, delay = f"trial{trial}", generator.uniform(0.4, 1.0) * seconds
+        name, wait_for = f"trial{trial}", generator.randrange(num_shards // (1 + is_array))
         workers = 1 if is_array else args.workers
         runs = [Precompute(folder, name, workers, task, is_array) for task in range(1 + is_array)]
         begin = time.monotonic()
-        while time.monotonic() - begin < delay and runs[-1].process.poll() is None:
-            time.sleep(0.005)
+        while len(done_shards(folder / name)) < wait_for and runs[-1].process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 2 * seconds / num_shards))
         delay = time.monotonic() - begin
         was_running = runs[-1].process.poll() is None
         runs[-1].kill()

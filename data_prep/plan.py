@@ -19,6 +19,8 @@ from impact_pl.data.partial import create_whole
 from impact_pl.data.shards import LatentDataset
 from impact_pl.text import TextEncoder
 
+ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}
+
 
 @dataclass
 class Shard:
@@ -123,9 +125,17 @@ def read_done(shard: Path) -> dict[str, Any] | None:
     """What was noted of a finished shard; None where it is not finished, missing or cut short."""
     if not (done_path(shard).is_file() and shard.is_file()):
         return None
-    remedy = "delete that file: the same command then makes its shard again"
-    done = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
+    done = read_shard_note(shard)
     return done if shard.stat().st_size == done["shard"]["bytes"] else None
+
+
+def read_shard_note(shard: Path) -> dict[str, Any]:
+    """What was noted of a shard; ValueError where that is damaged."""
+    remedy = "delete that file: the command that made it then makes its shard again"
+    note = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
+    if not (isinstance(note["shard"], dict) and note["shard"].keys() >= ENTRY_KEYS):
+        raise ValueError(f"{done_path(shard)}: damaged (no entry of a shard); {remedy}")
+    return note
 
 
 def read_note(path: Path, keys: list[str], remedy: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -87,13 +88,13 @@ class Precomputer:
                 run_workers(self.config, todo, shown.advance)
             else:
                 self.write(todo, shown.advance)
-        missing = sum(not (done_path(shard.path).is_file() and shard.path.is_file()) for shard in self.shards)
+        missing = sum(not done_path(shard.path).is_file() for shard in self.shards)  # cheap, where it is not the end
+        done = [] if missing else [read_done(shard.path) for shard in self.shards]
+        missing += sum(note is None for note in done)
         if missing:
-            print(
-                f"{self._name} done; {missing} shards of others are missing; the last one writes the index", flush=True
-            )
+            print(f"{self._name} done; {missing} shards of others are missing; the last one writes the index")
         else:
-            self._finish()
+            self._finish([(shard.split, note) for shard, note in zip(self.shards, done, strict=True) if note])
 
     @property
     def _name(self) -> str:
@@ -186,14 +187,14 @@ class Precomputer:
                 encoded[caption] = {name: text.features[name][row][mask[row]] for name, mask in masks.items()}
         return encoded
 
-    def _finish(self) -> None:
+    def _finish(self, done: list[tuple[str, dict[str, Any]]]) -> None:
         """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done.
 
         Two processes may do this at once: they write the same bytes.
+
+        Args:
+            done: (split, what was noted) of every shard.
         """
-        found = [(shard.split, read_done(shard.path)) for shard in self.shards]
-        done = [(split, part) for split, part in found if part is not None]
-        assert done == found, "a shard vanished while this ran"
         rejects = [reject for _, part in done for reject in part["rejected"]]
         rejected = self.out / "rejected.jsonl"
         write_whole(rejected, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))

@@ -11,7 +11,7 @@ from impact_pl.codec import load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.manifest import SPLITS, read_manifest
-from impact_pl.data_prep.plan import done_path, manifest_identity, plan_shards, read_note
+from impact_pl.data_prep.plan import done_path, manifest_identity, plan_shards, read_note, read_shard_note
 from impact_pl.data_prep.statistics import LatentSums, latent_statistics
 from impact_pl.progress import progress
 from impact_pl.text import load_text_encoder
@@ -104,7 +104,7 @@ def _split_findings(
         if expected is not None and path not in expected:
             yield f"{path}: the manifest has no such shard; delete it and its .done.json"
         try:
-            notes[path] = read_note(done_path(path), ["shard", "sums", "rejected"], f"delete that file and {AGAIN}")
+            notes[path] = read_shard_note(path)
         except FileNotFoundError:
             yield f"{path}: not marked as done; {AGAIN}"
         except ValueError as error:
@@ -146,7 +146,7 @@ def _statistics_findings(indices: dict[Path, ShardIndex], notes: dict[Path, dict
         return
     first = next(iter(indices.values()))
     for folder, index in indices.items():
-        if not _close([*index.latents["mean"], index.latents["std"]], [*mean, std]):
+        if not _close([*index.latents.get("mean", []), index.latents.get("std", 0.0)], [*mean, std]):
             yield f"{folder / INDEX_NAME}: mean and std are not those of the shards; delete it and {AGAIN}"
         if asdict(index) | {"shards": []} != asdict(first) | {"shards": []}:
             yield f"{folder / INDEX_NAME}: of another run than {next(iter(indices)).name}'s; delete it and {AGAIN}"

@@ -20,7 +20,7 @@ from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.data.partial import STALE_SECONDS, create_whole, partial_path, sweep_partials, write_whole
 from impact_pl.data_prep.plan import find_share
 from impact_pl.data_prep.precompute_latents import Precomputer, load_models
-from impact_pl.data_prep.threads import ahead
+from impact_pl.data_prep.threads import ahead, one_thread_each
 
 ARRAY = {"SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "10", "SLURM_ARRAY_TASK_STEP": "2"}
 
@@ -237,6 +237,11 @@ def test_files_appear_whole(tmp_path, monkeypatch):
     assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
 
 
+def test_threads_that_load_compute_with_one_core():
+    with one_thread_each(), ThreadPoolExecutor(2) as pool:
+        assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
+
+
 def test_ahead_keeps_the_order_and_its_distance():
     taken = []
 
@@ -259,3 +264,6 @@ def test_a_lost_shard_is_found_again_by_the_task_whose_it_is(manifest, whole, tm
     shutil.rmtree(out / "valid")
     assert make(manifest, out, task=1, num_tasks=2) != whole
     assert make(manifest, out, task=0, num_tasks=2) == whole
+    (out / "train" / "000003.tar").write_bytes(b"cut short")
+    assert make(manifest, out, task=0, num_tasks=2) != whole  # it is the other one's
+    assert make(manifest, out, task=1, num_tasks=2) == whole

@@ -27,7 +27,7 @@ import soundfile
 from impact_pl.data.manifest import Record, write_manifest
 
 RATE = 44_100
-NUM_RECORDS = 60
+NUM_RECORDS = 200
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def run_trials(folder: Path, args: argparse.Namespace) -> int:
         begin = time.monotonic()
         while len(done_shards(folder / name)) < wait_for and runs[-1].process.poll() is None:
             time.sleep(0.002)
-        time.sleep(generator.uniform(0, 2 * seconds / num_shards))
+        time.sleep(generator.uniform(0, 0.1))
         delay = time.monotonic() - begin
         was_running = runs[-1].process.poll() is None
         runs[-1].kill()
@@ -87,7 +87,7 @@ class Precompute:
         array = {"ID": task, "MIN": 0, "MAX": 1, "STEP": 1, "COUNT": 2} if is_array else {}
         self.log = folder / f"{name}.{task}.log"
         command = [sys.executable, "-m", "impact_pl.cli.precompute", f"manifest={folder / 'manifest.jsonl'}"]
-        command += [f"out={folder / name}", "clip_seconds=1.28", "samples_per_shard=4", "batch_size=2"]
+        command += [f"out={folder / name}", "clip_seconds=1.28", "samples_per_shard=6", "batch_size=2"]
         command += ["text_encoder=none", f"workers={workers}"]
         environment = os.environ | {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in array.items()}
         with open(self.log, "a") as log:

@@ -31,7 +31,7 @@ from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate
-from impact_pl.data_prep.plan import done_path, read_note
+from impact_pl.data_prep.plan import read_shard_note
 from impact_pl.data_prep.precompute_latents import Precomputer, load_models
 from impact_pl.data_prep.segments import usable_segments
 from impact_pl.data_prep.workers import run_workers
@@ -183,7 +183,7 @@ def precompute_ways(args: argparse.Namespace, folder: Path) -> tuple[dict[str, W
         else:  # the clock starts with the first record, when the workers are up
             times.clear()
             run_workers(replace(config, workers=workers), numbers, lambda: times.append(time.perf_counter()))
-        entries = [read_note(done_path(shard.path), ["shard"], "")["shard"] for shard in maker.shards]
+        entries = [read_shard_note(shard.path)["shard"] for shard in maker.shards]
         clips, num_bytes = (sum(entry[key] for entry in entries) for key in ("num_samples", "bytes"))
         return clips, num_bytes, times[-1] - times[0]
 

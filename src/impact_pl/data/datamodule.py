@@ -38,6 +38,7 @@ class LatentDataModule(LightningDataModule):
             raise ValueError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
+        self.index.forget_offsets()
         self._consumed_at_resume = 0
         self._step_at_resume = 0
 

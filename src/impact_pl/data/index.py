@@ -42,6 +42,11 @@ class ShardIndex:
         features = self.text_encoder["features"] if self.text_encoder else {}
         return {name: (length, size) for name, (length, size) in features.items()}
 
+    def forget_offsets(self) -> None:
+        """Free what takes most of the memory; for an index that is kept beside a dataset."""
+        for shard in self.shards:
+            shard["offsets"] = {}
+
     @classmethod
     def load(cls, folder: str | Path) -> "ShardIndex":
         """Read ``folder/index.json``; ``folder`` may be a URL, see ``data.remote``.

@@ -86,6 +86,7 @@ class SampleStream:
         if not self.block_shards:
             return _permutation(self.num_samples, derive_seed(self.seed, epoch))
         samples = np.concatenate([np.arange(self.first[k], self.first[k + 1]) for k in self._blocks[number]])
+        # number + 1, for a seed from (a, b, 0) is that from (a, b), which the shards' permutation has
         return samples[_permutation(len(samples), derive_seed(self.seed, epoch, number + 1))]
 
 

@@ -152,10 +152,9 @@ class LatentDataset(Dataset):
         self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # of each shard's samples, in bytes
         self._features = self.index.text_features
         self._files: OrderedDict[int, FileIO] = OrderedDict()
-        for number, shard in enumerate(self.index.shards):
-            shard["offsets"] = {}  # the largest part by far; ``bounds`` holds it
-            if cache is None:
-                self._check_size(number, Path(self.path(number)))
+        self.index.forget_offsets()
+        for number in range(len(self.index.shards) if cache is None else 0):
+            self._check_size(number, Path(self.path(number)))
 
     def __len__(self) -> int:
         return int(self.first[-1])

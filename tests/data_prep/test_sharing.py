@@ -194,6 +194,7 @@ def stop_by_signal(manifest, out: Path, signum: int, code: int) -> None:
     assert not list(out.rglob("*.partial"))
 
 
+@pytest.mark.slow
 def test_a_mistake_in_a_worker_is_one_line(manifest, tmp_path, capsys):
     """Something stands where a shard's note should go: only the worker that writes it finds that out."""
     (tmp_path / "out" / "train" / "000001.tar").mkdir(parents=True)

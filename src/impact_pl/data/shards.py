@@ -33,7 +33,8 @@ from impact_pl.data.remote import is_url, join
 from impact_pl.data.tar import npy_bytes, npy_tensor, split_members
 
 REMEDY = "delete that file and run the impact-precompute command that made it again"
-OPEN_SHARDS = 128  # files that a process keeps open
+OPEN_SHARDS = 128  # files that a process keeps open,
+OPEN_COPIES = 8  # and of a cache of limited size
 
 
 class ShardWriter:
@@ -182,8 +183,9 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         number, begin, end = self.locate(i)
+        file = self._open(number)
         try:
-            content = os.pread(self._open(number).fileno(), end - begin, begin)
+            content = os.pread(file.fileno(), end - begin, begin)
             if len(content) < end - begin:
                 raise ValueError(f"truncated at byte {begin + len(content)} of {self.index.shards[number]['bytes']}")
             key, members = split_members(content)
@@ -213,11 +215,13 @@ class LatentDataset(Dataset):
         file = self._files.get(number)
         if file is None:
             if self.cache is None:
+                self._check_size(number, Path(self.path(number)))
                 file = FileIO(self.path(number))
             else:
                 file = self.cache.open(self.path(number), self.index.shards[number])
             self._files[number] = file
-            if len(self._files) > OPEN_SHARDS:
+            # A copy that is open takes its room even when the cache has dropped it.
+            if len(self._files) > (OPEN_COPIES if self.cache is not None and self.cache.max_bytes else OPEN_SHARDS):
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(number)
         return file

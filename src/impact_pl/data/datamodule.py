@@ -27,7 +27,7 @@ class LatentDataModule(LightningDataModule):
         seed: of the order.
 
     Raises:
-        ValueError: no shards at the path.
+        ValueError: no shards at the path, or a cache that is too small for what is read at a time.
     """
 
     trainer: Trainer
@@ -39,22 +39,18 @@ class LatentDataModule(LightningDataModule):
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
         self.index.forget_offsets()
+        self.cache = self._make_cache()
         self._consumed_at_resume = 0
         self._step_at_resume = 0
 
     def setup(self, stage: str) -> None:
-        cache = self._cache()
-        self.train_set = LatentDataset(join(self.config.path, "train"), cache)
+        self.train_set = LatentDataset(join(self.config.path, "train"), self.cache)
         valid = join(self.config.path, "valid")
         has_valid = is_url(valid) or Path(valid, INDEX_NAME).is_file()
-        self.valid_set = LatentDataset(valid, cache) if has_valid else None
+        self.valid_set = LatentDataset(valid, self.cache) if has_valid else None
 
-    def _cache(self) -> ShardCache | None:
-        """Where a node keeps copies of the shards; None to read them in place.
-
-        Raises:
-            ValueError: it is too small for what is read at a time.
-        """
+    def _make_cache(self) -> ShardCache | None:
+        """Where a node keeps copies of the shards; None to read them in place."""
         config = self.config
         if not (config.cache or is_url(config.path)):
             return None
@@ -113,7 +109,7 @@ class LatentDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
-            prefetch=self._prefetch if self.train_set.cache else None,
+            prefetch=self._prefetch if self.cache else None,
         )
         return self._loader(self.train_set, sampler)
 

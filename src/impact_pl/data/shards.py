@@ -33,7 +33,7 @@ from impact_pl.data.remote import is_url, join
 from impact_pl.data.tar import npy_bytes, npy_tensor, split_members
 
 REMEDY = "delete that file and run the impact-precompute command that made it again"
-OPEN_SHARDS = 128  # files that a process keeps open,
+OPEN_SHARDS = 256  # files that a process keeps open,
 OPEN_COPIES = 8  # and of a cache of limited size
 
 

@@ -4,8 +4,9 @@ reading: clips/s and MB/s of the training's DataLoader in its shuffled order, fo
 against (a) reading the same files' bytes from end to end, (b) a webdataset pipeline that decodes, shuffles and batches
 the same shards to the same tensors.
 
-precompute: clips/s of impact-precompute with one process and with two, against the plain loop: one clip after the other
-is loaded, resampled, encoded and written. --rate writes the clips at another sampling rate first.
+precompute: clips/s of impact-precompute with one process and with two (in the middle half of the records, when all
+processes are at work), against the plain loop: one clip after the other is loaded, resampled, encoded and written.
+--rate writes the clips at another sampling rate first.
 
 Every way is repeated, in turns, so that a change of the machine's load meets all of them; the medians are printed as
 a Markdown table.
@@ -177,15 +178,17 @@ def precompute_ways(args: argparse.Namespace, folder: Path) -> tuple[dict[str, W
     (folder / "train").mkdir()
 
     def pipeline(workers: int) -> tuple[int, int, float]:
-        times = [time.perf_counter()]
+        times: list[float] = []
         if workers == 1:
             maker.write(numbers, lambda: times.append(time.perf_counter()))
-        else:  # the clock starts with the first record, when the workers are up
-            times.clear()
+        else:
             run_workers(replace(config, workers=workers), numbers, lambda: times.append(time.perf_counter()))
+        # The middle half: before it processes start one after the other, behind it they end so.
+        first, last = len(times) // 4, 3 * len(times) // 4
+        share = (last - first) / len(times)
         entries = [read_shard_note(shard.path)["shard"] for shard in maker.shards]
-        clips, num_bytes = (sum(entry[key] for entry in entries) for key in ("num_samples", "bytes"))
-        return clips, num_bytes, times[-1] - times[0]
+        clips, num_bytes = (round(share * sum(entry[key] for entry in entries)) for key in ("num_samples", "bytes"))
+        return clips, num_bytes, times[last] - times[first]
 
     ways: dict[str, Way] = {"(a) plain loop": lambda: plain_loop(maker, folder / "plain.tar")}
     for workers in args.workers:

@@ -1,71 +1,51 @@
 """Manifest -> latent shards: codec moments of fixed-length segments, text features, and what had to be rejected.
 
 ``out/<split>/`` gets ``000000.tar``, ... and, when all is done, ``index.json``; ``out/rejected.jsonl`` says what was
-left out and why. A shard holds the segments of ``samples_per_shard`` consecutive records of its split, so its bytes are
-a function of (manifest, configuration) alone. ``000000.done.json`` beside it (index entry, sums for the statistics,
-rejects) marks it as finished; an interrupted run continues with the shards that have none.
+left out and why. The bytes of a shard are a function of (manifest, configuration) alone, whichever process makes it,
+so any number of processes on any number of machines can share the work, be killed, and be started again.
 
 Dimension key: B batch, S waveform samples, C latent channels, H latent frames, W latent width.
 """
 
-import hashlib
 import json
-import math
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from impact_pl.codec import AudioCodec
+from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.data.partial import sweep_partials, write_whole
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from impact_pl.data_prep.plan import (
+    Shard,
+    check_settings,
+    claim,
+    done_path,
+    find_share,
+    is_complete,
+    plan_shards,
+    read_done,
+)
 from impact_pl.data_prep.segments import Reject, Segment, batches, usable_segments
-from impact_pl.progress import Bar, Lines, progress
-from impact_pl.text import TextEncoder
+from impact_pl.data_prep.statistics import LatentSums, latent_statistics
+from impact_pl.data_prep.threads import ahead, one_thread_each, usable_cores
+from impact_pl.data_prep.workers import run_workers
+from impact_pl.progress import progress
+from impact_pl.text import TextEncoder, load_text_encoder
 
 TEXT_BATCH = 64
+SEGMENTS_AHEAD = 8  # of a record; a longer recording's further segments are read when they are needed
+MOST_LOADERS = 8  # threads that read sounds for one that encodes
 
-
-@dataclass
-class LatentSums:
-    """Sums over raw latents z = mean + std * noise of a split, a channel each: enough for its statistics."""
-
-    count: int  # latents a channel
-    total: list[float]  # of z, (C,)
-    squares: list[float]  # of z^2, (C,)
-
-    @classmethod
-    def of(cls, samples: list[Tensor], num_channels: int) -> "LatentSums":
-        """Of samples' moments (2C, H, W)."""
-        total, squares = torch.zeros(2, num_channels, dtype=torch.float64)
-        count = 0
-        for moments in samples:
-            mean, std = moments.double().chunk(2)  # (C, H, W) each
-            total = total + mean.sum(dim=(1, 2))
-            squares = squares + (mean**2 + std**2).sum(dim=(1, 2))  # E[z^2] = mean^2 + std^2
-            count += mean[0].numel()
-        return cls(count, total.tolist(), squares.tolist())
-
-
-def latent_statistics(parts: Iterable[LatentSums]) -> tuple[list[float], float]:
-    """Mean of each channel (C,) and one standard deviation over all.
-
-    Note:
-        One standard deviation keeps the channels' relative scale, which is the codec's choice: it is the root of the
-        channels' mean variance about their own means.
-    """
-    parts = list(parts)
-    count = sum(part.count for part in parts)
-    mean = torch.tensor([part.total for part in parts], dtype=torch.float64).sum(dim=0) / count  # (C,)
-    squares = torch.tensor([part.squares for part in parts], dtype=torch.float64).sum(dim=0) / count
-    std = (squares - mean**2).mean().clamp(min=0).sqrt().item()
-    if std < 1e-8:
-        raise ValueError("the latents of the train split do not vary: is every clip the same?")
-    return mean.tolist(), std
+Loaded = tuple[Iterator[Segment], list[Reject]]  # of a record; the rejects are complete when the segments are read
 
 
 class Precomputer:
@@ -80,69 +60,82 @@ class Precomputer:
         check_settings(config, codec)
         self.out = Path(config.out)
         self.records = read_manifest(config.manifest)
-        self.shards: dict[str, list[tuple[Path, list[tuple[int, Record]]]]] = {}  # split -> (file, its records)
-        size = config.samples_per_shard
-        for split in dict.fromkeys(record.split for record in self.records):
-            records = [(i, record) for i, record in enumerate(self.records) if record.split == split]
-            chunks = [records[first : first + size] for first in range(0, len(records), size)]
-            self.shards[split] = [(self.out / split / f"{n:06d}.tar", chunk) for n, chunk in enumerate(chunks)]
+        self.shards = plan_shards(self.records, self.out, config.samples_per_shard)
+        self.splits = list(dict.fromkeys(shard.split for shard in self.shards))
+        self.task, self.num_tasks = find_share(config, os.environ)
 
     def run(self) -> None:
-        """Write what is missing; a finished run says so and changes nothing.
+        """Write what is missing of this task's share; a finished run says so and changes nothing.
 
         Raises:
             ValueError: ``out`` was begun with other inputs, a shard cannot be written, or not one sample was left.
         """
-        self._claim_out()
-        if all(is_complete(self.out / split) for split in self.shards):
-            counts = ", ".join(f"{split} {len(LatentDataset(self.out / split))}" for split in self.shards)
+        claim(self.config, self.codec, self.text_encoder)
+        if all(is_complete(self.out / split) for split in self.splits):
+            counts = ", ".join(f"{split} {len(LatentDataset(self.out / split))}" for split in self.splits)
             print(f"{self.out}: nothing to do, all shards are there (samples: {counts})")
             return
-        for split, shards in self.shards.items():
+        for split in self.splits:
             (self.out / split).mkdir(exist_ok=True)
-            todo = [(path, records) for path, records in shards if read_done(path) is None]
-            if len(todo) < len(shards):
-                print(f"{split}: {len(shards) - len(todo)} of {len(shards)} shards were finished before", flush=True)
-            left = sum(len(records) for _, records in todo)
-            total = sum(len(records) for _, records in shards)
-            with progress(split, total, total - left) as shown:
-                for path, records in todo:
-                    self._write_shard(path, records, shown)
-        self._finish()
+            sweep_partials(self.out / split)
+        share = range(self.task, len(self.shards), self.num_tasks)
+        todo = [number for number in share if read_done(self.shards[number].path) is None]
+        if len(todo) < len(share):
+            print(f"{len(share) - len(todo)} of {len(share)} shards were finished before", flush=True)
+        left, total = (sum(len(self.shards[number].records) for number in numbers) for numbers in (todo, share))
+        with progress(self._name, total, total - left) as shown:
+            if min(self.config.workers, len(todo)) > 1:
+                run_workers(self.config, todo, shown.advance)
+            else:
+                self.write(todo, shown.advance)
+        missing = sum(not done_path(shard.path).is_file() for shard in self.shards)  # cheap, where it is not the end
+        done = [] if missing else [read_done(shard.path) for shard in self.shards]
+        missing += sum(note is None for note in done)
+        if missing:
+            print(f"{self._name} done; {missing} shards of others are missing; the last one writes the index")
+        else:
+            self._finish([(shard.split, note) for shard, note in zip(self.shards, done, strict=True) if note])
 
-    def _claim_out(self) -> None:
-        """Note in ``out/run.json`` what the shards depend on, or compare with what an earlier call noted."""
-        encoder = self.text_encoder
-        run = {
-            "manifest": hashlib.sha256(Path(self.config.manifest).read_bytes()).hexdigest()[:16],
-            "codec": f"{self.codec.name} {self.codec.identity}",
-            "text_encoder": f"{encoder.name} {encoder.identity}" if encoder else None,
-            "clip_seconds": self.config.clip_seconds,
-            "samples_per_shard": self.config.samples_per_shard,
-            "batch_size": self.config.batch_size,
-        }
-        path = self.out / "run.json"
-        if path.is_file():
-            begun = read_note(path, [], f"delete {self.out} to begin again")
-            for key, value in run.items():
-                if begun.get(key) != value:
-                    raise ValueError(
-                        f"{self.out} was begun with {key} {begun.get(key)}, not {value}: "
-                        "choose another out=, or delete that folder to begin again"
-                    )
-            return
-        self.out.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(run, indent=1) + "\n")
+    @property
+    def _name(self) -> str:
+        return f"task {self.task} of {self.num_tasks}" if self.num_tasks > 1 else "records"
 
-    def _write_shard(self, path: Path, records: list[tuple[int, Record]], shown: Bar | Lines) -> None:
-        text = self._encode_captions(list(dict.fromkeys(record.caption for _, record in records if record.caption)))
+    def write(self, numbers: list[int], advance: Callable[[], None], loaders: int = 0) -> None:
+        """Write the shards of these numbers; ``advance`` is called for each record.
+
+        Threads read, cut and resample sounds (and encode captions) ahead of the one that encodes. Each computes with
+        one core, so that all are busy and the results do not depend on how many there are.
+
+        Args:
+            numbers: of the shards.
+            advance: called when a record is done.
+            loaders: threads; 0: one for each core that this process may use, with ``workers`` of them beside it.
+        """
+        shards = [self.shards[number] for number in numbers]
+        loaders = loaders or min(MOST_LOADERS, max(1, usable_cores() // self.config.workers))
+        pool = ThreadPoolExecutor(loaders)
+        with one_thread_each():
+            try:
+                texts = ahead(pool, self._encode_captions, shards, 1)
+                loaded = ahead(pool, self._load, chain.from_iterable(shard.records for shard in shards), 4 * loaders)
+                for shard in shards:
+                    self._write_shard(shard, next(texts), islice(loaded, len(shard.records)), advance)
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _write_shard(
+        self,
+        shard: Shard,
+        text: dict[str, dict[str, Tensor]],
+        loaded: Iterator[Loaded],
+        advance: Callable[[], None],
+    ) -> None:
         rejects: list[Reject] = []
         sums: list[LatentSums] = []
-        with ShardWriter(path) as writer:
-            for batch in batches(self._segments(records, rejects, shown), self.config.batch_size):
-                moments = self._encode(batch)  # (B, 2C, H, W)
+        with ShardWriter(shard.path) as writer:
+            for batch in batches(self._segments(loaded, rejects, advance), self.config.batch_size):
                 kept = []
-                for segment, sample in zip(batch, moments, strict=True):
+                for segment, sample in zip(batch, self._encode(batch), strict=True):  # (2C, H, W)
                     record = segment.record
                     if not torch.isfinite(sample).all():
                         reason = "its latents are not finite in 16 bits"
@@ -153,26 +146,35 @@ class Precomputer:
                     kept.append(sample)
                 sums.append(LatentSums.of(kept, self.codec.latent_channels))
         done = {
-            "shard": describe_shard(path),
-            "sums": [asdict(part) for part in sums],
+            "shard": describe_shard(shard.path),
+            "sums": [asdict(LatentSums.sum_of(sums, self.codec.latent_channels))],
             "rejected": [asdict(reject) for reject in rejects],
         }
-        write_text(done_path(path), json.dumps(done, ensure_ascii=False) + "\n")
+        write_whole(done_path(shard.path), json.dumps(done, ensure_ascii=False) + "\n")
+
+    def _load(self, numbered: tuple[int, Record]) -> Loaded:
+        rejects: list[Reject] = []
+        index, record = numbered
+        segments = usable_segments(index, record, self.config.clip_seconds, self.codec.sample_rate, rejects)
+        first = list(islice(segments, SEGMENTS_AHEAD))
+        return chain(first, segments), rejects
 
     def _segments(
-        self, records: list[tuple[int, Record]], rejects: list[Reject], shown: Bar | Lines
+        self, loaded: Iterator[Loaded], rejects: list[Reject], advance: Callable[[], None]
     ) -> Iterator[Segment]:
-        for index, record in records:
-            yield from usable_segments(index, record, self.config.clip_seconds, self.codec.sample_rate, rejects)
-            shown.advance()
+        for segments, rejected in loaded:
+            yield from segments
+            rejects += rejected
+            advance()
 
     @torch.no_grad()
     def _encode(self, batch: list[Segment]) -> Tensor:
         waveforms = torch.stack([segment.waveform for segment in batch]).to(self.config.device)  # (B, S)
         return self.codec.encode(waveforms).half().cpu()  # (B, 2C, H, W)
 
-    def _encode_captions(self, captions: list[str]) -> dict[str, dict[str, Tensor]]:
-        """Distinct captions -> feature -> (L_real, d)."""
+    def _encode_captions(self, shard: Shard) -> dict[str, dict[str, Tensor]]:
+        """A shard's distinct captions -> feature -> (L_real, d)."""
+        captions = list(dict.fromkeys(record.caption for _, record in shard.records if record.caption))
         encoded: dict[str, dict[str, Tensor]] = {}
         if self.text_encoder is None:
             return encoded
@@ -185,20 +187,23 @@ class Precomputer:
                 encoded[caption] = {name: text.features[name][row][mask[row]] for name, mask in masks.items()}
         return encoded
 
-    def _finish(self) -> None:
-        """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done."""
-        found = {split: [read_done(path) for path, _ in shards] for split, shards in self.shards.items()}
-        done = {split: [part for part in parts if part is not None] for split, parts in found.items()}
-        assert done == found, "a shard vanished while this ran"
-        rejects = [reject for parts in done.values() for part in parts for reject in part["rejected"]]
+    def _finish(self, done: list[tuple[str, dict[str, Any]]]) -> None:
+        """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done.
+
+        Two processes may do this at once: they write the same bytes.
+
+        Args:
+            done: (split, what was noted) of every shard.
+        """
+        rejects = [reject for _, part in done for reject in part["rejected"]]
         rejected = self.out / "rejected.jsonl"
-        write_text(rejected, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
-        entries = {split: [part["shard"] for part in parts] for split, parts in done.items()}
+        write_whole(rejected, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
+        entries = {name: [part["shard"] for split, part in done if split == name] for name in self.splits}
         counts = {split: sum(entry["num_samples"] for entry in shards) for split, shards in entries.items()}
-        measured = ["train"] if "train" in self.shards else list(self.shards)
+        measured = ["train"] if "train" in counts else self.splits
         if not sum(counts[split] for split in measured):
             raise ValueError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0]['reason']}")
-        sums = [LatentSums(**part) for split in measured for shard in done[split] for part in shard["sums"]]
+        sums = [LatentSums(**part) for split, shard in done if split in measured for part in shard["sums"]]
         mean, std = latent_statistics(sums)
         codec = {key: getattr(self.codec, key) for key in ("name", "identity", "sample_rate", "samples_per_latent")}
         frames = round(self.config.clip_seconds * self.codec.sample_rate) // self.codec.samples_per_latent  # H
@@ -215,59 +220,8 @@ class Precomputer:
         print(f"{self.out}: {said} of {self.config.clip_seconds:g} s; {len(rejects)} rejected{where}")
 
 
-def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
-    """ValueError for settings that cannot work."""
-    for key in ("samples_per_shard", "batch_size"):
-        if getattr(config, key) < 1:
-            raise ValueError(f"{key}={getattr(config, key)}: at least 1")
-    if not (math.isfinite(config.clip_seconds) and config.clip_seconds > 0):
-        raise ValueError(f"clip_seconds={config.clip_seconds}: must be above 0")
-    num_samples = round(config.clip_seconds * codec.sample_rate)
-    frames = max(1, round(num_samples / codec.samples_per_latent))
-    if num_samples != frames * codec.samples_per_latent:
-        step = codec.samples_per_latent / codec.sample_rate
-        raise ValueError(
-            f"clip_seconds={config.clip_seconds:g} is no multiple of {step:g} s, a latent frame of codec "
-            f"{codec.name}; the nearest is {frames * step:g}"
-        )
-
-
-def done_path(shard: Path) -> Path:
-    """Beside a shard: the file that marks it as finished."""
-    return shard.with_suffix(".done.json")
-
-
-def read_done(shard: Path) -> dict | None:
-    """What was noted of a finished shard; None where it is not finished, missing or cut short."""
-    if not (done_path(shard).is_file() and shard.is_file()):
-        return None
-    remedy = "delete that file: the same command then makes its shard again"
-    done = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
-    return done if shard.stat().st_size == done["shard"]["bytes"] else None
-
-
-def read_note(path: Path, keys: list[str], remedy: str) -> dict:
-    """A JSON object that an earlier call wrote; ValueError with ``remedy`` where it is damaged."""
-    try:
-        note = json.loads(path.read_bytes())
-    except ValueError as error:  # of JSON or UTF-8
-        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
-    if not (isinstance(note, dict) and all(key in note for key in keys)):
-        raise ValueError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
-    return note
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether a split has its index and all shards that this lists."""
-    try:
-        LatentDataset(folder)
-    except ValueError:
-        return False
-    return True
-
-
-def write_text(path: Path, content: str) -> None:
-    """Write a small file, complete or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(content, encoding="utf-8")
-    os.replace(partial, path)
+def load_models(config: PrecomputeConfig) -> tuple[AudioCodec, TextEncoder | None]:
+    """The codec and the text encoder that ``config`` names; ValueError where one is not there."""
+    codec = load_codec(config.codec, config.device)
+    has_text = config.text_encoder not in ("", "none")
+    return codec, load_text_encoder(config.text_encoder, config.device) if has_text else None

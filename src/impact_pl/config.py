@@ -69,7 +69,10 @@ class OptimConfig:
 class DataConfig:
     """Where latent shards lie and how they are batched. ``path`` holds train/ and valid/, each with an index.json."""
 
-    path: str = ""
+    path: str = ""  # a folder, or a URL that webdataset opens: https://..., gs://..., "pipe:aws s3 cp s3://bucket/%s -"
+    cache: str = ""  # folder for a node's own copies of the shards; empty: of URLs only, in $TMPDIR/impact_pl-<uid>
+    cache_gb: float = 0.0  # most that the copies may take, 0: no limit
+    block_shards: int = 0  # shards that are shuffled together, 0: all; see data/order.py
     batch_size: int = 16  # clips a process and step
     num_workers: int = 0
     caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
@@ -133,3 +136,6 @@ class PrecomputeConfig:
     samples_per_shard: int = 256
     batch_size: int = 8
     device: str = "cpu"
+    workers: int = 1  # processes on this machine
+    task: int = -1  # this call's share of the shards is number task of num_tasks; -1: the SLURM array's task, or all
+    num_tasks: int = 0

@@ -16,12 +16,12 @@ def flat(batches) -> list[int]:
 
 
 def test_every_epoch_is_its_own_permutation():
-    stream = SampleStream(50, seed=3)
+    stream = SampleStream([50], seed=3)
     epochs = [[stream[p] for p in range(50 * e, 50 * e + 50)] for e in range(3)]
     assert all(sorted(epoch) == list(range(50)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert [SampleStream(50, seed=3)[p] for p in (149, 7, 60)] == [epochs[2][49], epochs[0][7], epochs[1][10]]
-    assert epochs[0] != [SampleStream(50, seed=4)[p] for p in range(50)]
+    assert [SampleStream([50], seed=3)[p] for p in (149, 7, 60)] == [epochs[2][49], epochs[0][7], epochs[1][10]]
+    assert epochs[0] != [SampleStream([50], seed=4)[p] for p in range(50)]
 
 
 def test_derived_seeds_do_not_collide():
@@ -33,17 +33,17 @@ def test_derived_seeds_do_not_collide():
 @pytest.mark.parametrize(("world_size", "accumulate"), [(1, 4), (2, 2), (4, 1)])
 def test_slots_are_the_same_however_they_are_spread(world_size, accumulate):
     """Slot (micro, rank) of a step holds the same clips for one process with four micro-batches and for four."""
-    whole = list(SlotSampler(SampleStream(10, 0), 3, start=0, steps_done=0, max_steps=5, accumulate=4))
+    whole = list(SlotSampler(SampleStream([10], 0), 3, start=0, steps_done=0, max_steps=5, accumulate=4))
     per_rank = [
-        list(SlotSampler(SampleStream(10, 0), 3, 0, 0, 5, rank, world_size, accumulate)) for rank in range(world_size)
+        list(SlotSampler(SampleStream([10], 0), 3, 0, 0, 5, rank, world_size, accumulate)) for rank in range(world_size)
     ]
     assert {len(batches) for batches in per_rank} == {5 * accumulate}
     assert [batch for same_time in zip(*per_rank, strict=True) for batch in same_time] == whole
-    assert flat(whole) == [SampleStream(10, 0)[p] for p in range(60)]
+    assert flat(whole) == [SampleStream([10], 0)[p] for p in range(60)]
 
 
 def test_resume_continues_and_may_change_the_number_of_processes():
-    stream = SampleStream(7, 1)
+    stream = SampleStream([7], 1)
     whole = flat(SlotSampler(stream, 2, start=0, steps_done=0, max_steps=9))
     resumed = SlotSampler(stream, 2, start=8, steps_done=4, max_steps=9)
     assert flat(resumed) == whole[8:]
@@ -84,7 +84,7 @@ def test_module_reads_batches_and_counts_samples(tmp_path):
     batches = list(data.train_dataloader())
     assert [len(batch["keys"]) for batch in batches] == [2, 2, 2, 2]
     data.trainer.global_step = 3
-    assert data.state_dict() == {"samples_consumed": 6, "step": 3}
+    assert data.state_dict() == {"samples_consumed": 6, "step": 3, "block_shards": 0}
     data.load_state_dict({"samples_consumed": 6, "step": 3})
     (resumed,) = list(data.train_dataloader())
     assert resumed["keys"] == batches[3]["keys"]

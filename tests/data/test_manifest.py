@@ -2,7 +2,7 @@
 
 import pytest
 
-from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, write_manifest
 
 
 def test_round_trip_makes_paths_absolute(tmp_path):
@@ -57,3 +57,15 @@ def test_missing_empty_and_binary_manifests(tmp_path):
     (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="UTF-8"):
         read_manifest(tmp_path / "m.jsonl")
+
+
+def test_file_names_of_long_ids_and_of_ids_that_differ_by_case():
+    """A file system takes 255 bytes, and some take capitals for small letters."""
+    long = ["é" * 200 + "a", "é" * 200 + "b"]
+    names = file_stems(long)
+    assert len(set(names)) == 2
+    assert all(len(name.encode()) <= 180 for name in names)
+    assert file_stem(long[0]) == names[0]
+    assert file_stem("x" * 180) == "x" * 180
+    with pytest.raises(ValueError, match="ids 'Dog' and 'dog' give the same file name"):
+        file_stems(["Dog", "cat", "dog"])

@@ -13,8 +13,9 @@ from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.data.shards import LatentDataset
 from impact_pl.data_prep import segments
-from impact_pl.data_prep.precompute_latents import LatentSums, Precomputer, latent_statistics
+from impact_pl.data_prep.precompute_latents import Precomputer
 from impact_pl.data_prep.segments import plan_segments, usable_segments
+from impact_pl.data_prep.statistics import LatentSums, latent_statistics
 from impact_pl.text import TextEncoder, TextFeatures
 
 RATE = 1000

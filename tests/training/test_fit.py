@@ -109,8 +109,7 @@ def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(config):
 def test_nan_in_the_data_names_the_clip(config, tmp_path, monkeypatch, workers):
     """The shards' own check, seen through the training, also from a worker process."""
     path = write_latents(tmp_path / "bad")
-    dataset = LatentDataset(path / "train")
-    file, _, offset = dataset.entries[6]
+    file, (_, offset, _) = path / "train" / "000000.tar", LatentDataset(path / "train").locate(6)
     content = bytearray(file.read_bytes())
     content[offset + 512 + 128 : offset + 512 + 130] = b"\x00\x7e"  # a float16 NaN behind the npy header
     file.write_bytes(content)

@@ -1,5 +1,6 @@
 """`impact-precompute`: a manifest of sounds -> shards of latents and text features."""
 
+import signal
 import sys
 
 from impact_pl.cli.compose import compose, format_keys, print_help_if_asked
@@ -9,6 +10,7 @@ from impact_pl.errors import user_errors
 
 HELP = f"""
 usage: impact-precompute manifest=FILE out=FOLDER [key=value ...]
+       impact-precompute verify out=FOLDER [manifest=FILE] [codec=...] [text_encoder=...]
 
 Encode every sound of a manifest once, before training: codec latents and caption features, in WebDataset shards.
 Recordings longer than clip_seconds are cut into segments, shorter ones padded with silence. Files that cannot be
@@ -17,6 +19,11 @@ an interrupted run and does nothing once it is finished.
 
   impact-precompute manifest=data/builtin/manifest.jsonl out=latents clip_seconds=5.12
   impact-precompute manifest=audioset.jsonl out=latents text_encoder=none device=cuda batch_size=64
+
+workers=N makes shards in N processes. Tasks of a SLURM array each make their share (task=I num_tasks=N does the same
+elsewhere), and the last one writes the index. The shards are the same bytes however the work is shared.
+verify reads everything again: it finds flipped bytes, missing, truncated and foreign files, an index that disagrees,
+and shards of another codec or text encoder than the one that is here.
 
 Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | builtin | audiocaps | wavcaps | audioset.
 
@@ -33,21 +40,36 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point of ``impact-precompute``."""
     argv = sys.argv[1:] if argv is None else argv
     print_help_if_asked(argv, HELP)
-    config = compose("precompute", PrecomputeConfig, argv)
-    for key in ("manifest", "out"):
+    command = argv[0] if argv and "=" not in argv[0] else ""
+    if command not in ("", "verify"):
+        raise ValueError(f"unknown command {command!r}: impact-precompute [verify] key=value ... (--help tells more)")
+    arguments = argv[1:] if command else argv
+    config = compose("precompute", PrecomputeConfig, arguments)
+    for key in ("out",) if command else ("manifest", "out"):
         if not getattr(config, key):
             raise ValueError(f"{key} is missing: impact-precompute manifest=FILE out=FOLDER (--help tells more)")
-    from impact_pl.codec import load_codec  # here and below: --help and a misspelt key should not wait for these
-    from impact_pl.data.manifest import read_manifest
-    from impact_pl.data_prep.precompute_latents import Precomputer
-    from impact_pl.text import load_text_encoder
+    from impact_pl.data.manifest import read_manifest  # here and below: --help and a misspelt key should not wait
+
+    if config.manifest:
+        read_manifest(config.manifest)  # its mistakes are told before anything is loaded
+    if command:
+        from impact_pl.data_prep.verify import verify
+
+        verify(config, {argument.partition("=")[0] for argument in arguments})
+        return
+    from impact_pl.data_prep.precompute_latents import Precomputer, load_models
 
     require_device(config.device)
-    read_manifest(config.manifest)  # its mistakes are told before anything is loaded
-    codec = load_codec(config.codec, config.device)
-    has_text = config.text_encoder not in ("", "none")
-    text_encoder = load_text_encoder(config.text_encoder, config.device) if has_text else None
-    Precomputer(config, codec, text_encoder).run()
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        Precomputer(config, *load_models(config)).run()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(*_) -> None:
+    print("stopped: what was finished is kept; the same command continues.", file=sys.stderr)
+    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,11 @@ from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
 from impact_pl.config import DataConfig
+from impact_pl.data.cache import ShardCache, default_folder
+from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
-from impact_pl.data.shards import LatentDataset, ShardIndex, collate
+from impact_pl.data.remote import is_url, join
+from impact_pl.data.shards import LatentDataset, collate
 
 
 class LatentDataModule(LightningDataModule):
@@ -24,7 +27,7 @@ class LatentDataModule(LightningDataModule):
         seed: of the order.
 
     Raises:
-        ValueError: no shards at the path.
+        ValueError: no shards at the path, or a cache that is too small for what is read at a time.
     """
 
     trainer: Trainer
@@ -34,14 +37,34 @@ class LatentDataModule(LightningDataModule):
         if not config.path:
             raise ValueError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
-        self.index = ShardIndex.load(Path(config.path) / "train")
+        self.index = ShardIndex.load(join(config.path, "train"))
+        self.index.forget_offsets()
+        self.cache = self._make_cache()
         self._consumed_at_resume = 0
         self._step_at_resume = 0
 
     def setup(self, stage: str) -> None:
-        self.train_set = LatentDataset(Path(self.config.path) / "train")
-        valid = Path(self.config.path) / "valid"
-        self.valid_set = LatentDataset(valid) if (valid / "index.json").is_file() else None
+        self.train_set = LatentDataset(join(self.config.path, "train"), self.cache)
+        valid = join(self.config.path, "valid")
+        has_valid = is_url(valid) or Path(valid, INDEX_NAME).is_file()
+        self.valid_set = LatentDataset(valid, self.cache) if has_valid else None
+
+    def _make_cache(self) -> ShardCache | None:
+        """Where a node keeps copies of the shards; None to read them in place."""
+        config = self.config
+        if not (config.cache or is_url(config.path)):
+            return None
+        sizes = sorted((shard["bytes"] for shard in self.index.shards), reverse=True)
+        # A block is read while the next one comes. Without blocks, every shard is read at any time.
+        needed = sum(sizes[: 2 * config.block_shards] if config.block_shards else sizes)
+        max_bytes = round(config.cache_gb * 1e9)
+        if 0 < max_bytes < needed:
+            raise ValueError(
+                f"data.cache_gb={config.cache_gb:g} is less than the {needed / 1e9:.3g} GB that "
+                f"data.block_shards={config.block_shards} reads at a time: raise it, or choose "
+                f"{'fewer' if config.block_shards else 'some'} block_shards (a shard has {sizes[0] / 1e9:.2g} GB)"
+            )
+        return ShardCache(Path(config.cache) if config.cache else default_folder(), max_bytes)
 
     @property
     def samples_consumed(self) -> int:
@@ -59,16 +82,26 @@ class LatentDataModule(LightningDataModule):
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"samples_consumed": self.samples_consumed, "step": self.trainer.global_step}
+        return {
+            "samples_consumed": self.samples_consumed,
+            "step": self.trainer.global_step,
+            "block_shards": self.config.block_shards,
+        }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        before = state_dict.get("block_shards", 0)
+        if before != self.config.block_shards:
+            raise ValueError(
+                f"data.block_shards={self.config.block_shards}, but this training began with {before}: another order "
+                "would repeat some clips of the epoch and leave out others; set it back"
+            )
         self._consumed_at_resume = state_dict["samples_consumed"]
         self._step_at_resume = state_dict["step"]
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
         sampler = SlotSampler(
-            SampleStream(len(self.train_set), self.seed),
+            SampleStream(self.train_set.sizes, self.seed, self.config.block_shards),
             self.config.batch_size,
             start=self.samples_consumed,
             steps_done=trainer.global_step,
@@ -76,8 +109,14 @@ class LatentDataModule(LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
             accumulate=trainer.accumulate_grad_batches,
+            prefetch=self._prefetch if self.cache else None,
         )
         return self._loader(self.train_set, sampler)
+
+    def _prefetch(self, shards: list[int]) -> None:
+        """Fetch shards in order; the processes of a node begin at different ones, so each fetches some."""
+        first = len(shards) * self.trainer.local_rank // max(1, self.trainer.num_devices)
+        self.train_set.prefetch(shards[first:] + shards[:first])
 
     def val_dataloader(self) -> DataLoader | list:
         if self.valid_set is None or len(self.valid_set) == 0:

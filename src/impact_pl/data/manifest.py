@@ -1,5 +1,6 @@
 """The manifest: one JSON record a line, one record a clip; what every data set is turned into before precomputing."""
 
+import hashlib
 import json
 import math
 import re
@@ -7,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 SPLITS = ("train", "valid", "test")
+LONGEST_STEM = 180  # bytes: file systems allow 255, and suffixes follow
 
 
 @dataclass
@@ -71,8 +73,14 @@ def read_utf8(path: Path) -> str:
 
 
 def file_stem(record_id: str) -> str:
-    """A record's id as the name of a file without its suffix: how the files of a record are named everywhere."""
+    """A record's id as the name of a file without its suffix: how the files of a record are named everywhere.
+
+    A longer id than file systems take is cut, and told from others by its checksum.
+    """
     stem = re.sub(r"[^\w.-]+", "_", record_id)
+    if len(stem.encode()) > LONGEST_STEM:
+        digest = hashlib.sha256(record_id.encode()).hexdigest()[:16]
+        stem = f"{stem.encode()[: LONGEST_STEM - 17].decode(errors='ignore')}-{digest}"
     return stem if stem.strip(".") else stem.replace(".", "_")  # "..": a folder, "...wav": a file without a stem
 
 
@@ -80,11 +88,11 @@ def file_stems(record_ids: list[str]) -> list[str]:
     """:func:`file_stem` of each id.
 
     Raises:
-        ValueError: two ids would share a file.
+        ValueError: two ids would share a file, if only on a file system that takes capitals for small letters.
     """
     id_of: dict[str, str] = {}
     for record_id in record_ids:
-        first = id_of.setdefault(file_stem(record_id), record_id)
+        first = id_of.setdefault(file_stem(record_id).casefold(), record_id)
         if first != record_id:
             raise ValueError(
                 f"ids {first!r} and {record_id!r} give the same file name {file_stem(first)!r}: rename one"

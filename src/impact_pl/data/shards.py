@@ -13,9 +13,11 @@ import errno
 import hashlib
 import io
 import json
+import math
 import os
 import tarfile
-from dataclasses import asdict, dataclass
+from collections import OrderedDict
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -24,62 +26,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-FORMAT = 1
-INDEX_NAME = "index.json"
+from impact_pl.data.cache import ShardCache
+from impact_pl.data.index import ShardIndex
+from impact_pl.data.partial import partial_path
+from impact_pl.data.remote import is_url, join
+from impact_pl.data.tar import npy_bytes, npy_tensor, split_members
+
 REMEDY = "delete that file and run the impact-precompute command that made it again"
-
-
-@dataclass
-class ShardIndex:
-    """``index.json``: what the shards of one split hold, and what made them.
-
-    ``latents``: {"shape": [C, H, W], "mean": [C numbers], "std": one number}, of the train split's raw latents;
-    ``shards``: [{"name", "num_samples", "bytes", "sha256", "offsets": {key: of its first member}}].
-    """
-
-    codec: dict[str, Any]
-    text_encoder: dict[str, Any] | None
-    latents: dict[str, Any]
-    clip_seconds: float
-    shards: list[dict[str, Any]]
-    format: int = FORMAT
-
-    @property
-    def num_samples(self) -> int:
-        return sum(shard["num_samples"] for shard in self.shards)
-
-    @property
-    def text_features(self) -> dict[str, tuple[int, int]]:
-        """name -> (L_i, d_i), in the order in which the positions stand; empty without text."""
-        features = self.text_encoder["features"] if self.text_encoder else {}
-        return {name: (length, size) for name, (length, size) in features.items()}
-
-    @classmethod
-    def load(cls, folder: str | Path) -> "ShardIndex":
-        """Read ``folder/index.json``.
-
-        Raises:
-            ValueError: no index there (precomputing has not finished), or not one that this version reads.
-        """
-        path = Path(folder) / INDEX_NAME
-        if not path.is_file():
-            raise ValueError(f"{path}: no index of latent shards; impact-precompute writes it when it has finished")
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            version = values.pop("format")
-            if version != FORMAT:
-                raise ValueError(f"{path}: format {version}, but this version reads format {FORMAT}; precompute again")
-            return cls(**values)
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not an index of latent shards ({error}); precompute again") from error
-
-    def save(self, folder: str | Path) -> None:
-        """Write ``folder/index.json``, complete or not at all."""
-        path = Path(folder) / INDEX_NAME
-        partial = path.with_name(f".{INDEX_NAME}.partial")
-        values = {"format": self.format, **asdict(self)}
-        partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+OPEN_SHARDS = 256  # files that a process keeps open,
+OPEN_COPIES = 8  # and of a cache of limited size
 
 
 class ShardWriter:
@@ -91,7 +46,7 @@ class ShardWriter:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
+        self.partial = partial_path(self.path)
 
     def __enter__(self) -> "ShardWriter":
         self._file = open(self.partial, "wb")  # closed in __exit__
@@ -103,9 +58,9 @@ class ShardWriter:
         assert "." not in key, key  # webdataset: the key ends at the first dot
         assert "/" not in key, key
         try:
-            self._add(f"{key}.moments.npy", _npy(moments))
+            self._add(f"{key}.moments.npy", npy_bytes(moments))
             for name, feature in text.items():
-                self._add(f"{key}.{name}.npy", _npy(feature))
+                self._add(f"{key}.{name}.npy", npy_bytes(feature))
             self._add(f"{key}.json", json.dumps(meta, ensure_ascii=False, sort_keys=True).encode())
         except OSError as error:
             self._explain_full_disk(error)
@@ -175,50 +130,108 @@ def describe_shard(path: str | Path) -> dict[str, Any]:
 
 
 class LatentDataset(Dataset):
-    """Random access to the samples of ``folder``, in the order of its index; one seek a sample.
+    """Random access to the samples of ``folder``, in the order of its index; one read a sample.
 
     ``dataset[i]`` is {"key", "moments" (2C, H, W), "text" {name: (L_i, d_i)}, "text_mask" (L,) bool, "caption"}, all
     float32; without a caption the features are zero, the mask is False and the caption is empty.
+
+    Args:
+        folder: of the shards and their index; or its URL (``data.remote``), with a cache.
+        cache: where copies of the shards are kept; None reads the folder in place.
 
     Raises:
         ValueError: no index, a shard that is missing or truncated, or (on access) non-finite moments.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, cache: ShardCache | None = None) -> None:
+        assert cache is not None or not is_url(str(folder)), folder
+        self.folder, self.cache = str(folder), cache
         self.index = ShardIndex.load(folder)
-        self.entries: list[tuple[Path, str, int]] = []
-        for shard in self.index.shards:
-            path = self.folder / shard["name"]
-            size = path.stat().st_size if path.is_file() else None
-            if size != shard["bytes"]:
-                found = "missing" if size is None else f"truncated ({size} of {shard['bytes']} bytes)"
-                raise ValueError(f"{path}: shard is {found}; {REMEDY}")
-            self.entries += [(path, key, offset) for key, offset in shard["offsets"].items()]
+        self.sizes = np.array([shard["num_samples"] for shard in self.index.shards], dtype=np.int64)
+        self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # the sample at which each shard begins
+        bounds = [[*shard["offsets"].values(), shard["bytes"]] for shard in self.index.shards]
+        self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # of each shard's samples, in bytes
+        self._features = self.index.text_features
+        self._files: OrderedDict[int, FileIO] = OrderedDict()
+        self.index.forget_offsets()
+        for number in range(len(self.index.shards) if cache is None else 0):
+            self._check_size(number, Path(self.path(number)))
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return int(self.first[-1])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def path(self, number: int) -> str:
+        """Path or URL of a shard."""
+        return join(self.folder, self.index.shards[number]["name"])
+
+    def locate(self, i: int) -> tuple[int, int, int]:
+        """Sample i's shard, and where in it the sample begins and ends."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(i)
+        i %= len(self)
+        number = int(np.searchsorted(self.first, i, side="right")) - 1
+        begin, end = self.bounds[number][i - self.first[number] :][:2].tolist()
+        return number, begin, end
+
+    def prefetch(self, shards: list[int]) -> None:
+        """Have the cache fetch these shards meanwhile."""
+        assert self.cache is not None
+        self.cache.prefetch([(self.path(number), self.index.shards[number]) for number in shards])
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        path, key, offset = self.entries[i]
-        members = _read_members(path, key, offset)
+        number, begin, end = self.locate(i)
+        file = self._open(number)
         try:
-            meta = json.loads(members["json"])
-            moments = _tensor(members["moments.npy"])  # (2C, H, W)
+            content = os.pread(file.fileno(), end - begin, begin)
+            if len(content) < end - begin:
+                raise ValueError(f"truncated at byte {begin + len(content)} of {self.index.shards[number]['bytes']}")
+            key, members = split_members(content)
+            meta = json.loads(bytes(members["json"]))
+            moments = npy_tensor(members["moments.npy"])  # (2C, H, W)
             caption = meta["caption"] or ""
-            stored = {name: _tensor(members[f"{name}.npy"]) for name in self.index.text_features if caption}
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{path}: sample {key} is incomplete or damaged ({error}); {REMEDY}") from error
-        if not torch.isfinite(moments).all():
-            raise ValueError(f"{path}: the moments of sample {key} ({meta['id']}) hold NaN or infinity; {REMEDY}")
-        text, mask = {}, []
-        for name, (length, size) in self.index.text_features.items():
-            feature = stored.get(name, torch.zeros(0, size))  # (L_real, d_i)
+            stored = {name: npy_tensor(members[f"{name}.npy"]) for name in self._features if caption}
+        except (KeyError, ValueError, OSError) as error:
+            raise ValueError(f"{self.path(number)}: sample {i} is incomplete or damaged ({error}); {REMEDY}") from error
+        if not math.isfinite(moments.sum().item()):  # the sum of any 16-bit floats is finite, unless one is not
+            raise ValueError(
+                f"{self.path(number)}: the moments of sample {key} ({meta['id']}) hold NaN or infinity; {REMEDY}"
+            )
+        text, mask = {}, torch.zeros(sum(length for length, _ in self._features.values()), dtype=torch.bool)  # (L,)
+        first = 0
+        for name, (length, size) in self._features.items():
             text[name] = torch.zeros(length, size)
-            text[name][: len(feature)] = feature
-            mask.append(torch.arange(length) < len(feature))
-        text_mask = torch.cat(mask) if mask else torch.zeros(0, dtype=torch.bool)  # (L,)
-        return {"key": key, "moments": moments, "text": text, "text_mask": text_mask, "caption": caption}
+            if name in stored:
+                count = len(stored[name])  # L_real
+                text[name][:count] = stored[name]
+                mask[first : first + count] = True
+            first += length
+        return {"key": key, "moments": moments, "text": text, "text_mask": mask, "caption": caption}
+
+    def _open(self, number: int) -> FileIO:
+        """A shard's file, which stays open until many others have been read."""
+        file = self._files.get(number)
+        if file is None:
+            if self.cache is None:
+                self._check_size(number, Path(self.path(number)))
+                file = FileIO(self.path(number))
+            else:
+                file = self.cache.open(self.path(number), self.index.shards[number])
+            self._files[number] = file
+            # A copy that is open takes its room even when the cache has dropped it.
+            if len(self._files) > (OPEN_COPIES if self.cache is not None and self.cache.max_bytes else OPEN_SHARDS):
+                self._files.popitem(last=False)[1].close()
+        self._files.move_to_end(number)
+        return file
+
+    def _check_size(self, number: int, path: Path) -> None:
+        wanted = self.index.shards[number]["bytes"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != wanted:
+            found = "missing" if size is None else f"truncated ({size} of {wanted} bytes)"
+            raise ValueError(f"{path}: shard is {found}; {REMEDY}")
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -235,30 +248,3 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         "moments": torch.stack([sample["moments"] for sample in samples]),
         "text": text,
     }
-
-
-def _npy(values: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, values.detach().cpu().to(torch.float16).contiguous().numpy(), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _tensor(content: bytes) -> Tensor:
-    return torch.from_numpy(np.load(io.BytesIO(content), allow_pickle=False)).float()
-
-
-def _read_members(path: Path, key: str, offset: int) -> dict[str, bytes]:
-    """The members of one sample, by the part of their name behind the key."""
-    members: dict[str, bytes] = {}
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            with tarfile.TarFile(fileobj=file) as tar:
-                for member in tar:
-                    owner, _, part = member.name.partition(".")
-                    if owner != key:
-                        break
-                    members[part] = tar.extractfile(member).read()  # type: ignore[union-attr]
-    except (tarfile.TarError, OSError) as error:
-        raise ValueError(f"{path}: truncated or damaged at sample {key} ({error}); {REMEDY}") from error
-    return members

@@ -29,7 +29,11 @@ ALLOWED = {
         **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),
         "mask_ratio": {"low": BELOW_1, "std": POSITIVE, "value": "above 0, at most 1"},
     },
-    "data": {"batch_size": AT_LEAST_1, "num_workers": AT_LEAST_0, "caption_dropout": SHARE},
+    "data": {
+        "batch_size": AT_LEAST_1,
+        **dict.fromkeys(("num_workers", "cache_gb", "block_shards"), AT_LEAST_0),
+        "caption_dropout": SHARE,
+    },
     "trainer": {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),

@@ -1,0 +1,55 @@
+"""Mean and standard deviation of a split's latents, from sums that shards note. Dimension key: C latent channels."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class LatentSums:
+    """Sums over raw latents z = mean + std * noise of a split, a channel each: enough for its statistics."""
+
+    count: int  # latents a channel
+    total: list[float]  # of z, (C,)
+    squares: list[float]  # of z^2, (C,)
+
+    @classmethod
+    def of(cls, samples: list[Tensor], num_channels: int) -> "LatentSums":
+        """Of samples' moments (2C, H, W)."""
+        total, squares = torch.zeros(2, num_channels, dtype=torch.float64)
+        count = 0
+        for moments in samples:
+            mean, std = moments.double().chunk(2)  # (C, H, W) each
+            total = total + mean.sum(dim=(1, 2))
+            squares = squares + (mean**2 + std**2).sum(dim=(1, 2))  # E[z^2] = mean^2 + std^2
+            count += mean[0].numel()
+        return cls(count, total.tolist(), squares.tolist())
+
+    @classmethod
+    def sum_of(cls, parts: Iterable["LatentSums"], num_channels: int) -> "LatentSums":
+        """All parts together, added in their order."""
+        whole = cls(0, [0.0] * num_channels, [0.0] * num_channels)
+        for part in parts:
+            whole.count += part.count
+            whole.total = [a + b for a, b in zip(whole.total, part.total, strict=True)]
+            whole.squares = [a + b for a, b in zip(whole.squares, part.squares, strict=True)]
+        return whole
+
+
+def latent_statistics(parts: Iterable[LatentSums]) -> tuple[list[float], float]:
+    """Mean of each channel (C,) and one standard deviation over all.
+
+    Note:
+        One standard deviation keeps the channels' relative scale, which is the codec's choice: it is the root of the
+        channels' mean variance about their own means.
+    """
+    parts = list(parts)
+    count = sum(part.count for part in parts)
+    mean = torch.tensor([part.total for part in parts], dtype=torch.float64).sum(dim=0) / count  # (C,)
+    squares = torch.tensor([part.squares for part in parts], dtype=torch.float64).sum(dim=0) / count
+    std = (squares - mean**2).mean().clamp(min=0).sqrt().item()
+    if std < 1e-8:
+        raise ValueError("the latents of the train split do not vary: is every clip the same?")
+    return mean.tolist(), std

@@ -1,0 +1,128 @@
+"""A node's own copies of shards that lie elsewhere: each is fetched whole, once, by whichever process needs it first.
+
+Copies are named by their checksum: equal shards of different runs share one, and a set that was made anew never meets
+the old one's. Processes agree by file locks, which end with their holder, so a killed one blocks nobody.
+"""
+
+import fcntl
+import os
+import queue
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from impact_pl.data.partial import partial_path, sweep_partials
+from impact_pl.data.remote import download
+
+
+def default_folder() -> Path:
+    """``$TMPDIR/impact_pl-<user number>``: node-local where TMPDIR is, which is /tmp if it is not set."""
+    return Path(tempfile.gettempdir()) / f"impact_pl-{os.getuid()}"
+
+
+class ShardCache:
+    """Copies of shards in ``folder``.
+
+    Args:
+        folder: on a disk of this node; made if it is not there.
+        max_bytes: of all copies; the least recently opened go first. 0: no limit.
+
+    Raises:
+        ValueError: the folder belongs to another user, who could change what is read.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int = 0):
+        self.folder, self.max_bytes = folder, max_bytes
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid():
+            raise ValueError(f"data.cache={folder} belongs to another user: choose another folder")
+        sweep_partials(folder)
+        self._wanted: queue.SimpleQueue[list[tuple[str, dict[str, Any]]]] | None = None
+
+    def open(self, url: str, shard: dict[str, Any]) -> FileIO:
+        """The copy of a shard (an entry of an index), fetched from ``url`` if it is not there.
+
+        Raises:
+            ValueError: it cannot be fetched.
+        """
+        while True:
+            path = self.fetch(url, shard)
+            try:
+                os.utime(path)
+                return FileIO(path)
+            except FileNotFoundError:  # another process has just made room
+                continue
+
+    def fetch(self, url: str, shard: dict[str, Any]) -> Path:
+        """Where the copy of a shard lies; ValueError where it cannot be fetched."""
+        path = self.folder / f"{shard['sha256']}.tar"
+        if _has_size(path, shard["bytes"]):
+            return path
+        with self._locked(shard["sha256"][:2]):
+            if not _has_size(path, shard["bytes"]):  # or another process has fetched it meanwhile
+                self._make_room(shard["bytes"])
+                partial = partial_path(path)
+                try:
+                    with open(partial, "wb") as file:
+                        download(url, file, shard["bytes"], shard["sha256"])
+                    os.replace(partial, path)
+                finally:
+                    partial.unlink(missing_ok=True)
+        return path
+
+    def prefetch(self, wanted: list[tuple[str, dict[str, Any]]]) -> None:
+        """Fetch (url, shard) beside what else is done, in place of what an earlier call asked for.
+
+        An error ends it silently: whoever reads that shard meets it again.
+        """
+        if self._wanted is None:
+            self._wanted = queue.SimpleQueue()
+            threading.Thread(target=self._fetch_wanted, args=(self._wanted,), daemon=True).start()
+        self._wanted.put(wanted)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_wanted": None}  # DataLoader workers have no thread of their own
+
+    def _fetch_wanted(self, lists: "queue.SimpleQueue[list[tuple[str, dict[str, Any]]]]") -> None:
+        while True:
+            for url, shard in lists.get():
+                if not lists.empty():
+                    break
+                try:
+                    self.fetch(url, shard)
+                except (ValueError, OSError):
+                    break
+
+    def _make_room(self, num_bytes: int) -> None:
+        """Remove the least recently opened copies until ``num_bytes`` more fit."""
+        if not self.max_bytes:
+            return
+        with self._locked("room"):
+            copies = []
+            for path in self.folder.glob("*.tar"):
+                with suppress(FileNotFoundError):  # removed by hand
+                    copies.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+            total = sum(size for _, size, _ in copies)
+            for _, size, path in sorted(copies):
+                if total + num_bytes <= self.max_bytes:
+                    break
+                path.unlink(missing_ok=True)
+                total -= size
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        """One process (or thread) at a time; the system releases it when its holder dies."""
+        with open(self.folder / f".{name}.lock", "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def _has_size(path: Path, num_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == num_bytes
+    except FileNotFoundError:
+        return False

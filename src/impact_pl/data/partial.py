@@ -1,0 +1,74 @@
+"""Files that appear complete or not at all, whoever else writes the same ones."""
+
+import os
+import re
+import socket
+import time
+from pathlib import Path
+
+STALE_SECONDS = 3600.0
+PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
+
+
+def partial_path(path: Path) -> Path:
+    """The name under which this process writes ``path`` until it is complete; no other process uses it."""
+    return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a text file, durably, in place of what was there."""
+    partial = partial_path(path)
+    try:
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def create_whole(path: Path, content: str) -> bool:
+    """Write a text file unless there is one; False where another process was faster."""
+    partial = partial_path(path)
+    partial.write_text(content, encoding="utf-8")
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links; two processes that begin in the same instant may both win
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return True
+
+
+def sweep_partials(folder: Path) -> None:
+    """Remove what killed processes left behind: of this machine's dead ones, and of others' after an idle hour."""
+    for path in folder.glob(".*.partial"):
+        match = PARTIAL.fullmatch(path.name)
+        if match is None:
+            continue
+        try:
+            if match["host"] == _host():
+                stale = not _is_alive(int(match["pid"]))
+            else:
+                stale = time.time() - path.stat().st_mtime > STALE_SECONDS
+        except FileNotFoundError:  # its writer was alive and has just finished
+            continue
+        if stale:
+            path.unlink(missing_ok=True)
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

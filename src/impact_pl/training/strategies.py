@@ -3,11 +3,15 @@
 import functools
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from impact_pl.config import TrainerConfig
+from impact_pl.training.deepspeed import ZeroStrategy, clip_in_engine
+from impact_pl.training.fsdp2 import FSDP2Strategy
+from impact_pl.training.parallel import clip_gradients
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
@@ -66,11 +70,24 @@ def _auto(config: TrainerConfig) -> str | Strategy:
 
 
 def _ddp(config: TrainerConfig) -> Strategy:
-    # Buffers are constants (schedules) or equal on all ranks (the average's), so they need no broadcast in a step.
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DDPStrategy(gradient_as_bucket_view=True)
 
 
-STRATEGIES = {"auto": _auto, "ddp": _ddp}
+def _fsdp2(config: TrainerConfig) -> Strategy:
+    return FSDP2Strategy(config.devices * config.num_nodes)
+
+
+def _deepspeed(config: TrainerConfig) -> Strategy:
+    return ZeroStrategy(config.zero_stage, resolve_precision(config))
+
+
+STRATEGIES: dict[str, Callable[[TrainerConfig], str | Strategy]] = {
+    "auto": _auto,
+    "ddp": _ddp,
+    "fsdp2": _fsdp2,
+    "deepspeed": _deepspeed,
+}
+CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm; all others: parallel.clip_gradients
 
 
 def build_strategy(config: TrainerConfig) -> str | Strategy:
@@ -82,3 +99,8 @@ def build_strategy(config: TrainerConfig) -> str | Strategy:
     if config.strategy not in STRATEGIES:
         raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
     return STRATEGIES[config.strategy](config)
+
+
+def clipping(config: TrainerConfig) -> Callable[..., float]:
+    """How gradients are clipped under ``trainer.strategy``: (model, optimizer, max_norm) -> norm before clipping."""
+    return CLIPPING.get(config.strategy, clip_gradients)

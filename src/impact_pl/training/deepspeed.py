@@ -102,6 +102,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         """As AdamW's own, on rank zero; the others take part in gathering only."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        _link_states(optimizer)
         base = optimizer.optimizer
         step = next(iter(base.state.values()))["step"].cpu()
         state: dict[int, dict[str, Tensor]] = {}
@@ -127,10 +128,19 @@ class ZeroStrategy(DeepSpeedStrategy):
             step = torch.zeros((), dtype=torch.float32, device=partition.device)
             step.fill_(stored["state"][0]["step"])
             zero.optimizer.state[partition] = {"step": step, **{name: torch.zeros_like(partition) for name in STATES}}
-        zero._lazy_init_hp_params_optimizer_state()
+        _link_states(zero)
         for i, parameter in enumerate(self._parameters):
             for name in STATES:
                 safe_set_full_optimizer_state(parameter, stored["state"][i][name].to(parameter.device), name)
+
+
+def _link_states(zero: Any) -> None:
+    """Let parameters know where their share of the optimizer's state lies.
+
+    DeepSpeed does it once, when the first parameter group has stepped for the first time: too early for the second.
+    """
+    zero._hp_optimizer_states_linked = False
+    zero._lazy_init_hp_params_optimizer_state()
 
 
 def clip_in_engine(model: nn.Module, optimizer: Any, max_norm: float | None) -> float:

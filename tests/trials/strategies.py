@@ -39,6 +39,8 @@ ROWS = [("ddp", {}), ("fsdp2", {}), *([("deepspeed", {"zero_stage": stage}) for 
 
 def configuration(root: Path, name: str, strategy: str, processes: int, **trainer: Any) -> TrainConfig:
     """A tiny stage 2 from scratch; the same training for any number of processes that divides NUM_SLOTS."""
+    settings = {"accelerator": "cpu", "precision": "32-true", "max_steps": STEPS, "log_every_steps": 1} | trainer
+    accumulate = NUM_SLOTS // processes
     return TrainConfig(
         name=name,
         stage="text",
@@ -46,12 +48,7 @@ def configuration(root: Path, name: str, strategy: str, processes: int, **traine
         model=ModelConfig(dim=32, depth=2, num_heads=2, max_patches=8, head_width=32, head_depth=2, dropout=0.2),
         data=DataConfig(path=str(root / "latents"), batch_size=2, caption_dropout=0.3),
         trainer=TrainerConfig(
-            accelerator="cpu",
-            devices=processes,
-            strategy=strategy,
-            precision="32-true",
-            accumulate_grad_batches=NUM_SLOTS // processes,
-            **{"max_steps": STEPS, "log_every_steps": 1, "validate_every_steps": 10, **trainer},
+            devices=processes, strategy=strategy, accumulate_grad_batches=accumulate, validate_every_steps=10, **settings
         ),
         optim=OptimConfig(lr=1e-3, warmup_steps=5, ema_decay=0.9, gradient_clip=0.5),
     )
@@ -131,6 +128,7 @@ def train_together(configs: list[TrainConfig], processes: int, folder: Path) -> 
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+    common["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE"  # for bf16: some virtual machines advertise AMX and have none
     workers = []
     for rank in range(processes):
         environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}

@@ -3,7 +3,6 @@
 Two processes train what needs two, all in one go (they take seconds to start); the tests look at what they have left.
 """
 
-import copy
 import dataclasses
 import itertools
 import shutil
@@ -18,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "trials"))
 
 from strategies import (
     HAS_DEEPSPEED,
-    NUM_SLOTS,
     configuration,
     difference,
     losses,
@@ -27,10 +25,7 @@ from strategies import (
     weights,
 )
 
-from impact_pl.config import DecodingConfig
 from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged, read_checkpoint
-from impact_pl.training.check import check_config
-from impact_pl.training.checkpoint_files import find
 
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed (extra [deepspeed])")
 SHARED = ["ddp", "fsdp2", *["deepspeed"] * HAS_DEEPSPEED]  # strategies of several processes
@@ -146,7 +141,13 @@ def test_model_folder_is_the_average(root, notes, name, tmp_path):
     export(root / name, tmp_path / "model")
     exported = load_averaged(tmp_path / "model")
     for model in (exported, load_averaged(root / name / "model")):
-        assert difference({f"ema.model.{key}": value for key, value in model.state_dict().items()}, run_weights(root, name, "ema.")) == 0
+        assert (
+            difference(
+                {f"ema.model.{key}": value for key, value in model.state_dict().items()},
+                run_weights(root, name, "ema."),
+            )
+            == 0
+        )
     for process in notes[name]:
         assert len(process["generated"]) > 0
     assert notes[name][0]["generated"] == pytest.approx(notes["one"][0]["generated"], abs=1e-3)

@@ -48,7 +48,11 @@ def configuration(root: Path, name: str, strategy: str, processes: int, **traine
         model=ModelConfig(dim=32, depth=2, num_heads=2, max_patches=8, head_width=32, head_depth=2, dropout=0.2),
         data=DataConfig(path=str(root / "latents"), batch_size=2, caption_dropout=0.3),
         trainer=TrainerConfig(
-            devices=processes, strategy=strategy, accumulate_grad_batches=accumulate, validate_every_steps=10, **settings
+            devices=processes,
+            strategy=strategy,
+            accumulate_grad_batches=accumulate,
+            validate_every_steps=10,
+            **settings,
         ),
         optim=OptimConfig(lr=1e-3, warmup_steps=5, ema_decay=0.9, gradient_clip=0.5),
     )

@@ -1,5 +1,6 @@
 """DeepSpeed's ZeRO 1 and 2 under Lightning, with the numerics and the checkpoints of the other strategies."""
 
+import warnings
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class ZeroStrategy(DeepSpeedStrategy):
                 "trainer.strategy=deepspeed needs the package deepspeed: pip install 'impact-pl[deepspeed]', or choose "
                 "trainer=fsdp2"
             ) from error
+        for text in ("Since DeepSpeed handles gradient clipping", "`torch.distributed.all_gather_into_tensor`"):
+            warnings.filterwarnings("ignore", message=text)  # clip_in_engine; DeepSpeed's own business
         super().__init__(stage=stage, precision_plugin=EnginePrecision(precision))
         assert isinstance(self.config, dict)
         if precision == "bf16-mixed":

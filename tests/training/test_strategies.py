@@ -5,27 +5,41 @@ Two processes train what needs two, all in one go (they take seconds to start); 
 
 import dataclasses
 import itertools
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import write_latents
+from test_ddp import command
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "trials"))
 
 from strategies import (
     HAS_DEEPSPEED,
+    ROWS,
     configuration,
     difference,
     losses,
+    table,
     train,
     train_together,
     weights,
 )
 
-from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged, read_checkpoint
+from impact_pl.training.checkpoint import (
+    export,
+    find_checkpoint,
+    load_averaged,
+    open_checkpoint,
+    read_checkpoint,
+)
+from impact_pl.training.checkpoint_files import find
 
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed (extra [deepspeed])")
 SHARED = ["ddp", "fsdp2", *["deepspeed"] * HAS_DEEPSPEED]  # strategies of several processes
@@ -174,3 +188,66 @@ def test_non_finite_gradients_stop_before_the_optimizer(root, notes, name):
         assert "training stopped at step" in process["error"]
         assert "clip0" in process["error"]
     assert all(torch.isfinite(value).all() for value in run_weights(root, f"{name}-burst").values())
+
+
+@pytest.mark.slow
+def test_three_processes_continue_two(root):
+    """Rows of every weight are cut anew."""
+    configs = []
+    for name in SHARED:
+        copy_run(root, f"{name}-after-one", f"{name}-three")
+        configs.append(until(root, f"{name}-three", name, 3, STEPS))
+    train_together(configs, 3, root / "work3")
+    for config in configs:
+        assert difference(weights(config), run_weights(root, "one")) < 1e-5
+
+
+@pytest.mark.slow
+def test_compiled_blocks_compute_the_same_when_sharded_and_recomputed(root):
+    """Without dropout, which compiled code draws otherwise."""
+    eager = until(root, "eager", "auto", 1, 4)
+    eager.model.dropout = 0.0
+    compiled = until(root, "compiled", "fsdp2", 2, 4, compile=True, activation_checkpointing=True)
+    compiled.model.dropout = 0.0
+    expected = losses([train(eager)])
+    (notes,) = train_together([compiled], 2, root / "work4")
+    assert torch.allclose(losses(notes), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_table_keeps_its_bounds(tmp_path, capsys):
+    assert table(tmp_path) == 0
+    assert capsys.readouterr().out.count("|\n") == 3 + len(ROWS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_killed_at_random_moments(root, name):
+    """kill -9 to both processes, which checkpoint after every step: always resumable, and in the end the same."""
+    config = until(root, f"{name}-killed", name, 2, STEPS, checkpoint_every_steps=1)
+    random = torch.Generator().manual_seed(len(name))
+    deadline, kills = time.monotonic() + 300, 0
+    while True:
+        process = subprocess.Popen(
+            command(config),
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+        )
+        step = last_step(config)
+        while process.poll() is None and last_step(config) == step and step < STEPS - 2:
+            assert time.monotonic() < deadline
+        if process.poll() is not None or step >= STEPS - 2:
+            break
+        time.sleep(float(torch.rand((), generator=random)) * 0.3)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        kills += 1
+    assert process.wait(timeout=120) == 0
+    assert kills >= 2
+    assert difference(weights(config), run_weights(root, name)) == 0
+
+
+def last_step(config) -> int:
+    path = find(Path(config.runs_dir) / config.name / "checkpoints" / "last.ckpt")
+    return -1 if path is None else open_checkpoint(path).content["global_step"]

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
 import torch
 from conftest import write_latents
-from lightning import Callback
+from lightning import Callback, Trainer
 from omegaconf import OmegaConf
 from torch.distributed.tensor import DTensor
 
@@ -107,20 +107,13 @@ def local_bytes(tensors) -> int:
 def train(config: TrainConfig) -> dict[str, Any]:
     """``fit.train`` with a probe; a ValueError is noted."""
     probe = Probe()
-    build = fit.build_trainer
-
-    def build_with_probe(*args, **kwargs):
-        trainer, *rest = build(*args, **kwargs)
-        trainer.callbacks.insert(0, probe)
-        return trainer, *rest
-
-    fit.build_trainer = build_with_probe
+    fit.Trainer = lambda callbacks, **settings: Trainer(callbacks=[probe, *callbacks], **settings)
     try:
         probe.notes["code"] = fit.train(copy.deepcopy(config))
     except ValueError as error:
         probe.notes["error"] = str(error)
     finally:
-        fit.build_trainer = build
+        fit.Trainer = Trainer
     return probe.notes
 
 

@@ -60,7 +60,7 @@ def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size
         if not isinstance(tensor, DTensor):
             return tensor
         assert tuple(tensor.placements) == (Shard(0),), f"{name} is laid out as {tensor.placements}"
-        rows = tensor.detach().to_local()
+        rows: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
         is_padded = rows.untyped_storage().nbytes() > rows.nbytes  # torch.save would write all of the storage
         shards[name] = rows.clone() if is_padded else rows
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
@@ -89,10 +89,9 @@ def put_in_place(partial: Path, path: Path) -> None:
     if partial.is_dir():
         _sync_folder(partial)
     old = _old(path)
-    if partial.is_dir() or path.is_dir():  # a folder cannot be replaced in one go
-        if path.exists():
-            discard(old)
-            os.replace(path, old)
+    if path.exists() and (partial.is_dir() or path.is_dir()):  # a folder cannot be replaced in one go
+        discard(old)
+        os.replace(path, old)
     os.replace(partial, path)
     _sync_folder(path.parent)
     discard(old)
@@ -153,20 +152,22 @@ class StoredCheckpoint:
         for shard in range(self.num_shards):
             first, end = shard_rows(len(tensor), shard, self.num_shards)
             if max(first, start) < min(end, stop) or (start == stop and shard == 0):
-                parts.append(self._shard(shard, name)[max(start - first, 0) : stop - first])
+                parts.append(self._shard(shard, name, end - first)[max(start - first, 0) : stop - first])
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def read(self) -> dict[str, Any]:
         """All of it."""
         return map_tensors(self.content, self.whole)
 
-    def _shard(self, shard: int, name: str) -> Tensor:
+    def _shard(self, shard: int, name: str, num_rows: int) -> Tensor:
         file = self.path / shard_name(shard, self.num_shards)
         if shard not in self._shards:
             self._shards[shard] = _load(file)
-        if name not in self._shards[shard]:
-            raise ValueError(f"{file} is damaged, it has no {name}: delete {self.path}")
-        return self._shards[shard][name]
+        rows = self._shards[shard].get(name)
+        if rows is None or len(rows) != num_rows:
+            found = "no such tensor" if rows is None else f"{len(rows)} rows"
+            raise ValueError(f"{file} is damaged, {name} has {num_rows} rows there, found {found}: delete {self.path}")
+        return rows
 
 
 def _check_complete(folder: Path, names: list[str]) -> None:

@@ -31,19 +31,9 @@ class ZeroStrategy(DeepSpeedStrategy):
     A checkpoint is the ordinary single file: the optimizer's state is gathered by parameter, which takes rank zero
     8 bytes a parameter of host memory, and split again when it is read. So any number of processes, and any other
     strategy, continues it.
-
-    Raises:
-        ValueError: DeepSpeed is not installed.
     """
 
     def __init__(self, stage: int, precision: str):
-        try:
-            import deepspeed  # noqa: F401
-        except ImportError as error:
-            raise ValueError(
-                "trainer.strategy=deepspeed needs the package deepspeed: pip install 'impact-pl[deepspeed]', or choose "
-                "trainer=fsdp2"
-            ) from error
         for text in ("Since DeepSpeed handles gradient clipping", "`torch.distributed.all_gather_into_tensor`"):
             warnings.filterwarnings("ignore", message=text)  # clip_in_engine; DeepSpeed's own business
         super().__init__(stage=stage, precision_plugin=EnginePrecision(precision))

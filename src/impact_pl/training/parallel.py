@@ -24,13 +24,14 @@ def prepare(model: Impact, averaged: Impact, config: TrainerConfig, mesh: Device
         mesh: processes to shard over, one dimension; None: every process keeps everything.
     """
     for block in transformer_blocks(model):
-        if config.activation_checkpointing:
-            # Autocast and the dropout's random state are restored for the second forward.
-            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:
             # Not the whole encoder: its blocks are all alike, so that one compilation serves them all, and sharding
             # gathers weights between them. The number of kept patches changes from step to step.
             block.forward = torch.compile(block.forward, dynamic=True)
+        if config.activation_checkpointing:
+            # Autocast and the dropout's random state are restored for the second forward. Around the compiled block:
+            # compiled itself (torch 2.13), it reads weights that FSDP2 has freed, as zeros and without a word.
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if mesh is not None:
         shard(model, mesh)
         shard(averaged, mesh)

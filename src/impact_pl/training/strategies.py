@@ -1,6 +1,7 @@
 """How a training is laid out on processors: precision and strategy by name. Parallelisation stands beside the model."""
 
 import functools
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,11 +19,18 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 def check_devices(config: TrainerConfig) -> None:
-    """Whether the machine has the processors that ``trainer`` asks for.
+    """Whether there are the processors and the strategy that ``trainer`` asks for.
 
     Raises:
-        ValueError: an unknown accelerator, no GPU, or fewer GPUs than ``trainer.devices``.
+        ValueError: an unknown accelerator or strategy, a missing package, no GPU, or fewer than ``trainer.devices``.
     """
+    if config.strategy not in STRATEGIES:
+        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+    if config.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            "trainer.strategy=deepspeed needs the package deepspeed: pip install 'impact-pl[deepspeed]', or choose "
+            "trainer=fsdp2"
+        )
     if config.accelerator not in ACCELERATORS:
         raise ValueError(f"trainer.accelerator={config.accelerator}: choose one of {', '.join(ACCELERATORS)}")
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
@@ -91,13 +99,7 @@ CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm
 
 
 def build_strategy(config: TrainerConfig) -> str | Strategy:
-    """Lightning's ``strategy`` argument for ``trainer.strategy``.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if config.strategy not in STRATEGIES:
-        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+    """Lightning's ``strategy`` argument for ``trainer.strategy``, which :func:`check_devices` has checked."""
     return STRATEGIES[config.strategy](config)
 
 

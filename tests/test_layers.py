@@ -55,6 +55,7 @@ FORBIDDEN = [  # (importing package, imported package): sideways ways that are c
 ONLY_IN = {  # third-party package -> the packages that may import it
     "hydra": ["impact_pl.cli"],
     "omegaconf": ["impact_pl.cli"],
+    "deepspeed": ["impact_pl.training.deepspeed"],
     "lightning": ["impact_pl.training", "impact_pl.data.datamodule"],
 }
 

@@ -80,7 +80,7 @@ class DataConfig:
 
 @dataclass
 class TrainerConfig:
-    """What Lightning's Trainer needs. ``strategy``: auto | ddp (further ones stand in training/strategies.py)."""
+    """What Lightning's Trainer needs. ``strategy``: auto | ddp | fsdp2 | deepspeed (training/strategies.py)."""
 
     accelerator: str = "auto"
     devices: int = 1
@@ -93,7 +93,9 @@ class TrainerConfig:
     validate_every_steps: int = 1000
     checkpoint_every_steps: int = 1000
     sample_every_steps: int = 0  # 0: no audio in TensorBoard
-    compile: bool = False
+    compile: bool = False  # the transformer blocks, by torch.compile
+    activation_checkpointing: bool = False  # of the transformer blocks: less memory, a third more arithmetic
+    zero_stage: int = 2  # strategy=deepspeed: 1 splits the optimizer's state over processes, 2 the gradients too
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Numbers that no training can work with are refused by key, value and range, before anything is written."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,8 @@ def test_the_defaults_pass():
         ("trainer.max_steps", -1),
         ("trainer.log_every_steps", 0),
         ("trainer.sample_every_steps", -1),
+        ("trainer.zero_stage", 0),
+        ("trainer.zero_stage", 3),
         ("optim.lr", float("nan")),
         ("optim.lr", float("inf")),
         ("optim.betas", (0.9, 1.0)),
@@ -49,6 +52,14 @@ def test_out_of_range(config, key, value):
     with pytest.raises(ValueError, match=key.replace(".", r"\.")) as error:
         train(config)
     assert "choose" in str(error.value)
+    assert not Path(config.runs_dir).exists()
+
+
+def test_a_missing_package_names_its_extra(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    config.trainer.strategy = "deepspeed"
+    with pytest.raises(ValueError, match=r"impact-pl\[deepspeed\].*trainer=fsdp2"):
+        train(config)
     assert not Path(config.runs_dir).exists()
 
 

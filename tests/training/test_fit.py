@@ -15,7 +15,7 @@ from impact_pl.training.checkpoint import read_checkpoint
 from impact_pl.training.fit import train
 from impact_pl.training.log import BucketMeans, bucket_names
 from impact_pl.training.sinks import CsvSink
-from impact_pl.training.strategies import build_strategy, resolve_precision
+from impact_pl.training.strategies import check_devices, resolve_precision
 
 
 def rows(config) -> list[dict[str, str]]:
@@ -140,8 +140,8 @@ def test_full_disk_keeps_the_old_checkpoint(config, monkeypatch):
 def test_names_are_checked():
     with pytest.raises(ValueError, match="32-true, bf16-mixed"):
         resolve_precision(TrainerConfig(precision="16-mixed"))
-    with pytest.raises(ValueError, match="auto, ddp"):
-        build_strategy(TrainerConfig(strategy="magic"))
+    with pytest.raises(ValueError, match="auto, ddp, fsdp2, deepspeed"):
+        check_devices(TrainerConfig(strategy="magic"))
     assert resolve_precision(TrainerConfig(precision="32-true")) == "32-true"
     assert resolve_precision(TrainerConfig(accelerator="cpu")) in ("bf16-mixed", "32-true")
 

@@ -10,7 +10,7 @@ from conftest import CODEC, SHAPE, write_latents
 from impact_pl.cli import export
 from impact_pl.data.shards import ShardIndex
 from impact_pl.models.impact import Impact
-from impact_pl.training.checkpoint import averaged_weights, load_averaged, read_checkpoint
+from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.fit import train
 from impact_pl.training.start import build_spec, new_module
 
@@ -135,7 +135,7 @@ def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):
         out = tmp_path / f"out{source.is_dir()}"
         assert run(export.main, source, out) == 0
         exported = Impact.from_pretrained(out).state_dict()
-        average = averaged_weights(read_checkpoint(stage1 / "checkpoints" / "last.ckpt"))
+        average = averaged_weights(open_checkpoint(stage1 / "checkpoints" / "last.ckpt"))
         assert exported.keys() == average.keys()
         assert all(torch.equal(exported[name], average[name]) for name in average)
     assert run(export.main, tmp_path / "nothing", tmp_path / "x") == 2

@@ -20,7 +20,7 @@ base and large have the paper's patch_size=4, for AudioLDM's latents; with the b
 groups:
   experiment   pretrain | text | demo_pretrain | demo_text | codec
   model        tiny | nano | base | large
-  trainer      cpu | gpu | ddp
+  trainer      cpu | gpu | ddp | fsdp2 | deepspeed
   data         latents
 
 init_from: a run directory, checkpoint or model folder of stage 1, or mar:FILE (a MAR image checkpoint).

@@ -11,6 +11,7 @@ AT_LEAST_1 = "1 or more"
 POSITIVE = "a finite number above 0"
 SHARE = "0 to 1"
 BELOW_1 = "0 or more, below 1"
+ZERO_STAGES = "1 or 2; to split the parameters as well, take trainer=fsdp2 instead of a zero_stage of 3"
 RANGES = {
     AT_LEAST_0: lambda value: value >= 0,
     AT_LEAST_1: lambda value: value >= 1,
@@ -19,6 +20,7 @@ RANGES = {
     "above 0, at most 1": lambda value: 0 < value <= 1,
     SHARE: lambda value: 0 <= value <= 1,
     BELOW_1: lambda value: 0 <= value < 1,
+    ZERO_STAGES: lambda value: value in (1, 2),
 }
 ALLOWED = {
     "seed": AT_LEAST_0,
@@ -38,6 +40,7 @@ ALLOWED = {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
         **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
+        "zero_stage": ZERO_STAGES,
     },
     "optim": {
         "lr": POSITIVE,

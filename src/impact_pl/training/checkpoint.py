@@ -1,17 +1,16 @@
-"""Training checkpoints: written atomically, read without unpickling, and what may follow from them."""
+"""Training checkpoints: when and where they are written, what is read from them, and what may follow from them."""
 
 import dataclasses
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Trainer
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
 EMA_PREFIX = "ema.model."
 # What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
@@ -22,34 +21,40 @@ SHAPE_FIELDS = (
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint on all ranks' behalf; at any moment ``path`` is absent, the old file, or the new one."""
+    """Write a checkpoint, a file or a folder as the strategy has it; to be called by all ranks.
+
+    At any moment :func:`find_checkpoint` finds none, the old one, or the new one.
+    """
     partial = path.with_name(path.name + ".partial")
-    trainer.save_checkpoint(partial)
     if trainer.is_global_zero:
-        os.replace(partial, path)
+        discard(partial)  # of a run that was killed while it wrote, perhaps under another strategy
+    trainer.strategy.barrier("nothing partial")
+    trainer.save_checkpoint(partial)  # ends with a barrier
+    if trainer.is_global_zero:
+        put_in_place(partial, path)
     trainer.strategy.barrier("checkpoint")
 
 
 def read_checkpoint(path: Path, kind: str = "spec") -> dict[str, Any]:
-    """A checkpoint of this project, memory-mapped where possible.
+    """A whole checkpoint of this project, memory-mapped where possible.
 
     Args:
-        path: the file.
+        path: the file or folder.
         kind: what its ``hyper_parameters`` have to hold: a model's ``spec``, or only a ``stage`` (the codec's).
 
     Raises:
         ValueError: missing, damaged, or not a checkpoint of ``impact-train``.
     """
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
-    if not isinstance(checkpoint, dict) or kind not in checkpoint.get("hyper_parameters", {}):
+    return open_checkpoint(path, kind).read()
+
+
+def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
+    """As :func:`read_checkpoint`, but large tensors are read when they are asked for."""
+    stored = StoredCheckpoint(path)
+    if not isinstance(stored.content, dict) or kind not in stored.content.get("hyper_parameters", {}):
         what = "model specification" if kind == "spec" else kind
         raise ValueError(f"{path} is not a checkpoint of impact-train: it has no {what}")
-    return checkpoint
+    return stored
 
 
 def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
@@ -60,15 +65,23 @@ def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
     return ImpactSpec(**{**plain, "model": ModelConfig(**model), "text_features": features})
 
 
-def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The EMA's state dict, under Impact's own names."""
-    state = checkpoint["state_dict"]
-    return {name[len(EMA_PREFIX) :]: value for name, value in state.items() if name.startswith(EMA_PREFIX)}
+def averaged_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
+    """The EMA's state dict, under Impact's own names; nothing else is read."""
+    return {
+        name[len(EMA_PREFIX) :]: stored.whole(f"state_dict/{name}", value)
+        for name, value in stored.content["state_dict"].items()
+        if name.startswith(EMA_PREFIX)
+    }
 
 
 def find_checkpoint(path: Path) -> Path:
-    """A checkpoint file, given itself or its run directory."""
-    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    """The checkpoint that stands as ``path``, or the last one of the run directory ``path``.
+
+    Where there is none, the place where it should be.
+    """
+    if path.is_dir() and not (path / META).is_file():
+        path = path / "checkpoints" / "last.ckpt"
+    return find(path) or path
 
 
 def load_averaged(path: Path) -> Impact:
@@ -79,9 +92,9 @@ def load_averaged(path: Path) -> Impact:
     """
     if (path / "config.json").is_file():
         return Impact.from_pretrained(path)
-    checkpoint = read_checkpoint(find_checkpoint(path))
-    model = Impact(spec_from_plain(checkpoint["hyper_parameters"]["spec"]))
-    model.load_state_dict(averaged_weights(checkpoint))
+    stored = open_checkpoint(find_checkpoint(path))
+    model = Impact(spec_from_plain(stored.content["hyper_parameters"]["spec"]))
+    model.load_state_dict(averaged_weights(stored))
     return model.eval()
 
 

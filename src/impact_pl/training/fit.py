@@ -15,6 +15,7 @@ from impact_pl.models.impact import ImpactSpec
 from impact_pl.training.callbacks import AudioSamples, Checkpoints
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
+from impact_pl.training.checkpoint_files import CheckpointFiles, find
 from impact_pl.training.log import TrainingLog, quiet_lightning
 from impact_pl.training.modules import STAGES, ImpactTraining
 from impact_pl.training.signals import StopSignal
@@ -44,19 +45,20 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
         raise ValueError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
-    last = run_dir / "checkpoints" / "last.ckpt"
+    last = find(run_dir / "checkpoints" / "last.ckpt")
     data = LatentDataModule(config.data, config.seed)
     spec = build_spec(config, data.index)
-    resume = last.is_file()
-    if resume:
+    if last is not None:
         spec, step = check_resume(config, spec, last)
         if step >= config.trainer.max_steps:
-            return _already_trained(run_dir, last, step)
+            _export_trained(run_dir, last, step)
+            return 0
         say(f"resuming {run_dir} at step {step} of {config.trainer.max_steps}")
     elif config.trainer.max_steps == 0:
-        return _write_initial(config, spec, run_dir / "model")
+        _write_initial(config, spec, run_dir / "model")
+        return 0
     check_devices(config.trainer)
-    module = STAGES[config.stage](spec, config) if resume else new_module(config, spec)
+    module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec)
     if stop.requested:
         say("stopped before the first step; nothing to save")
         return stop.exit_code
@@ -64,18 +66,19 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     trainer, checkpoints = build_trainer(config, run_dir, stop, spec)
     say(_first_lines(config, trainer, data, module))
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except SIGTERMException:  # SIGTERM in the moment between Lightning's handler and ours
         checkpoints.stopped = True
     except ValueError as error:
         raise ValueError(_without_worker_traceback(str(error))) from error
-    return _finish(trainer, module, run_dir, checkpoints, stop)
+    return _finish(trainer, run_dir, checkpoints, stop)
 
 
-def _finish(trainer: Trainer, module: ImpactTraining, run_dir: Path, checkpoints: Checkpoints, stop: StopSignal) -> int:
+def _finish(trainer: Trainer, run_dir: Path, checkpoints: Checkpoints, stop: StopSignal) -> int:
     step = trainer.global_step
     if trainer.is_global_zero and step >= trainer.max_steps:
-        save_model(module.ema.model, run_dir / "model")
+        # From the checkpoint, which all processes have just written: here the average may be sharded.
+        export(run_dir / "checkpoints" / "last.ckpt", run_dir / "model")
         say(f"trained to {step} steps: the model is in {run_dir / 'model'}")
     if checkpoints.stopped and step < trainer.max_steps:
         say(f"stopped at step {step}, saved; the same command continues")
@@ -99,6 +102,7 @@ def build_trainer(
         num_nodes=settings.num_nodes,
         strategy=build_strategy(settings),
         precision=resolve_precision(settings),  # type: ignore[arg-type]
+        plugins=[CheckpointFiles()],
         max_steps=settings.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=settings.accumulate_grad_batches,
@@ -134,24 +138,24 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
     (run_dir / "model" / "config.json").unlink(missing_ok=True)
 
 
-def _write_initial(config: TrainConfig, spec: ImpactSpec, folder: Path) -> int:
+@rank_zero_only
+def _write_initial(config: TrainConfig, spec: ImpactSpec, folder: Path) -> None:
     """The model before its first step; one that is there already is kept, for it may have been trained."""
     if not (folder / "config.json").is_file():
         save_model(new_module(config, spec).ema.model, folder)
         say(f"trainer.max_steps=0: the initial model is in {folder}")
-        return 0
+        return
     changed = differences(load_averaged(folder).spec, spec, text=True)
     if changed:
         raise ValueError(f"{folder} holds another model: {'; '.join(changed)}. Choose another name=..., or delete it")
     say(f"trainer.max_steps=0: nothing to do, there is a model in {folder} already; delete it to write the initial one")
-    return 0
 
 
-def _already_trained(run_dir: Path, last: Path, step: int) -> int:
+@rank_zero_only
+def _export_trained(run_dir: Path, last: Path, step: int) -> None:
     if not (run_dir / "model" / "config.json").is_file():
         export(last, run_dir / "model")
     say(f"already trained to {step} steps: the model is in {run_dir / 'model'}")
-    return 0
 
 
 def _first_lines(config: TrainConfig, trainer: Trainer, data: LatentDataModule, module: ImpactTraining) -> str:

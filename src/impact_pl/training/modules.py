@@ -16,6 +16,8 @@ from impact_pl.models.impact import Impact, ImpactSpec
 from impact_pl.training.checkpoint import rewind_loops
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
+from impact_pl.training.parallel import prepare
+from impact_pl.training.strategies import clipping
 
 NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
 
@@ -46,15 +48,18 @@ class ImpactTraining(LightningModule):
         self.batch_done_at = time.perf_counter()
         self._step = -1  # the optimizer step that is being accumulated
         self._losses: list[tuple[Tensor, list[str]]] = []  # of its micro-batches: loss, keys
+        self._is_prepared = False
 
     def condition(self, batch: dict) -> Any:
         """TextFeatures of a batch, or None where the stage has no text."""
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        if self.config.trainer.compile and not hasattr(self, "_compiled"):
-            self._compiled = True
-            self.model.encoder.compile(dynamic=True)  # the number of kept patches changes from step to step
+        """Called by Lightning, perhaps more than once. Only sharding strategies give the module a mesh."""
+        if not self._is_prepared:
+            self._is_prepared = True
+            mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
+            prepare(self.model, self.ema.model, self.config.trainer, mesh)
 
     def training_step(self, batch: dict, batch_idx: int) -> dict[str, Any]:
         slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
@@ -62,7 +67,7 @@ class ImpactTraining(LightningModule):
         torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, step, slot, NOISE))
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
-        result = self.model.loss(latents, self.condition(batch), generator, self.caption_dropout)
+        result = self.model(latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
             "loss": result.loss,  # Lightning divides this one by the number of micro-batches
@@ -78,6 +83,11 @@ class ImpactTraining(LightningModule):
             self._step = self.global_step
             self._losses.clear()
         return len(self._losses)
+
+    @property
+    def _is_last_micro_batch(self) -> bool:
+        """Whether the optimizer step is due. Some strategies call the hooks below after every micro-batch."""
+        return len(self._losses) == self.trainer.accumulate_grad_batches
 
     @property
     def caption_dropout(self) -> float:
@@ -97,7 +107,7 @@ class ImpactTraining(LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
         latents = averaged.whiten(batch["moments"], generator)
-        loss = averaged.loss(latents, self.condition(batch), generator).loss
+        loss = averaged(latents, self.condition(batch), generator).loss
         is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
@@ -122,8 +132,10 @@ class ImpactTraining(LightningModule):
         Gradients are averaged over ranks by now, so one rank's non-finite loss shows in every rank's norm: all stop at
         the same step, before the optimizer or a checkpoint has taken it in.
         """
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val or math.inf)
-        self.gradient_norm = float(norm)
+        if not self._is_last_micro_batch:
+            return
+        clip = clipping(self.config.trainer)
+        self.gradient_norm = clip(self.model, optimizer, gradient_clip_val)
         if not math.isfinite(self.gradient_norm):
             raise ValueError(self._explain_non_finite())
         self.last_lr = optimizer.param_groups[0]["lr"]
@@ -144,7 +156,8 @@ class ImpactTraining(LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.model, step)
+        if self._is_last_micro_batch:
+            self.ema.update(self.model, step)
 
     def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
         self.batch_done_at = time.perf_counter()  # callbacks are through: from here the next batch is waited for

@@ -8,13 +8,13 @@ from impact_pl.config import OptimConfig
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
+    decayed: list[tuple[str, nn.Parameter]] = []  # with names, which the optimizer keeps beside its state
+    plain: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         exempt = parameter.ndim <= 1 or name.endswith(".bias") or name.startswith("head.")
-        (plain if exempt else decayed).append(parameter)
+        (plain if exempt else decayed).append((name, parameter))
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 

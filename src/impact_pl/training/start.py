@@ -13,7 +13,7 @@ from impact_pl.training.checkpoint import (
     differences,
     inherit_statistics,
     load_averaged,
-    read_checkpoint,
+    open_checkpoint,
     spec_from_plain,
     start_from,
 )
@@ -62,7 +62,7 @@ def _bad_index(config: TrainConfig, what: str) -> ValueError:
 
 def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:
     """The spec to resume with (the checkpoint's statistics) and its step; refuses another training's checkpoint."""
-    checkpoint = read_checkpoint(last)
+    checkpoint = open_checkpoint(last).content
     stored = checkpoint["hyper_parameters"]
     old = spec_from_plain(stored["spec"])
     changed = differences(old, spec, text=True)

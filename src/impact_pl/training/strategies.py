@@ -1,24 +1,36 @@
 """How a training is laid out on processors: precision and strategy by name. Parallelisation stands beside the model."""
 
 import functools
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Callable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from impact_pl.config import TrainerConfig
+from impact_pl.training.deepspeed import ZeroStrategy, clip_in_engine
+from impact_pl.training.fsdp2 import FSDP2Strategy
+from impact_pl.training.parallel import clip_gradients
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 def check_devices(config: TrainerConfig) -> None:
-    """Whether the machine has the processors that ``trainer`` asks for.
+    """Whether there are the processors and the strategy that ``trainer`` asks for.
 
     Raises:
-        ValueError: an unknown accelerator, no GPU, or fewer GPUs than ``trainer.devices``.
+        ValueError: an unknown accelerator or strategy, a missing package, no GPU, or fewer than ``trainer.devices``.
     """
+    if config.strategy not in STRATEGIES:
+        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+    if config.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise ValueError(
+            "trainer.strategy=deepspeed needs the package deepspeed: pip install 'impact-pl[deepspeed]', or choose "
+            "trainer=fsdp2"
+        )
     if config.accelerator not in ACCELERATORS:
         raise ValueError(f"trainer.accelerator={config.accelerator}: choose one of {', '.join(ACCELERATORS)}")
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
@@ -66,19 +78,31 @@ def _auto(config: TrainerConfig) -> str | Strategy:
 
 
 def _ddp(config: TrainerConfig) -> Strategy:
-    # Buffers are constants (schedules) or equal on all ranks (the average's), so they need no broadcast in a step.
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DDPStrategy(gradient_as_bucket_view=True)
 
 
-STRATEGIES = {"auto": _auto, "ddp": _ddp}
+def _fsdp2(config: TrainerConfig) -> Strategy:
+    return FSDP2Strategy(config.devices * config.num_nodes)
+
+
+def _deepspeed(config: TrainerConfig) -> Strategy:
+    return ZeroStrategy(config.zero_stage, resolve_precision(config))
+
+
+STRATEGIES: dict[str, Callable[[TrainerConfig], str | Strategy]] = {
+    "auto": _auto,
+    "ddp": _ddp,
+    "fsdp2": _fsdp2,
+    "deepspeed": _deepspeed,
+}
+CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm; all others: parallel.clip_gradients
 
 
 def build_strategy(config: TrainerConfig) -> str | Strategy:
-    """Lightning's ``strategy`` argument for ``trainer.strategy``.
-
-    Raises:
-        ValueError: an unknown name.
-    """
-    if config.strategy not in STRATEGIES:
-        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+    """Lightning's ``strategy`` argument for ``trainer.strategy``, which :func:`check_devices` has checked."""
     return STRATEGIES[config.strategy](config)
+
+
+def clipping(config: TrainerConfig) -> Callable[..., float]:
+    """How gradients are clipped under ``trainer.strategy``: (model, optimizer, max_norm) -> norm before clipping."""
+    return CLIPPING.get(config.strategy, clip_gradients)

@@ -1,0 +1,198 @@
+"""Checkpoints on disk: one file, or a folder with a shard a process. Whole or absent at any moment, never unpickled.
+
+A folder holds ``meta.pt``, the checkpoint itself with empty tensors (device ``meta``) in place of sharded ones, and one
+file a process, ``00000-of-00002.pt``, with that process's rows of each: ``{"state_dict/model.head...": rows, ...}``.
+The rows of the files in their order are the tensor, so it can be read whole, or in the parts of another number of
+processes.
+"""
+
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
+
+META = "meta.pt"
+Place = Callable[[str, Tensor], Any]
+
+
+def map_tensors(tree: Any, place: Place, name: str = "") -> Any:
+    """``tree`` of dicts, lists and tuples, with ``place(name, tensor)`` in place of tensors; names are "a/b/0/c"."""
+    if isinstance(tree, Tensor):
+        return place(name, tree)
+    prefix = f"{name}/" if name else ""
+    if isinstance(tree, dict):
+        return {key: map_tensors(value, place, f"{prefix}{key}") for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(map_tensors(value, place, f"{prefix}{i}") for i, value in enumerate(tree))
+    return tree
+
+
+def shard_name(rank: int, world_size: int) -> str:
+    return f"{rank:05d}-of-{world_size:05d}.pt"
+
+
+def shard_rows(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
+    """First row, and the one after the last, that ``Shard(0)`` gives to a rank (as torch.chunk)."""
+    size = -(-num_rows // world_size)
+    return min(rank * size, num_rows), min((rank + 1) * size, num_rows)
+
+
+def write_file(content: Any, path: Path) -> None:
+    """torch.save that has reached the disk when it returns."""
+    with path.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size: int) -> None:
+    """One process's part of a folder: its rows of every DTensor; rank zero writes everything else as well."""
+    shards: dict[str, Tensor] = {}
+
+    def split(name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor
+        assert tuple(tensor.placements) == (Shard(0),), f"{name} is laid out as {tensor.placements}"
+        rows: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+        is_padded = rows.untyped_storage().nbytes() > rows.nbytes  # torch.save would write all of the storage
+        shards[name] = rows.clone() if is_padded else rows
+        return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+    meta = map_tensors(checkpoint, split)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(shards, folder / shard_name(rank, world_size))
+    if rank == 0:
+        write_file({"num_shards": world_size, "checkpoint": meta}, folder / META)
+
+
+def discard(path: Path) -> None:
+    """Delete a file or folder, if there; under another name first, so that half a folder never stands at ``path``."""
+    if path.is_dir():
+        rubbish = path.with_name(path.name + ".rubbish")
+        shutil.rmtree(rubbish, ignore_errors=True)
+        os.replace(path, rubbish)
+        shutil.rmtree(rubbish)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename ``partial`` to ``path``; whenever it is interrupted, :func:`find` finds the old one or the new one."""
+    _sync_folder(partial.parent)
+    if partial.is_dir():
+        _sync_folder(partial)
+    old = _old(path)
+    if path.exists() and (partial.is_dir() or path.is_dir()):  # a folder cannot be replaced in one go
+        discard(old)
+        os.replace(path, old)
+    os.replace(partial, path)
+    _sync_folder(path.parent)
+    discard(old)
+
+
+def find(path: Path) -> Path | None:
+    """The checkpoint that was last completed as ``path``, if any."""
+    return next((place for place in (path, _old(path)) if place.exists()), None)
+
+
+def _old(path: Path) -> Path:
+    return path.with_name(path.name + ".old")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Names outlive a power failure only once their folder is synced."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class StoredCheckpoint:
+    """A checkpoint at a path, of either form; large tensors are read when they are asked for.
+
+    ``content`` is the checkpoint. Its tensors are memory-mapped (file) or on the device ``meta`` (folder): read them by
+    :meth:`rows` or :meth:`whole`.
+
+    Raises:
+        ValueError: missing, damaged or incomplete.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._shards: dict[int, dict[str, Tensor]] = {}
+        if path.is_file():
+            self.num_shards, self.content = 1, _load(path)
+        elif path.is_dir():
+            _check_complete(path, [META])
+            meta = _load(path / META)
+            if not isinstance(meta, dict) or meta.keys() != {"num_shards", "checkpoint"}:
+                raise ValueError(f"{path} is not a checkpoint of impact-train: {META} holds something else")
+            self.num_shards, self.content = meta["num_shards"], meta["checkpoint"]
+            _check_complete(path, [shard_name(rank, self.num_shards) for rank in range(self.num_shards)])
+        else:
+            raise ValueError(f"no checkpoint at {path}")
+
+    def whole(self, name: str, tensor: Tensor) -> Tensor:
+        """The tensor ``name`` of ``content``, with its values."""
+        return self.rows(name, tensor, 0, len(tensor)) if tensor.is_meta else tensor
+
+    def rows(self, name: str, tensor: Tensor, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of the tensor ``name`` of ``content``."""
+        if not tensor.is_meta:
+            return tensor[start:stop]
+        parts = []
+        for shard in range(self.num_shards):
+            first, end = shard_rows(len(tensor), shard, self.num_shards)
+            if max(first, start) < min(end, stop) or (start == stop and shard == 0):
+                parts.append(self._shard(shard, name, end - first)[max(start - first, 0) : stop - first])
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def read(self) -> dict[str, Any]:
+        """All of it."""
+        return map_tensors(self.content, self.whole)
+
+    def _shard(self, shard: int, name: str, num_rows: int) -> Tensor:
+        file = self.path / shard_name(shard, self.num_shards)
+        if shard not in self._shards:
+            self._shards[shard] = _load(file)
+        rows = self._shards[shard].get(name)
+        if rows is None or len(rows) != num_rows:
+            found = "no such tensor" if rows is None else f"{len(rows)} rows"
+            raise ValueError(f"{file} is damaged, {name} has {num_rows} rows there, found {found}: delete {self.path}")
+        return rows
+
+
+def _check_complete(folder: Path, names: list[str]) -> None:
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is an incomplete checkpoint, without {', '.join(missing)}: delete it")
+
+
+def _load(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
+
+
+class CheckpointFiles(CheckpointIO):
+    """How the strategies that save one file write it, and read either form."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_file(checkpoint, Path(path))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        # Copies: the optimizer would keep memory-mapped tensors, and the file is replaced while training goes on.
+        stored = StoredCheckpoint(Path(path))
+        return map_tensors(stored.content, lambda name, tensor: stored.whole(name, tensor).clone())
+
+    def remove_checkpoint(self, path: Any) -> None:
+        discard(Path(path))

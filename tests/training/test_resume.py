@@ -71,7 +71,7 @@ def test_three_and_three_steps_are_six(config, workers, accumulate):
 
 def losses(text: str) -> list[tuple[str, str]]:
     rows = [line.split(",") for line in text.splitlines()]
-    kept = [i for i, name in enumerate(rows[0]) if not name.startswith("throughput/")]
+    kept = [i for i, name in enumerate(rows[0]) if not name.startswith(("throughput/", "memory/"))]
     return [tuple(row[i] for i in kept) for row in rows]
 
 

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.models.impact import ImpactSpec
-from impact_pl.training.callbacks import AudioSamples, Checkpoints
+from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
+from impact_pl.training.facts import announce, first_lines
 from impact_pl.training.log import TrainingLog, quiet_lightning
 from impact_pl.training.modules import STAGES, ImpactTraining
 from impact_pl.training.signals import StopSignal
+from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
 
@@ -26,7 +28,8 @@ def train(config: TrainConfig) -> int:
     """Train one stage to ``trainer.max_steps``, from scratch or from where this run directory stands.
 
     Returns:
-        The process's exit code: 0 when finished, 130 or 143 when a signal stopped it (the same call continues).
+        The process's exit code: 0 when finished, 130, 138 or 143 when SIGINT, SIGUSR1 or SIGTERM
+        stopped it (the same call continues).
 
     Raises:
         ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
@@ -57,48 +60,48 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
         return _write_initial(config, spec, run_dir / "model")
     check_devices(config.trainer)
     module = STAGES[config.stage](spec, config) if resume else new_module(config, spec)
-    if stop.requested:
+    plugins = cluster_plugins()
+    if stop.requested and not plugins:  # ranks that SLURM started wait for each other: there the first step decides
         say("stopped before the first step; nothing to save")
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
-    trainer, checkpoints = build_trainer(config, run_dir, stop, spec)
-    say(_first_lines(config, trainer, data, module))
+    stop.hold()  # until the first step: see StopSignal
+    trainer = build_trainer(config, run_dir, stop, spec, plugins)
+    announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
-    except SIGTERMException:  # SIGTERM in the moment between Lightning's handler and ours
-        checkpoints.stopped = True
+    except TrainingStopped:
+        say(f"stopped at step {trainer.global_step}, saved; the same command continues")
+        # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
+        return stop.exit_code if trainer.is_global_zero or plugins else 0
     except ValueError as error:
         raise ValueError(_without_worker_traceback(str(error))) from error
-    return _finish(trainer, module, run_dir, checkpoints, stop)
+    return _finish(trainer, module, run_dir)
 
 
-def _finish(trainer: Trainer, module: ImpactTraining, run_dir: Path, checkpoints: Checkpoints, stop: StopSignal) -> int:
-    step = trainer.global_step
-    if trainer.is_global_zero and step >= trainer.max_steps:
+def _finish(trainer: Trainer, module: ImpactTraining, run_dir: Path) -> int:
+    if trainer.is_global_zero:
         save_model(module.ema.model, run_dir / "model")
-        say(f"trained to {step} steps: the model is in {run_dir / 'model'}")
-    if checkpoints.stopped and step < trainer.max_steps:
-        say(f"stopped at step {step}, saved; the same command continues")
-        # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
-        return stop.exit_code if trainer.is_global_zero else 0
+        say(f"trained to {trainer.global_step} steps: the model is in {run_dir / 'model'}")
     return 0
 
 
 def build_trainer(
-    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec
-) -> tuple[Trainer, Checkpoints]:
+    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec, plugins: list[SLURMEnvironment]
+) -> Trainer:
     """Lightning's trainer with our callbacks in place of its own logging, bar, checkpoints and signal handling."""
     settings = config.trainer
     batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
     log = TrainingLog(run_dir, settings.log_every_steps, spec.model.num_timesteps, batch)
     checkpoints = Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, stop)
     samples = [AudioSamples(log, settings.sample_every_steps, config.decoding)] if settings.sample_every_steps else []
-    trainer = Trainer(
+    return Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=build_strategy(settings),
         precision=resolve_precision(settings),  # type: ignore[arg-type]
+        plugins=plugins,
         max_steps=settings.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=settings.accumulate_grad_batches,
@@ -115,7 +118,6 @@ def build_trainer(
         callbacks=[log, *samples, checkpoints],
         default_root_dir=run_dir,
     )
-    return trainer, checkpoints
 
 
 def _without_worker_traceback(message: str) -> str:
@@ -152,14 +154,3 @@ def _already_trained(run_dir: Path, last: Path, step: int) -> int:
         export(last, run_dir / "model")
     say(f"already trained to {step} steps: the model is in {run_dir / 'model'}")
     return 0
-
-
-def _first_lines(config: TrainConfig, trainer: Trainer, data: LatentDataModule, module: ImpactTraining) -> str:
-    millions = sum(p.numel() for p in module.model.parameters()) / 1e6
-    processes = trainer.world_size
-    batch = config.data.batch_size * processes * trainer.accumulate_grad_batches
-    return (
-        f"stage {config.stage}: {millions:.1f} M parameters, {data.index.num_samples} clips, {batch} a step, "
-        f"{config.trainer.max_steps} steps, {processes} process(es) on {trainer.accelerator.__class__.__name__}, "
-        f"precision {trainer.precision}"
-    )

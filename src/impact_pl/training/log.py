@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,6 +24,7 @@ FIGURES = (
     "throughput/clips_per_second",
     "throughput/seconds_per_step",
     "throughput/data_wait_share",
+    "memory/peak_gb",
 )
 
 
@@ -114,6 +117,11 @@ class TrainingLog(Callback):
         if pl_module.valid_loss is not None:
             self._write(trainer, {"valid/loss": pl_module.valid_loss})
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Nothing that came before a checkpoint may be lost by a kill after it."""
+        if self.tensorboard is not None:
+            self.tensorboard.writer.flush()
+
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._close()
 
@@ -128,6 +136,7 @@ class TrainingLog(Callback):
             self._steps * self.clips_per_step / seconds,
             seconds / self._steps,
             self._waited / seconds,
+            float(trainer.strategy.reduce(peak_memory(pl_module.device), reduce_op="max")),
         )
         self._seconds = self._waited = 0.0
         self._steps = 0
@@ -141,6 +150,15 @@ class TrainingLog(Callback):
         for sink in self._sinks:
             sink.close()
         self._sinks = []
+
+
+def peak_memory(device: torch.device) -> Tensor:
+    """Most memory that this process has had so far, in GB (10^9 bytes): allocated on the GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return torch.tensor(peak / 1e9, device=device)
 
 
 def quiet_lightning() -> None:

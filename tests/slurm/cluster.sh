@@ -55,6 +55,7 @@ CONF
 
 start_node() { # in an own mount and host name space: node names resolve there, and the machine's /etc/hosts stays as it is
     mkdir -p "$dir/spool/$1"
+    # shellcheck disable=SC2016  # that shell expands them
     unshare --mount --uts sh -c 'mount --bind "$1" /etc/hosts && hostname "$2" && exec slurmd -N "$2"' sh "$dir/hosts" "$1"
 }
 
@@ -107,7 +108,7 @@ stop() {
     for file in "$dir"/*.pid; do
         [[ -s $file ]] && pids+=("$(< "$file")")
     done
-    ((${#pids[@]})) && kill "${pids[@]}" 2> /dev/null || true
+    kill "${pids[@]}" 2> /dev/null || true
     for ((i = 0; i < 100; i++)); do
         kill -0 "${pids[@]}" 2> /dev/null || return 0
         sleep 0.1

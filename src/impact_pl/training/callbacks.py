@@ -66,7 +66,7 @@ class Checkpoints(Callback):
         self._step = trainer.global_step
         is_last = self._step == trainer.max_steps
         batches = self._step * trainer.accumulate_grad_batches
-        validation_follows = self._validates and batches % trainer.val_check_batch == 0
+        validation_follows = self._validates and batches % (trainer.val_check_batch or 1) == 0
         if self._is_stop_agreed(trainer) and not is_last:
             self._save(trainer, validation_owed=validation_follows)
             self._leave(trainer)

@@ -3,10 +3,10 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
@@ -87,7 +87,7 @@ def _finish(trainer: Trainer, module: ImpactTraining, run_dir: Path) -> int:
 
 
 def build_trainer(
-    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec, plugins: list[SLURMEnvironment]
+    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec, plugins: list[Any]
 ) -> Trainer:
     """Lightning's trainer with our callbacks in place of its own logging, bar, checkpoints and signal handling."""
     settings = config.trainer

@@ -22,7 +22,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.signum: int | None = None
         self._previous: dict[int, Any] = {}
-        self._mask: set[signal.Signals] | None = None
+        self._mask: Any = None
 
     def install(self) -> "StopSignal":
         for signum in self.SIGNALS:

@@ -4,11 +4,12 @@ Requeueing is the job script's (slurm/job.sh): it sees from the exit code that a
 """
 
 import os
+from typing import Any
 
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 
-def cluster_plugins() -> list[SLURMEnvironment]:
+def cluster_plugins() -> list[Any]:
     """SLURM's environment inside a job step, without Lightning's own requeueing.
 
     Note:

@@ -31,8 +31,8 @@ FIGURES = (
 class BucketMeans:
     """Mean loss since the last ``pop``: overall, by quarter of the diffusion time, and by mask ratio.
 
-    Sums stay on the device, so that adding a batch does not wait for it. They are exact enough (float64 where the device
-    has it) to give the same means when they go through a checkpoint, where all ranks' are one.
+    Sums stay on the device, so that adding a batch does not wait for it. Float64 (where the device has it) gives the
+    same means to all digits that are written when they have gone through a checkpoint, as one sum of all ranks.
     """
 
     def __init__(self, num_timesteps: int, device: torch.device):

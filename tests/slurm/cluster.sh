@@ -79,20 +79,11 @@ start() {
     return 1
 }
 
-descendants() { # process ids below $1, whole trees
-    local child
-    for child in $(pgrep -P "$1"); do
-        descendants "$child"
-        echo "$child"
-    done
-}
-
-crash_node() {
-    local step pids=()
-    pids=("$(< "$dir/slurmd-$1.pid")")
-    for step in $(pgrep -f "slurmstepd: \[" || true); do # a job's daemon works in its node's spool folder
-        [[ $(readlink "/proc/$step/cwd") == "$dir/spool/$1"* ]] || continue
-        mapfile -t -O "${#pids[@]}" pids < <(descendants "$step"; echo "$step")
+crash_node() { # all that runs in the node's host name space
+    local name process pids=()
+    name=$(readlink "/proc/$(< "$dir/slurmd-$1.pid")/ns/uts")
+    for process in /proc/[0-9]*; do
+        [[ $(readlink "$process/ns/uts" || true) != "$name" ]] || pids+=("${process#/proc/}")
     done
     kill -9 "${pids[@]}"
     rm -f "$dir/slurmd-$1.pid"

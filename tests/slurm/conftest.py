@@ -53,15 +53,12 @@ class Cluster:
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", job)))
 
     def wait(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
-        """Until the job is in one of the states; a requeued job need not wait for its begin time."""
-        waited = until(lambda: self._look(job, states), timeout, lambda: f"{self.facts(job)}\n{self.log(job)}")
-        return waited
+        """Until the job is in one of the states."""
 
-    def _look(self, job: str, states: tuple[str, ...]) -> dict[str, str]:
-        facts = self.facts(job)
-        if facts["JobState"] == "PENDING" and facts["Reason"] == "BeginTime":
-            self.run("scontrol", "update", f"jobid={job}", "StartTime=now")
-        return facts if facts["JobState"] in states else {}
+        def explain() -> str:
+            return f"{self.facts(job)}\n{self.log(job)}"
+
+        return until(lambda: facts if (facts := self.facts(job))["JobState"] in states else {}, timeout, explain)
 
     def log(self, job: str) -> str:
         file = self.work / f"slurm-{job}.log"
@@ -89,9 +86,8 @@ class Cluster:
                 command = (folder / "cmdline").read_text()
             except (OSError, UnicodeDecodeError):
                 continue
-            if environment.get("SLURM_JOB_ID") == job and "SLURM_PROCID" in environment and "impact-train" in command:
-                if "slurmstepd" not in command and "srun" not in command and "bash" not in command:
-                    found.setdefault(int(environment["SLURM_PROCID"]), []).append(int(folder.name))
+            if environment.get("SLURM_JOB_ID") == job and "/impact-train\0" in command:
+                found.setdefault(int(environment["SLURM_PROCID"]), []).append(int(folder.name))
         return found
 
 

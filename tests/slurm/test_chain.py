@@ -1,8 +1,6 @@
 """slurm/chain.sh: four jobs, each after the one before; a failure stops what comes behind it."""
 
 import json
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -49,7 +47,12 @@ def test_the_whole_way(cluster, small_manifest):
     """Real recordings to metrics, both trainings on two nodes."""
     jobs = submit_chain(
         cluster,
-        *(f"manifest={small_manifest}", "name=chain", "precompute.clip_seconds=1.28", "precompute.samples_per_shard=16"),
+        *(
+            f"manifest={small_manifest}",
+            "name=chain",
+            "precompute.clip_seconds=1.28",
+            "precompute.samples_per_shard=16",
+        ),
         *("model=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=40", "data.batch_size=8"),
         *("trainer.validate_every_steps=20", "evaluate.iterations=4", "evaluate.diffusion-steps=5"),
     )

@@ -35,6 +35,11 @@ def warn(cluster, job: str, random: random.Random) -> None:
         time.sleep(0.3)
 
 
+def wait_for_a_step(cluster, job: str, name: str) -> None:
+    begin = cluster.step(name)
+    until(lambda: cluster.step(name) > begin, 60, lambda: cluster.log(job))
+
+
 def test_two_nodes(cluster, undisturbed):
     name = "undisturbed"
     assert_nothing_shows(cluster, name, undisturbed)
@@ -51,8 +56,7 @@ def test_ten_warnings_with_a_straggler(cluster, latents, undisturbed):
     for warning in range(10):
         until(lambda: len(cluster.ranks(job)) == 2, 60)
         if warning:
-            begin = cluster.step("warned")
-            until(lambda: cluster.step("warned") > begin, 60, lambda: cluster.log(job))
+            wait_for_a_step(cluster, job, "warned")
             time.sleep(moments.random())
         warn(cluster, job, moments)
         cluster.wait(job, "PENDING")
@@ -67,7 +71,7 @@ def test_ten_warnings_with_a_straggler(cluster, latents, undisturbed):
 def test_preempted_by_a_higher_priority(cluster, latents, undisturbed):
     """This cluster preempts with SIGTERM and a time of grace."""
     job = cluster.submit(*two_nodes(), *training(latents, "preempted"))
-    until(lambda: cluster.step("preempted") > 0, 60)
+    wait_for_a_step(cluster, job, "preempted")
     important = cluster.submit("--partition=high", "--nodes=2", "--exclusive", "--output=high.log", "--wrap", "sleep 1")
     cluster.wait(important, "COMPLETED")
     facts = cluster.wait(job, "COMPLETED")
@@ -97,8 +101,7 @@ def test_the_time_limit_requeues_and_scancel_ends(cluster, latents):
     job = cluster.submit("--time=1", "--signal=USR1@40", *two_nodes(), *arguments)
     until(lambda: cluster.facts(job)["Restarts"] == "1", 90)
     cluster.wait(job, "RUNNING")
-    begin = cluster.step("limited")
-    until(lambda: cluster.step("limited") > begin, 60)
+    wait_for_a_step(cluster, job, "limited")
     cluster.run("scancel", job)
     cluster.wait(job, "CANCELLED")
     assert cluster.log(job).count("saved; the same command continues") == 2

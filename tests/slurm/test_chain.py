@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Cluster
+from harness import ROOT, Cluster
 
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data_prep import builtin
 
 JOBS = ("precompute", "pretrain", "text", "evaluate")
-SCRIPTS = [*sorted((ROOT / "slurm").glob("*.sh")), ROOT / "tests" / "slurm" / "cluster.sh"]
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import CHECKPOINT, STEPS, VALIDATE, training, two_nodes, until
+from harness import CHECKPOINT, STEPS, VALIDATE, training, two_nodes, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.slurm

@@ -23,6 +23,8 @@ from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
 
+NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
+
 
 def train(config: TrainConfig) -> int:
     """Train one stage to ``trainer.max_steps``, from scratch or from where this run directory stands.
@@ -62,7 +64,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     module = STAGES[config.stage](spec, config) if resume else new_module(config, spec)
     plugins = cluster_plugins()
     if stop.requested and not plugins:  # ranks that SLURM started wait for each other: there the first step decides
-        say("stopped before the first step; nothing to save")
+        say(NOTHING_TO_SAVE)
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
     stop.hold()  # until the first step: see StopSignal
@@ -71,7 +73,8 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last if resume else None, weights_only=True)
     except TrainingStopped:
-        say(f"stopped at step {trainer.global_step}, saved; the same command continues")
+        step = trainer.global_step
+        say(f"stopped at step {step}, saved; the same command continues" if step else NOTHING_TO_SAVE)
         # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
         return stop.exit_code if trainer.is_global_zero or plugins else 0
     except ValueError as error:

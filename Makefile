@@ -29,7 +29,7 @@ test-all: setup ## the fast and the slow tests
 	$(BIN)/python -m pytest -m "not gpu and not slurm"
 
 test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on this machine, as root; installs SLURM if missing
-	@if ! command -v slurmctld slurmd sbatch munged >/dev/null; then \
+	@if ! { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; } >/dev/null; then \
 		test "$$(id -u)" = 0 -a -n "$$(command -v apt-get)" || { echo 'make test-slurm needs root, and $(SLURM) (apt-get install them)' >&2; exit 2; }; \
 		apt-get update -q && apt-get install -y --no-install-recommends $(SLURM); fi
 	$(BIN)/python -m pytest -m slurm tests/slurm

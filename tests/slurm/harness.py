@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-STEPS, VALIDATE, CHECKPOINT = 480, 40, 50
+STEPS, VALIDATE, CHECKPOINT, LOG = 320, 32, 40, 4
 
 
 class Cluster:
@@ -106,6 +106,6 @@ def training(latents: Path, name: str, strategy: str = "ddp") -> list[str]:
     return [
         *("slurm/train.sh", "experiment=pretrain", "model=tiny", f"trainer={strategy}", "trainer.accelerator=cpu"),
         *(f"name={name}", f"data.path={latents}", "data.batch_size=4", "data.num_workers=1", "optim.ema_decay=0.9"),
-        *("trainer.precision=32-true", "trainer.log_every_steps=4", f"trainer.max_steps={STEPS}"),
+        *("trainer.precision=32-true", f"trainer.log_every_steps={LOG}", f"trainer.max_steps={STEPS}"),
         *(f"trainer.validate_every_steps={VALIDATE}", f"trainer.checkpoint_every_steps={CHECKPOINT}"),
     ]

@@ -20,7 +20,7 @@ def small_manifest(cluster) -> Path:
     records = [json.loads(line) for line in (source / "manifest.jsonl").read_text().splitlines()]
     chosen = []
     for split, count in (("train", 44), ("valid", 16)):
-        short = [record for record in records if record["split"] == split and record.get("caption")]
+        short = [record for record in records if record.get("split", "train") == split and record.get("caption")]
         chosen += short[:: max(1, len(short) // count)][:count]
     for record in chosen:
         record["path"] = str(source / record["path"])
@@ -74,4 +74,5 @@ def test_a_job_that_fails_stops_the_chain(cluster, sounds):
     assert cluster.wait(jobs["pretrain"], "FAILED")["ExitCode"] == "2:0"
     assert "trainer.max_steps=-1: choose 0 or more" in cluster.log(jobs["pretrain"])
     for name in ("text", "evaluate"):
-        assert cluster.wait(jobs[name], "CANCELLED")["RunTime"] == "00:00:00"
+        cluster.wait(jobs[name], "CANCELLED")
+        assert not cluster.log(jobs[name])  # it never began

@@ -10,6 +10,8 @@ import pytest
 from harness import CHECKPOINT, LOG, STEPS, VALIDATE, training, two_nodes, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from impact_pl.training.strategies import STRATEGIES
+
 pytestmark = pytest.mark.slurm
 
 
@@ -108,3 +110,18 @@ def test_the_time_limit_requeues_and_scancel_ends(cluster, latents):
     assert cluster.log(job).count("saved; the same command continues") == 2
     time.sleep(1)
     assert cluster.facts(job)["JobState"] == "CANCELLED"
+
+
+@pytest.mark.skipif("fsdp2" not in STRATEGIES, reason="there is no trainer=fsdp2 yet")
+def test_fsdp2_warned_on_two_nodes(cluster, latents, undisturbed):
+    """Sharded, stopped and continued: the losses of the undisturbed DDP training, up to the order of float32 sums."""
+    job = cluster.submit(*two_nodes(), *training(latents, "sharded", "fsdp2"))
+    wait_for_a_step(cluster, job, "sharded")
+    warn(cluster, job, random.Random(0))
+    cluster.wait(job, "PENDING")
+    assert cluster.wait(job, "COMPLETED")["Restarts"] == "1"
+    rows = cluster.metrics("sharded")
+    for key in ("train/loss", "valid/loss"):
+        assert [row["step"] for row in rows if row[key]] == [row["step"] for row in undisturbed if row[key]]
+        expected = [float(row[key]) for row in undisturbed if row[key]]
+        assert [float(row[key]) for row in rows if row[key]] == pytest.approx(expected, rel=1e-3)

@@ -47,7 +47,7 @@ class Checkpoints(Callback):
         self._validation_owed = state_dict["validation_owed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stop.install()  # Lightning has wrapped our SIGTERM handler by now
+        self.stop.release()
         self._step = trainer.global_step
         validation = trainer.fit_loop.epoch_loop.val_loop
         validation.setup_data()

@@ -34,7 +34,7 @@ from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.log import quiet_lightning
 from impact_pl.training.optim import build_optimizer, warmup
-from impact_pl.training.signals import StopSignal
+from impact_pl.training.signals import StopSignal, keep_handlers
 from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.strategies import check_devices, resolve_precision
 
@@ -181,7 +181,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     module = CodecTraining(codec, clips, valid_clips, config)
     checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
     trainer = _build_trainer(config, run_dir, bool(valid_clips), checkpoints)
-    stop.hold()
+    keep_handlers(trainer)
     try:
         trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
     except TrainingStopped:

@@ -18,7 +18,7 @@ from impact_pl.training.checkpoint import differences, export, load_averaged, sa
 from impact_pl.training.facts import announce, first_lines
 from impact_pl.training.log import TrainingLog, quiet_lightning
 from impact_pl.training.modules import STAGES, ImpactTraining
-from impact_pl.training.signals import StopSignal
+from impact_pl.training.signals import StopSignal, keep_handlers
 from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
@@ -67,7 +67,6 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
         say(NOTHING_TO_SAVE)
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
-    stop.hold()  # until the first step: see StopSignal
     trainer = build_trainer(config, run_dir, stop, spec, plugins)
     announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     try:
@@ -98,7 +97,7 @@ def build_trainer(
     log = TrainingLog(run_dir, settings.log_every_steps, spec.model.num_timesteps, batch)
     checkpoints = Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, stop)
     samples = [AudioSamples(log, settings.sample_every_steps, config.decoding)] if settings.sample_every_steps else []
-    return Trainer(
+    trainer = Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
@@ -121,6 +120,8 @@ def build_trainer(
         callbacks=[log, *samples, checkpoints],
         default_root_dir=run_dir,
     )
+    keep_handlers(trainer)
+    return trainer
 
 
 def _without_worker_traceback(message: str) -> str:

@@ -56,5 +56,5 @@ class StopSignal:
 
 
 def keep_handlers(trainer: Trainer) -> None:
-    """Lightning would put a SIGTERM handler around ours that talks to the other ranks inside itself and can deadlock."""
+    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock."""
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

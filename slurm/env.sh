@@ -3,6 +3,7 @@
 
 # Account, partition and the like are options of sbatch; it reads them from the environment too:
 # export SBATCH_ACCOUNT=... SBATCH_PARTITION=... SBATCH_TIMELIMIT=1-00:00:00
+# export SBATCH_SIGNAL=USR1@600   # where a step and a checkpoint together may take longer than three minutes
 
 # What chain.sh asks for, job by job (a job that you submit yourself takes the same as options of sbatch).
 # One task a device: two nodes with four GPUs each are --nodes=2 --ntasks-per-node=4 --gpus-per-node=4.

@@ -3,7 +3,9 @@
 #   sbatch slurm/train.sh experiment=pretrain data.path=latents name=big/pretrain
 #   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 slurm/train.sh trainer=ddp ...   # one task a device
 # Three minutes before the time limit SLURM sends SIGUSR1, and so does `scancel --signal=USR1 JOB`: the training saves,
-# and the job goes back into the queue and continues. `scancel JOB` saves and ends it; the same sbatch line continues.
+# and the job goes back into the queue and continues. So it does when it is preempted or a node fails. `scancel JOB` saves
+# and ends it, if saving takes no longer than the site's KillWait (30 s); `scancel --signal=TERM JOB` gives it all the
+# time it needs. The same sbatch line continues.
 #SBATCH --job-name=impact-train
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append

@@ -4,9 +4,10 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
+SLURM   := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format precompute-latents tensorboard clean
+.PHONY: help setup demo test test-all test-slurm lint format precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,7 +26,13 @@ test: setup ## the fast tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-all: setup ## the fast and the slow tests
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not slurm"
+
+test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on this machine, as root; installs SLURM if missing
+	@if ! { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; } >/dev/null; then \
+		test "$$(id -u)" = 0 -a -n "$$(command -v apt-get)" || { echo 'make test-slurm needs root, and $(SLURM) (apt-get install them)' >&2; exit 2; }; \
+		apt-get update -q && apt-get install -y --no-install-recommends $(SLURM); fi
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

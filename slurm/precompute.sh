@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Latents of a manifest as a SLURM job; every argument goes to impact-precompute:
-#   sbatch slurm/precompute.sh manifest=data/mine/manifest.jsonl out=data/mine/latents
+# Latents of a manifest as a SLURM job; every argument goes to impact-precompute. An array shares the shards out:
+#   sbatch --array=0-15 slurm/precompute.sh manifest=data/mine/manifest.jsonl out=data/mine/latents
 # A job that is killed loses at most the shard it was writing; the same sbatch line continues.
 #SBATCH --job-name=impact-precompute
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append
-set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/precompute.sh ...}"
-source slurm/env.sh
-exec srun --ntasks=1 impact-precompute "$@"
+#SBATCH --requeue
+#SBATCH --ntasks=1
+source "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/precompute.sh ...}/slurm/job.sh"
+
+step "${CONTAINER[@]}" impact-precompute "$@"

@@ -2,6 +2,9 @@
 
 import csv
 import errno
+import os
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,9 +15,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impact_pl.config import DecodingConfig, TrainerConfig
 from impact_pl.data.shards import LatentDataset
 from impact_pl.training.checkpoint import read_checkpoint
+from impact_pl.training.facts import git_revision
 from impact_pl.training.fit import train
 from impact_pl.training.log import BucketMeans, bucket_names
-from impact_pl.training.sinks import CsvSink
+from impact_pl.training.sinks import CsvSink, TensorBoardSink
 from impact_pl.training.strategies import check_devices, resolve_precision
 
 
@@ -51,6 +55,7 @@ def test_figures_and_their_columns(config):
     assert float(first["train/gradient_norm"]) > 0
     assert float(first["throughput/clips_per_second"]) > 0
     assert 0 < float(first["throughput/data_wait_share"]) < 1
+    assert 0.05 < float(first["memory/peak_gb"]) < 100
     assert all(first[name] for name in bucket_names(1000)[1:5])
     events = EventAccumulator(str(last(config).parent.parent)).Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [2, 4, 6]
@@ -92,6 +97,59 @@ def test_csv_drops_what_a_resumed_run_does_again(tmp_path):
     sink.write(30, {"b": 1.0})
     sink.close()
     assert path.read_text().split() == ["step,a,b", "10,3.33333,", "20,6.66667,", "30,,1"]
+
+
+def test_csv_forgets_a_row_that_a_kill_has_cut(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,a\n10,1\n20,2\n2")  # of 21
+    CsvSink(path, ["a"], 20).close()
+    assert path.read_text() == "step,a\n10,1\n20,2\n"
+
+
+@pytest.mark.parametrize("resumed", [0, 3])
+def test_tensorboard_after_a_kill(tmp_path, resumed):
+    """The last event is cut in half; what comes again after the resumed step is seen once."""
+    sink = TensorBoardSink(tmp_path, 0)
+    for step in range(1, 6):
+        sink.write(step, {"a": step / 3})
+    sink.close()
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, file.stat().st_size - 20)
+    sink = TensorBoardSink(tmp_path, resumed)
+    for step in range(resumed + 1, 7):
+        sink.write(step, {"a": step / 3})
+    sink.close()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("a")
+    assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]
+
+
+def test_first_lines_of_every_start_are_kept(config, capsys):
+    config.trainer.max_steps = 1
+    assert train(config) == 0
+    config.trainer.max_steps = 2
+    assert train(config) == 0
+    lines = (last(config).parents[1] / "run.log").read_text().splitlines()
+    assert [line.split("  ")[1].split()[0] for line in lines] == ["stage", "1", "code"] * 2
+    assert "0.0146 M parameters, 11 clips, 4 a step (global batch), 1 steps" in lines[0]
+    assert "1 node(s), 1 rank(s) on CPUAccelerator, SingleDeviceStrategy, precision 32-true" in lines[1]
+    assert lines[0].split("  ")[1] in capsys.readouterr().out
+
+
+def test_git_revision(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y", *arguments], cwd=tmp_path, check=True)
+
+    tracked, other = tmp_path / "tracked.py", tmp_path / "other.py"
+    tracked.write_text("a")
+    assert git_revision(tracked) == "unknown"
+    git("init", "-q")
+    git("add", "tracked.py")
+    git("commit", "-qm", "x")
+    other.write_text("b")
+    assert re.fullmatch("[0-9a-f]{7,}", git_revision(tracked))
+    tracked.write_text("c")
+    assert re.fullmatch(r"[0-9a-f]{7,}\+changes", git_revision(tracked))
+    assert git_revision(other) == "unknown"  # in somebody else's checkout, as an installed package may be
 
 
 def test_non_finite_loss_stops_and_keeps_the_last_good_checkpoint(config):

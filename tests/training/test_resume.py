@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.shards import LatentDataset
@@ -71,7 +72,7 @@ def test_three_and_three_steps_are_six(config, workers, accumulate):
 
 def losses(text: str) -> list[tuple[str, str]]:
     rows = [line.split(",") for line in text.splitlines()]
-    kept = [i for i, name in enumerate(rows[0]) if not name.startswith("throughput/")]
+    kept = [i for i, name in enumerate(rows[0]) if not name.startswith(("throughput/", "memory/"))]
     return [tuple(row[i] for i in kept) for row in rows]
 
 
@@ -96,10 +97,11 @@ class StopsWhileReading(LatentDataset):
         return super().__getitem__(i)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 138), (signal.SIGTERM, 143)])
 def test_signal_saves_at_the_end_of_the_step_and_the_same_call_continues(config, monkeypatch, capsys, signum, code):
     import impact_pl.data.datamodule as datamodule
 
+    config.trainer.log_every_steps = 3  # the second row's mean spans the interruption
     whole = run(config, "whole", 6)
     StopsWhileReading.reads, StopsWhileReading.at, StopsWhileReading.signum = 0, 15, signum  # in the fourth step
     config.name = "stopped"
@@ -113,6 +115,84 @@ def test_signal_saves_at_the_end_of_the_step_and_the_same_call_continues(config,
     assert not (run_dir(config) / "model").exists()
     parts = run(config, "stopped", 6)
     assert_same({k: whole[k] for k in STATE}, {k: parts[k] for k in STATE})
+    assert figures(config, "stopped") == figures(config, "whole")
+
+
+def figures(config: TrainConfig, name: str) -> list[tuple[str, ...]]:
+    return losses((run_dir(config).with_name(name) / "metrics.csv").read_text())
+
+
+class InterruptedValidation(LatentDataset):
+    """Something happens while the first validation clip is read."""
+
+    def __getitem__(self, i):
+        if i == 0 and self.entries[i][0].parent.name == "valid":
+            self.happens()
+        return super().__getitem__(i)
+
+    def happens(self):
+        signal.raise_signal(signal.SIGUSR1)
+
+
+class BrokenValidation(InterruptedValidation):
+    def happens(self):
+        raise ValueError("unreadable")
+
+
+def test_a_signal_during_validation_stops_it_and_it_is_made_up_for(config, monkeypatch):
+    """One of two validation batches is left out; the checkpoint says that the figure of its step is still to come."""
+    import impact_pl.data.datamodule as datamodule
+
+    whole = run(config, "whole", 6)
+    config.name = "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "LatentDataset", InterruptedValidation)
+        for _ in range(2):  # the second time in the validation that is made up for
+            assert train(config) == 138
+            assert checkpoint_of(config)["global_step"] == 4
+            assert checkpoint_of(config)["callbacks"]["Checkpoints"] == {"validation_owed": True}
+            assert figures(config, "stopped") == figures(config, "whole")[:5]  # title, steps 1 to 4
+    parts = run(config, "stopped", 6)
+    assert_same({k: whole[k] for k in STATE}, {k: parts[k] for k in STATE})
+    assert figures(config, "stopped") == figures(config, "whole")
+    events = EventAccumulator(str(run_dir(config).with_name("stopped"))).Reload()
+    assert [event.step for event in events.Scalars("valid/loss")] == [4]
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_checkpoint_is_later_than_the_validation_of_its_step(config, monkeypatch):
+    """Killed in a validation, a training starts again before it: no figure can be missing."""
+    import impact_pl.data.datamodule as datamodule
+
+    config.trainer.checkpoint_every_steps = 2
+    run(config, "whole", 6)
+    config.name = "killed"
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "LatentDataset", BrokenValidation)
+        with pytest.raises(ValueError, match="unreadable"):
+            train(config)
+    assert checkpoint_of(config)["global_step"] == 2
+    run(config, "killed", 6)
+    assert figures(config, "killed") == figures(config, "whole")
+
+
+class StopsWhileOpening(LatentDataset):
+    """A signal after our handlers are in place, while Lightning sets up."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        signal.raise_signal(signal.SIGUSR1)
+
+
+def test_a_signal_during_set_up_waits_and_stops_before_the_first_step(config, monkeypatch, capsys):
+    import impact_pl.data.datamodule as datamodule
+
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "LatentDataset", StopsWhileOpening)
+        assert train(config) == 138
+    assert "before the first step; nothing to save" in capsys.readouterr().out
+    assert not (run_dir(config) / "checkpoints" / "last.ckpt").exists()
+    assert train(config) == 0
 
 
 def test_signal_before_the_first_step_ends_without_a_checkpoint(config, monkeypatch, capsys):

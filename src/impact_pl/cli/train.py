@@ -10,7 +10,7 @@ HELP = f"""
 usage: impact-train experiment=NAME [group=choice ...] [key=value ...]
 
 Train one stage of IMPACT, or the built-in codec, into runs_dir/name. The same command continues an interrupted
-training (Ctrl-C and SIGTERM save first) and does nothing once it is finished.
+training (Ctrl-C, SIGTERM and SIGUSR1 save first) and does nothing once it is finished.
 
   impact-train experiment=pretrain model=nano trainer=cpu data.path=LATENTS name=mine/pretrain
   impact-train experiment=text model=nano trainer=cpu data.path=LATENTS name=mine/text init_from=runs/mine/pretrain

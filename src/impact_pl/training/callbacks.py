@@ -1,8 +1,9 @@
 """What happens beside the steps: checkpoints, stopping on request, generated audio in TensorBoard."""
 
 import io
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -20,34 +21,81 @@ from impact_pl.training.signals import StopSignal
 NUM_CLIPS = 2  # generated each time
 
 
+class TrainingStopped(Exception):
+    """A signal's request has been met: all ranks have saved and leave ``fit`` together, at the same step."""
+
+
 class Checkpoints(Callback):
     """Saves every ``every`` steps, at the end, and when a signal has asked for it; it stands last among the callbacks.
 
-    Only right after an optimizer step: what a checkpoint holds is then the same however it came about. A signal on any
-    rank stops all ranks at the same step.
+    Only right after an optimizer step, or after the validation that belongs to it: a checkpoint of step n exists when
+    everything that step n has to log is logged, or the checkpoint says that its validation is still owed. A signal on
+    any rank stops all ranks at the same step; only the last step is finished instead, with its validation.
+
+    Raises:
+        TrainingStopped: out of ``Trainer.fit``, after a signal.
     """
 
     def __init__(self, path: Path, every: int, stop: StopSignal):
         self.path, self.every, self.stop = path, every, stop
-        self.stopped = False  # by a signal, on this or another rank
-        self._saved_step = -1
+        self._validation_owed = self._due = False
+
+    def state_dict(self) -> dict[str, bool]:
+        return {"validation_owed": self._validation_owed}
+
+    def load_state_dict(self, state_dict: dict[str, bool]) -> None:
+        self._validation_owed = state_dict["validation_owed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.stop.install()  # Lightning has wrapped our SIGTERM handler by now
-        self._step = self._saved_step = trainer.global_step
+        self.stop.release()
+        self._step = trainer.global_step
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        validation.setup_data()
+        self._validates = not validation.skip
+        if self._is_stop_agreed(trainer):
+            self._leave(trainer)  # the last checkpoint, if there is one, is where we stand
+        if self._validation_owed and self._validates:
+            self._due = True
+            trainer.validating = True  # as Lightning does it between two steps
+            validation.run()
+            trainer.training = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of an accumulation
         self._step = trainer.global_step
-        self.stopped = trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
-        is_due = self.every > 0 and self._step % self.every == 0
-        if is_due or self.stopped or self._step == trainer.max_steps:
+        is_last = self._step == trainer.max_steps
+        batches = self._step * trainer.accumulate_grad_batches
+        validation_follows = self._validates and batches % (trainer.val_check_batch or 1) == 0
+        if self._is_stop_agreed(trainer) and not is_last:
+            self._save(trainer, validation_owed=validation_follows)
+            self._leave(trainer)
+        self._due = is_last or (self.every > 0 and self._step % self.every == 0)
+        if self._due and not validation_follows:
+            self._save(trainer)
+
+    def on_validation_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step < trainer.max_steps and self._is_stop_agreed(trainer):
+            trainer.training = True
+            self._save(trainer, validation_owed=True)
+            self._leave(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self._due:
+            self._save(trainer)
+
+    def _is_stop_agreed(self, trainer: Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self.stop.requested, all=False)
+
+    def _save(self, trainer: Trainer, validation_owed: bool = False) -> None:
+        self._validation_owed = validation_owed
+        with torch.inference_mode(False):  # validation's is on after a validation
             save_checkpoint(trainer, self.path)
-            self._saved_step = self._step
-        if self.stopped and self._step < trainer.max_steps:
-            trainer.limit_val_batches = 0  # or Lightning would validate once more before it stops
-            trainer.should_stop = True
+
+    def _leave(self, trainer: Trainer) -> NoReturn:
+        is_usr1 = trainer.strategy.reduce_boolean_decision(self.stop.signum == signal.SIGUSR1, all=False)
+        self.stop.signum = signal.SIGUSR1 if is_usr1 else self.stop.signum or signal.SIGTERM
+        raise TrainingStopped
 
 
 class AudioSamples(Callback):

@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
 from impact_pl.data.order import derive_seed
-from impact_pl.training.callbacks import Checkpoints
+from impact_pl.training.callbacks import Checkpoints, TrainingStopped
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
 from impact_pl.training.codec_data import draw_crops, load_clips, to_float
@@ -34,7 +34,8 @@ from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.log import quiet_lightning
 from impact_pl.training.optim import build_optimizer, warmup
-from impact_pl.training.signals import StopSignal
+from impact_pl.training.signals import StopSignal, keep_handlers
+from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.strategies import check_devices, resolve_precision
 
 NUM_VALID_CROPS = 64
@@ -148,7 +149,7 @@ def train_codec(config: TrainConfig) -> int:
     codec folder, gives latents and decoder to start from.
 
     Returns:
-        The process's exit code: 0 when finished, 130 or 143 when a signal stopped it (the same call continues).
+        The process's exit code: 0 when finished, 130, 138 or 143 when a signal stopped it (the same call continues).
 
     Raises:
         ValueError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
@@ -180,8 +181,10 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     module = CodecTraining(codec, clips, valid_clips, config)
     checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
     trainer = _build_trainer(config, run_dir, bool(valid_clips), checkpoints)
-    trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
-    if trainer.global_step < config.trainer.max_steps:
+    keep_handlers(trainer)
+    try:
+        trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
+    except TrainingStopped:
         print(f"stopped at step {trainer.global_step}, saved; the same command continues", flush=True)
         return stop.exit_code
     with module.averaged_decoder():
@@ -222,6 +225,7 @@ def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, checkpoin
         accelerator=settings.accelerator,
         devices=1,
         precision=resolve_precision(settings),  # type: ignore[arg-type]
+        plugins=cluster_plugins(),
         max_steps=settings.max_steps,
         max_epochs=-1,
         gradient_clip_val=config.optim.gradient_clip,

@@ -24,7 +24,8 @@ class CodecLog(Callback):
         columns = ["train/loss", *FIGURES, "valid/loss"]
         self._terminal = terminal_sink(trainer.max_steps, step)
         metrics = CsvSink(self.run_dir / "metrics.csv", columns, step)
-        self._sinks: list[Any] = [metrics, TensorBoardSink(self.run_dir, step), self._terminal]
+        self._tensorboard = TensorBoardSink(self.run_dir, step)
+        self._sinks: list[Any] = [metrics, self._tensorboard, self._terminal]
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()
 
@@ -44,7 +45,16 @@ class CodecLog(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._write(trainer.global_step, {"valid/loss": pl_module.valid_loss})
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._tensorboard.writer.flush()
+
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for sink in self.__dict__.pop("_sinks", []):
             sink.close()
 

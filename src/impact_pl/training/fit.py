@@ -3,31 +3,36 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.models.impact import ImpactSpec
-from impact_pl.training.callbacks import AudioSamples, Checkpoints
+from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
 from impact_pl.training.checkpoint_files import CheckpointFiles, find
+from impact_pl.training.facts import announce, first_lines
 from impact_pl.training.log import TrainingLog, quiet_lightning
-from impact_pl.training.modules import STAGES, ImpactTraining
-from impact_pl.training.signals import StopSignal
+from impact_pl.training.modules import STAGES
+from impact_pl.training.signals import StopSignal, keep_handlers
+from impact_pl.training.slurm import cluster_plugins
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
+
+NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 
 
 def train(config: TrainConfig) -> int:
     """Train one stage to ``trainer.max_steps``, from scratch or from where this run directory stands.
 
     Returns:
-        The process's exit code: 0 when finished, 130 or 143 when a signal stopped it (the same call continues).
+        The process's exit code: 0 when finished, 130, 138 or 143 when SIGINT, SIGUSR1 or SIGTERM
+        stopped it (the same call continues).
 
     Raises:
         ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
@@ -59,37 +64,32 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
         return 0
     check_devices(config.trainer)
     module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec)
-    if stop.requested:
-        say("stopped before the first step; nothing to save")
+    plugins = cluster_plugins()
+    if stop.requested and not plugins:  # ranks that SLURM started wait for each other: there the first step decides
+        say(NOTHING_TO_SAVE)
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
-    trainer, checkpoints = build_trainer(config, run_dir, stop, spec)
-    say(_first_lines(config, trainer, data, module))
+    trainer = build_trainer(config, run_dir, stop, spec, plugins)
+    announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
-    except SIGTERMException:  # SIGTERM in the moment between Lightning's handler and ours
-        checkpoints.stopped = True
+    except TrainingStopped:
+        step = trainer.global_step
+        say(f"stopped at step {step}, saved; the same command continues" if step else NOTHING_TO_SAVE)
+        # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
+        return stop.exit_code if trainer.is_global_zero or plugins else 0
     except ValueError as error:
         raise ValueError(_without_worker_traceback(str(error))) from error
-    return _finish(trainer, run_dir, checkpoints, stop)
-
-
-def _finish(trainer: Trainer, run_dir: Path, checkpoints: Checkpoints, stop: StopSignal) -> int:
-    step = trainer.global_step
-    if trainer.is_global_zero and step >= trainer.max_steps:
+    if trainer.is_global_zero:
         # From the checkpoint, which all processes have just written: here the average may be sharded.
         export(run_dir / "checkpoints" / "last.ckpt", run_dir / "model")
-        say(f"trained to {step} steps: the model is in {run_dir / 'model'}")
-    if checkpoints.stopped and step < trainer.max_steps:
-        say(f"stopped at step {step}, saved; the same command continues")
-        # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
-        return stop.exit_code if trainer.is_global_zero else 0
+        say(f"trained to {trainer.global_step} steps: the model is in {run_dir / 'model'}")
     return 0
 
 
 def build_trainer(
-    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec
-) -> tuple[Trainer, Checkpoints]:
+    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec, plugins: list[Any]
+) -> Trainer:
     """Lightning's trainer with our callbacks in place of its own logging, bar, checkpoints and signal handling."""
     settings = config.trainer
     batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
@@ -102,7 +102,7 @@ def build_trainer(
         num_nodes=settings.num_nodes,
         strategy=build_strategy(settings),
         precision=resolve_precision(settings),  # type: ignore[arg-type]
-        plugins=[CheckpointFiles()],
+        plugins=[CheckpointFiles(), *plugins],
         max_steps=settings.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=settings.accumulate_grad_batches,
@@ -119,7 +119,8 @@ def build_trainer(
         callbacks=[log, *samples, checkpoints],
         default_root_dir=run_dir,
     )
-    return trainer, checkpoints
+    keep_handlers(trainer)
+    return trainer
 
 
 def _without_worker_traceback(message: str) -> str:
@@ -156,14 +157,3 @@ def _export_trained(run_dir: Path, last: Path, step: int) -> None:
     if not (run_dir / "model" / "config.json").is_file():
         export(last, run_dir / "model")
     say(f"already trained to {step} steps: the model is in {run_dir / 'model'}")
-
-
-def _first_lines(config: TrainConfig, trainer: Trainer, data: LatentDataModule, module: ImpactTraining) -> str:
-    millions = sum(p.numel() for p in module.model.parameters()) / 1e6
-    processes = trainer.world_size
-    batch = config.data.batch_size * processes * trainer.accumulate_grad_batches
-    return (
-        f"stage {config.stage}: {millions:.1f} M parameters, {data.index.num_samples} clips, {batch} a step, "
-        f"{config.trainer.max_steps} steps, {processes} process(es) on {trainer.accelerator.__class__.__name__}, "
-        f"precision {trainer.precision}"
-    )

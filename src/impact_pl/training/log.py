@@ -2,6 +2,8 @@
 
 import itertools
 import logging
+import resource
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -22,36 +24,47 @@ FIGURES = (
     "throughput/clips_per_second",
     "throughput/seconds_per_step",
     "throughput/data_wait_share",
+    "memory/peak_gb",
 )
 
 
 class BucketMeans:
     """Mean loss since the last ``pop``: overall, by quarter of the diffusion time, and by mask ratio.
 
-    Sums stay on the device, so that adding a batch does not wait for it.
+    Sums stay on the device, so that adding a batch does not wait for it. Float64 (where the device has it) gives the
+    same means to all digits that are written when they have gone through a checkpoint, as one sum of all ranks.
     """
 
     def __init__(self, num_timesteps: int, device: torch.device):
         edges = [num_timesteps * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
         self.names = bucket_names(num_timesteps)
         self._timestep_edges = torch.tensor(edges[1:-1], device=device)
-        self._sums = torch.zeros(2, len(self.names), device=device)  # loss sums, counts
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(2, len(self.names), device=device, dtype=dtype)  # loss sums, counts
 
     def add(self, loss: Tensor, per_position: Tensor, timesteps: Tensor, mask_ratio: float) -> None:
         """Args: loss (), per_position (K,) and timesteps (K,) of one batch, and the batch's mask ratio."""
-        self._sums[:, 0] += torch.stack([loss.float(), torch.ones_like(loss, dtype=torch.float32)])
+        loss, per_position = loss.to(self._sums), per_position.to(self._sums)
+        self._sums[:, 0] += torch.stack([loss, torch.ones_like(loss)])
         bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
-        self._sums[0].index_add_(0, bucket, per_position.float())
-        self._sums[1].index_add_(0, bucket, torch.ones_like(per_position, dtype=torch.float32))
+        self._sums[0].index_add_(0, bucket, per_position)
+        self._sums[1].index_add_(0, bucket, torch.ones_like(per_position))
         ratio_bucket = 1 + NUM_TIMESTEP_BUCKETS + sum(mask_ratio >= edge for edge in MASK_RATIO_EDGES)
-        self._sums[0, ratio_bucket] += loss.float()
+        self._sums[0, ratio_bucket] += loss
         self._sums[1, ratio_bucket] += 1
 
     def pop(self, trainer: Trainer) -> dict[str, float]:
         """Means over all ranks (empty buckets left out); starts again at zero."""
-        sums, counts = trainer.strategy.reduce(self._sums.clone(), reduce_op="sum").tolist()
+        sums, counts = self.over_ranks(trainer).tolist()
         self._sums.zero_()
         return {name: s / n for name, s, n in zip(self.names, sums, counts, strict=True) if n > 0}
+
+    def over_ranks(self, trainer: Trainer) -> Tensor:
+        """(2, buckets) sums and counts of all ranks."""
+        return trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")  # type: ignore[return-value]
+
+    def start_from(self, sums: Tensor) -> None:
+        self._sums.copy_(sums)
 
 
 def bucket_names(num_timesteps: int) -> list[str]:
@@ -81,11 +94,14 @@ class TrainingLog(Callback):
         self._terminal: LineSink | BarSink | None = None
         self._seconds = self._waited = 0.0
         self._steps = 0
+        self._resumed_sums: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._means = BucketMeans(self.num_timesteps, pl_module.device)
         self._logged_step = trainer.global_step
         if trainer.is_global_zero:
+            if self._resumed_sums is not None:
+                self._means.start_from(self._resumed_sums)
             columns = [*self._means.names, *FIGURES, "valid/loss"]
             self.tensorboard = TensorBoardSink(self.run_dir, trainer.global_step)
             self._terminal = terminal_sink(trainer.max_steps, trainer.global_step)
@@ -114,6 +130,15 @@ class TrainingLog(Callback):
         if pl_module.valid_loss is not None:
             self._write(trainer, {"valid/loss": pl_module.valid_loss})
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Nothing that came before a checkpoint may be lost by a kill after it; steps since the last row go with it."""
+        checkpoint["loss_sums"] = self._means.over_ranks(trainer).cpu()
+        if self.tensorboard is not None:
+            self.tensorboard.writer.flush()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._resumed_sums = checkpoint.get("loss_sums")
+
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._close()
 
@@ -128,6 +153,7 @@ class TrainingLog(Callback):
             self._steps * self.clips_per_step / seconds,
             seconds / self._steps,
             self._waited / seconds,
+            float(trainer.strategy.reduce(peak_memory(pl_module.device), reduce_op="max")),
         )
         self._seconds = self._waited = 0.0
         self._steps = 0
@@ -141,6 +167,15 @@ class TrainingLog(Callback):
         for sink in self._sinks:
             sink.close()
         self._sinks = []
+
+
+def peak_memory(device: torch.device) -> Tensor:
+    """Most memory that this process has had so far, in GB (10^9 bytes): allocated on the GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return torch.tensor(peak / 1e9, device=device)
 
 
 def quiet_lightning() -> None:

@@ -21,7 +21,8 @@ class CsvSink:
         kept: list[dict] = []
         if path.is_file():
             with path.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["step"]) <= resumed_step]
+                whole = [line for line in file if line.endswith("\n")]  # a kill may have cut the last one
+            kept = [row for row in csv.DictReader(whole) if int(row["step"]) <= resumed_step]
         partial = path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
@@ -40,10 +41,10 @@ class CsvSink:
 
 
 class TensorBoardSink:
-    """Event files in the run directory; ``purge_step`` hides what a resumed run does again."""
+    """Event files in the run directory; ``purge_step`` hides what a run does again, also when it began anew at 0."""
 
     def __init__(self, folder: Path, resumed_step: int):
-        self.writer = SummaryWriter(str(folder), purge_step=resumed_step + 1 if resumed_step else None)
+        self.writer = SummaryWriter(str(folder), purge_step=resumed_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():

@@ -1,0 +1,31 @@
+"""Training inside a SLURM job: how Lightning finds the other ranks, and what the log says about the job.
+
+Requeueing is the job script's (slurm/job.sh): it sees from the exit code that a warning signal stopped the training.
+"""
+
+import os
+from typing import Any
+
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+
+def cluster_plugins() -> list[Any]:
+    """SLURM's environment inside a job step, without Lightning's own requeueing.
+
+    Note:
+        That one saves from inside the signal handler: ranks that are signalled apart wait for each other forever, and
+        DataLoader workers overwrite the checkpoint (lightning issue 21406).
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def describe_job() -> str:
+    """Job, restart count and nodes; empty outside a job."""
+    if not SLURMEnvironment.detect():
+        return ""
+    environment = os.environ
+    job = environment.get("SLURM_JOB_ID", "unknown")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    return f"SLURM job {job}, restart {restarts}, on {environment.get('SLURM_JOB_NODELIST', 'unknown nodes')}"

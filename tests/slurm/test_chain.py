@@ -1,0 +1,78 @@
+"""slurm/chain.sh: four jobs, each after the one before; a failure stops what comes behind it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import ROOT, Cluster
+
+from impact_pl.config import PrecomputeConfig
+from impact_pl.data_prep import builtin
+
+JOBS = ("precompute", "pretrain", "text", "evaluate")
+
+
+@pytest.fixture(scope="session")
+def small_manifest(cluster) -> Path:
+    """Sixty clips of the built-in corpus, which is fetched once and kept."""
+    source = ROOT / "data" / "builtin"
+    builtin.main(["--out", str(source)])
+    records = [json.loads(line) for line in (source / "manifest.jsonl").read_text().splitlines()]
+    chosen = []
+    for split, count in (("train", 44), ("valid", 16)):
+        short = [record for record in records if record.get("split", "train") == split and record.get("caption")]
+        chosen += short[:: max(1, len(short) // count)][:count]
+    for record in chosen:
+        record["path"] = str(source / record["path"])
+    manifest = cluster.work / "small.jsonl"
+    manifest.write_text("".join(json.dumps(record) + "\n" for record in chosen))
+    return manifest
+
+
+def submit_chain(cluster: Cluster, *arguments: object) -> dict[str, str]:
+    """Job ids by name."""
+    tasks = "0-1" if "num_tasks" in PrecomputeConfig.__dataclass_fields__ else "0-0"
+    cluster.set_options(
+        PRECOMPUTE_OPTIONS=f"--array={tasks} --cpus-per-task=1",
+        TRAIN_OPTIONS="--nodes=2 --ntasks-per-node=1 --cpus-per-task=2",
+        EVALUATE_OPTIONS="--cpus-per-task=2",
+    )
+    lines = cluster.run("bash", "slurm/chain.sh", *arguments).splitlines()
+    return dict(line.split(": job ") for line in lines)
+
+
+@pytest.mark.slurm
+def test_the_whole_way(cluster, small_manifest):
+    """Real recordings to metrics, both trainings on two nodes."""
+    jobs = submit_chain(
+        cluster,
+        *(
+            f"manifest={small_manifest}",
+            "name=chain",
+            "precompute.clip_seconds=1.28",
+            "precompute.samples_per_shard=16",
+        ),
+        *("model=tiny", "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_steps=40", "data.batch_size=8"),
+        *("trainer.validate_every_steps=20", "evaluate.iterations=4", "evaluate.diffusion-steps=5"),
+    )
+    assert tuple(jobs) == JOBS
+    for name in JOBS:
+        assert cluster.wait(jobs[name], "COMPLETED", timeout=300)["ExitCode"] == "0:0", name
+    metrics = json.loads((cluster.work / "runs" / "chain" / "metrics.json").read_text())
+    assert metrics["num_samples"] == 16
+    assert cluster.step("chain/pretrain") == cluster.step("chain/text") == 40
+
+
+@pytest.mark.slurm
+def test_a_job_that_fails_stops_the_chain(cluster, sounds):
+    jobs = submit_chain(
+        cluster,
+        *(f"manifest={sounds}", "name=bad", "precompute.clip_seconds=1.28", "trainer.accelerator=cpu"),
+        "pretrain.trainer.max_steps=-1",
+    )
+    assert cluster.wait(jobs["precompute"], "COMPLETED")
+    assert cluster.wait(jobs["pretrain"], "FAILED")["ExitCode"] == "2:0"
+    assert "trainer.max_steps=-1: choose 0 or more" in cluster.log(jobs["pretrain"])
+    for name in ("text", "evaluate"):
+        cluster.wait(jobs[name], "CANCELLED")
+        assert not cluster.log(jobs[name])  # it never began

@@ -1,0 +1,91 @@
+"""What of slurm/ can be tested without a cluster."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from harness import ROOT
+
+SCRIPTS = [*sorted((ROOT / "slurm").glob("*.sh")), ROOT / "tests" / "slurm" / "cluster.sh"]
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    done = subprocess.run(["shellcheck", *SCRIPTS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def chain(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(ROOT / "slurm" / "chain.sh"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_chain_says_what_it_would_submit(sounds):
+    done = chain(
+        *("--dry-run", f"manifest={sounds}", "name=mine", "model=nano", "precompute.clip_seconds=2.56"),
+        *("pretrain.experiment=demo_pretrain", "evaluate.iterations=8"),
+    )
+    assert done.returncode == 0, done.stderr
+    precompute, pretrain, text, evaluate = done.stdout.splitlines()
+    assert "--array=" in precompute
+    assert precompute.endswith(f"precompute.sh manifest={sounds} out=runs/mine/latents clip_seconds=2.56")
+    assert "--dependency=afterok:<precompute>" in pretrain
+    assert pretrain.endswith("data.path=runs/mine/latents model=nano experiment=demo_pretrain name=mine/pretrain")
+    assert "--dependency=afterok:<pretrain>" in text
+    assert text.endswith("model=nano experiment=text init_from=runs/mine/pretrain name=mine/text")
+    assert "--dependency=afterok:<text>" in evaluate
+    assert evaluate.endswith(f"manifest={sounds} model=runs/mine/text/model out=runs/mine iterations=8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["name=x"], "manifest=FILE name=NAME"),
+        (["name=x", "manifest=/nowhere.jsonl"], "no such file"),
+        (["dry-run"], "expected KEY=VALUE"),
+    ],
+)
+def test_mistakes_in_the_chains_arguments(arguments, message):
+    done = chain(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
+    """Run slurm/job.sh's step with a srun that exits with ``code``; returns its exit code and what it asks scontrol."""
+    shutil.copytree(ROOT / "slurm", folder / "slurm")
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "srun").write_text(f"#!/bin/sh\nexit {code}\n")
+    (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\necho "{job}"\n')
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(folder),
+        "SLURM_JOB_ID": "8",
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "3",
+    }
+    done = subprocess.run(["bash", "-c", "source slurm/job.sh; step x"], cwd=folder, env=environment, text=True)
+    asked = folder / "asked"
+    return done.returncode, asked.read_text().splitlines() if asked.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("code", "job", "requeued"),
+    [
+        (0, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", False),
+        (2, "JobState=RUNNING PreemptTime=None", False),
+        (138, "JobState=RUNNING PreemptTime=None", True),
+        (143, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
+        (143, "JobState=COMPLETING PreemptTime=2026-01-01T00:00:00", False),
+    ],
+)
+def test_when_a_job_is_requeued(tmp_path, code, job, requeued):
+    """Array tasks by their own name, and never a job that is finished, failed or cancelled."""
+    exit_code, asked = step(tmp_path, code, job)
+    assert exit_code == code
+    assert ("requeue 7_3" in asked) == requeued

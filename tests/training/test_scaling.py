@@ -22,8 +22,10 @@ SPEC = ImpactSpec(MODEL, 4, 1, [0.0] * 4, 1.0, text_features={"minilm": (6, 8)})
 def test_parameters_are_counted_without_weights(name, millions):
     sizes = scaling.count_parameters(command.spec_of(name))
     assert round(sizes.total / 1e6) == millions
-    depth = command.spec_of(name).model.depth
-    assert sizes.total == 2 * depth * sizes.block + sizes.rest
+    depth, head = command.spec_of(name).model.depth, command.spec_of(name).model.head_depth
+    width = command.spec_of(name).model.head_width
+    head_block = 5 * width * width + 7 * width  # two layers, the modulation's three, and a norm
+    assert sizes.total == 2 * depth * sizes.block + head * head_block + sizes.rest
 
 
 def test_one_rank_holds_what_its_tensors_take():
@@ -58,7 +60,7 @@ def test_an_all_reduce_is_a_scatter_and_a_gather():
     sizes = scaling.Sizes(total=1000, block=100, rest=200)
     assert scaling.sent(sizes, "ddp", 1) == 0
     assert scaling.sent(sizes, "ddp", 4) == 2 * 3 / 4 * 4000
-    assert scaling.sent(sizes, "fsdp2", 4) == 3 / 4 * (3 * 4000 - 800)
+    assert scaling.sent(sizes, "fsdp2", 4) == 3 * 3 / 4 * 4000
 
 
 def test_activations_continue_to_any_depth():

@@ -41,6 +41,11 @@ def transformer_blocks(model: Impact) -> Iterator[nn.Module]:
     yield from (*model.encoder.enc1.blocks, *model.encoder.enc2.blocks)
 
 
+def sharded_blocks(model: Impact) -> Iterator[nn.Module]:
+    """What FSDP2 gathers one by one."""
+    yield from (*transformer_blocks(model), *model.head.blocks)
+
+
 def shard(model: Impact, mesh: DeviceMesh) -> None:
     """FSDP2: every block's parameters are cut along their first dimension, and whole only while the block computes.
 
@@ -51,7 +56,7 @@ def shard(model: Impact, mesh: DeviceMesh) -> None:
         Weights are drawn whole in every process, so that they equal those of one process with the same seed. That
         takes 8 bytes a parameter (model and average) of host memory in each process before it shards.
     """
-    for block in (*transformer_blocks(model), *model.head.blocks):
+    for block in sharded_blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     register_fsdp_forward_method(model, "generate")

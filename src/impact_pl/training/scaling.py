@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.models.impact import Impact, ImpactSpec
-from impact_pl.models.transformer import Block
+from impact_pl.training.parallel import sharded_blocks
 
 BYTES = 4  # float32
 STRATEGIES = ("ddp", "zero1", "zero2", "fsdp2")
@@ -23,7 +23,7 @@ MASK_RATIOS = (0.7, 1.0)  # ends of the range: most patches in Enc1, most rows i
 
 @dataclass
 class Sizes:
-    """Numbers of parameters: all, of one transformer block, and of what is in no block."""
+    """Numbers of parameters: all, of the largest block that is sharded by itself, and of what is in no block."""
 
     total: int
     block: int
@@ -34,7 +34,7 @@ def count_parameters(spec: ImpactSpec) -> Sizes:
     """Of the model that ``spec`` means, without making its weights."""
     with torch.device("meta"):
         model = Impact(spec)
-    blocks = [sum(p.numel() for p in block.parameters()) for block in model.modules() if isinstance(block, Block)]
+    blocks = [sum(p.numel() for p in block.parameters()) for block in sharded_blocks(model)]
     total = sum(p.numel() for p in model.parameters())
     return Sizes(total, max(blocks), total - sum(blocks))
 
@@ -69,7 +69,7 @@ def sent(sizes: Sizes, strategy: str, ranks: int) -> float:
     if strategy in ("ddp", "zero1", "zero2"):
         return 2 * part * sizes.total
     assert strategy == "fsdp2", strategy
-    return part * (3 * sizes.total - sizes.rest)
+    return 3 * part * sizes.total
 
 
 @dataclass

@@ -16,7 +16,7 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) -e ".[eval,dev]"
+	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed]"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html

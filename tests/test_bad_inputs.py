@@ -11,6 +11,7 @@ import torch
 
 from impact_pl.cli import evaluate, export, generate, precompute, train
 from impact_pl.codec import load_codec
+from impact_pl.data.partial import partial_path
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.data_prep import folder
 
@@ -114,7 +115,7 @@ def test_full_disk_while_writing_a_shard(fails, run, sounds, latents, tmp_path):
     out = tmp_path / "out"
     argv = [f"manifest={sounds}", f"out={out}", "clip_seconds=1.28", "samples_per_shard=5"]
     (out / "train").mkdir(parents=True)
-    partial = out / "train" / ".000001.tar.partial"
+    partial = partial_path(out / "train" / "000001.tar")
     partial.symlink_to("/dev/full")
     message = fails(precompute.main, *argv)
     assert "the disk is full" in message

@@ -44,7 +44,7 @@ from impact_pl.training.checkpoint_files import find
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed (extra [deepspeed])")
 SHARED = ["ddp", "fsdp2", *["deepspeed"] * HAS_DEEPSPEED]  # strategies of several processes
 STRATEGIES = [pytest.param(name, marks=needs_deepspeed if name == "deepspeed" else ()) for name in SHARED]
-STEPS = 12
+STEPS = 8
 TOUR = ["ddp", "fsdp2", "deepspeed", "ddp", "deepspeed", "fsdp2", "ddp"]  # every ordered pair
 TOUR = [name for name, _ in itertools.groupby(name for name in TOUR if name in SHARED)]
 
@@ -67,11 +67,11 @@ def trained(tmp_path_factory):
     for name in SHARED:
         copy_run(root, "start", f"{name}-after-one")
     configs = [until(root, name, name, 2, STEPS) for name in SHARED]
-    configs += [until(root, f"{name}-resumed", name, 2, step) for name in SHARED for step in (5, STEPS)]
+    configs += [until(root, f"{name}-resumed", name, 2, step) for name in SHARED for step in (4, STEPS)]
     configs += [until(root, f"{name}-after-one", name, 2, 6) for name in SHARED]
     configs += [until(root, "tour", name, 2, 1 + i) for i, name in enumerate(TOUR)]
-    configs += [until(root, f"{name}-bf16", name, 2, 4, precision="bf16-mixed") for name in SHARED]
-    configs += [until(root, f"{name}-recomputed", name, 2, 4, activation_checkpointing=True) for name in SHARED]
+    configs += [until(root, f"{name}-bf16", name, 2, 3, precision="bf16-mixed") for name in SHARED]
+    configs += [until(root, f"{name}-recomputed", name, 2, 3, activation_checkpointing=True) for name in SHARED]
     for name in SHARED:
         config = until(root, f"{name}-burst", name, 2, 4, checkpoint_every_steps=1)
         configs.append(dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=1e30, warmup_steps=1)))
@@ -171,14 +171,14 @@ def test_model_folder_is_the_average(root, notes, name, tmp_path):
 def test_bf16_mixed_is_the_same_autocast(notes, name):
     found = losses(notes[f"{name}-bf16"])
     assert torch.allclose(found, losses(notes["ddp-bf16"]), rtol=0, atol=1e-4)
-    assert 1e-5 < float((found - losses(notes["one"])[:4]).abs().max()) < 1e-2
+    assert 1e-5 < float((found - losses(notes["one"])[:3]).abs().max()) < 1e-2
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_activation_checkpointing_changes_nothing(notes, name):
     """The second forward draws the same dropout."""
-    assert torch.allclose(losses(notes[f"{name}-recomputed"]), losses(notes[name])[:4], rtol=0, atol=1e-6)
-    norms = [torch.tensor(notes[run][0]["norms"][:4]) for run in (f"{name}-recomputed", name)]
+    assert torch.allclose(losses(notes[f"{name}-recomputed"]), losses(notes[name])[:3], rtol=0, atol=1e-6)
+    norms = [torch.tensor(notes[run][0]["norms"][:3]) for run in (f"{name}-recomputed", name)]
     assert torch.allclose(*norms, rtol=1e-6)
 
 

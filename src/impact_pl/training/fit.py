@@ -111,6 +111,7 @@ def build_trainer(
         check_val_every_n_epoch=None,
         limit_val_batches=None if settings.validate_every_steps else 0,
         num_sanity_val_steps=0,
+        inference_mode=False,  # weights that FSDP2 has gathered in inference mode could not be gathered again outside
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,

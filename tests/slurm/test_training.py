@@ -101,7 +101,7 @@ def test_a_node_crashes(cluster, latents, undisturbed):
 def test_the_time_limit_requeues_and_scancel_ends(cluster, latents):
     """The warning of the time limit comes from SLURM itself; a cancelled training saves and stays cancelled."""
     arguments = [*training(latents, "limited"), "trainer.max_steps=100000"]
-    job = cluster.submit("--time=1", "--signal=USR1@40", *two_nodes(), *arguments)
+    job = cluster.submit("--time=2", "--signal=USR1@75", *two_nodes(), *arguments)
     until(lambda: cluster.facts(job)["Restarts"] == "1", 90)
     cluster.wait(job, "RUNNING")
     wait_for_a_step(cluster, job, "limited")

@@ -49,7 +49,7 @@ class Cluster:
         """JobState, ExitCode, Restarts, Reason, NodeList, ... of a job."""
         return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", "--oneliner", job)))
 
-    def wait(self, job: str, *states: str, timeout: float = 120) -> dict[str, str]:
+    def wait(self, job: str, *states: str, timeout: float = 240) -> dict[str, str]:
         """Until the job is in one of the states."""
 
         def explain() -> str:

@@ -39,7 +39,7 @@ def warn(cluster, job: str, random: random.Random) -> None:
 
 def wait_for_a_step(cluster, job: str, name: str) -> None:
     begin = cluster.step(name)
-    until(lambda: cluster.step(name) > begin, 60, lambda: cluster.log(job))
+    until(lambda: cluster.step(name) > begin, 120, lambda: cluster.log(job))
 
 
 def test_two_nodes(cluster, undisturbed):
@@ -56,7 +56,7 @@ def test_ten_warnings_with_a_straggler(cluster, latents, undisturbed):
     moments = random.Random(0)
     job = cluster.submit(*two_nodes(), *training(latents, "warned"))
     for warning in range(10):
-        until(lambda: len(cluster.ranks(job)) == 2, 60)
+        until(lambda: len(cluster.ranks(job)) == 2, 120)
         if warning:
             wait_for_a_step(cluster, job, "warned")
             time.sleep(0.3 * moments.random())
@@ -86,10 +86,10 @@ def test_a_node_crashes(cluster, latents, undisturbed):
     """Its daemon and its processes are gone at once: SLURM requeues, the last checkpoint continues, on another node."""
     one_node = ["--nodes=1", "--ntasks-per-node=2", "--cpus-per-task=2"]
     job = cluster.submit(*one_node, *training(latents, "crashed"))
-    until(lambda: cluster.step("crashed") > CHECKPOINT, 60)
+    until(lambda: cluster.step("crashed") > CHECKPOINT, 120)
     node = cluster.facts(job)["NodeList"]
     cluster.manage("crash-node", node)
-    until(lambda: cluster.facts(job)["Restarts"] == "1", 60)
+    until(lambda: cluster.facts(job)["Restarts"] == "1", 120)
     facts = cluster.wait(job, "COMPLETED")
     cluster.manage("start-node", node)
     assert facts["NodeList"] != node
@@ -101,9 +101,12 @@ def test_a_node_crashes(cluster, latents, undisturbed):
 def test_the_time_limit_requeues_and_scancel_ends(cluster, latents):
     """The warning of the time limit comes from SLURM itself; a cancelled training saves and stays cancelled."""
     arguments = [*training(latents, "limited"), "trainer.max_steps=100000"]
-    job = cluster.submit("--time=1", "--signal=USR1@40", *two_nodes(), *arguments)
-    until(lambda: cluster.facts(job)["Restarts"] == "1", 90)
-    cluster.wait(job, "RUNNING")
+    job = cluster.submit("--time=30", *two_nodes(), *arguments)
+    wait_for_a_step(cluster, job, "limited")
+    minutes = int(cluster.facts(job)["RunTime"].split(":")[1])
+    cluster.run("scontrol", "update", f"jobid={job}", f"TimeLimit={minutes + 2}")  # less than USR1@180 from now
+    until(lambda: cluster.facts(job)["Restarts"] == "1", 120)
+    cluster.run("scontrol", "update", f"jobid={job}", "TimeLimit=30")
     wait_for_a_step(cluster, job, "limited")
     cluster.run("scancel", job)
     cluster.wait(job, "CANCELLED")

@@ -9,6 +9,7 @@ from start-up, steps, checkpointing, validation and export; what a kill met is r
 import argparse
 import contextlib
 import csv
+import logging
 import os
 import random
 import signal
@@ -27,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 from conftest import write_latents
 
 CHECKPOINT, VALIDATE, STEPS_A_TRIAL = 12, 18, 36
-DELAYS = {"start-up": 6.0, "steps": 0.2, "checkpoint": 0.01, "validation": 0.01, "export": 0.005}  # most, in seconds
+# Most seconds from the moment that a phase is seen to the kill; "end" begins with the last step.
+DELAYS = {"start-up": 6.0, "steps": 0.2, "checkpoint": 0.002, "validation": 0.01, "end": 0.3}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "LatentDataModule", "global_step")
 
 
@@ -63,9 +65,13 @@ class Training:
         return [{key: row[key] for key in row if not key.startswith(("throughput/", "memory/"))} for row in rows]
 
     def last_row(self) -> tuple[int, bool]:
-        """Step, and whether it is a validation's (valid/loss is the last column); looked at every millisecond."""
+        """Step, and whether it is a validation's (valid/loss is the last column); looked at all the time."""
         file = self.folder / "metrics.csv"
-        last = file.read_text().splitlines()[-1].split(",") if file.exists() else ["step"]
+        if not file.exists():
+            return 0, False
+        with file.open("rb") as content:
+            content.seek(max(0, file.stat().st_size - 1000))
+            last = content.read().decode().splitlines()[-1].split(",")
         return (0, False) if last[0] == "step" else (int(last[0]), bool(last[-1]))
 
     @property
@@ -91,10 +97,10 @@ def kill_once(training: Training, phase: str, from_step: int, moments: random.Ra
     process = training.start()
     if phase != "start-up":
         while process.poll() is None and not is_in(training, phase, begin, from_step, started):
-            time.sleep(0.001)
+            time.sleep(0.0003)
     time.sleep(moments.uniform(0, DELAYS[phase]))
-    assert process.poll() is None or phase == "export", f"the training ended before its kill, with {process.returncode}"
-    with contextlib.suppress(ProcessLookupError):  # a small export is over quickly
+    assert process.poll() is None or phase == "end", f"the training ended before its kill, with {process.returncode}"
+    with contextlib.suppress(ProcessLookupError):  # the end of a small training is over quickly
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()
     step, is_validation = training.last_row()
@@ -109,15 +115,15 @@ def kill_once(training: Training, phase: str, from_step: int, moments: random.Ra
 
 
 def is_in(training: Training, phase: str, begin: int, from_step: int, started: float) -> bool:
-    if phase == "export":
-        return is_new(training.partial(phase), started)
     step, is_validation = training.last_row()
     if step <= begin or step < from_step:
         return False
+    if phase == "end":
+        return step == training.steps
     if step > max(begin, from_step) + STEPS_A_TRIAL // 2:
-        return True  # missed on a busy machine: no later than this
-    if phase == "checkpoint":  # too short to be seen in time, but it begins when its step has been logged
-        return step % CHECKPOINT == 0 and step % VALIDATE != 0
+        return True  # missed: no later than this
+    if phase == "checkpoint":
+        return is_new(training.partial(phase), started)
     return phase == "steps" or (step % VALIDATE == 0 and not is_validation)
 
 
@@ -159,11 +165,12 @@ def main() -> None:
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every purge
     began, moments = time.monotonic(), random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-training-"))
     latents = write_latents(folder / "latents", num_train=50)
-    exports = args.trials // 6
-    steps = STEPS_A_TRIAL * (args.trials - exports + 1)
+    ends = args.trials // 8
+    steps = STEPS_A_TRIAL * (args.trials - ends + 1)
     undisturbed, killed = (Training(folder, name, latents, args.strategy, steps) for name in ("undisturbed", "killed"))
     undisturbed.finish()
     print(
@@ -172,8 +179,7 @@ def main() -> None:
     print(f"and a validation every {VALIDATE} steps; seed {args.seed}; in {folder}\n")
     print("| trial | killed in | at step | resumes at | steps repeated |\n|---|---|---|---|---|")
     for trial in range(args.trials):
-        is_export = trial >= args.trials - exports
-        phase = "export" if is_export else moments.choice([name for name in DELAYS if name != "export"])
+        phase = "end" if trial >= args.trials - ends else moments.choice([name for name in DELAYS if name != "end"])
         met, step = kill_once(killed, phase, trial * STEPS_A_TRIAL, moments)
         saved = killed.saved_step()
         print(f"| {trial + 1} | {met} | {step} | {saved} | {step - saved} |", flush=True)

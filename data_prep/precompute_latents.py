@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -43,9 +44,10 @@ from impact_pl.text import TextEncoder, load_text_encoder
 
 TEXT_BATCH = 64
 SEGMENTS_AHEAD = 8  # of a record; a longer recording's further segments are read when they are needed
-MOST_LOADERS = 8  # threads that read sounds for one that encodes
+MOST_THREADS = 8  # of a process; workers= gives more processes
 
 Loaded = tuple[Iterator[Segment], list[Reject]]  # of a record; the rejects are complete when the segments are read
+Encoded = list[tuple[Segment, Tensor]]  # of a batch: segments and their moments (2C, H, W) in 16 bits
 
 
 class Precomputer:
@@ -100,26 +102,28 @@ class Precomputer:
     def _name(self) -> str:
         return f"task {self.task} of {self.num_tasks}" if self.num_tasks > 1 else "records"
 
-    def write(self, numbers: list[int], advance: Callable[[], None], loaders: int = 0) -> None:
-        """Write the shards of these numbers; ``advance`` is called for each record.
+    def write(self, numbers: list[int], advance: Callable[[], None], threads: int = 0) -> None:
+        """Write the shards of these numbers.
 
-        Threads read, cut and resample sounds (and encode captions) ahead of the one that encodes. Each computes with
-        one core, so that all are busy and the results do not depend on how many there are.
+        Threads read, cut, resample and encode ahead of the one that writes. Each computes with one core, so that all
+        are busy and the results do not depend on how many there are.
 
         Args:
             numbers: of the shards.
             advance: called when a record is done.
-            loaders: threads; 0: one for each core that this process may use, with ``workers`` of them beside it.
+            threads: 0: one for each core that this process may use, with ``workers`` of them beside it.
         """
         shards = [self.shards[number] for number in numbers]
-        loaders = loaders or min(MOST_LOADERS, max(1, usable_cores() // self.config.workers))
-        pool = ThreadPoolExecutor(loaders)
+        threads = threads or min(MOST_THREADS, max(1, usable_cores() // self.config.workers))
+        pool = ThreadPoolExecutor(threads)
         with one_thread_each():
             try:
                 texts = ahead(pool, self._encode_captions, shards, 1)
-                loaded = ahead(pool, self._load, chain.from_iterable(shard.records for shard in shards), 4 * loaders)
+                records = chain.from_iterable(shard.records for shard in shards)
+                loaded = ahead(pool, self._load, records, 2 * self.config.batch_size + 2 * threads)
+                encode = partial(ahead, pool, self._encode, count=2 * threads)
                 for shard in shards:
-                    self._write_shard(shard, next(texts), islice(loaded, len(shard.records)), advance)
+                    self._write_shard(shard, next(texts), islice(loaded, len(shard.records)), encode, advance)
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -128,18 +132,20 @@ class Precomputer:
         shard: Shard,
         text: dict[str, dict[str, Tensor]],
         loaded: Iterator[Loaded],
+        encode: Callable[[Iterator[list[Segment]]], Iterator[Encoded]],
         advance: Callable[[], None],
     ) -> None:
         rejects: list[Reject] = []
+        not_finite: list[Reject] = []
         sums: list[LatentSums] = []
         with ShardWriter(shard.path) as writer:
-            for batch in batches(self._segments(loaded, rejects, advance), self.config.batch_size):
+            for batch in encode(batches(self._segments(loaded, rejects, advance), self.config.batch_size)):
                 kept = []
-                for segment, sample in zip(batch, self._encode(batch), strict=True):  # (2C, H, W)
+                for segment, sample in batch:
                     record = segment.record
                     if not torch.isfinite(sample).all():
                         reason = "its latents are not finite in 16 bits"
-                        rejects.append(Reject(record.id, record.path, segment.start, reason))
+                        not_finite.append(Reject(record.id, record.path, segment.start, reason))
                         continue
                     meta = {key: getattr(record, key) for key in ("id", "caption", "source", "licence", "split")}
                     writer.add(segment.key, sample, text.get(record.caption or "", {}), meta)
@@ -148,7 +154,7 @@ class Precomputer:
         done = {
             "shard": describe_shard(shard.path),
             "sums": [asdict(LatentSums.sum_of(sums, self.codec.latent_channels))],
-            "rejected": [asdict(reject) for reject in rejects],
+            "rejected": [asdict(reject) for reject in rejects + not_finite],
         }
         write_whole(done_path(shard.path), json.dumps(done, ensure_ascii=False) + "\n")
 
@@ -168,9 +174,10 @@ class Precomputer:
             advance()
 
     @torch.no_grad()
-    def _encode(self, batch: list[Segment]) -> Tensor:
+    def _encode(self, batch: list[Segment]) -> Encoded:
         waveforms = torch.stack([segment.waveform for segment in batch]).to(self.config.device)  # (B, S)
-        return self.codec.encode(waveforms).half().cpu()  # (B, 2C, H, W)
+        moments = self.codec.encode(waveforms).half().cpu()  # (B, 2C, H, W)
+        return list(zip(batch, moments, strict=True))
 
     def _encode_captions(self, shard: Shard) -> dict[str, dict[str, Tensor]]:
         """A shard's distinct captions -> feature -> (L_real, d)."""

@@ -136,7 +136,7 @@ class PrecomputeConfig:
     text_encoder: str = "minilm"
     clip_seconds: float = 10.24
     samples_per_shard: int = 256
-    batch_size: int = 8
+    batch_size: int = 1  # clips that are encoded at once; more than one is for GPUs: a CPU is faster one by one
     device: str = "cpu"
     workers: int = 1  # processes on this machine
     task: int = -1  # this call's share of the shards is number task of num_tasks; -1: the SLURM array's task, or all

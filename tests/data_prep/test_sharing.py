@@ -59,17 +59,17 @@ def whole(manifest, tmp_path_factory):
 
 
 def test_loading_threads_do_not_change_a_byte(manifest, whole, tmp_path):
-    for loaders in (1, 3):
-        config = settings(manifest, tmp_path / str(loaders))
+    for threads in (1, 3):
+        config = settings(manifest, tmp_path / str(threads))
         maker = Precomputer(config, *load_models(config))
         for split in ("train", "valid"):
-            (tmp_path / str(loaders) / split).mkdir(parents=True)
+            (tmp_path / str(threads) / split).mkdir(parents=True)
         seen: list[None] = []
-        threads = torch.get_num_threads()
-        maker.write(list(range(len(maker.shards))), partial(seen.append, None), loaders)
-        assert torch.get_num_threads() == threads
+        before = torch.get_num_threads()
+        maker.write(list(range(len(maker.shards))), partial(seen.append, None), threads)
+        assert torch.get_num_threads() == before
         assert len(seen) == 18
-        made = contents(tmp_path / str(loaders))
+        made = contents(tmp_path / str(threads))
         assert {name: made[name] for name in made} == {name: whole[name] for name in made}
         assert len(made) == 18  # nine shards, nine notes
 

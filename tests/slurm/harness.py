@@ -4,6 +4,7 @@ import csv
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,10 @@ class Cluster:
     def __init__(self, work: Path, state: Path):
         self.work, self.state = work, state
         shutil.copytree(ROOT / "slurm", work / "slurm")
+        # `kill -USR2` makes any Python process of a job print where all its threads stand.
+        (work / "sitecustomize.py").write_text("import faulthandler, signal; faulthandler.register(signal.SIGUSR2)\n")
         self.environment = os.environ | {
+            "PYTHONPATH": f"{work}:{os.environ.get('PYTHONPATH', '')}",
             "SLURM_CONF": str(state / "slurm.conf"),
             "VENV": sys.prefix,
             "OMP_NUM_THREADS": "1",
@@ -53,6 +57,9 @@ class Cluster:
         """Until the job is in one of the states."""
 
         def explain() -> str:
+            for process in [process for processes in self.ranks(job).values() for process in processes]:
+                os.kill(process, signal.SIGUSR2)
+            time.sleep(2)
             return f"{self.facts(job)}\n{self.log(job)}"
 
         return until(lambda: facts if (facts := self.facts(job))["JobState"] in states else {}, timeout, explain)

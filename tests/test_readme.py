@@ -51,6 +51,11 @@ def test_commands_exist_and_parse(command):
         text = folder.joinpath(*module).with_suffix(".py").read_text()
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert f'"{option}"' in text, f"{arguments[1]} has no {option}"
+    elif program in ("bash", "sbatch"):
+        script, *rest = (argument for argument in arguments if not argument.startswith("-"))
+        assert (ROOT / script).is_file(), script
+        if script == "slurm/train.sh":
+            compose.compose("train", TrainConfig, rest)
     else:
         assert program in {"source", "git", "cd"}, f"the README uses {program}, which nobody checks"
 

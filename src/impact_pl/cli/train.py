@@ -19,7 +19,7 @@ base and large have the paper's patch_size=4, for AudioLDM's latents; with the b
 
 groups:
   experiment   pretrain | text | demo_pretrain | demo_text | codec
-  model        tiny | nano | base | large
+  model        tiny | nano | base | large | 3b
   trainer      cpu | gpu | ddp | fsdp2 | deepspeed
   data         latents
 

@@ -11,6 +11,7 @@ import webdataset
 
 from impact_pl.data import shards
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, collate, describe_shard
+from impact_pl.data.tar import split_members
 
 FEATURES = {"words": [3, 4], "sentence": [1, 2]}
 
@@ -166,7 +167,7 @@ def test_non_finite_moments_name_the_sample(tmp_path):
     write_folder(tmp_path / "train", samples)
     dataset = LatentDataset(tmp_path / "train")
     dataset[0]
-    with pytest.raises(ValueError, match=r"sample 000001-a \(pack/1\) hold NaN"):
+    with pytest.raises(ValueError, match=r"sample 1 \(000001-a, pack/1\) has moments with NaN"):
         dataset[1]
 
 
@@ -185,3 +186,13 @@ def test_bad_indices_are_refused(tmp_path):
     (tmp_path / "index.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match="surprise"):
         ShardIndex.load(tmp_path)
+
+
+def test_a_name_that_fills_its_field(tmp_path):
+    """A hundred bytes: the most that a USTAR header holds, and no zero ends it."""
+    sample = make_samples()[0]
+    key = "x" * (100 - len(".sentence.npy"))
+    write(tmp_path / "a.tar", [{**sample, "key": key}])
+    found, members = split_members((tmp_path / "a.tar").read_bytes())
+    assert found == key
+    assert set(members) == {"moments.npy", "words.npy", "sentence.npy", "json"}

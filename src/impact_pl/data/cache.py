@@ -1,12 +1,15 @@
 """A node's own copies of shards that lie elsewhere: each is fetched whole, once, by whichever process needs it first.
 
 Copies are named by their checksum: equal shards of different runs share one, and a set that was made anew never meets
-the old one's. Processes agree by file locks, which end with their holder, so a killed one blocks nobody.
+the old one's. Processes agree by file locks, which end with their holder, so a killed one blocks nobody. But a forked
+DataLoader worker inherits the open file, and with it a lock that another thread holds: the holder therefore unlocks it,
+where closing the file would not, and after a killed holder the lock ends with its last worker.
 """
 
 import fcntl
 import os
 import queue
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,6 +20,8 @@ from typing import Any
 
 from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.data.remote import download
+
+COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 
 
 def default_folder() -> Path:
@@ -29,17 +34,21 @@ class ShardCache:
 
     Args:
         folder: on a disk of this node; made if it is not there.
-        max_bytes: of all copies; the least recently opened go first. 0: no limit.
+        max_bytes: of all finished copies; the least recently opened go first. 0: no limit. What several processes
+            fetch at the same moment is not counted before it is finished, and so comes on top, a shard for each.
 
     Raises:
-        ValueError: the folder belongs to another user, who could change what is read.
+        ValueError: the folder cannot be written, or belongs to another user, who could change what is read.
     """
 
     def __init__(self, folder: Path, max_bytes: int = 0):
         self.folder, self.max_bytes = folder, max_bytes
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._explained():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_uid != os.getuid():
             raise ValueError(f"data.cache={folder} belongs to another user: choose another folder")
+        with self._explained():
+            (folder / ".room.lock").touch()  # or the first fetch would find out that it cannot be written
         sweep_partials(folder)
         self._wanted: queue.SimpleQueue[list[tuple[str, dict[str, Any]]]] | None = None
 
@@ -62,16 +71,24 @@ class ShardCache:
         path = self.folder / f"{shard['sha256']}.tar"
         if _has_size(path, shard["bytes"]):
             return path
-        with self._locked(shard["sha256"][:2]):
+        with self._explained(), self._locked(shard["sha256"][:2]):
             if not _has_size(path, shard["bytes"]):  # or another process has fetched it meanwhile
                 self._make_room(shard["bytes"])
                 partial = partial_path(path)
                 try:
                     with open(partial, "wb") as file:
                         download(url, file, shard["bytes"], shard["sha256"])
+                        file.flush()
+                        os.fsync(file.fileno())  # or a crash of the node could leave a file of the right size and zeros
                     os.replace(partial, path)
                 finally:
                     partial.unlink(missing_ok=True)
+        return path
+
+    def drop(self, shard: dict[str, Any]) -> Path:
+        """Remove a copy that turned out to be damaged; where it lay."""
+        path = self.folder / f"{shard['sha256']}.tar"
+        path.unlink(missing_ok=True)
         return path
 
     def prefetch(self, wanted: list[tuple[str, dict[str, Any]]]) -> None:
@@ -103,7 +120,9 @@ class ShardCache:
             return
         with self._locked("room"):
             copies = []
-            for path in self.folder.glob("*.tar"):
+            for path in self.folder.iterdir():
+                if not COPY_NAME.fullmatch(path.name):  # the user's own
+                    continue
                 with suppress(FileNotFoundError):  # removed by hand
                     copies.append((path.stat().st_mtime_ns, path.stat().st_size, path))
             total = sum(size for _, size, _ in copies)
@@ -118,7 +137,20 @@ class ShardCache:
         """One process (or thread) at a time; the system releases it when its holder dies."""
         with open(self.folder / f".{name}.lock", "w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # a worker that was forked meanwhile has the file open, too
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
             yield
+        except OSError as error:
+            raise ValueError(
+                f"data.cache={self.folder}: cannot be written ({error.strerror or error}); choose a folder on a disk "
+                "of this node that you may write and that has room"
+            ) from error
 
 
 def _has_size(path: Path, num_bytes: int) -> bool:

@@ -44,7 +44,11 @@ def create_whole(path: Path, content: str) -> bool:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove what killed processes left behind: of this machine's dead ones, and of others' after an idle hour."""
+    """Remove what killed processes left behind: of this machine's dead ones, and of others' after an idle hour.
+
+    Machines are told apart by host name and processes by number: containers that share a folder and a host name, but do
+    not see each other's processes, would remove each other's files. Give them different host names.
+    """
     for path in folder.glob(".*.partial"):
         match = PARTIAL.fullmatch(path.name)
         if match is None:

@@ -183,22 +183,33 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         number, begin, end = self.locate(i)
-        file = self._open(number)
+        where = self.path(number)
+        try:
+            return self._read(self._open(number), begin, end)
+        except _Damage as error:
+            if self.cache is None:
+                raise ValueError(f"{where}: sample {i} {error}; {REMEDY}") from error
+            self._files.pop(number).close()
+            copy = self.cache.drop(self.index.shards[number])
+        try:  # what is fetched anew has the checksum of the index
+            return self._read(self._open(number), begin, end)
+        except _Damage as error:
+            raise ValueError(f"{where} and its copy {copy}, just fetched anew: sample {i} {error}; {REMEDY}") from error
+
+    def _read(self, file: FileIO, begin: int, end: int) -> dict[str, Any]:
         try:
             content = os.pread(file.fileno(), end - begin, begin)
             if len(content) < end - begin:
-                raise ValueError(f"truncated at byte {begin + len(content)} of {self.index.shards[number]['bytes']}")
+                raise ValueError(f"truncated at byte {begin + len(content)}")
             key, members = split_members(content)
             meta = json.loads(bytes(members["json"]))
             moments = npy_tensor(members["moments.npy"])  # (2C, H, W)
             caption = meta["caption"] or ""
             stored = {name: npy_tensor(members[f"{name}.npy"]) for name in self._features if caption}
         except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{self.path(number)}: sample {i} is incomplete or damaged ({error}); {REMEDY}") from error
+            raise _Damage(f"is incomplete or damaged ({error})") from error
         if not math.isfinite(moments.sum().item()):  # the sum of any 16-bit floats is finite, unless one is not
-            raise ValueError(
-                f"{self.path(number)}: the moments of sample {key} ({meta['id']}) hold NaN or infinity; {REMEDY}"
-            )
+            raise _Damage(f"({key}, {meta['id']}) has moments with NaN or infinity")
         text, mask = {}, torch.zeros(sum(length for length, _ in self._features.values()), dtype=torch.bool)  # (L,)
         first = 0
         for name, (length, size) in self._features.items():
@@ -232,6 +243,10 @@ class LatentDataset(Dataset):
         if size != wanted:
             found = "missing" if size is None else f"truncated ({size} of {wanted} bytes)"
             raise ValueError(f"{path}: shard is {found}; {REMEDY}")
+
+
+class _Damage(Exception):
+    """What is wrong with a sample's bytes, for the message of the ValueError that follows."""
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

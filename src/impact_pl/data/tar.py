@@ -33,7 +33,7 @@ def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
     while at + BLOCK <= len(content) and content[at]:  # zeros follow the last sample
         if content[at + 257 : at + 262] != b"ustar":
             raise ValueError(f"no tar header at byte {at} of the sample")
-        name = content[at : content.index(0, at)].decode()
+        name = content[at : at + 100].partition(b"\0")[0].decode()  # a name of 100 bytes has no zero behind it
         size = int(content[at + 124 : at + 135], 8)
         owner, _, part = name.partition(".")
         key = key or owner

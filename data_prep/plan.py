@@ -7,6 +7,7 @@ A shard holds the segments of ``samples_per_shard`` consecutive records of its s
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,13 @@ def plan_shards(records: list[Record], out: Path, samples_per_shard: int) -> lis
         own = [(i, record) for i, record in enumerate(records) if record.split == split]
         for number, first in enumerate(range(0, len(own), samples_per_shard)):
             chunk = own[first : first + samples_per_shard]
-            shards.append(Shard(split, out / split / f"{number:06d}.tar", chunk))
+            shards.append(Shard(split, shard_path(out, split, number), chunk))
     return shards
+
+
+def shard_path(out: Path, split: str, number: int) -> Path:
+    """Where a split's shard lies; they are numbered from 0."""
+    return out / split / f"{number:06d}.tar"
 
 
 def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[int, int]:
@@ -84,8 +90,11 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
         )
 
 
-def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | None) -> None:
+def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | None, shards: list[Shard]) -> None:
     """Note in ``out/run.json`` what the shards depend on, or compare with what an earlier call noted.
+
+    It also says how many shards each split has, so that ``verify`` misses a split that is gone. They follow from the
+    manifest: this is not compared, and a note of an earlier version lacks it.
 
     Raises:
         ValueError: ``out`` was begun with other inputs.
@@ -101,7 +110,8 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
     }
     path = out / "run.json"
     out.mkdir(parents=True, exist_ok=True)
-    if not path.is_file() and create_whole(path, json.dumps(run, indent=1) + "\n"):
+    note = {**run, "shards": dict(Counter(shard.split for shard in shards))}
+    if not path.is_file() and create_whole(path, json.dumps(note, indent=1) + "\n"):
         return
     begun = read_note(path, [], f"delete {out} to begin again")
     for key, value in run.items():

@@ -72,7 +72,7 @@ class Precomputer:
         Raises:
             ValueError: ``out`` was begun with other inputs, a shard cannot be written, or not one sample was left.
         """
-        claim(self.config, self.codec, self.text_encoder)
+        claim(self.config, self.codec, self.text_encoder, self.shards)
         if all(is_complete(self.out / split) for split in self.splits):
             counts = ", ".join(f"{split} {len(LatentDataset(self.out / split))}" for split in self.splits)
             print(f"{self.out}: nothing to do, all shards are there (samples: {counts})")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from impact_pl.codec import load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.manifest import SPLITS, read_manifest
-from impact_pl.data_prep.plan import done_path, manifest_identity, plan_shards, read_note, read_shard_note
+from impact_pl.data_prep.plan import done_path, manifest_identity, plan_shards, read_note, read_shard_note, shard_path
 from impact_pl.data_prep.statistics import LatentSums, latent_statistics
 from impact_pl.progress import progress
 from impact_pl.text import load_text_encoder
@@ -54,12 +55,13 @@ def _findings(
     config: PrecomputeConfig, given: set[str], folders: list[Path], advance: Callable[[int], None]
 ) -> Iterator[str]:
     out = Path(config.out)
-    expected = None
     try:
         run = read_note(out / "run.json", ["manifest", "codec", "text_encoder", "samples_per_shard"], ANEW)
     except (ValueError, OSError) as error:
         yield f"{error}" if isinstance(error, ValueError) else f"{out / 'run.json'}: missing; {ANEW}"
         run = {}
+    noted = run.get("shards")  # how many of each split; an earlier version did not note that
+    expected = {shard_path(out, split, i) for split in noted for i in range(noted[split])} if noted else None
     if "manifest" in given and run:
         if manifest_identity(config.manifest) != run["manifest"]:
             yield f"{out / 'run.json'}: made from another manifest than {config.manifest}; {ANEW}"
@@ -70,9 +72,13 @@ def _findings(
     notes: dict[Path, dict[str, Any]] = {}
     for folder in folders:
         yield from _split_findings(folder, expected, indices, notes, advance)
-    if len(indices) == len(folders):
-        yield from _statistics_findings(indices, notes)
-    yield from _rejects_findings(out, notes)
+    gone = Counter(path.parent for path in expected or () if path.parent not in folders)
+    for folder, count in sorted(gone.items()):
+        yield f"{folder}: missing, with its {count} shard(s) and their index; {AGAIN}"
+    if not gone:  # or these would only follow from it
+        if len(indices) == len(folders):
+            yield from _statistics_findings(indices, notes)
+        yield from _rejects_findings(out, notes)
     yield from _maker_findings(config, given, run, indices)
     for path in sorted(out.iterdir()):
         if path.name not in (*SPLITS, "run.json", "rejected.jsonl"):
@@ -102,7 +108,7 @@ def _split_findings(
         yield f"{folder / name}: impact-precompute did not write this, or was killed while it did; delete it"
     for path in sorted(shards):
         if expected is not None and path not in expected:
-            yield f"{path}: the manifest has no such shard; delete it and its .done.json"
+            yield f"{path}: not one of the shards that this set was planned with; delete it and its .done.json"
         try:
             notes[path] = read_shard_note(path)
         except FileNotFoundError:

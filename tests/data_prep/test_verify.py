@@ -101,13 +101,28 @@ def test_missing_truncated_and_foreign_files(findings, out, sounds):
     )
 
 
-def test_a_shard_that_nothing_speaks_of_is_missed_with_the_manifest(findings, out, sounds):
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_a_split_that_is_gone(findings, out, sounds, run, split):
+    count = len(list((out / split).glob("*.tar")))
+    shutil.rmtree(out / split)
+    (line,) = findings()
+    assert line.startswith(f"{out / split}: missing, with its {count} shard(s) and their index; run the impact-")
+    edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
+    assert findings(f"manifest={sounds}") == [line]
+    assert run(precompute.main, f"manifest={sounds}", f"out={out}", *MORE) == 0
+    assert "all sound" in findings()[0]
+
+
+def test_a_shard_that_nothing_else_speaks_of(findings, out, sounds):
     for name in ("000002.tar", "000002.done.json"):
         (out / "train" / name).unlink()
     edit(out / "train" / "index.json", lambda index: index["shards"].pop())
     assert any("mean and std are not those of the shards" in line for line in findings())
-    found = findings(f"manifest={sounds}")
-    assert f"{out / 'train' / '000002.tar'}: missing; run the impact-precompute command that made it again" in found
+    missing = f"{out / 'train' / '000002.tar'}: missing; run the impact-precompute command that made it again"
+    assert missing in findings()
+    edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
+    assert missing not in findings()
+    assert missing in findings(f"manifest={sounds}")
 
 
 def test_an_index_that_disagrees(findings, out):

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +16,8 @@ from impact_pl.audio import save_audio
 from impact_pl.cli import precompute
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.data.partial import STALE_SECONDS, create_whole, partial_path, sweep_partials, write_whole
 from impact_pl.data_prep.plan import find_share
 from impact_pl.data_prep.precompute_latents import Precomputer, load_models
-from impact_pl.data_prep.threads import ahead, one_thread_each
 
 ARRAY = {"SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "10", "SLURM_ARRAY_TASK_STEP": "2"}
 
@@ -205,57 +202,6 @@ def test_a_mistake_in_a_worker_is_one_line(manifest, tmp_path, capsys):
     assert "error: " in said
     assert "000001.tar" in said
     assert "Traceback" not in said
-
-
-def test_what_killed_processes_left_is_swept(tmp_path, monkeypatch):
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    own = partial_path(tmp_path / "000000.tar")
-    dead = own.with_name(own.name.replace(f".{os.getpid()}.", f".{ended.pid}."))
-    init = own.with_name(own.name.replace(f".{os.getpid()}.", ".1."))
-    far_new, far_old = (own.with_name(f".{n}.tar.elsewhere.{ended.pid}.partial") for n in (1, 2))
-    for path in (own, dead, init, far_new, far_old):
-        path.write_text("x")
-    hours_ago = time.time() - 2 * STALE_SECONDS
-    os.utime(far_old, (hours_ago, hours_ago))
-    (tmp_path / "000000.tar").write_text("x")
-    sweep_partials(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {own.name, init.name, far_new.name, "000000.tar"}
-
-
-def test_files_appear_whole(tmp_path, monkeypatch):
-    write_whole(tmp_path / "a", "one")
-    write_whole(tmp_path / "a", "two")
-    assert not create_whole(tmp_path / "a", "three")
-    assert create_whole(tmp_path / "b", "four")
-    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "two", "b": "four"}
-
-    def no_links(*_):
-        raise OSError("no hard links here")
-
-    monkeypatch.setattr(os, "link", no_links)
-    assert create_whole(tmp_path / "c", "five")
-    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
-
-
-def test_threads_that_load_compute_with_one_core():
-    with one_thread_each(), ThreadPoolExecutor(2) as pool:
-        assert set(pool.map(lambda _: torch.get_num_threads(), range(8))) == {1}
-
-
-def test_ahead_keeps_the_order_and_its_distance():
-    taken = []
-
-    def items():
-        for i in range(20):
-            taken.append(i)
-            yield i
-
-    with ThreadPoolExecutor(3) as pool:
-        results = ahead(pool, lambda i: (time.sleep(0.002 * (i % 3)), i)[1], items(), 4)
-        assert [next(results) for _ in range(5)] == list(range(5))
-        assert len(taken) == 9
-        assert list(results) == list(range(5, 20))
 
 
 def test_a_lost_shard_is_found_again_by_the_task_whose_it_is(manifest, whole, tmp_path):

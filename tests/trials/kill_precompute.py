@@ -68,11 +68,14 @@ def run_trials(folder: Path, args: argparse.Namespace) -> int:
             finish(run)
         finish(Precompute(folder, name, workers, runs[-1].task, is_array))
         lost = sum(not same_file(path, status) for path, status in before.items())
-        differing = len(set(expected.items()) ^ set(checksums(folder / name).items()))
-        bad, killed = bad + (lost > 0 or differing > 0), killed + was_running
+        differing = sorted({path for path, _ in set(expected.items()) ^ set(checksums(folder / name).items())})
+        bad, killed = bad + bool(lost or differing), killed + was_running
         kind = "array of 2, one killed" if is_array else f"{args.workers} worker(s)"
         when = f"{delay:.2f}" + ("" if was_running else " (had ended)")
-        print(f"| {trial} | {kind} | {when} | {len(before)} of {num_shards} | {lost} | {differing} |", flush=True)
+        print(
+            f"| {trial} | {kind} | {when} | {len(before)} of {num_shards} | {lost} | {' '.join(differing) or 0} |",
+            flush=True,
+        )
     print(
         f"\n{killed} of {args.trials} runs killed in the middle of their work; {bad} trials with a loss or a difference"
     )

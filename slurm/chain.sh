@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # The whole way as four jobs, each waiting for the one before: precompute (array) -> pretrain -> text -> evaluate.
 #   bash slurm/chain.sh manifest=data/mine/manifest.jsonl name=mine [model=nano ...] [--dry-run]
-# Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME. Other arguments
-# go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that job alone:
+# Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME; runs_dir=DIR takes
+# the place of runs. Other arguments go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that job alone:
 #   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.trainer.max_steps=1000 evaluate.iterations=32
 # Nodes, GPUs and the number of array tasks stand in env.sh. A job that fails stops those behind it; the same command
 # then continues: what is finished is not done again.
-set -euo pipefail
+set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source slurm/env.sh
+set -u # only now: scripts of module systems and conda read variables that are not set
 
-manifest='' name='' dry_run=''
+manifest='' name='' runs_dir=runs dry_run=''
 precompute=() pretrain=() text=() evaluate=()
 for argument in "$@"; do
     case $argument in
         --dry-run) dry_run=yes ;;
-        manifest=* | name=*) declare "$argument" ;;
+        manifest=* | name=* | runs_dir=*) declare "$argument" ;;
         precompute.*=*) precompute+=("${argument#*.}") ;;
         pretrain.*=*) pretrain+=("${argument#*.}") ;;
         text.*=*) text+=("${argument#*.}") ;;
@@ -26,7 +27,7 @@ for argument in "$@"; do
 done
 [[ "${pretrain[*]}" == *"experiment="* ]] || pretrain+=(experiment=pretrain)
 [[ "${text[*]}" == *"experiment="* ]] || text+=(experiment=text)
-[[ -n $manifest && -n $name ]] || { echo "error: chain.sh manifest=FILE name=NAME [KEY=VALUE ...] [--dry-run]" >&2 && exit 2; }
+[[ -n $manifest && -n $name ]] || { echo "error: chain.sh manifest=FILE name=NAME [runs_dir=DIR] [KEY=VALUE ...] [--dry-run]" >&2 && exit 2; }
 [[ -f $manifest ]] || { echo "error: manifest=$manifest: no such file" >&2 && exit 2; }
 
 previous=''
@@ -45,8 +46,8 @@ submit() { # submit NAME SBATCH_ARGUMENTS...: after the previous job has ended w
     fi
 }
 
-run=runs/$name
-data=(data.path="$run/latents")
+run=$runs_dir/$name
+data=(data.path="$run/latents" runs_dir="$runs_dir")
 submit precompute "${PRECOMPUTE_OPTIONS[@]}" slurm/precompute.sh manifest="$manifest" out="$run/latents" "${precompute[@]}"
 submit pretrain "${TRAIN_OPTIONS[@]}" slurm/train.sh "${data[@]}" "${pretrain[@]}" name="$name/pretrain"
 submit text "${TRAIN_OPTIONS[@]}" slurm/train.sh "${data[@]}" "${text[@]}" init_from="$run/pretrain" name="$name/text"

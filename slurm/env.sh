@@ -17,7 +17,8 @@ EVALUATE_OPTIONS=(--cpus-per-task=4)
 
 # Node-local scratch: copy shards there when a job starts, and submit with data.path=/scratch/...; without it jobs read
 # the shared file system. What is there already is not copied again.
-# [[ -z ${SLURM_JOB_ID:-} ]] || srun --ntasks-per-node=1 rsync -a latents/ "/scratch/$USER/latents/"
+# [[ -z ${SLURM_JOB_ID:-} ]] || srun --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
+#     rsync -a latents/ "/scratch/$USER/latents/"   # once a node
 
 # A container: its command line, put before every command that a job runs (else an empty list). The job script itself
 # stays outside, so the container needs no SLURM.

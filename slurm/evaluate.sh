@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Sounds for the captions of a manifest's split, then their metrics, as a SLURM job:
 #   sbatch slurm/evaluate.sh model=runs/mine/text/model manifest=data/mine/manifest.jsonl split=valid out=runs/mine
-# Writes out/generated/ and out/metrics.json. Any other KEY=VALUE is an option of impact-generate (iterations=32).
+# Writes out/generated/ and out/metrics.json. Any other KEY=VALUE is an option of impact-generate (iterations=32). A minute
+# before the time limit SIGUSR1 ends it, and it goes back into the queue; sounds that are there are not made again.
 #SBATCH --job-name=impact-evaluate
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=USR1@60
 #SBATCH --ntasks=1
 source "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/evaluate.sh ...}/slurm/job.sh"
 

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Latents of a manifest as a SLURM job; every argument goes to impact-precompute. An array shares the shards out:
 #   sbatch --array=0-15 slurm/precompute.sh manifest=data/mine/manifest.jsonl out=data/mine/latents
-# A job that is killed loses at most the shard it was writing; the same sbatch line continues.
+# A job that is killed loses at most the shard it was writing; the same sbatch line continues. A minute before the time
+# limit SIGUSR1 ends it, and it goes back into the queue.
 #SBATCH --job-name=impact-precompute
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append
 #SBATCH --requeue
+#SBATCH --signal=USR1@60
 #SBATCH --ntasks=1
 source "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/precompute.sh ...}/slurm/job.sh"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from harness import ROOT, Cluster
 
-from impact_pl.config import PrecomputeConfig
 from impact_pl.data_prep import builtin
 
 JOBS = ("precompute", "pretrain", "text", "evaluate")
@@ -31,9 +30,8 @@ def small_manifest(cluster) -> Path:
 
 def submit_chain(cluster: Cluster, *arguments: object) -> dict[str, str]:
     """Job ids by name."""
-    tasks = "0-1" if "num_tasks" in PrecomputeConfig.__dataclass_fields__ else "0-0"
     cluster.set_options(
-        PRECOMPUTE_OPTIONS=f"--array={tasks} --cpus-per-task=1",
+        PRECOMPUTE_OPTIONS="--array=0-1 --cpus-per-task=1",
         TRAIN_OPTIONS="--nodes=2 --ntasks-per-node=1 --cpus-per-task=2",
         EVALUATE_OPTIONS="--cpus-per-task=2",
     )

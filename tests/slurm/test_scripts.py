@@ -32,11 +32,23 @@ def test_the_chain_says_what_it_would_submit(sounds):
     assert "--array=" in precompute
     assert precompute.endswith(f"precompute.sh manifest={sounds} out=runs/mine/latents clip_seconds=2.56")
     assert "--dependency=afterok:<precompute>" in pretrain
-    assert pretrain.endswith("data.path=runs/mine/latents model=nano experiment=demo_pretrain name=mine/pretrain")
+    assert pretrain.endswith(
+        "data.path=runs/mine/latents runs_dir=runs model=nano experiment=demo_pretrain name=mine/pretrain"
+    )
     assert "--dependency=afterok:<pretrain>" in text
     assert text.endswith("model=nano experiment=text init_from=runs/mine/pretrain name=mine/text")
     assert "--dependency=afterok:<text>" in evaluate
     assert evaluate.endswith(f"manifest={sounds} model=runs/mine/text/model out=runs/mine iterations=8")
+
+
+def test_the_chain_stays_in_its_runs_dir(sounds):
+    done = chain("--dry-run", f"manifest={sounds}", "name=mine", "runs_dir=/scratch/runs")
+    precompute, pretrain, text, evaluate = done.stdout.splitlines()
+    assert " out=/scratch/runs/mine/latents" in precompute
+    for training in (pretrain, text):
+        assert " data.path=/scratch/runs/mine/latents runs_dir=/scratch/runs " in training
+    assert " init_from=/scratch/runs/mine/pretrain " in text
+    assert evaluate.endswith(" model=/scratch/runs/mine/text/model out=/scratch/runs/mine")
 
 
 @pytest.mark.parametrize(
@@ -56,6 +68,8 @@ def test_mistakes_in_the_chains_arguments(arguments, message):
 def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
     """Run slurm/job.sh's step with a srun that exits with ``code``; returns its exit code and what it asks scontrol."""
     shutil.copytree(ROOT / "slurm", folder / "slurm")
+    with (folder / "slurm" / "env.sh").open("a") as file:
+        file.write("case $NOT_SET_BEFORE_CONDA in x) ;; esac\n")
     programs = folder / "bin"
     programs.mkdir()
     (programs / "srun").write_text(f"#!/bin/sh\nexit {code}\n")
@@ -82,6 +96,11 @@ def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
         (138, "JobState=RUNNING PreemptTime=None", True),
         (143, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
         (143, "JobState=COMPLETING PreemptTime=2026-01-01T00:00:00", False),
+        (143, "JobState=RUNNING PreemptTime=None", False),
+        (138, "JobState=CANCELLED PreemptTime=None", False),
+        (138, "JobState=COMPLETING PreemptTime=None", False),
+        (1, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", False),
+        (2, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", False),
     ],
 )
 def test_when_a_job_is_requeued(tmp_path, code, job, requeued):

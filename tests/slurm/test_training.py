@@ -10,8 +10,6 @@ import pytest
 from harness import CHECKPOINT, LOG, STEPS, VALIDATE, training, two_nodes, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from impact_pl.training.strategies import STRATEGIES
-
 pytestmark = pytest.mark.slurm
 
 
@@ -115,7 +113,6 @@ def test_the_time_limit_requeues_and_scancel_ends(cluster, latents):
     assert cluster.facts(job)["JobState"] == "CANCELLED"
 
 
-@pytest.mark.skipif("fsdp2" not in STRATEGIES, reason="there is no trainer=fsdp2 yet")
 def test_fsdp2_warned_on_two_nodes(cluster, latents, undisturbed):
     """Sharded, stopped and continued: the losses of the undisturbed DDP training, up to the order of float32 sums."""
     job = cluster.submit(*two_nodes(), *training(latents, "sharded", "fsdp2"))

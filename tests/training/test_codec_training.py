@@ -63,6 +63,17 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(config, monkey
         assert torch.equal(value, stopped[name]), name
 
 
+def test_stopped_before_its_first_step_it_has_saved_nothing(config, monkeypatch, capsys):
+    def load(*args):
+        signal.raise_signal(signal.SIGTERM)
+        return load_clips(*args)
+
+    monkeypatch.setattr(training, "load_clips", load)
+    assert training.train_codec(config) == 143
+    assert "before the first step; nothing to save" in capsys.readouterr().out
+    assert not Path(config.runs_dir, "run", "checkpoints", "last.ckpt").exists()
+
+
 def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
     assert training.train_codec(config) == 0
     folder = tmp_path / "runs" / "run" / "model"

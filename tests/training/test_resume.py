@@ -126,7 +126,7 @@ class InterruptedValidation(LatentDataset):
     """Something happens while the first validation clip is read."""
 
     def __getitem__(self, i):
-        if i == 0 and self.entries[i][0].parent.name == "valid":
+        if i == 0 and Path(self.folder).name == "valid":
             self.happens()
         return super().__getitem__(i)
 
@@ -158,6 +158,38 @@ def test_a_signal_during_validation_stops_it_and_it_is_made_up_for(config, monke
     events = EventAccumulator(str(run_dir(config).with_name("stopped"))).Reload()
     assert [event.step for event in events.Scalars("valid/loss")] == [4]
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("log_every", [1, 3])  # a row of step 4, or none
+def test_a_kill_between_an_owed_validation_and_its_checkpoint(config, monkeypatch, log_every):
+    """The figure is logged, the checkpoint still owes it: written again, it is there once."""
+    import impact_pl.data.datamodule as datamodule
+    from impact_pl.training import callbacks
+
+    config.trainer.log_every_steps = log_every
+    run(config, "whole", 6)
+    config.name = "stopped"
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "LatentDataset", InterruptedValidation)
+        assert train(config) == 138
+
+    def killed(trainer, path):
+        raise KeyError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(callbacks, "save_checkpoint", killed)
+        with pytest.raises(KeyError, match="killed"):
+            train(config)
+    assert len(figures(config, "stopped")) == 1 + 4 // log_every + 1  # title, training, validation
+    run(config, "stopped", 6)
+    assert figures(config, "stopped") == figures(config, "whole")
+    for tag in ("train/loss", "valid/loss"):
+        whole, stopped = (
+            EventAccumulator(str(run_dir(config).with_name(name))).Reload().Scalars(tag)
+            for name in ("whole", "stopped")
+        )
+        assert [event.step for event in stopped] == [event.step for event in whole]
+        assert [event.value for event in stopped] == pytest.approx([event.value for event in whole], rel=1e-5)
 
 
 def test_a_checkpoint_is_later_than_the_validation_of_its_step(config, monkeypatch):
@@ -221,12 +253,16 @@ def test_finished_run_says_so_and_writes_a_lost_model_again(config, capsys):
 def test_a_kill_before_the_export_leaves_no_old_model(config, monkeypatch):
     import impact_pl.training.fit as fit
 
+    def killed(*_):
+        raise KeyError("killed")
+
     run(config, "run", 2)
     old = (run_dir(config) / "model" / "model.safetensors").read_bytes()
     config.trainer.max_steps = 4
     with monkeypatch.context() as patch:
-        patch.setattr(fit, "_finish", lambda *_: 137)  # the process ends after its last checkpoint
-        assert train(config) == 137
+        patch.setattr(fit, "export", killed)
+        with pytest.raises(KeyError, match="killed"):
+            train(config)
     assert not (run_dir(config) / "model" / "config.json").exists()
     assert train(config) == 0
     assert (run_dir(config) / "model" / "model.safetensors").read_bytes() != old

@@ -18,11 +18,16 @@ from impact_pl.training.checkpoint import save_checkpoint
 from impact_pl.training.log import TrainingLog
 from impact_pl.training.signals import StopSignal
 
+NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 NUM_CLIPS = 2  # generated each time
 
 
 class TrainingStopped(Exception):
     """A signal's request has been met: all ranks have saved and leave ``fit`` together, at the same step."""
+
+
+def describe_stop(step: int) -> str:
+    return f"stopped at step {step}, saved; the same command continues" if step else NOTHING_TO_SAVE
 
 
 class Checkpoints(Callback):

@@ -25,17 +25,19 @@ from torch.utils.data import DataLoader
 from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
 from impact_pl.data.order import derive_seed
-from impact_pl.training.callbacks import Checkpoints, TrainingStopped
+from impact_pl.training.callbacks import Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
+from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.codec_data import draw_crops, load_clips, to_float
 from impact_pl.training.codec_log import CodecLog
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.log import quiet_lightning
 from impact_pl.training.optim import build_optimizer, warmup
+from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
-from impact_pl.training.slurm import cluster_plugins
+from impact_pl.training.slurm import check_tasks, cluster_plugins
 from impact_pl.training.strategies import check_devices, resolve_precision
 
 NUM_VALID_CROPS = 64
@@ -155,16 +157,14 @@ def train_codec(config: TrainConfig) -> int:
         ValueError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
     """
     check_config(config)
-    stop = StopSignal().install()
-    try:
+    if config.trainer.devices * config.trainer.num_nodes != 1:
+        raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
+    check_tasks(config.trainer)
+    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name):
         return _train(config, stop)
-    finally:
-        stop.restore()
 
 
 def _train(config: TrainConfig, stop: StopSignal) -> int:
-    if config.trainer.devices * config.trainer.num_nodes != 1:
-        raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
     if config.trainer.max_steps == 0:
         raise ValueError("trainer.max_steps=0: the codec needs at least one step")
     check_devices(config.trainer)
@@ -185,7 +185,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     try:
         trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
     except TrainingStopped:
-        print(f"stopped at step {trainer.global_step}, saved; the same command continues", flush=True)
+        print(describe_stop(trainer.global_step), flush=True)
         return stop.exit_code
     with module.averaged_decoder():
         codec.save_pretrained(run_dir / "model")
@@ -225,7 +225,7 @@ def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, checkpoin
         accelerator=settings.accelerator,
         devices=1,
         precision=resolve_precision(settings),  # type: ignore[arg-type]
-        plugins=cluster_plugins(),
+        plugins=[CheckpointFiles(), *cluster_plugins()],
         max_steps=settings.max_steps,
         max_epochs=-1,
         gradient_clip_val=config.optim.gradient_clip,

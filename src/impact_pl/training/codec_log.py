@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from impact_pl.training.sinks import CsvSink, TensorBoardSink, terminal_sink
+from impact_pl.training.sinks import file_sinks, terminal_sink
 
 FIGURES = ("train/lr", "train/gradient_norm", "throughput/clips_per_second", "throughput/seconds_per_step")
 
@@ -18,13 +18,16 @@ class CodecLog(Callback):
 
     def __init__(self, run_dir: Path, every: int, batch_size: int):
         self.run_dir, self.every, self.batch_size = run_dir, max(1, every), batch_size
+        self._validation_owed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._validation_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         step = trainer.global_step
         columns = ["train/loss", *FIGURES, "valid/loss"]
         self._terminal = terminal_sink(trainer.max_steps, step)
-        metrics = CsvSink(self.run_dir / "metrics.csv", columns, step)
-        self._tensorboard = TensorBoardSink(self.run_dir, step)
+        metrics, self._tensorboard = file_sinks(self.run_dir, columns, step, self._validation_owed)
         self._sinks: list[Any] = [metrics, self._tensorboard, self._terminal]
         self._losses: list[Tensor] = []
         self._started = time.perf_counter()

@@ -12,19 +12,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.models.impact import ImpactSpec
-from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped
+from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
 from impact_pl.training.checkpoint_files import CheckpointFiles, find
 from impact_pl.training.facts import announce, first_lines
 from impact_pl.training.log import TrainingLog, quiet_lightning
 from impact_pl.training.modules import STAGES
+from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
-from impact_pl.training.slurm import cluster_plugins
+from impact_pl.training.slurm import check_tasks, cluster_plugins
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
-
-NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 
 
 def train(config: TrainConfig) -> int:
@@ -38,11 +37,9 @@ def train(config: TrainConfig) -> int:
         ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
     """
     check_config(config)
-    stop = StopSignal().install()
-    try:
+    check_tasks(config.trainer)
+    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name):
         return _train(config, stop)
-    finally:
-        stop.restore()
 
 
 def _train(config: TrainConfig, stop: StopSignal) -> int:
@@ -74,8 +71,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except TrainingStopped:
-        step = trainer.global_step
-        say(f"stopped at step {step}, saved; the same command continues" if step else NOTHING_TO_SAVE)
+        say(describe_stop(trainer.global_step))
         # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
         return stop.exit_code if trainer.is_global_zero or plugins else 0
     except ValueError as error:

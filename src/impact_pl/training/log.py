@@ -13,7 +13,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from impact_pl.training.sinks import BarSink, CsvSink, LineSink, TensorBoardSink, terminal_sink
+from impact_pl.training.sinks import BarSink, CsvSink, LineSink, TensorBoardSink, file_sinks, terminal_sink
 
 MASK_RATIO_EDGES = (0.7, 0.8, 0.9)
 MASK_RATIO_BUCKETS = ("below-0.7", "0.7-0.8", "0.8-0.9", "0.9-1.0")
@@ -95,6 +95,7 @@ class TrainingLog(Callback):
         self._seconds = self._waited = 0.0
         self._steps = 0
         self._resumed_sums: Tensor | None = None
+        self._validation_owed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._means = BucketMeans(self.num_timesteps, pl_module.device)
@@ -103,9 +104,8 @@ class TrainingLog(Callback):
             if self._resumed_sums is not None:
                 self._means.start_from(self._resumed_sums)
             columns = [*self._means.names, *FIGURES, "valid/loss"]
-            self.tensorboard = TensorBoardSink(self.run_dir, trainer.global_step)
+            metrics, self.tensorboard = file_sinks(self.run_dir, columns, trainer.global_step, self._validation_owed)
             self._terminal = terminal_sink(trainer.max_steps, trainer.global_step)
-            metrics = CsvSink(self.run_dir / "metrics.csv", columns, trainer.global_step)
             self._sinks = [metrics, self.tensorboard, self._terminal]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
@@ -138,6 +138,7 @@ class TrainingLog(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._resumed_sums = checkpoint.get("loss_sums")
+        self._validation_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         self._close()

@@ -11,10 +11,12 @@ from lightning import Trainer
 class StopSignal:
     """Handlers that only set a flag; training reads it between two batches (a handler must never save by itself).
 
+    A context manager: the handlers are in place within it.
+
     A job script may start the process with SIGTERM and SIGUSR1 blocked (slurm/train.sh): then they wait, during the
-    start-up too, in which child processes are spared, until ``release`` lets them in. ``restore`` gives the previous
-    handlers back; what was blocked is ignored from then on, because a late signal must not kill a process that is about
-    to end well.
+    start-up too, in which child processes are spared, until ``release`` lets them in. At the end the previous
+    handlers come back; what was blocked is ignored from then on, because a late signal must not kill a process that is
+    about to end well.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -23,7 +25,7 @@ class StopSignal:
         self.signum: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def install(self) -> "StopSignal":
+    def __enter__(self) -> "StopSignal":
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
         for signum in self.SIGNALS:
             previous = signal.signal(signum, self._handle)
@@ -34,7 +36,7 @@ class StopSignal:
         """Let in what has waited since before the process began."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
-    def restore(self) -> None:
+    def __exit__(self, *error: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous.clear()

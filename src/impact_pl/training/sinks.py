@@ -13,16 +13,23 @@ from torch.utils.tensorboard import SummaryWriter
 class CsvSink:
     """``metrics.csv``: one row a logged step, a column a figure, empty where a row has none.
 
-    A resumed run drops the rows beyond the step that it continues from, then appends.
+    A resumed run drops the rows beyond the step that it continues from, then appends. Where it owes the validation of
+    that step, it drops that too: a run before it may have made up for it, and have been killed before it could save.
+    ``again`` are the figures of that step that stay, if a validation was dropped.
     """
 
-    def __init__(self, path: Path, columns: list[str], resumed_step: int):
+    def __init__(self, path: Path, columns: list[str], resumed_step: int, validation_owed: bool = False):
         self.columns = ["step", *columns]
+        self.again: dict[str, float] | None = None
         kept: list[dict] = []
         if path.is_file():
             with path.open(newline="") as file:
                 whole = [line for line in file if line.endswith("\n")]  # a kill may have cut the last one
-            kept = [row for row in csv.DictReader(whole) if int(row["step"]) <= resumed_step]
+            rows = [row for row in csv.DictReader(whole) if int(row["step"]) <= resumed_step]
+            kept = [r for r in rows if not (validation_owed and int(r["step"]) == resumed_step and r["valid/loss"])]
+            if len(kept) < len(rows):
+                same_step = [row for row in kept if int(row["step"]) == resumed_step]
+                self.again = {k: float(v) for row in same_step for k, v in row.items() if v and k != "step"}
         partial = path.with_suffix(".partial")
         with partial.open("w", newline="") as file:
             writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
@@ -52,6 +59,21 @@ class TensorBoardSink:
 
     def close(self) -> None:
         self.writer.close()
+
+
+def file_sinks(
+    run_dir: Path, columns: list[str], resumed_step: int, validation_owed: bool
+) -> tuple[CsvSink, TensorBoardSink]:
+    """metrics.csv and TensorBoard of a run that continues from ``resumed_step``, perhaps with its validation.
+
+    TensorBoard can hide whole steps only: where one validation has to go, the other figures of its step come again.
+    """
+    metrics = CsvSink(run_dir / "metrics.csv", columns, resumed_step, validation_owed)
+    if metrics.again is None:
+        return metrics, TensorBoardSink(run_dir, resumed_step)
+    tensorboard = TensorBoardSink(run_dir, resumed_step - 1)
+    tensorboard.write(resumed_step, metrics.again)
+    return metrics, tensorboard
 
 
 class LineSink:

@@ -8,6 +8,8 @@ from typing import Any
 
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
+from impact_pl.config import TrainerConfig
+
 
 def cluster_plugins() -> list[Any]:
     """SLURM's environment inside a job step, without Lightning's own requeueing.
@@ -17,6 +19,23 @@ def cluster_plugins() -> list[Any]:
         DataLoader workers overwrite the checkpoint (lightning issue 21406).
     """
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+def check_tasks(config: TrainerConfig) -> None:
+    """Whether a job step has a task for every rank: too many would each be the whole training, too few wait forever.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if "SLURM_STEP_ID" not in os.environ or not SLURMEnvironment.detect():
+        return
+    tasks, ranks = int(os.environ["SLURM_NTASKS"]), config.devices * config.num_nodes
+    if tasks != ranks:
+        raise ValueError(
+            f"SLURM started {tasks} task(s), but trainer.devices={config.devices} on trainer.num_nodes="
+            f"{config.num_nodes} are {ranks} rank(s): one task a device (srun --ntasks={ranks}), or set "
+            "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes"
+        )
 
 
 def describe_job() -> str:

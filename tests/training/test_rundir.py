@@ -1,0 +1,85 @@
+"""Two trainings of one name: the second waits a while, and is refused; a kill leaves no lock behind."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from impact_pl.training import rundir
+from impact_pl.training.fit import train
+from impact_pl.training.rundir import only_training
+
+# Holds the run directory, with a forked child (as a DataLoader worker is) that outlives it.
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from impact_pl.training.rundir import only_training
+
+with only_training(Path(sys.argv[1])):
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(config):
+    run_dir = Path(config.runs_dir) / config.name
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(run_dir)], stdout=subprocess.PIPE, text=True)
+    child = int(process.stdout.readline())
+    yield process
+    process.kill()
+    process.wait()
+    subprocess.run(["kill", "-9", str(child)])
+
+
+def test_a_second_training_of_the_same_name_is_refused(config, holder, monkeypatch, capsys):
+    monkeypatch.setattr(rundir, "PATIENCE", 0.5)
+    with pytest.raises(ValueError, match=r"another training is at work in .*runs/run \(the same name"):
+        train(config)
+    assert capsys.readouterr().out.count("waiting for another training") == 1
+    assert [path.name for path in (Path(config.runs_dir) / config.name).iterdir()] == ["lock"]
+
+
+def test_a_killed_one_leaves_the_directory_free_at_once(config, holder, monkeypatch):
+    monkeypatch.setattr(rundir, "PATIENCE", 0)
+    holder.kill()
+    holder.wait()
+    assert train(config) == 0
+
+
+def test_only_rank_zero_holds_the_lock(config, holder, monkeypatch):
+    monkeypatch.setattr(rundir.rank_zero_only, "rank", 1)
+    with only_training(Path(config.runs_dir) / config.name):
+        pass
+
+
+def test_a_directory_that_nothing_was_written_to_is_removed(tmp_path):
+    with only_training(tmp_path / "group" / "run"):
+        assert (tmp_path / "group" / "run" / "lock").is_file()
+    assert not (tmp_path / "group" / "run").exists()
+
+
+def test_without_locks_the_training_goes_on(tmp_path, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(rundir.fcntl, "lockf", unsupported)
+    with only_training(tmp_path / "run"):
+        assert "no locks here (Operation not supported)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("tasks", "devices", "fits"), [(2, 1, False), (1, 2, False), (2, 1, True)])
+def test_a_job_step_needs_one_task_a_rank(config, monkeypatch, tasks, devices, fits):
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", str(tasks))
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash" if fits else "train")  # an interactive shell's is Lightning's own
+    config.trainer.devices, config.trainer.max_steps = devices, 1
+    if fits:
+        assert train(config) == 0
+        return
+    with pytest.raises(ValueError, match=rf"SLURM started {tasks} task.* are {devices} rank.*--ntasks={devices}"):
+        train(config)
+    assert not Path(config.runs_dir).exists()

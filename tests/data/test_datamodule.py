@@ -1,5 +1,6 @@
 """The order of samples: a permutation an epoch, the same on any number of processes, resumable anywhere."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -84,12 +85,28 @@ def test_module_reads_batches_and_counts_samples(tmp_path):
     batches = list(data.train_dataloader())
     assert [len(batch["keys"]) for batch in batches] == [2, 2, 2, 2]
     data.trainer.global_step = 3
-    assert data.state_dict() == {"samples_consumed": 6, "step": 3, "block_shards": 0}
+    assert data.state_dict() == {"samples_consumed": 6, "step": 3, "block_shards": 0, "seed": 5, "num_samples": 6}
+    data.load_state_dict(data.state_dict())
     data.load_state_dict({"samples_consumed": 6, "step": 3})
     (resumed,) = list(data.train_dataloader())
     assert resumed["keys"] == batches[3]["keys"]
     assert torch.equal(resumed["moments"], batches[3]["moments"])
     assert [len(batch["keys"]) for batch in data.val_dataloader()] == [2, 1]
+
+
+def test_another_order_is_refused_in_the_middle_of_a_training(shards):
+    data = LatentDataModule(DataConfig(path=str(shards), block_shards=2), seed=5)
+    state = {"samples_consumed": 6, "step": 3, "block_shards": 2, "seed": 5, "num_samples": 62}
+    data.load_state_dict(state)
+    del state["num_samples"]
+    data.load_state_dict(state)  # of an earlier version
+    for changed, message in (
+        ({"seed": 4}, "seed=5, but this training began with 4: another order"),
+        ({"num_samples": 60}, "clips in data.path=62, but this training began with 60: another order"),
+        ({"seed": 4, "block_shards": 0}, "data.block_shards=2, but this training began with 0; seed=5, but"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{re.escape(message)}.*set it back, or begin a new .*init_from="):
+            data.load_state_dict(state | changed)
 
 
 def test_missing_path_says_what_to_pass(tmp_path):

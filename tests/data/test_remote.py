@@ -1,7 +1,9 @@
 """Shards behind URLs: the same batches as from the folder, copies that are checked, shared and limited."""
 
+import errno
 import functools
 import http.server
+import io
 import json
 import os
 import shutil
@@ -64,7 +66,7 @@ def read(path, tmp_path, start=0, steps=5, rank=0, world_size=1, **config) -> li
     data = LatentDataModule(DataConfig(path=str(path), batch_size=4, **config), seed=2)
     data.trainer = SimpleNamespace(
         global_step=0, max_steps=steps, global_rank=rank, local_rank=rank, world_size=world_size,
-        num_devices=world_size, accumulate_grad_batches=1, datamodule=data,
+        num_devices=world_size, accumulate_grad_batches=1, limit_val_batches=1.0, datamodule=data,
     )  # fmt: skip
     data.load_state_dict({"samples_consumed": start, "step": 0, "block_shards": config.get("block_shards", 0)})
     data.setup("fit")
@@ -123,14 +125,17 @@ def test_elastic_resume_reads_every_sample_of_the_epoch_once(shards, tmp_path, w
     assert seen == [key for batch in whole for key in batch["keys"]]
 
 
-@pytest.mark.parametrize("failure", ["cut", "changed", "gone"])
-def test_a_bad_download_is_tried_again_and_then_told(served, tmp_path, monkeypatch, failure):
+@pytest.mark.parametrize("failure", ["cut", "changed"])
+def test_a_bad_download_is_tried_again_and_then_told(served, tmp_path, monkeypatch, capfd, failure):
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.01)
     url, asked, failures = served
     failures += [failure] * (remote.ATTEMPTS - 1)
     dataset = LatentDataset(f"{url}/train", ShardCache(tmp_path / "cache"))
     assert dataset[0]["key"] == "clip0"
     assert sum(path.endswith("000000.tar") for path in asked) == remote.ATTEMPTS
+    lines = capfd.readouterr().err.splitlines()
+    reason = "curl ended with exit code 18" if failure == "cut" else "its checksum is not the index's"
+    assert lines == [f"{url}/train/000000.tar: attempt {i} of 4 failed ({reason})" for i in (1, 2, 3)]
     failures += [failure] * remote.ATTEMPTS
     with pytest.raises(ValueError, match=rf"^{url}/train/000001\.tar: could not be read in 4 attempts"):
         dataset[7]
@@ -138,6 +143,39 @@ def test_a_bad_download_is_tried_again_and_then_told(served, tmp_path, monkeypat
         f"{dataset.index.shards[0]['sha256']}.tar"
     ]
     assert dataset[7]["key"] == "clip7"
+
+
+def test_what_the_server_does_not_have_is_asked_for_once(served, tmp_path):
+    """Curl itself repeats what may go away."""
+    url, asked, failures = served
+    failures += ["gone"]
+    dataset = LatentDataset(f"{url}/train", ShardCache(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=r"000000\.tar: could not be read in 1 attempt \(curl .* 22: the server ref"):
+        dataset[0]
+    assert sum(path.endswith("000000.tar") for path in asked) == 1
+
+
+def test_a_full_disk_is_told_at_once(shards):
+    class FullDisk(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    entry = ShardIndex.load(shards / "train").shards[0]
+    for url in (f"pipe:cat {shards}/train/000000.tar /dev/zero", f"file:{shards}/train/000000.tar"):
+        with pytest.raises(ValueError, match=r"no room for its copy .*set data\.cache and data\.cache_gb"):
+            remote.download(url, FullDisk(), entry["bytes"], entry["sha256"])
+
+
+def test_a_url_without_valid_shards(shards, served, tmp_path):
+    shutil.rmtree(shards / "valid")
+    data = LatentDataModule(DataConfig(path=served[0], cache=str(tmp_path / "cache")))
+    data.trainer = SimpleNamespace(limit_val_batches=1.0)
+    with pytest.raises(ValueError, match=r"valid/index\.json: could not .*trainer\.validate_every_steps=0 trains wit"):
+        data.setup("fit")
+    data.trainer.limit_val_batches = 0
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    assert data.num_valid_batches == 0
 
 
 def test_what_cannot_be_read_says_what_to_do(shards, tmp_path, monkeypatch):

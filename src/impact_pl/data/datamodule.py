@@ -14,6 +14,8 @@ from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
 
+ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
+
 
 class LatentDataModule(LightningDataModule):
     """Reads ``path/train`` and ``path/valid``; its state in a checkpoint is the number of samples consumed.
@@ -46,8 +48,16 @@ class LatentDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self.train_set = LatentDataset(join(self.config.path, "train"), self.cache)
         valid = join(self.config.path, "valid")
-        has_valid = is_url(valid) or Path(valid, INDEX_NAME).is_file()
-        self.valid_set = LatentDataset(valid, self.cache) if has_valid else None
+        self.valid_set: LatentDataset | None = None
+        if Path(valid, INDEX_NAME).is_file():
+            self.valid_set = LatentDataset(valid, self.cache)
+        elif is_url(valid) and self.trainer.limit_val_batches != 0:
+            try:
+                self.valid_set = LatentDataset(valid, self.cache)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}; if there is no valid split, trainer.validate_every_steps=0 trains without"
+                ) from error
 
     def _make_cache(self) -> ShardCache | None:
         """Where a node keeps copies of the shards; None to read them in place."""
@@ -82,18 +92,27 @@ class LatentDataModule(LightningDataModule):
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int]:
+        return {"samples_consumed": self.samples_consumed, "step": self.trainer.global_step, **self._order()}
+
+    def _order(self) -> dict[str, int]:
+        """What the order of the samples follows from, beside the position in it."""
         return {
-            "samples_consumed": self.samples_consumed,
-            "step": self.trainer.global_step,
             "block_shards": self.config.block_shards,
+            "seed": self.seed,
+            "num_samples": self.index.num_samples,
         }
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        before = state_dict.get("block_shards", 0)
-        if before != self.config.block_shards:
+        before = {"block_shards": 0, **state_dict}  # earlier versions noted less
+        changed = [
+            f"{ORDER_KEYS[key]}={now}, but this training began with {before[key]}"
+            for key, now in self._order().items()
+            if before.get(key, now) != now
+        ]
+        if changed:
             raise ValueError(
-                f"data.block_shards={self.config.block_shards}, but this training began with {before}: another order "
-                "would repeat some clips of the epoch and leave out others; set it back"
+                f"{'; '.join(changed)}: another order would repeat some clips of the epoch and leave out others; set "
+                "it back, or begin a new training: another name=, with init_from= the model of this one"
             )
         self._consumed_at_resume = state_dict["samples_consumed"]
         self._step_at_resume = state_dict["step"]

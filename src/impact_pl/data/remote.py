@@ -8,14 +8,20 @@ Only the user's own ``data.path`` gets here: the names that an index adds to it 
 import errno
 import hashlib
 import re
+import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
 URL = re.compile(r"(pipe|file|https?|sftp|ftps|scp|gs|htgs|hf|ais|[a-z0-9+.-]+(?=://)):")
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.5  # doubled with each further attempt
 CHUNK_BYTES = 1 << 20
+# Codes with which curl ends where the server is unknown, says no, or does not answer in time. It has then repeated what
+# could go away (webdataset starts it with --retry 30), for up to a quarter of an hour.
+CURL_GAVE_UP = {6: "unknown host", 22: "the server refused, as with 404 or 503", 28: "no answer in time"}
 
 Result = TypeVar("Result")
 
@@ -80,14 +86,33 @@ def download(url: str, file: BinaryIO, num_bytes: int, sha256: str) -> None:
     _attempts(url, copy)
 
 
-def _open(url: str) -> BinaryIO:
-    from webdataset.gopen import gopen  # here, so that local reading does not import it
+class _GaveUp(OSError):
+    """Reading failed, and another attempt would not help."""
 
-    return gopen(url, "rb")
+
+@contextmanager
+def _open(url: str) -> Iterator[BinaryIO]:
+    from webdataset.gopen import Pipe, gopen  # here, so that local reading does not import it
+
+    stream = gopen(url, "rb")
+    if isinstance(stream, Pipe):
+        stream.ignore_status.append(-signal.SIGPIPE)  # it was stopped in the middle, by an error that tells more
+    try:
+        with stream:
+            yield stream
+    except OSError as error:
+        if not (isinstance(stream, Pipe) and error.errno is None):
+            raise
+        (command,), _ = stream.args  # the error shows all of it, with its options
+        program = "the command" if isinstance(command, str) else command[0]
+        said = f"{program} ended with exit code {stream.status}"
+        if program == "curl" and stream.status in CURL_GAVE_UP:
+            raise _GaveUp(f"{said}: {CURL_GAVE_UP[stream.status]}") from error
+        raise OSError(said) from error
 
 
 def _attempts(url: str, read: Callable[[], Result]) -> Result:
-    for attempt in range(ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
         try:
             return read()
         except FileNotFoundError as error:  # of the file, or of the program that reads such URLs
@@ -101,7 +126,11 @@ def _attempts(url: str, read: Callable[[], Result]) -> Result:
                 raise ValueError(
                     f"{url}: no room for its copy ({error.strerror}); set data.cache and data.cache_gb"
                 ) from error
-            last = error
-            if attempt + 1 < ATTEMPTS:
-                time.sleep(FIRST_WAIT_SECONDS * 2**attempt)
-    raise ValueError(f"{url}: could not be read in {ATTEMPTS} attempts ({last}); check data.path and its server")
+            if attempt == ATTEMPTS or isinstance(error, _GaveUp):
+                tried = f"in {attempt} attempt{'s' if attempt > 1 else ''}"
+                raise ValueError(
+                    f"{url}: could not be read {tried} ({error}); check data.path and its server"
+                ) from error
+            print(f"{url}: attempt {attempt} of {ATTEMPTS} failed ({error})", file=sys.stderr, flush=True)
+            time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+    raise AssertionError("unreachable")

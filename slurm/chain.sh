@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The whole way as four jobs, each waiting for the one before: precompute (array) -> pretrain -> text -> evaluate.
 #   bash slurm/chain.sh manifest=data/mine/manifest.jsonl name=mine [model=nano ...] [--dry-run]
-# Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME; runs_dir=DIR takes
-# the place of runs. Other arguments go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that job alone:
+# Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME, or below another
+# runs_dir=DIR. Other arguments go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that
+# job alone:
 #   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.trainer.max_steps=1000 evaluate.iterations=32
 # Nodes, GPUs and the number of array tasks stand in env.sh. A job that fails stops those behind it; the same command
 # then continues: what is finished is not done again.
@@ -27,7 +28,8 @@ for argument in "$@"; do
 done
 [[ "${pretrain[*]}" == *"experiment="* ]] || pretrain+=(experiment=pretrain)
 [[ "${text[*]}" == *"experiment="* ]] || text+=(experiment=text)
-[[ -n $manifest && -n $name ]] || { echo "error: chain.sh manifest=FILE name=NAME [runs_dir=DIR] [KEY=VALUE ...] [--dry-run]" >&2 && exit 2; }
+[[ -n $manifest && -n $name && -n $runs_dir ]] ||
+    { echo "error: chain.sh manifest=FILE name=NAME [runs_dir=DIR] [KEY=VALUE ...] [--dry-run]" >&2 && exit 2; }
 [[ -f $manifest ]] || { echo "error: manifest=$manifest: no such file" >&2 && exit 2; }
 
 previous=''

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,14 +66,14 @@ def test_mistakes_in_the_chains_arguments(arguments, message):
     assert message in done.stderr
 
 
-def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
-    """Run slurm/job.sh's step with a srun that exits with ``code``; returns its exit code and what it asks scontrol."""
+def run_job(folder: Path, script: str, srun: str, job: str) -> tuple[int, list[str]]:
+    """Run a job's script with a srun of ours; returns its exit code and what it asks scontrol."""
     shutil.copytree(ROOT / "slurm", folder / "slurm")
     with (folder / "slurm" / "env.sh").open("a") as file:
         file.write("case $NOT_SET_BEFORE_CONDA in x) ;; esac\n")
     programs = folder / "bin"
     programs.mkdir()
-    (programs / "srun").write_text(f"#!/bin/sh\nexit {code}\n")
+    (programs / "srun").write_text(f"#!/bin/sh\n{srun}\n")
     (programs / "scontrol").write_text(f'#!/bin/sh\necho "$@" >> {folder}/asked\necho "{job}"\n')
     for program in programs.iterdir():
         program.chmod(0o755)
@@ -83,7 +84,7 @@ def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
         "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_ARRAY_TASK_ID": "3",
     }
-    done = subprocess.run(["bash", "-c", "source slurm/job.sh; step x"], cwd=folder, env=environment, text=True)
+    done = subprocess.run(["bash", "-c", script], cwd=folder, env=environment, text=True)
     asked = folder / "asked"
     return done.returncode, asked.read_text().splitlines() if asked.exists() else []
 
@@ -105,6 +106,18 @@ def step(folder: Path, code: int, job: str) -> tuple[int, list[str]]:
 )
 def test_when_a_job_is_requeued(tmp_path, code, job, requeued):
     """Array tasks by their own name, and never a job that is finished, failed or cancelled."""
-    exit_code, asked = step(tmp_path, code, job)
+    exit_code, asked = run_job(tmp_path, "source slurm/job.sh; step x", f"exit {code}", job)
     assert exit_code == code
     assert ("requeue 7_3" in asked) == requeued
+
+
+@pytest.mark.parametrize(
+    "arguments", ["precompute.sh manifest=a.jsonl out=latents", "evaluate.sh model=model manifest=a.jsonl out=out"]
+)
+def test_programs_that_a_warning_ends_are_requeued(tmp_path, arguments):
+    """They have no handler: SIGUSR1 ends them, and srun (like this shell) says 128 + its number."""
+    assert "#SBATCH --signal=USR1@60\n" in (ROOT / "slurm" / arguments.split()[0]).read_text()
+    warned = f"""{sys.executable} -c 'import os, signal; os.kill(os.getpid(), signal.SIGUSR1)'"""
+    exit_code, asked = run_job(tmp_path, f"bash slurm/{arguments}", warned, "JobState=RUNNING PreemptTime=None")
+    assert exit_code == 138
+    assert asked[-1] == "requeue 7_3"

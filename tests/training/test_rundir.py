@@ -71,15 +71,23 @@ def test_without_locks_the_training_goes_on(tmp_path, monkeypatch, capsys):
         assert "no locks here (Operation not supported)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("tasks", "devices", "fits"), [(2, 1, False), (1, 2, False), (2, 1, True)])
-def test_a_job_step_needs_one_task_a_rank(config, monkeypatch, tasks, devices, fits):
+@pytest.mark.parametrize(("tasks", "devices"), [(2, 1), (1, 2)])
+def test_a_job_step_needs_one_task_a_rank(config, monkeypatch, tasks, devices):
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_NTASKS", str(tasks))
-    monkeypatch.setenv("SLURM_JOB_NAME", "bash" if fits else "train")  # an interactive shell's is Lightning's own
-    config.trainer.devices, config.trainer.max_steps = devices, 1
-    if fits:
-        assert train(config) == 0
-        return
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    config.trainer.devices = devices
     with pytest.raises(ValueError, match=rf"SLURM started {tasks} task.* are {devices} rank.*--ntasks={devices}"):
         train(config)
     assert not Path(config.runs_dir).exists()
+
+
+def test_in_an_interactive_job_only_its_first_task_trains(config, monkeypatch):
+    """Lightning takes no notice of the tasks of a job that is named so: each would be rank zero."""
+    for name, value in {"STEP_ID": "0", "NTASKS": "2", "PROCID": "1", "JOB_NAME": "interactive"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(ValueError, match="srun --job-name=train"):
+        train(config)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    config.trainer.max_steps = 1
+    assert train(config) == 0

@@ -27,7 +27,14 @@ def check_tasks(config: TrainerConfig) -> None:
     Raises:
         ValueError: it has not.
     """
-    if "SLURM_STEP_ID" not in os.environ or not SLURMEnvironment.detect():
+    if "SLURM_STEP_ID" not in os.environ:
+        return
+    if not SLURMEnvironment.detect():  # a shell for people, where Lightning starts its ranks by itself
+        if os.environ["SLURM_PROCID"] != "0":
+            raise ValueError(
+                f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
+                "srun --job-name=train makes one of them all"
+            )
         return
     tasks, ranks = int(os.environ["SLURM_NTASKS"]), config.devices * config.num_nodes
     if tasks != ranks:

@@ -73,13 +73,13 @@ class Precomputer:
             ValueError: ``out`` was begun with other inputs, a shard cannot be written, or not one sample was left.
         """
         claim(self.config, self.codec, self.text_encoder, self.shards)
+        for split in self.splits:
+            (self.out / split).mkdir(exist_ok=True)
+            sweep_partials(self.out / split)
         if all(is_complete(self.out / split) for split in self.splits):
             counts = ", ".join(f"{split} {len(LatentDataset(self.out / split))}" for split in self.splits)
             print(f"{self.out}: nothing to do, all shards are there (samples: {counts})")
             return
-        for split in self.splits:
-            (self.out / split).mkdir(exist_ok=True)
-            sweep_partials(self.out / split)
         share = range(self.task, len(self.shards), self.num_tasks)
         todo = [number for number in share if read_done(self.shards[number].path) is None]
         if len(todo) < len(share):
@@ -222,6 +222,7 @@ class Precomputer:
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)
+            sweep_partials(self.out / split)  # of processes that were still dying when this one began
         said = ", ".join(f"{split} {count} samples" for split, count in counts.items())
         where = f" ({rejected} has the reasons)" if rejects else ""
         print(f"{self.out}: {said} of {self.config.clip_seconds:g} s; {len(rejects)} rejected{where}")

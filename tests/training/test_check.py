@@ -60,7 +60,7 @@ def test_a_missing_package_names_its_extra(config, monkeypatch):
     config.trainer.strategy = "deepspeed"
     with pytest.raises(ValueError, match=r"impact-pl\[deepspeed\].*trainer=fsdp2"):
         train(config)
-    assert not Path(config.runs_dir).exists()
+    assert not (Path(config.runs_dir) / config.name).exists()
 
 
 def test_decoding_is_checked_before_the_first_step_if_it_is_used(config):

@@ -20,25 +20,9 @@ from test_ddp import command
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "trials"))
 
-from strategies import (
-    HAS_DEEPSPEED,
-    ROWS,
-    configuration,
-    difference,
-    losses,
-    table,
-    train,
-    train_together,
-    weights,
-)
+from strategies import HAS_DEEPSPEED, ROWS, configuration, difference, losses, table, train, train_together, weights
 
-from impact_pl.training.checkpoint import (
-    export,
-    find_checkpoint,
-    load_averaged,
-    open_checkpoint,
-    read_checkpoint,
-)
+from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.checkpoint_files import find
 
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed (extra [deepspeed])")
@@ -155,13 +139,8 @@ def test_model_folder_is_the_average(root, notes, name, tmp_path):
     export(root / name, tmp_path / "model")
     exported = load_averaged(tmp_path / "model")
     for model in (exported, load_averaged(root / name / "model")):
-        assert (
-            difference(
-                {f"ema.model.{key}": value for key, value in model.state_dict().items()},
-                run_weights(root, name, "ema."),
-            )
-            == 0
-        )
+        average = {f"ema.model.{key}": value for key, value in model.state_dict().items()}
+        assert difference(average, run_weights(root, name, "ema.")) == 0
     for process in notes[name]:
         assert len(process["generated"]) > 0
     assert notes[name][0]["generated"] == pytest.approx(notes["one"][0]["generated"], abs=1e-3)

@@ -55,14 +55,15 @@ class Cluster:
 
     def wait(self, job: str, *states: str, timeout: float = 240) -> dict[str, str]:
         """Until the job is in one of the states."""
+        in_state = lambda: facts if (facts := self.facts(job))["JobState"] in states else {}  # noqa: E731
+        return until(in_state, timeout, lambda: self.explain(job))
 
-        def explain() -> str:
-            for process in [process for processes in self.ranks(job).values() for process in processes]:
-                os.kill(process, signal.SIGUSR2)
-            time.sleep(2)
-            return f"{self.facts(job)}\n{self.log(job)}"
-
-        return until(lambda: facts if (facts := self.facts(job))["JobState"] in states else {}, timeout, explain)
+    def explain(self, job: str) -> str:
+        """Facts and log of a job, with the stacks of its Python processes at the end."""
+        for process in [process for processes in self.ranks(job).values() for process in processes]:
+            os.kill(process, signal.SIGUSR2)
+        time.sleep(2)
+        return f"{self.facts(job)}\n{self.log(job)}"
 
     def log(self, job: str) -> str:
         file = self.work / f"slurm-{job}.log"

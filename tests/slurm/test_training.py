@@ -37,7 +37,7 @@ def warn(cluster, job: str, random: random.Random) -> None:
 
 def wait_for_a_step(cluster, job: str, name: str) -> None:
     begin = cluster.step(name)
-    until(lambda: cluster.step(name) > begin, 120, lambda: cluster.log(job))
+    until(lambda: cluster.step(name) > begin, 120, lambda: cluster.explain(job))
 
 
 def test_two_nodes(cluster, undisturbed):

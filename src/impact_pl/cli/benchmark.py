@@ -110,7 +110,7 @@ def reading_ways(args: argparse.Namespace) -> tuple[dict[str, Way], dict[str, di
         return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
 
     def webdataset_loader(workers: int) -> DataLoader:
-        return DataLoader(webdataset_pipeline(dataset, args), batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+        return DataLoader(webdataset_pipeline(dataset, args), batch_size=None, num_workers=workers)
 
     def read(make: Callable[[int], DataLoader], workers: int) -> Way:
         return lambda: drain(make(workers), size / len(dataset))

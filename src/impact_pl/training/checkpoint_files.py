@@ -60,7 +60,7 @@ def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size
         if not isinstance(tensor, DTensor):
             return tensor
         assert tuple(tensor.placements) == (Shard(0),), f"{name} is laid out as {tensor.placements}"
-        rows: Tensor = tensor.detach().to_local()  # type: ignore[attr-defined]
+        rows = tensor.to_local().detach()
         is_padded = rows.untyped_storage().nbytes() > rows.nbytes  # torch.save would write all of the storage
         shards[name] = rows.clone() if is_padded else rows
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")

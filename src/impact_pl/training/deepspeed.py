@@ -89,7 +89,8 @@ class ZeroStrategy(DeepSpeedStrategy):
     def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
         assert self.lightning_module is not None
         self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
-        self.optimizers[0].refresh_fp32_params()  # type: ignore[attr-defined]  # the shards that the optimizer steps on
+        zero: Any = self.optimizers[0]
+        zero.refresh_fp32_params()  # the shards that it steps on
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """As AdamW's own, on rank zero; the others take part in gathering only."""

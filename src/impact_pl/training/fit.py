@@ -1,7 +1,6 @@
 """One call for a stage of training: start, resume, stop and finish, with everything in one run directory."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.partial import write_whole
 from impact_pl.models.impact import ImpactSpec
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config
@@ -128,9 +128,7 @@ def _without_worker_traceback(message: str) -> str:
 @rank_zero_only
 def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
     (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    partial = run_dir / "config.yaml.partial"
-    partial.write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
-    os.replace(partial, run_dir / "config.yaml")
+    write_whole(run_dir / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     # A model of fewer steps is none from here on: were it left, a kill between the last checkpoint and the export would
     # pass it off as the trained one.
     (run_dir / "model" / "config.json").unlink(missing_ok=True)

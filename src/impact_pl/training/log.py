@@ -61,7 +61,7 @@ class BucketMeans:
 
     def over_ranks(self, trainer: Trainer) -> Tensor:
         """(2, buckets) sums and counts of all ranks."""
-        return trainer.strategy.reduce(self._sums.clone(), reduce_op="sum")  # type: ignore[return-value]
+        return torch.as_tensor(trainer.strategy.reduce(self._sums.clone(), reduce_op="sum"))
 
     def start_from(self, sums: Tensor) -> None:
         self._sums.copy_(sums)

@@ -1,13 +1,15 @@
 """Where a training's figures go: metrics.csv, TensorBoard, and the terminal (a bar there, plain lines in a log)."""
 
 import csv
-import os
+import io
 import sys
 import time
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from impact_pl.data.partial import write_whole
 
 
 class CsvSink:
@@ -30,12 +32,11 @@ class CsvSink:
             if len(kept) < len(rows):
                 same_step = [row for row in kept if int(row["step"]) == resumed_step]
                 self.again = {k: float(v) for row in same_step for k, v in row.items() if v and k != "step"}
-        partial = path.with_suffix(".partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
-        os.replace(partial, path)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, self.columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(kept)
+        write_whole(path, table.getvalue())
         self._file = path.open("a", newline="")
         self._writer = csv.DictWriter(self._file, self.columns)
 

@@ -9,12 +9,14 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not inherit it
 trap : USR1 TERM                                    # the steps answer signals; this shell waits for their end
 
-WARNED=138 # exit code of a training that has saved after SIGUSR1, and of any other program that it has ended
+WARNED=138  # exit code of a training that has saved after SIGUSR1, and of any other program that it has ended
+STALLED=142 # of a training that made no step for trainer.stall_minutes; its log says where it stood
+MAX_RESTARTS=10 # after which a job that stalls is not requeued any more: it may stall always
 
 # step COMMAND...: run it in every task. A broken task ends them all, and the job ends with srun's exit code; but the job
 # is put back into the queue when a warning (time limit, preemption) has stopped the step, and when SLURM preempts it
-# with SIGTERM alone: a step that a signal ends early in the grace time would otherwise count as failed. A job that has
-# failed, or that is cancelled while it saves, is not.
+# with SIGTERM alone: a step that a signal ends early in the grace time would otherwise count as failed. So it is when the
+# step stood still. A job that has failed, or that is cancelled while it saves, is not.
 step() {
     local code=0
     srun --kill-on-bad-exit=1 "$@" || code=$?
@@ -30,8 +32,9 @@ step() {
 is_stopped_for_requeue() { # is_stopped_for_requeue EXIT_CODE
     local code=$1 job
     ((code > 128 && code <= 128 + 64)) || return 1 # no signal
+    ((code != STALLED || ${SLURM_RESTART_COUNT:-0} < MAX_RESTARTS)) || return 1
     job=$(scontrol show job --oneliner "$SLURM_JOB_ID") || return 1
     # A cancelled job is not RUNNING any more, and requeueing would revive it. SLURM may keep PreemptTime when it
     # requeues, hence the exit code comes first.
-    [[ $job == *JobState=RUNNING* ]] && { ((code == WARNED)) || [[ $job == *PreemptTime=[0-9]* ]]; }
+    [[ $job == *JobState=RUNNING* ]] && { ((code == WARNED || code == STALLED)) || [[ $job == *PreemptTime=[0-9]* ]]; }
 }

@@ -95,6 +95,7 @@ def run_job(folder: Path, script: str, srun: str, job: str) -> tuple[int, list[s
         (0, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", False),
         (2, "JobState=RUNNING PreemptTime=None", False),
         (138, "JobState=RUNNING PreemptTime=None", True),
+        (142, "JobState=RUNNING PreemptTime=None", True),
         (143, "JobState=RUNNING PreemptTime=2026-01-01T00:00:00", True),
         (143, "JobState=COMPLETING PreemptTime=2026-01-01T00:00:00", False),
         (143, "JobState=RUNNING PreemptTime=None", False),
@@ -109,6 +110,13 @@ def test_when_a_job_is_requeued(tmp_path, code, job, requeued):
     exit_code, asked = run_job(tmp_path, "source slurm/job.sh; step x", f"exit {code}", job)
     assert exit_code == code
     assert ("requeue 7_3" in asked) == requeued
+
+
+def test_a_job_that_always_stalls_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "10")
+    exit_code, asked = run_job(tmp_path, "source slurm/job.sh; step x", "exit 142", "JobState=RUNNING PreemptTime=None")
+    assert exit_code == 142
+    assert "requeue 7_3" not in asked
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ ALLOWED = {
     "trainer": {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
-        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
+        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps", "stall_minutes"), AT_LEAST_0),
         "zero_stage": ZERO_STAGES,
     },
     "optim": {

@@ -22,6 +22,7 @@ from impact_pl.training.modules import STAGES
 from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
 from impact_pl.training.slurm import check_tasks, cluster_plugins
+from impact_pl.training.stall import StallGuard
 from impact_pl.training.start import build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
 
@@ -38,11 +39,12 @@ def train(config: TrainConfig) -> int:
     """
     check_config(config)
     check_tasks(config.trainer)
-    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name):
-        return _train(config, stop)
+    guard = StallGuard(config.trainer.stall_minutes)
+    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:
+        return _train(config, stop, guard)
 
 
-def _train(config: TrainConfig, stop: StopSignal) -> int:
+def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     if config.stage not in STAGES:
         raise ValueError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
     quiet_lightning()
@@ -66,7 +68,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
         say(NOTHING_TO_SAVE)
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
-    trainer = build_trainer(config, run_dir, stop, spec, plugins)
+    trainer = build_trainer(config, run_dir, stop, guard, spec, plugins)
     announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
@@ -84,7 +86,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
 
 
 def build_trainer(
-    config: TrainConfig, run_dir: Path, stop: StopSignal, spec: ImpactSpec, plugins: list[Any]
+    config: TrainConfig, run_dir: Path, stop: StopSignal, guard: StallGuard, spec: ImpactSpec, plugins: list[Any]
 ) -> Trainer:
     """Lightning's trainer with our callbacks in place of its own logging, bar, checkpoints and signal handling."""
     settings = config.trainer
@@ -113,7 +115,7 @@ def build_trainer(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[log, *samples, checkpoints],
+        callbacks=[log, guard, *samples, checkpoints],
         default_root_dir=run_dir,
     )
     keep_handlers(trainer)

@@ -1,10 +1,11 @@
 """slurm/chain.sh: four jobs, each after the one before; a failure stops what comes behind it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Cluster
+from harness import ROOT, Cluster, until
 
 from impact_pl.data_prep import builtin
 
@@ -59,6 +60,22 @@ def test_the_whole_way(cluster, small_manifest):
     metrics = json.loads((cluster.work / "runs" / "chain" / "metrics.json").read_text())
     assert metrics["num_samples"] == 16
     assert cluster.step("chain/pretrain") == cluster.step("chain/text") == 40
+
+
+@pytest.mark.slurm
+def test_a_warned_task_of_an_array_is_requeued(cluster, small_manifest):
+    """impact-precompute has no handler: the warning of the time limit ends it, and its task alone goes back."""
+    arguments = [f"manifest={small_manifest}", "out=warned-latents", "clip_seconds=1.28", "samples_per_shard=4"]
+    job = cluster.submit("--array=0-1", "slurm/precompute.sh", *arguments)
+    until(lambda: f"{job}_0.0" in cluster.run("squeue", "--steps", "--noheader", "--format=%i"), 60)
+    cluster.run("scancel", "--signal=USR1", f"{job}_0")
+    until(lambda: cluster.facts(f"{job}_0")["Restarts"] == "1", 60)
+    for task in (0, 1):
+        facts = cluster.wait(f"{job}_{task}", "COMPLETED")
+        assert (facts["ExitCode"], facts["Restarts"]) == ("0:0", str(1 - task))
+    verified = cluster.run(Path(sys.executable).with_name("impact-precompute"), "verify", "out=warned-latents")
+    assert "15 shards" in verified  # of four records each
+    assert "all sound" in verified
 
 
 @pytest.mark.slurm

@@ -84,8 +84,8 @@ class Cluster:
         """How often a job stood still, and was requeued for it (its log says where its processes stood)."""
         return self.log(job).count("requeue (the step ended with exit code 142)")
 
-    def ranks(self, job: str) -> dict[int, list[int]]:
-        """Processes of a job's training by rank, DataLoader workers included."""
+    def ranks(self, job: str, program: str = "impact-train") -> dict[int, list[int]]:
+        """Processes of a job's program by rank, DataLoader workers included."""
         found: dict[int, list[int]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -95,7 +95,7 @@ class Cluster:
                 command = (folder / "cmdline").read_text()
             except (OSError, UnicodeDecodeError):
                 continue
-            if environment.get("SLURM_JOB_ID") == job and "/impact-train\0" in command:
+            if environment.get("SLURM_JOB_ID") == job and f"/{program}\0" in command:
                 found.setdefault(int(environment["SLURM_PROCID"]), []).append(int(folder.name))
         return found
 

@@ -25,6 +25,7 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.data.partial": 1,
     "impact_pl.data.remote": 1,
     "impact_pl.data.tar": 1,
+    "impact_pl.data.workers": 1,
     "impact_pl.data.cache": 2,
     "impact_pl.data.index": 2,
     "impact_pl.models": 1,

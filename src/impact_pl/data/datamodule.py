@@ -1,6 +1,5 @@
 """Latent shards for Lightning: deterministic order, equal numbers of batches on all ranks, exact resume mid-epoch."""
 
-import signal
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
+from impact_pl.data.workers import ignore_signals, worker_context
 
 ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
 
@@ -154,13 +154,8 @@ class LatentDataModule(LightningDataModule):
             num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_ignore_signals if workers > 0 else None,
+            multiprocessing_context=worker_context() if workers > 0 else None,
+            worker_init_fn=ignore_signals if workers > 0 else None,
             persistent_workers=workers > 0,
             generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the global state
         )
-
-
-def _ignore_signals(worker: int) -> None:
-    """Ctrl-C and a scheduler's signals reach the whole process group; only the training process answers them."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -7,7 +7,7 @@ import torch
 
 import impact_pl  # noqa: F401  # makes torchaudio importable
 
-WORDS = "a the dog barks rain falls on tin roof high beep low hum hiss of white noise rising whistle and".split()
+WORDS = "a the dog barks rain falls on tin roof high beep low hum hiss of white noise rising whistle and"
 
 
 def save_tokenizer(folder: Path, special: dict[str, str], template: str) -> None:
@@ -15,7 +15,7 @@ def save_tokenizer(folder: Path, special: dict[str, str], template: str) -> None
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*dict.fromkeys(special.values()), *WORDS])}
+    vocabulary = {word: i for i, word in enumerate([*dict.fromkeys(special.values()), *WORDS.split()])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

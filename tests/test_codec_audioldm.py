@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from published import save_audioldm, vae_config, vocoder
 from safetensors.torch import load_file, save_file
 
 from impact_pl.codec import load_codec
 from impact_pl.codec_audioldm import AudioLDMMel
-from published import save_audioldm, vae_config, vocoder
 
 pytest.importorskip("diffusers", reason="the extra [audioldm] is not installed")
 GOLDEN = load_file(Path(__file__).parent / "golden" / "audioldm_mel.safetensors")
@@ -80,7 +80,8 @@ def test_ten_seconds_are_256_by_16_latents_of_8_channels(codec):
     waveform = 0.1 * torch.randn(2, 163_840, generator=torch.Generator().manual_seed(0))
     moments = codec.encode(waveform)
     assert moments.shape == (2, 16, 256, 16)
-    assert (codec.sample_rate, codec.latent_channels, codec.latent_width, codec.samples_per_latent) == (16_000, 8, 16, 640)
+    shape = (codec.latent_channels, codec.latent_frames(163_840), codec.latent_width)
+    assert (codec.sample_rate, codec.samples_per_latent, shape) == (16_000, 640, (8, 256, 16))
     mean, std = moments.chunk(2, dim=1)
     posterior = codec.vae.encode(codec.mel(waveform)[:, None]).latent_dist
     assert torch.equal(mean, posterior.mean)
@@ -116,8 +117,8 @@ def test_identity_follows_the_vae_alone_and_the_name_finds_it_again(codec, folde
     assert (again.name, again.identity) == (codec.name, codec.identity)
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    weights = load_file(copy / "vocoder" / "model.safetensors")
-    save_file({name: value + 0.1 for name, value in weights.items()}, copy / "vocoder" / "model.safetensors", {"format": "pt"})
+    file = copy / "vocoder" / "model.safetensors"
+    save_file({name: value + 0.1 for name, value in load_file(file).items()}, file, {"format": "pt"})
     assert load_codec(f"audioldm:{copy}").identity == codec.identity
     file = copy / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
@@ -129,9 +130,10 @@ def test_identity_follows_the_vae_alone_and_the_name_finds_it_again(codec, folde
 def test_pytorch_files_of_older_repositories_load_as_well(codec, folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    for part, stem, old in (("vae", "diffusion_pytorch_model", "diffusion_pytorch_model"), ("vocoder", "model", "pytorch_model")):
-        torch.save(load_file(copy / part / f"{stem}.safetensors"), copy / part / f"{old}.bin")
-        (copy / part / f"{stem}.safetensors").unlink()
+    vae, hifigan = copy / "vae" / "diffusion_pytorch_model", copy / "vocoder" / "model"
+    for new, old in ((vae, vae), (hifigan, hifigan.with_name("pytorch_model"))):
+        torch.save(load_file(new.with_suffix(".safetensors")), old.with_suffix(".bin"))
+        new.with_suffix(".safetensors").unlink()
     loaded = load_codec(f"audioldm:{copy}")
     waveform = GOLDEN["waveform"][None]
     assert torch.equal(loaded.encode(waveform), codec.encode(waveform))

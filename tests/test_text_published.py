@@ -1,4 +1,4 @@
-"""T5, CLAP and their combination, on small random models in the published formats; laion-clap's own numbers: tests/clap."""
+"""T5, CLAP and both, on small random models in the published formats; tests/clap has laion-clap's own numbers."""
 
 import io
 import json
@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from published import save_clap, save_roberta, save_t5
 from safetensors.torch import load_file, save_file
 
 from impact_pl.text import TEXT_ENCODERS, load_text_encoder
-from published import save_clap, save_roberta, save_t5
 
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum"]
 

@@ -90,9 +90,8 @@ class LaionClap(TextEncoder):
             )
         self.tokenizer = load_tokenizer(self.folder)
         weights = _text_weights(self.file)
-        self.tower = _LaionTextTower(self.folder, weights)
-        self.features = {FEATURE: (1, self.tower.text_projection[-1].out_features)}
-        self.tower.requires_grad_(False).eval()
+        self.tower = _LaionTextTower(self.folder, weights).requires_grad_(False).eval()
+        self.features = {FEATURE: (1, len(weights["text_projection.0.weight"]))}
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
@@ -103,7 +102,7 @@ class LaionClap(TextEncoder):
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextFeatures:
         """B captions -> feature (B, 1, d), mask (B, 1); ValueError without captions."""
-        tokens = tokenize(self.tokenizer, captions, NUM_TOKENS).to(self.tower.text_projection[0].weight.device)
+        tokens = tokenize(self.tokenizer, captions, NUM_TOKENS).to(self.tower.text_branch.device)
         return _one_vector(nn.functional.normalize(self.tower(tokens["input_ids"], tokens["attention_mask"]), dim=-1))
 
 
@@ -120,9 +119,8 @@ class _LaionTextTower(nn.Module):
         try:
             self.load_state_dict(weights)
         except RuntimeError as error:
-            raise ValueError(
-                f"the checkpoint's text tower does not fit {folder / 'config.json'}: {str(error).splitlines()[1].strip()}"
-            ) from error
+            what = str(error).splitlines()[1].strip()
+            raise ValueError(f"the checkpoint's text tower does not fit {folder / 'config.json'}: {what}") from error
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Ids and mask (B, L) -> embeddings (B, d)."""

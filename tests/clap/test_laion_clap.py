@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from published import ROBERTA, ROBERTA_TEMPLATE, roberta_config, save_roberta, save_tokenizer
 
 from impact_pl.text import load_text_encoder
-from published import ROBERTA, ROBERTA_TEMPLATE, roberta_config, save_roberta, save_tokenizer
 
 pytestmark = pytest.mark.clap
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum", "hiss " * 100]
@@ -85,7 +85,8 @@ def test_transformers_clap_with_the_same_weights_agrees(reference, tmp_path):
                 state[f"{new}.{name.removeprefix(f'{old}.')}"] = value
     missing, unexpected = converted.load_state_dict(state, strict=False)
     assert not unexpected
-    assert not [name for name in missing if name.startswith("text_") and not name.endswith(("position_ids", "type_ids"))]
+    buffers = ("position_ids", "type_ids")
+    assert not [name for name in missing if name.startswith("text_") and not name.endswith(buffers)]
     converted.save_pretrained(tmp_path)
     save_tokenizer(tmp_path, ROBERTA, ROBERTA_TEMPLATE)
     embeddings = load_text_encoder(f"clap:{tmp_path}").encode(CAPTIONS).features["clap"][:, 0]

@@ -120,12 +120,16 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
         ("latent channels", old.latent_channels, new.latent_channels),
         ("latent width", old.latent_width, new.latent_width),
     ]
-    parts = [("codec", old.codec, new.codec)]
+    parts: list[tuple[str, dict | None, dict | None]] = [("codec", old.codec, new.codec)]
     if text:
         parts.append(("text encoder", old.text_encoder, new.text_encoder))
         pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
     # Of a part the identity counts: its name holds the folder that it was in.
-    pairs += [(name, _identity(a), _identity(b)) for name, a, b in parts if (a or {}).get("identity") != (b or {}).get("identity")]
+    pairs += [
+        (name, _identity(before), _identity(now))
+        for name, before, now in parts
+        if (before or {}).get("identity") != (now or {}).get("identity")
+    ]
     return [f"{name} {before} -> {now}" for name, before, now in pairs if before != now]
 
 

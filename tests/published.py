@@ -8,20 +8,34 @@ import torch
 import impact_pl  # noqa: F401  # makes torchaudio importable
 
 WORDS = "a the dog barks rain falls on tin roof high beep low hum hiss of white noise rising whistle and"
+VOCABULARY = 300
 
 
-def save_tokenizer(folder: Path, special: dict[str, str], template: str) -> None:
-    """A tokenizer.json of whole words, with the special tokens of the model family."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+def save_t5_tokenizer(folder: Path) -> None:
+    """A unigram tokenizer.json of whole words, ending captions as T5's does."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {word: i for i, word in enumerate([*dict.fromkeys(special.values()), *WORDS.split()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=special["unk_token"]))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    ids = [(token, vocabulary[token]) for token in dict.fromkeys(special.values())]
-    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    pieces = [(piece, 0.0) for piece in special.values()] + [(f"\u2581{word}", -3.0) for word in WORDS.split()]
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+def save_roberta_tokenizer(folder: Path) -> None:
+    """RoBERTa's byte-level BPE, with ids of its special tokens as in roberta-base and a merge or two a word."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import RobertaTokenizer
+
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator([WORDS] * 2, vocab_size=VOCABULARY, min_frequency=2, special_tokens=special)
+    folder.mkdir(parents=True, exist_ok=True)
+    trained.save_model(str(folder))  # vocab.json and merges.txt
+    merges = [tuple(line.split()) for line in (folder / "merges.txt").read_text().splitlines()[1:]]
+    RobertaTokenizer(vocab=json.loads((folder / "vocab.json").read_text()), merges=merges).save_pretrained(folder)
 
 
 def save_t5(folder: Path, seed: int = 0) -> Path:
@@ -34,18 +48,14 @@ def save_t5(folder: Path, seed: int = 0) -> Path:
         tie_word_embeddings=False, decoder_start_token_id=0,
     )  # fmt: skip
     T5ForConditionalGeneration(config).save_pretrained(folder)
-    save_tokenizer(folder, {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}, "$A </s>")
+    save_t5_tokenizer(folder)
     return folder
-
-
-ROBERTA = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-ROBERTA_TEMPLATE = "<s> $A </s>"
 
 
 def roberta_config(hidden_size: int = 16) -> dict:
     """What RoBERTa and CLAP's text tower have in common; the padding's id is 1, as in roberta-base."""
     return {
-        "vocab_size": 32, "hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "vocab_size": VOCABULARY, "hidden_size": hidden_size, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 24, "max_position_embeddings": 514, "type_vocab_size": 1, "layer_norm_eps": 1e-5,
     }  # fmt: skip
 
@@ -61,7 +71,7 @@ def save_clap(folder: Path, seed: int = 0) -> Path:
     }  # fmt: skip
     text = roberta_config() | {"projection_dim": 20}
     ClapModel(ClapConfig(text_config=text, audio_config=audio, projection_dim=20)).save_pretrained(folder)
-    save_tokenizer(folder, ROBERTA, ROBERTA_TEMPLATE)
+    save_roberta_tokenizer(folder)
     return folder
 
 
@@ -73,7 +83,7 @@ def save_roberta(folder: Path, hidden_size: int = 16, weights: bool = False) -> 
     config.save_pretrained(folder)
     if weights:
         RobertaModel(config).save_pretrained(folder)
-    save_tokenizer(folder, ROBERTA, ROBERTA_TEMPLATE)
+    save_roberta_tokenizer(folder)
     return folder
 
 

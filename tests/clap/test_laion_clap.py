@@ -5,13 +5,27 @@ import sys
 import numpy as np
 import pytest
 import torch
-from published import ROBERTA, ROBERTA_TEMPLATE, roberta_config, save_roberta, save_tokenizer
+from published import roberta_config, save_roberta, save_roberta_tokenizer
 
 from impact_pl.text import load_text_encoder
 
 pytestmark = pytest.mark.clap
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum", "hiss " * 100]
 HIDDEN = 768  # laion-clap's text projection takes no other
+
+
+def declare_operators() -> None:
+    """torchvision, which laion-clap imports, has wheels for CUDA only: on others its operators are missing.
+
+    transformers fails with it then; declaring two of them is enough to import both.
+    """
+    if torch.version.cuda is None:
+        LIBRARIES.append(torch.library.Library("torchvision", "DEF"))
+        LIBRARIES[0].define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        LIBRARIES[0].define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+
+LIBRARIES: list[torch.library.Library] = []  # a declaration lives as long as its library
 
 
 @pytest.fixture(scope="module")
@@ -22,10 +36,11 @@ def reference(tmp_path_factory):
     directory stand for them. The text tower is small in depth and vocabulary; the audio tower (HTSAT, fusion) has its
     full size.
     """
+    declare_operators()
     folder = tmp_path_factory.mktemp("laion")
     save_roberta(folder / "roberta-base", HIDDEN, weights=True)
     for name in ("bert-base-uncased", "facebook/bart-base"):
-        save_tokenizer(folder / name, ROBERTA, ROBERTA_TEMPLATE)
+        save_roberta_tokenizer(folder / name)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["test"])  # it parses the command line when it is imported
@@ -88,7 +103,7 @@ def test_transformers_clap_with_the_same_weights_agrees(reference, tmp_path):
     buffers = ("position_ids", "type_ids")
     assert not [name for name in missing if name.startswith("text_") and not name.endswith(buffers)]
     converted.save_pretrained(tmp_path)
-    save_tokenizer(tmp_path, ROBERTA, ROBERTA_TEMPLATE)
+    save_roberta_tokenizer(tmp_path)
     embeddings = load_text_encoder(f"clap:{tmp_path}").encode(CAPTIONS).features["clap"][:, 0]
     expected = module.get_text_embedding(CAPTIONS, use_tensor=True).detach()
     print("largest difference of transformers' ClapModel:", (embeddings - expected).abs().max().item())

@@ -80,7 +80,7 @@ def test_features_made_while_training_are_the_precomputed_ones(shards, parts):
     assert stored.on_after_batch_transfer(expected, 0) is expected
 
 
-def test_both_ways_train_the_same_model_and_leave_the_encoder_out(runs, shards):
+def test_both_ways_train_the_same_model_and_leave_the_encoder_out(runs, parts):
     stored, made = (read_checkpoint(runs / name / "checkpoints" / "last.ckpt") for name in ("features", "captions"))
     assert made["state_dict"].keys() == stored["state_dict"].keys()
     assert {name.split(".")[0] for name in made["state_dict"]} == {"model", "ema"}

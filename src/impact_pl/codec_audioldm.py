@@ -82,7 +82,7 @@ class AudioLDMCodec(AudioCodec):
         patterns = [f"{part}/*.{suffix}" for part in ("vae", "vocoder") for suffix in ("json", "safetensors", "bin")]
         folder = model_folder(source, NEEDED, patterns)
         self.name = full_name("audioldm", source)
-        self.vae = load_frozen(AutoencoderKL, folder / "vae")
+        self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would want accelerate
         self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")
         self.mel = AudioLDMMel()
         self._check(source)

@@ -122,17 +122,25 @@ def files_identity(salt: str, files: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def load_frozen(model_class: Any, folder: Path) -> Any:
+def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
     """A transformers or diffusers model from a local folder, whole, in float32, frozen.
 
     Neither library refuses a folder of another model: they only warn, and leave what is missing at random.
 
+    Args:
+        model_class: of one of these libraries.
+        folder: with config.json and weights.
+        options: of the class's ``from_pretrained``.
+
     Raises:
         ValueError: the weights are not this model's, or not all there.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     weight_files(folder)
+    disable_progress_bar()  # of loading the weights
     try:
-        model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"{folder}: not a {model_class.__name__} ({str(error).splitlines()[0]})") from error
     wrong = [*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", []))]

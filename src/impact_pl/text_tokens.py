@@ -72,12 +72,9 @@ class TokenStates(TextEncoder):
     """
 
     def __init__(self, name: str, feature: str, num_positions: int, folder: Path, model_class: Any) -> None:
-        from transformers.utils.logging import disable_progress_bar
-
         super().__init__()
         self.name, self.feature, self.num_positions, self.folder = name, feature, num_positions, folder
         self.tokenizer = load_tokenizer(folder)
-        disable_progress_bar()  # of loading the weights
         self.model = load_frozen(model_class, folder)
         self.features = {feature: (num_positions, self.model.config.hidden_size)}
 

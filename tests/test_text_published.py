@@ -163,7 +163,6 @@ def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no captions"):
         load_text_encoder(f"clap:{folders[1]}").encode([])
     bare = changed(folders[0], tmp_path, "bare", lambda copy: (copy / "tokenizer.json").unlink())
-    (bare / "tokenizer_config.json").unlink()
     with pytest.raises(ValueError, match="no tokenizer there"):
         load_text_encoder(f"t5:{bare}")
     empty = changed(folders[1], tmp_path, "empty", lambda copy: (copy / "model.safetensors").unlink())
@@ -258,3 +257,16 @@ def test_a_checkpoint_that_does_not_fit_the_configuration_beside_it(checkpoint):
 
 def test_the_registry_holds_every_name():
     assert list(TEXT_ENCODERS) == ["minilm", "t5", "clap", "laion_clap"]
+
+
+def test_a_hub_id_is_found_in_the_hub_s_cache(folders, tmp_path, monkeypatch):
+    """The hub's own client, on a cache as it leaves one: there is no network here."""
+    snapshot = tmp_path / "models--me--tiny-t5" / "snapshots" / "0123"
+    shutil.copytree(folders[0], snapshot)
+    (tmp_path / "models--me--tiny-t5" / "refs").mkdir()
+    (tmp_path / "models--me--tiny-t5" / "refs" / "main").write_text("0123")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    encoder = load_text_encoder("t5:me/tiny-t5")
+    assert encoder.name == "t5:me/tiny-t5"
+    assert encoder.identity == load_text_encoder(f"t5:{folders[0]}").identity

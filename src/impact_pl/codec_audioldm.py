@@ -79,8 +79,7 @@ class AudioLDMCodec(AudioCodec):
             ) from error
         from transformers import SpeechT5HifiGan
 
-        patterns = [f"{part}/*.{suffix}" for part in ("vae", "vocoder") for suffix in ("json", "safetensors", "bin")]
-        folder = model_folder(source, NEEDED, patterns)
+        folder = model_folder(source, NEEDED, parts=("vae/", "vocoder/"))
         self.name = full_name("audioldm", source)
         self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would want accelerate
         self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")

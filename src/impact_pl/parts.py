@@ -52,36 +52,42 @@ def build_part(what: str, own: dict[str, Callable[..., Any]], group: str, name: 
     return make(*given)
 
 
-def model_folder(source: str, needed: Iterable[str], patterns: list[str]) -> Path:
+def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",)) -> Path:
     """The local folder of a published model.
 
     Args:
         source: a folder; or the id of a repository on the Hugging Face hub, which is fetched if its cache lacks it.
         needed: files that it must have.
-        patterns: of the files that are fetched from a hub.
+        parts: folders in a repository that are fetched from a hub, each as ``vae/``.
 
     Raises:
         ValueError: neither such a folder nor such a repository, or a file is missing.
     """
     folder = Path(source)
     if not folder.is_dir():
-        folder = _fetch(source, patterns)
+        folder = _fetch(source, parts)
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{source}: {', '.join(missing)} missing; give the whole folder of the published model")
     return folder
 
 
-def _fetch(source: str, patterns: list[str]) -> Path:
+def _fetch(source: str, parts: Iterable[str]) -> Path:
+    """Configuration, tokenizer and weights; ``.bin`` only where there are no safetensors."""
     if not HUB_ID.fullmatch(source):
         raise ValueError(f"{source}: no such folder")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        for part in parts:
+            kinds = ("json", "txt", "model", "safetensors")
+            folder = Path(snapshot_download(source, allow_patterns=[f"{part}*.{kind}" for kind in kinds]))
+            if not any((folder / part).glob("*.safetensors")):
+                snapshot_download(source, allow_patterns=[f"{part}*.bin"])
     except (OSError, ValueError) as error:  # no network, no such repository, no such id
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"{source}: no such folder, and the hub gave nothing of that name ({first})") from error
+    return folder
 
 
 def full_name(kind: str, source: str) -> str:

@@ -3,7 +3,6 @@
 Dimension key: B batch, d numbers of the shared embedding space.
 """
 
-import contextlib
 import pickle
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from impact_pl.parts import files_identity, full_name, load_frozen, model_folder, weight_files
 from impact_pl.text import TextEncoder, TextFeatures
-from impact_pl.text_tokens import PATTERNS, load_tokenizer, tokenize, tokenizer_files
+from impact_pl.text_tokens import load_tokenizer, tokenize, tokenizer_files
 
 NUM_TOKENS = 77  # of a caption, as laion-clap cuts it
 FEATURE = "clap"
@@ -38,7 +37,7 @@ class Clap(TextEncoder):
 
         super().__init__()
         self.name = full_name("clap", source)
-        self.folder = model_folder(source, ["config.json"], PATTERNS)
+        self.folder = model_folder(source, ["config.json"])
         self.tokenizer = load_tokenizer(self.folder)
         self.model = load_frozen(ClapModel, self.folder)
         del self.model.audio_model, self.model.audio_projection
@@ -137,12 +136,13 @@ def _text_weights(file: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file}: not a checkpoint that can be read safely ({str(error).splitlines()[0]})") from error
-    with contextlib.suppress(KeyError, TypeError, IndexError):
-        content = content["state_dict"]
-    names = list(content) if isinstance(content, dict) else []
-    plain = {str(name).removeprefix("module."): name for name in names}
-    weights = {new: content[old].float() for new, old in plain.items() if new.startswith(TEXT_PARTS)}
+        raise ValueError(
+            f"{file}: not a checkpoint that can be read safely ({str(error).splitlines()[0]}); where you trust it, "
+            "load it yourself and torch.save its 'state_dict' alone"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    weights = {name: value.float() for name, value in plain.items() if name.startswith(TEXT_PARTS)}
     weights.pop("text_branch.embeddings.position_ids", None)  # counted, not learned; newer checkpoints lack it
     if "text_projection.0.weight" not in weights:
         raise ValueError(f"{file}: no text tower of laion-clap in it (text_branch and text_projection)")

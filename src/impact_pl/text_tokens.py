@@ -17,7 +17,7 @@ TOKENIZER_FILES = (  # those that a folder has
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("spiece.model", "vocab.json", "merges.txt"),
 )
-PATTERNS = ["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"]  # what is fetched of a repository on a hub
+VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of which there has to be
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -33,11 +33,11 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    if not tokenizer_files(folder):
-        raise ValueError(f"{folder}: no tokenizer there (such as tokenizer.json)")
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ValueError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # ImportError: of what reads a spiece.model
         raise ValueError(f"{folder}: no tokenizer that can be read ({str(error).splitlines()[0]})") from error
 
 
@@ -144,5 +144,5 @@ class T5(TokenStates):
     def __init__(self, source: str) -> None:
         from transformers import T5EncoderModel
 
-        folder = model_folder(source, ["config.json"], PATTERNS)
+        folder = model_folder(source, ["config.json"])
         super().__init__(full_name("t5", source), "t5", self.NUM_POSITIONS, folder, T5EncoderModel)

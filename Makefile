@@ -4,10 +4,11 @@ VENV    ?= .venv
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
+CLAP    := .venv-clap
 SLURM   := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm lint format precompute-latents tensorboard clean
+.PHONY: help setup demo test test-all test-slurm test-clap lint format precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +17,7 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed]"
+	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed,audioldm]"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
@@ -26,13 +27,22 @@ test: setup ## the fast tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-all: setup ## the fast and the slow tests
-	$(BIN)/python -m pytest -m "not gpu and not slurm"
+	$(BIN)/python -m pytest -m "not gpu and not slurm and not clap"
 
 test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on this machine, as root; installs SLURM if missing
 	@if ! { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; } >/dev/null; then \
 		test "$$(id -u)" = 0 -a -n "$$(command -v apt-get)" || { echo 'make test-slurm needs root, and $(SLURM) (apt-get install them)' >&2; exit 2; }; \
 		apt-get update -q && apt-get install -y --no-install-recommends $(SLURM); fi
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-clap: $(CLAP)/installed ## laion-clap's own numbers (a minute, and 2 GB), in an environment of its own (.venv-clap)
+	PYTHONPATH=src $(CLAP)/bin/python -m pytest -m clap tests/clap
+
+$(CLAP)/installed: tests/clap/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(CLAP)
+	$(CLAP)/bin/pip install -q -c constraints.txt -r tests/clap/requirements.txt
+	$(CLAP)/bin/pip install -q --no-deps laion-clap==1.1.7 wget==3.2 progressbar==2.5
+	@touch $@
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -215,10 +215,7 @@ class Precomputer:
         codec = {key: getattr(self.codec, key) for key in ("name", "identity", "sample_rate", "samples_per_latent")}
         frames = round(self.config.clip_seconds * self.codec.sample_rate) // self.codec.samples_per_latent  # H
         latents = {"shape": [self.codec.latent_channels, frames, self.codec.latent_width], "mean": mean, "std": std}
-        text, encoder = None, self.text_encoder
-        if encoder is not None:
-            features = {name: list(size) for name, size in encoder.features.items()}
-            text = {"name": encoder.name, "identity": encoder.identity, "features": features}
+        text = self.text_encoder.describe() if self.text_encoder else None
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)

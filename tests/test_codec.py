@@ -134,7 +134,7 @@ def test_saved_codec_loads_and_identity_covers_the_latents_alone(tmp_path):
 
 
 def test_user_errors(tmp_path):
-    with pytest.raises(ValueError, match="choose 'builtin' or the path"):
+    with pytest.raises(ValueError, match="choose builtin, audioldm"):
         load_codec("encodec")
     (tmp_path / "config.json").write_text(json.dumps({"codec": "other"}))
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):

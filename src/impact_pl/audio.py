@@ -114,9 +114,10 @@ def fit_length(waveform: Tensor, num_samples: int) -> Tensor:
 
 
 class LogMel(nn.Module):
-    """Natural log of the magnitude mel spectrogram, AudioLDM's front end: M = S / hop frames, clamped at 1e-5.
+    """Natural log of the magnitude mel spectrogram, with AudioLDM's numbers: M = S / hop frames, clamped at 1e-5.
 
-    Slaney mel scale and norm, Hann window, reflect padding of (n_fft - hop) / 2 on both sides.
+    Slaney mel scale and norm, Hann window, HiFi-GAN's reflect padding of (n_fft - hop) / 2 on both sides
+    (AudioLDM's own, ``codec_audioldm.AudioLDMMel``, pads n_fft / 2).
     """
 
     filters: Tensor  # (F, n_fft/2 + 1)

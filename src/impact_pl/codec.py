@@ -7,10 +7,15 @@ decides how strong its channels are relative to each other.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor, nn
+
+from impact_pl.parts import build_part, known_kinds
+
+ENTRY_POINTS = "impact_pl.codecs"  # group of the entry points by which installed packages offer codecs
 
 
 class AudioCodec(nn.Module, ABC):
@@ -50,22 +55,42 @@ class AudioCodec(nn.Module, ABC):
         """
 
 
+def _builtin() -> AudioCodec:
+    from impact_pl.codec_builtin import BuiltinCodec  # here and below: these modules need this one
+
+    return BuiltinCodec.from_pretrained(Path(__file__).parent / "assets" / "codec")
+
+
+def _audioldm(source: str) -> AudioCodec:
+    from impact_pl.codec_audioldm import AudioLDMCodec
+
+    return AudioLDMCodec(source)
+
+
+CODECS: dict[str, Callable[..., AudioCodec]] = {"builtin": _builtin, "audioldm": _audioldm}
+
+
 def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCodec:
-    """Load a codec for inference: ``builtin``, or a folder that holds config.json and model.safetensors.
+    """Load a codec for inference.
+
+    Args:
+        name_or_path: ``builtin``; ``audioldm:FOLDER_OR_HUB_ID``; a folder that ``impact-train experiment=codec`` wrote
+            (config.json and model.safetensors); or the name of one of your own, in ``CODECS`` or an entry point.
+        device: where it runs.
 
     Raises:
-        ValueError: neither a known name nor such a folder.
+        ValueError: neither a known name nor such a folder, or a file or package of the codec is missing.
     """
+    kinds = known_kinds(CODECS, ENTRY_POINTS)
+    if name_or_path.partition(":")[0] in kinds:
+        return build_part("codec", CODECS, ENTRY_POINTS, name_or_path).to(device).eval()
+    if not Path(name_or_path, "config.json").is_file():
+        raise ValueError(
+            f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or a hub id), or the path of a "
+            "folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
+        )
     from impact_pl.codec_builtin import BuiltinCodec
 
-    if name_or_path == "builtin":
-        codec = BuiltinCodec.from_pretrained(Path(__file__).parent / "assets" / "codec")
-    elif Path(name_or_path, "config.json").is_file():
-        codec = BuiltinCodec.from_pretrained(name_or_path)
-        codec.name = str(Path(name_or_path).resolve())
-    else:
-        raise ValueError(
-            f"no codec '{name_or_path}': choose 'builtin' or the path of a folder with config.json and "
-            "model.safetensors (impact-train experiment=codec writes one)"
-        )
+    codec = BuiltinCodec.from_pretrained(name_or_path)
+    codec.name = str(Path(name_or_path).resolve())
     return codec.to(device).eval()

@@ -76,6 +76,8 @@ class DataConfig:
     batch_size: int = 16  # clips a process and step
     num_workers: int = 0
     caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
+    text_encoder: str = ""  # stage 2: whose features; empty: those in the shards, whoever made them
+    encode_captions: bool = False  # by text_encoder while training, even where the shards have features
 
 
 @dataclass

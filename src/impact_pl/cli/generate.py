@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add("--order", choices=["random", "confidence"], default=DEFAULTS.order, help="in which patches are revealed")
     add("--codec", help="name or folder of the codec (default: where the model noted it)")
+    add("--text-encoder", help="name of the text encoder, as t5:FOLDER (default: what the model noted)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
     return parser
 
@@ -115,7 +116,7 @@ def _stem(index: int, caption: str) -> str:
 def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
     from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
-    pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec)
+    pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec, args.text_encoder)
     make_writable(args.out.parent if args.out.suffix else args.out)
     decoding = DecodingConfig(
         num_iterations=args.iterations,

@@ -30,7 +30,9 @@ Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | buil
 keys and defaults:
 {format_keys(PrecomputeConfig)}
 
-codec: builtin, or a folder that impact-train experiment=codec wrote. text_encoder: minilm, or none (stage 1 only).
+codec: builtin; a folder that impact-train experiment=codec wrote; audioldm:FOLDER_OR_HUB_ID (vae/ and vocoder/ in it).
+text_encoder: minilm; t5:FOLDER_OR_HUB_ID; clap:FOLDER_OR_HUB_ID; laion_clap:FILE; several joined with +, such as the
+paper's clap:FOLDER+t5:FOLDER; or none (stage 1, or captions that are encoded while training: data.text_encoder).
 clip_seconds: a multiple of a latent frame of the codec. samples_per_shard: records that share one tar.
 """
 

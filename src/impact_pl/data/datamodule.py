@@ -1,6 +1,7 @@
 """Latent shards for Lightning: deterministic order, equal numbers of batches on all ranks, exact resume mid-epoch."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -13,6 +14,7 @@ from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.data.workers import ignore_signals, worker_context
+from impact_pl.text import TextEncoder, load_text_encoder
 
 ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
 
@@ -24,40 +26,77 @@ class LatentDataModule(LightningDataModule):
         Lightning must see a loader that has a length and no ``state_dict``, and must not replace its sampler
         (``use_distributed_sampler=False``): then its own count of batches and this class's position agree.
 
+    A batch's "text" is what the shards hold, or what ``config.text_encoder`` makes of the captions on the device. That
+    encoder is no part of the model: no optimizer, average or checkpoint sees it.
+
     Args:
         config: where the shards lie and how they are batched.
         seed: of the order.
+        with_text: False where captions are not looked at (stage 1); then no text encoder is loaded.
 
     Raises:
-        ValueError: no shards at the path, or a cache that is too small for what is read at a time.
+        ValueError: no shards at the path, features of another encoder than the one asked for, or a cache that is too
+            small for what is read at a time.
     """
 
     trainer: Trainer
 
-    def __init__(self, config: DataConfig, seed: int = 0):
+    def __init__(self, config: DataConfig, seed: int = 0, with_text: bool = True):
         super().__init__()
         if not config.path:
             raise ValueError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
         self.index.forget_offsets()
+        self.text_encoder = self._find_text_encoder() if with_text else None
         self.cache = self._make_cache()
         self._consumed_at_resume = 0
         self._step_at_resume = 0
 
     def setup(self, stage: str) -> None:
-        self.train_set = LatentDataset(join(self.config.path, "train"), self.cache)
+        self.train_set = self._open("train")
         valid = join(self.config.path, "valid")
         self.valid_set: LatentDataset | None = None
         if Path(valid, INDEX_NAME).is_file():
-            self.valid_set = LatentDataset(valid, self.cache)
+            self.valid_set = self._open("valid")
         elif is_url(valid) and self.trainer.limit_val_batches != 0:
             try:
-                self.valid_set = LatentDataset(valid, self.cache)
+                self.valid_set = self._open("valid")
             except ValueError as error:
                 raise ValueError(
                     f"{error}; if there is no valid split, trainer.validate_every_steps=0 trains without"
                 ) from error
+
+    def _open(self, split: str) -> LatentDataset:
+        return LatentDataset(join(self.config.path, split), self.cache, with_text=self.text_encoder is None)
+
+    def _find_text_encoder(self) -> TextEncoder | None:
+        """The encoder that captions go through here; None where the shards' features are the wanted ones.
+
+        ``index`` says afterwards what the batches hold.
+        """
+        config, stored = self.config, self.index.text_encoder
+        if not config.text_encoder:
+            if config.encode_captions:
+                raise ValueError("data.encode_captions=true needs an encoder: name it with data.text_encoder=...")
+            return None
+        encoder = load_text_encoder(config.text_encoder)
+        if stored is not None and not config.encode_captions:
+            if stored["identity"] != encoder.identity:
+                raise ValueError(
+                    f"the shards in {config.path} hold features of text encoder {stored['name']!r} "
+                    f"({stored['identity']}), not of {encoder.name!r} ({encoder.identity}): precompute them with "
+                    "text_encoder= that one, or set data.encode_captions=true to encode captions while training"
+                )
+            return None
+        self.index.text_encoder = encoder.describe()
+        return encoder
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """A batch with the features of its captions, on the device of its moments; Lightning calls this."""
+        if self.text_encoder is None:
+            return batch
+        return batch | {"text": self.text_encoder.to(batch["moments"].device).encode_known(batch["captions"])}
 
     def _make_cache(self) -> ShardCache | None:
         """Where a node keeps copies of the shards; None to read them in place."""

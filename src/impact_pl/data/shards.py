@@ -138,12 +138,13 @@ class LatentDataset(Dataset):
     Args:
         folder: of the shards and their index; or its URL (``data.remote``), with a cache.
         cache: where copies of the shards are kept; None reads the folder in place.
+        with_text: False leaves the stored text features unread.
 
     Raises:
         ValueError: no index, a shard that is missing or truncated, or (on access) non-finite moments.
     """
 
-    def __init__(self, folder: str | Path, cache: ShardCache | None = None) -> None:
+    def __init__(self, folder: str | Path, cache: ShardCache | None = None, with_text: bool = True) -> None:
         assert cache is not None or not is_url(str(folder)), folder
         self.folder, self.cache = str(folder), cache
         self.index = ShardIndex.load(folder)
@@ -151,7 +152,7 @@ class LatentDataset(Dataset):
         self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # the sample at which each shard begins
         bounds = [[*shard["offsets"].values(), shard["bytes"]] for shard in self.index.shards]
         self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # of each shard's samples, in bytes
-        self._features = self.index.text_features
+        self._features = self.index.text_features if with_text else {}
         self._files: OrderedDict[int, FileIO] = OrderedDict()
         self.index.forget_offsets()
         for number in range(len(self.index.shards) if cache is None else 0):

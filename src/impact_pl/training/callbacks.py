@@ -124,9 +124,9 @@ class AudioSamples(Callback):
     def _write(self, trainer: Trainer, pl_module: Any) -> None:
         model, data = pl_module.ema.model, pl_module.data
         dataset = data.valid_set if data.num_valid_batches else data.train_set
-        batch = collate([dataset[i] for i in range(min(NUM_CLIPS, len(dataset)))])
+        batch = trainer.strategy.batch_to_device(collate([dataset[i] for i in range(min(NUM_CLIPS, len(dataset)))]))
         moments, captions = batch["moments"], batch["captions"]
-        text = trainer.strategy.batch_to_device(batch["text"]) if model.spec.text_features else None
+        text = batch["text"] if model.spec.text_features else None
         generator = torch.Generator(pl_module.device).manual_seed(0)
         latents = model.generate(text, moments.shape[2], len(moments), self.decoding, generator)
         if self.training_log.tensorboard is None:

@@ -119,13 +119,17 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
     pairs += [
         ("latent channels", old.latent_channels, new.latent_channels),
         ("latent width", old.latent_width, new.latent_width),
-        ("codec", _identity(old.codec), _identity(new.codec)),
     ]
+    parts: list[tuple[str, dict | None, dict | None]] = [("codec", old.codec, new.codec)]
     if text:
-        pairs += [
-            ("text encoder", _identity(old.text_encoder), _identity(new.text_encoder)),
-            ("text features", _plain(old.text_features), _plain(new.text_features)),
-        ]
+        parts.append(("text encoder", old.text_encoder, new.text_encoder))
+        pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
+    # Of a part the identity counts: its name holds the folder that it was in.
+    pairs += [
+        (name, _identity(before), _identity(now))
+        for name, before, now in parts
+        if (before or {}).get("identity") != (now or {}).get("identity")
+    ]
     return [f"{name} {before} -> {now}" for name, before, now in pairs if before != now]
 
 

@@ -40,8 +40,9 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
     if config.stage == "text":
         if index.text_encoder is None:
             raise ValueError(
-                f"stage text needs captions, but the shards in {config.data.path} have none: precompute them from a "
-                "manifest with captions, or train experiment=pretrain on them"
+                f"stage text needs captions, but the shards in {config.data.path} have no features of any: precompute "
+                "them from a manifest with captions, name a data.text_encoder=... to encode the captions in them while "
+                "training, or train experiment=pretrain on them"
             )
         text = dict(index.text_encoder)
     return ImpactSpec(

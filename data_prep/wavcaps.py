@@ -1,8 +1,8 @@
 """WavCaps: its published JSON parts and a local folder of its audio -> manifest.jsonl.
 
 A part is {"data": [{"id", "caption", "duration", ...}, ...]}. Its source is told by its path, as published:
-FreeSound/fsd_final.json, AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, SoundBible/sb_final.json. A clip is
-searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name no source:
+FreeSound/fsd_final.json, AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, SoundBible/sb_final.json.
+A clip is searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name no source:
 ids are unique within a source only. --exclude removes what is in AudioCaps, or in a test set: WavCaps publishes such
 lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and ..._ub8k_esc50_vggsound.json.
 
@@ -70,7 +70,7 @@ def read_part(path: Path) -> list[dict]:
 
 
 def find_files(folder: Path) -> Files:
-    """Every audio file by its source, which a folder above it names (else None), and stem; the first in order counts."""
+    """Every audio file by its source, which a folder above it names (else None), and stem; the first one counts."""
     files: Files = {}
     for path in audio_files(folder):
         files.setdefault((source_of(path.relative_to(folder.parent).parent), path.stem), path)

@@ -2,9 +2,10 @@
 
 A part is {"data": [{"id", "caption", "duration", ...}, ...]}. Its source is told by its path, as published:
 FreeSound/fsd_final.json, AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, SoundBible/sb_final.json.
-A clip is searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name no source:
-ids are unique within a source only. --exclude removes what is in AudioCaps, or in a test set: WavCaps publishes such
-lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and ..._ub8k_esc50_vggsound.json.
+A clip is searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name
+no source: ids are unique within a source only. --exclude removes what is in AudioCaps, or in a test set: WavCaps
+publishes such lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and
+..._ub8k_esc50_vggsound.json.
 
 Most of FreeSound's and BBC's recordings are long. --seconds 10 takes the first ten seconds of each, as the paper's
 1,200 hours of WavCaps and AudioCaps imply (402,958 clips of at most ten seconds are 1,100 hours; in full 7,568).

@@ -99,7 +99,7 @@ def read_clip_list(path: str | Path) -> ClipList:
 
 
 def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sounds:
-    """The sounds of the list's clips, by clip id, in the list's order.
+    """The sounds of the list's clips, by clip id, sorted by it (an inception score's splits follow that order).
 
     Args:
         sounds: by name; records of YouTube clips (``source`` youtube/<id>) are known by that id, others by their name.
@@ -122,7 +122,7 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
         parts = [f"{len(missing)} of {len(clips.captions)} clips have no sound ({_some(missing)})"] if missing else []
         parts += [f"{len(extra)} sounds are not in the list ({_some(extra)})"] if extra else []
         raise ValueError(f"{what} does not match the test list {clips.name}: {'; '.join(parts)}")
-    return {clip: found[clip] for clip in clips.captions}
+    return {clip: found[clip] for clip in sorted(clips.captions)}
 
 
 def one_of(clip: str, captions: list[str]) -> str:

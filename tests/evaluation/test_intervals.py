@@ -23,7 +23,7 @@ def test_no_interval_from_a_handful_of_sounds():
 
 @pytest.mark.parametrize(("num", "dim"), [(200, 8), (60, 100)])
 def test_the_interval_of_a_frechet_distance_covers_its_expectation(num, dim):
-    """Both where N exceeds the dimensions and where it does not; a bootstrap's percentiles lie above all of it there."""
+    """Both where N exceeds the dimensions and where it does not (there, a bootstrap's percentiles lie far above)."""
     generator = np.random.default_rng(2)
     scale = np.linspace(0.5, 2, dim)
 

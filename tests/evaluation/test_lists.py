@@ -7,9 +7,9 @@ import pytest
 from impact_pl.data.manifest import Record
 from impact_pl.evaluation.lists import KNOWN, ClipList, clip_id, clip_of, read_clip_list, restrict
 
-CSV = "id,caption\nY7fmOlUlwoNg,A machine is clicking\nY6BJ455B1aAs,\"A missile launching, then metal\"\n"
+CSV = 'id,caption\nY7fmOlUlwoNg,A machine is clicking\nY6BJ455B1aAs,"A missile launching, then metal"\n'
 TSV = "id\tcaption\nY7fmOlUlwoNg\tA machine is clicking\nY6BJ455B1aAs\tA missile launching, then metal\n"
-TANGO = "id,caption\n7fmOlUlwoNg_20,A machine is clicking\n6BJ455B1aAs_0,\"A missile launching, then metal\"\n"
+TANGO = 'id,caption\n7fmOlUlwoNg_20,A machine is clicking\n6BJ455B1aAs_0,"A missile launching, then metal"\n'
 AUDIOCAPS = (
     "audiocap_id,youtube_id,start_time,caption\n103549,7fmOlUlwoNg,20,Constant rattling\n"
     "103548,6BJ455B1aAs,0,A rocket flies by\n104001,7fmOlUlwoNg,20,A machine is clicking\n"
@@ -18,7 +18,13 @@ AUDIOCAPS = (
 
 @pytest.mark.parametrize(
     "name",
-    ["Y7fmOlUlwoNg", "7fmOlUlwoNg_20", "7fmOlUlwoNg.wav", "Y7fmOlUlwoNg_20_30.flac", "x/Y7fmOlUlwoNg_20.000_30.000.wav"],
+    [
+        "Y7fmOlUlwoNg",
+        "7fmOlUlwoNg_20",
+        "7fmOlUlwoNg.wav",
+        "Y7fmOlUlwoNg_20_30.flac",
+        "x/Y7fmOlUlwoNg_20.000_30.000.wav",
+    ],
 )
 def test_one_clip_under_its_many_names(name):
     assert clip_id(name) == "7fmOlUlwoNg"

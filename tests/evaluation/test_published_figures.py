@@ -168,7 +168,11 @@ def test_features_are_cached_by_content(folders, weights, monkeypatch):
 def test_yamnet_and_published_networks_stand_in_one_table(folders, weights):
     pytest.importorskip("onnxruntime", reason="extra 'eval' is not installed")
     write_tones(folders / "floor", [f"{index}.wav" for index in range(20)], 3)
-    main(arguments(folders, weights, "--networks", "yamnet,vggish", "--floor", folders / "floor", "--text-encoder", "none"))
+    main(
+        arguments(
+            folders, weights, "--networks", "yamnet,vggish", "--floor", folders / "floor", "--text-encoder", "none"
+        )
+    )
     result = json.loads((folders / "metrics.json").read_text())
     assert [network["fitted_seconds"] for network in result["networks"].values()] == [1.0, None]
     rows = {row["name"]: row for row in result["rows"]}

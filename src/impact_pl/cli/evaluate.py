@@ -36,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact-evaluate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance; or, with the files of\n"
-        "the published networks in a folder, FD, KL and IS on CNN14, FAD on VGGish, and the CLAP score.\n"
+        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance; or, with the files\n"
+        "of the published networks in a folder, FD, KL and IS on CNN14, FAD on VGGish, and the CLAP score.\n"
         "Printed beside them: the real-against-real floor, noise, and the baselines that you give.\n"
         "Sounds belong together when their names (file stem, record id) are equal; with a test list, when they are\n"
         "of one clip (a YouTube id, with or without Y before it and seconds behind it).",

@@ -182,6 +182,6 @@ def crossed_interval(values: np.ndarray, generator: np.random.Generator) -> Inte
     num_raters, num_clips = values.shape
     raters = generator.multinomial(num_raters, [1 / num_raters] * num_raters, NUM_RESAMPLES) / num_raters
     clips = generator.multinomial(num_clips, [1 / num_clips] * num_clips, NUM_RESAMPLES) / num_clips
-    means = np.einsum("br,rm,bm->b", raters, values, clips, optimize=True)
+    means = ((raters @ values) * clips).sum(axis=1)  # (NUM_RESAMPLES,)
     low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -2,6 +2,7 @@
 
 Figures as S1 prints them: FD, KL and IS on PANNs CNN14 at 16 kHz, FAD on VGGish, CLAP with clap-htsat-fused, one
 caption a clip; S1 does not say which list of clips it used. Latency is seconds for 8 clips on one V100.
+The listening test had one MAGNeT and one AudioLDM2; their ratings stand here at the smaller model of each.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ SYSTEMS = (
     System("MAGNeT-L", 26.19, 2.36, 1.64, 9.10, 0.253, latency=24.8),
     System("Make-An-Audio 2", 16.23, 2.03, 1.29, 9.95, 0.345, steps=100, latency=15.9),
     System("AudioLDM2-full", 32.14, 2.17, 1.62, 6.92, 0.273, 3.74, 3.19, 200, 96.1),
-    System("AudioLDM2-full-large", 33.18, 2.12, 1.54, 8.29, 0.281, steps=200, latency=195.7),
+    System("AudioLDM2-large", 33.18, 2.12, 1.54, 8.29, 0.281, steps=200, latency=195.7),
     System("IMPACT base, T 32 (1200 h)", 14.90, 1.07, 1.05, 10.06, 0.364, steps=100, latency=11.2),
     System("IMPACT base, T 64 (5500 h, 1200 h)", 14.72, 1.13, 1.09, 10.03, 0.353, 4.31, 3.51, 100, 22.2),
     System("IMPACT large, T 64 (5500 h, 1200 h)", 14.72, 1.17, 1.07, 10.53, 0.364, 4.39, 3.47, 100, 28.4),

@@ -63,8 +63,8 @@ def metrics_section(metrics: dict | None) -> str:
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in metrics.get("notes", []))
     return (
         f"<p>Every row has {metrics['num_samples']} sounds of {metrics['duration_seconds']:.2f} s. Read a row "
-        "between its neighbours: real sounds mark the best that can be asked for, white noise the worst, and the codec's "
-        "reconstructions what a model on this codec could reach. Small figures are 95 % intervals.</p>"
+        "between its neighbours: real sounds mark the best that can be asked for, white noise the worst, and the "
+        "codec's reconstructions what a model on this codec could reach. Small figures are 95 % intervals.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of metrics"><table>'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         f"<dl>{meanings}</dl>{notes}"

@@ -30,11 +30,13 @@ class ModelConfig:
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
     patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
     max_patches: int = 256
-    head: str = "diffusion"
+    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete (models/heads)
     head_width: int = 1024
     head_depth: int = 3
     num_timesteps: int = 1000
     diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
+    num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over
+    codebook_size: int = 1024  # codes in each of them
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
 
 

@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from impact_pl.config import TrainConfig
 from impact_pl.decoding import check_decoding
+from impact_pl.models.heads import check_order
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
@@ -27,6 +28,7 @@ ALLOWED = {
     "model": {
         **dict.fromkeys(("dim", "depth", "num_heads", "patch_size", "max_patches"), AT_LEAST_1),
         **dict.fromkeys(("head_width", "head_depth", "num_timesteps", "diffusion_batch_mul"), AT_LEAST_1),
+        **dict.fromkeys(("num_codebooks", "codebook_size"), AT_LEAST_1),
         "mlp_ratio": POSITIVE,
         **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),
         "mask_ratio": {"low": BELOW_1, "std": POSITIVE, "value": "above 0, at most 1"},
@@ -71,6 +73,7 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.trainer.sample_every_steps and config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
+        check_order(model.head, config.decoding.order)
 
 
 def _check(values: dict, allowed: dict, prefix: str) -> None:

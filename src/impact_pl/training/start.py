@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from impact_pl.config import TrainConfig
-from impact_pl.data.shards import ShardIndex
+from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.remote import join
+from impact_pl.data.shards import LatentDataset, ShardIndex
 from impact_pl.models.impact import Impact, ImpactSpec
 from impact_pl.models.mar import load_mar
 from impact_pl.training.checkpoint import (
@@ -79,17 +83,36 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
 def new_module(config: TrainConfig, spec: ImpactSpec) -> ImpactTraining:
     """A module with fresh weights, or with those of ``init_from``."""
     source = config.init_from
-    if not source:
-        if config.stage == "text":
-            say("init_from is empty: stage text starts from random weights, without pre-training")
-        return STAGES[config.stage](spec, config)
-    if source.startswith(MAR):
-        module = STAGES[config.stage](spec, config)
-        say(str(load_mar(module.model, source[len(MAR) :])))
-    else:
+    if source and not source.startswith(MAR):
         module = _from_impact(config, spec, load_averaged(Path(source)))
+    else:
+        module = STAGES[config.stage](spec, config)
+        if source:
+            say(str(load_mar(module.model, source[len(MAR) :])))
+        elif config.stage == "text":
+            say("init_from is empty: stage text starts from random weights, without pre-training")
+        if module.model.head.num_fit_patches:
+            _fit_head(config, module.model)
     module.ema.reset(module.model)
     return module
+
+
+def _fit_head(config: TrainConfig, model: Impact) -> None:
+    """Show the head patches of the training set, from clips that the seed chooses.
+
+    Every process does so for itself, with the same outcome, before any of them trains.
+    """
+    data = LatentDataModule(config.data, config.seed)
+    clips = LatentDataset(join(config.data.path, "train"), data.cache)
+    generator = torch.Generator().manual_seed(config.seed)
+    patches: list[Tensor] = []
+    for i in torch.randperm(len(clips), generator=generator).tolist():
+        latents = model.whiten(clips[i]["moments"][None], generator)
+        patches.append(model.patchify(latents)[0])  # (N, P)
+        if sum(map(len, patches)) >= model.head.num_fit_patches:
+            break
+    say(f"fitting the head {model.spec.model.head} to patches of {len(patches)} clips")
+    model.head.fit(torch.cat(patches), generator)
 
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:

@@ -78,6 +78,7 @@ class DataConfig:
     batch_size: int = 16  # clips a process and step
     num_workers: int = 0
     caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
+    text_features: list[str] = field(default_factory=list)  # names of those in the shards to train with; empty: all
 
 
 @dataclass
@@ -91,6 +92,7 @@ class TrainerConfig:
     precision: str = "auto"  # auto: bf16-mixed where the processor computes in bf16, else 32-true
     max_steps: int = 100_000
     accumulate_grad_batches: int = 1
+    global_batch_size: int = 0  # clips a step, over all processes: sets accumulate_grad_batches; 0: what comes out
     log_every_steps: int = 10
     validate_every_steps: int = 1000
     checkpoint_every_steps: int = 1000

@@ -172,11 +172,20 @@ def test_padded_text_does_not_matter():
 def test_wrong_text_is_refused():
     text = captions()
     with pytest.raises(ValueError, match="text encoder"):
-        build({"clap": (1, 5)}).embed_text(text, 2)
+        build({"clap": (1, 6)}).embed_text(text, 2)
+    with pytest.raises(ValueError, match="text encoder"):
+        build({"clap": (1, 5), "tags": (2, 5)}).embed_text(text, 2)
     with pytest.raises(ValueError, match="text encoder"):
         build().embed_text(text, 3)
     with pytest.raises(ValueError, match="without text"):
         build({}).generate(text, 12, 2, QUICK, rng())
+
+
+def test_a_model_of_some_features_leaves_the_others_out():
+    model, text = build({"words": (3, 6)}), captions()
+    alone = Text({"words": text.features["words"]}, text.mask[:, 1:])
+    assert torch.equal(model.embed_text(text, 2), model.embed_text(alone, 2))
+    assert model.embed_text(text, 2).shape == (2, 3, 32)
 
 
 def test_guidance_changes_the_result_and_scale_one_is_none():

@@ -132,23 +132,28 @@ class Impact(nn.Module):
         """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.
 
         So a mask that is all False is the null condition, as is ``text`` None. None for an unconditional model.
+        Features that this model was not built with (``data.text_features``) are left out.
         """
         if self.null_cond is None:
             return None
         null = self.null_cond.expand(batch, -1, -1)
         if text is None:
             return null
-        self._check_text(text, batch)
+        text = self._own_text(text, batch)
         cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
         return torch.where(text.mask[..., None], cond, null.to(cond.dtype))
 
-    def _check_text(self, text: "TextFeatures", batch: int) -> None:
+    def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
+        """The features that this model takes, and their part of the mask."""
         got = {name: tuple(feature.shape) for name, feature in text.features.items()}
         want = {name: (batch, *shape) for name, shape in self.spec.text_features.items()}
-        if got != want:
+        if any(got.get(name) != shape for name, shape in want.items()):
             raise ValueError(
                 f"Text features {got}, but this model takes {want}: use the text encoder it was built for."
             )
+        masks = dict(zip(got, text.mask.split([shape[1] for shape in got.values()], dim=1), strict=True))
+        features = {name: text.features[name] for name in want}
+        return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
 
     def forward(self, *args, **kwargs) -> ImpactLoss:
         """The same as :meth:`loss`."""

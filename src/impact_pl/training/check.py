@@ -41,7 +41,7 @@ ALLOWED = {
     "trainer": {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
-        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
+        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps", "global_batch_size"), AT_LEAST_0),
         "zero_stage": ZERO_STAGES,
     },
     "optim": {
@@ -74,6 +74,29 @@ def check_config(config: TrainConfig) -> None:
     if config.trainer.sample_every_steps and config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order)
+
+
+def settle_batch(config: TrainConfig) -> None:
+    """Set ``accumulate_grad_batches`` (in place) so that a step takes ``trainer.global_batch_size`` clips; 0: leave it.
+
+    So the same experiment has the same batch on any number of processes.
+
+    Raises:
+        ValueError: no whole number of micro-batches, or another one than ``accumulate_grad_batches`` asks for.
+    """
+    trainer, wanted = config.trainer, config.trainer.global_batch_size
+    if not wanted:
+        return
+    micro = config.data.batch_size * trainer.devices * trainer.num_nodes
+    product = f"data.batch_size={config.data.batch_size} x {trainer.devices * trainer.num_nodes} processes"
+    if wanted % micro:
+        raise ValueError(f"trainer.global_batch_size={wanted}: choose a multiple of {product} = {micro}, or 0")
+    if trainer.accumulate_grad_batches not in (1, wanted // micro):
+        raise ValueError(
+            f"trainer.global_batch_size={wanted} is {wanted // micro} times {product}, but "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: set only one of the two"
+        )
+    trainer.accumulate_grad_batches = wanted // micro
 
 
 def _check(values: dict, allowed: dict, prefix: str) -> None:

@@ -54,10 +54,22 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         latent_width=width,
         latent_mean=mean,
         latent_std=std,
-        text_features={} if text is None else {name: tuple(shape) for name, shape in text["features"].items()},
+        text_features={} if text is None else _text_features(config, text["features"]),
         codec=dict(index.codec),
         text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
     )
+
+
+def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
+    chosen = config.data.text_features
+    unknown = [name for name in chosen if name not in features]
+    if unknown:
+        raise ValueError(
+            f"data.text_features={chosen}: the shards in {config.data.path} have {', '.join(features)}, not "
+            f"{', '.join(unknown)}; choose among these, or precompute with a text_encoder that makes it"
+        )
+    return {name: (shape[0], shape[1]) for name, shape in features.items() if not chosen or name in chosen}
 
 
 def _bad_index(config: TrainConfig, what: str) -> ValueError:

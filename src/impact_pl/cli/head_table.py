@@ -28,7 +28,7 @@ class Cost:
 def cost(spec, decoding: DecodingConfig) -> Cost:
     """Of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
 
-    Counted, nothing is computed. A head's operations grow linearly with the diffusion steps, so that one step and two tell those of all.
+    Counted, nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
     """
     import torch
 
@@ -62,8 +62,8 @@ def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
     return counted[0] + (num_diffusion_steps - 1) * (counted[1] - counted[0])
 
 
-def table(models: list[str]) -> list[str]:
-    """One row for each head of each model."""
+def table(models: list[str], heads: list[str]) -> list[str]:
+    """One row for each of ``heads`` of each model."""
     from impact_pl.training.scaling import planned_spec
 
     decoding = DecodingConfig()
@@ -72,12 +72,12 @@ def table(models: list[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name in models:
-        for head, passes in SEQUENTIAL.items():
+        for head in heads:
             spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
             result = cost(spec, decoding)
             sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
-            row = f"| {name} | `{head}` | {sizes} | {passes(spec.model, decoding)} | {result.flops / 1e12:.3f} |"
-            rows.append(row)
+            passes = SEQUENTIAL[head](spec.model, decoding)
+            rows.append(f"| {name} | `{head}` | {sizes} | {passes} | {result.flops / 1e12:.3f} |")
     return rows
 
 
@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.head_table", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
-    print("\n".join(table(parser.parse_args(argv).models)))
+    parser.add_argument("--heads", nargs="+", default=list(SEQUENTIAL), choices=list(SEQUENTIAL))
+    arguments = parser.parse_args(argv)
+    print("\n".join(table(arguments.models, arguments.heads)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import csv
 import json
 import math
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from impact_pl.cli.compose import compose
+from impact_pl.cli.generate import build_parser
 from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.data.shards import ShardIndex, ShardWriter, describe_shard
 from impact_pl.models.impact import Impact
@@ -151,6 +154,17 @@ def test_rows_have_the_papers_numbers(experiment):
 def test_every_experiment_but_the_demonstration_is_in_the_document():
     document = (ROOT / "docs" / "recipes.md").read_text()
     assert {name for name in EXPERIMENTS if f"`{name}`" not in document} == {"demo_pretrain", "demo_text"}
+
+
+def test_the_commands_of_the_document_parse():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
+    commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
+    assert {command[0] for command in commands} == {"impact-train", "impact-generate"}
+    for program, *arguments in commands:
+        if program == "impact-train":
+            compose("train", TrainConfig, arguments)
+        else:
+            build_parser().parse_args(arguments)
 
 
 def test_single_pass_masks_everything_and_mar_gives_its_weights(shards, mar_file, tmp_path):

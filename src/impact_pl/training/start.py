@@ -123,8 +123,11 @@ def _fit_head(config: TrainConfig, model: Impact) -> None:
         patches.append(model.patchify(latents)[0])  # (N, P)
         if sum(map(len, patches)) >= model.head.num_fit_patches:
             break
-    say(f"fitting the head {model.spec.model.head} to patches of {len(patches)} clips")
-    model.head.fit(torch.cat(patches), generator)
+    seen = torch.cat(patches)
+    say(f"fitting the head {model.spec.model.head} to {len(seen)} patches of {len(patches)} clips")
+    model.head.fit(seen, generator)
+    lost = (model.head.visible(seen) - seen).square().sum() / seen.square().sum()
+    say(f"it can draw them but for {100 * lost:.1f} % of their power")
 
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from impact_pl.evaluation.networks.interface import NetworkFeatures, identify, mono, weights_file
 
 FOLDER = "clap-htsat-fused"
 SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"
-CONFIGURATION = ("config.json", "preprocessor_config.json")
+CONFIGURATION = ("config.json", "preprocessor_config.json", "tokenizer.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 _FRONT_END = "one sound a batch,crops of seed 0,v1"
 _BATCH = 32  # captions
@@ -26,7 +27,7 @@ class Clap:
     """CLAP in the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
 
     Raises:
-        ValueError: the folder or one of its files is missing.
+        ValueError: the folder or one of its files is missing, or does not hold the whole model.
 
     Note:
         Two things of transformers' front end depend on what else is in a batch, and on numpy's global random state:
@@ -39,24 +40,30 @@ class Clap:
     class_names = None
 
     def __init__(self, weights: str | Path):
-        from transformers import AutoProcessor, ClapModel  # slow to import, and only this network needs it
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
 
         folder = weights_file(weights, FOLDER, SOURCE)
         files = [weights_file(folder, name, SOURCE) for name in CONFIGURATION]
         present = [folder / name for name in WEIGHTS if (folder / name).is_file()]
         files.append(present[0] if present else weights_file(folder, WEIGHTS[0], SOURCE))
-        self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        self.model = ClapModel.from_pretrained(folder, local_files_only=True, weights_only=True).eval()
-        self.sample_rate: int = self._processor.feature_extractor.sampling_rate
+        try:
+            self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.model, loaded = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder}: cannot be read as a CLAP model ({error})") from error
+        missing = sorted(loaded["missing_keys"]) + sorted(str(each) for each in loaded["mismatched_keys"])
+        if missing:  # transformers would leave these random
+            raise ValueError(f"{files[-1]}: {len(missing)} entries are missing or misshapen, first {missing[0]}")
+        self.model.eval()
+        self.sample_rate: int = self._front_end.sampling_rate
         self.identity = identify(self.name, files, _FRONT_END)
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
         """waveform (S,) at ``sample_rate`` (48 kHz) -> one embedding of length one, (1, D)."""
         with _fixed_draws():
-            inputs = self._processor.feature_extractor(
-                mono(waveform), sampling_rate=self.sample_rate, return_tensors="pt"
-            )
+            inputs = self._front_end(mono(waveform), sampling_rate=self.sample_rate, return_tensors="pt")
         features = self.model.get_audio_features(inputs["input_features"].float(), is_longer=inputs["is_longer"])
         return NetworkFeatures(features.pooler_output.numpy())
 
@@ -66,7 +73,7 @@ class Clap:
         embeddings = []
         for start in range(0, len(captions), _BATCH):
             batch = captions[start : start + _BATCH]
-            inputs = self._processor.tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            inputs = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
             embeddings.append(self.model.get_text_features(**inputs).pooler_output.numpy())
         return np.concatenate(embeddings)
 

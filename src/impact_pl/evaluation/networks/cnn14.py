@@ -49,7 +49,8 @@ class Cnn14Model(nn.Module):
         self.bn0 = nn.BatchNorm2d(NUM_MELS)
         channels = [1, *(width * 2**block for block in range(6))]
         for block in range(6):
-            self.add_module(f"conv_block{block + 1}", ConvBlock(channels[block], channels[block + 1]))
+            pool = 2 if block < 5 else 1
+            self.add_module(f"conv_block{block + 1}", ConvBlock(channels[block], channels[block + 1], pool))
         self.fc1 = nn.Linear(channels[-1], channels[-1])
         self.fc_audioset = nn.Linear(channels[-1], num_classes)
 
@@ -65,26 +66,26 @@ class Cnn14Model(nn.Module):
         """waveform (B, S) -> embeddings (B, 32W), audioldm_eval's "2048", and logits (B, K), its "logits"."""
         x = self.bn0(self.log_mel(waveform).transpose(1, 3)).transpose(1, 3)  # (B, 1, M, F)
         for block in range(1, 7):
-            x = self.get_submodule(f"conv_block{block}")(x)
-            if block < 6:
-                x = functional.avg_pool2d(x, 2)  # (B, W 2^(block-1), M/2^block, F/2^block)
+            x = self.get_submodule(f"conv_block{block}")(x)  # (B, W 2^(block-1), M/2^block, F/2^block)
         x = x.mean(dim=3)  # (B, 32W, M/32)
         embeddings = self.fc1(x.amax(dim=2) + x.mean(dim=2)).relu()
         return embeddings, self.fc_audioset(embeddings)
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch norm and ReLU: (B, C1, M, F) -> (B, C2, M, F)."""
+    """Two 3x3 convolutions, each with batch norm and ReLU, and a mean: (B, C1, M, F) -> (B, C2, M/pool, F/pool)."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, pool: int):
         super().__init__()
+        self.pool = pool
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
         self.bn2 = nn.BatchNorm2d(out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu())).relu()
+        return functional.avg_pool2d(x, self.pool)
 
 
 class Cnn14:

@@ -49,7 +49,7 @@ class Passt:
         path = weights_file(weights, CHECKPOINT, SOURCE)
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints the whole network
             self.model = get_model(arch=ARCHITECTURE, pretrained=False).eval()
-            self._mel = AugmentMelSTFT(fmin_aug_range=10, fmax_aug_range=2000).eval()
+            self._mel = AugmentMelSTFT(fmin_aug_range=10, fmax_aug_range=2000).eval()  # 128 bins, as get_basic_model
         load_strictly(self.model, read_checkpoint(path), path)
         self.identity = identify(self.name, [path], _FRONT_END)
 
@@ -58,6 +58,7 @@ class Passt:
         """waveform (S,) at 32 kHz -> embeddings (1, 768) and logits (527,)."""
         sound = torch.from_numpy(mono(waveform))
         sound = (sound - sound.mean())[:NUM_SAMPLES]
-        mel = self._mel(functional.pad(sound, (0, NUM_SAMPLES - len(sound)))[None])  # (1, 128, 998)
-        logits, embeddings = self.model(mel[:, None])
+        mel = self._mel(functional.pad(sound, (0, NUM_SAMPLES - len(sound)))[None])  # (1, 128, 1000)
+        with contextlib.redirect_stdout(io.StringIO()):  # shapes, at the first call
+            logits, embeddings = self.model(mel[:, None])
         return NetworkFeatures(embeddings.numpy(), logits[0].numpy())

@@ -52,9 +52,7 @@ def table(sets: list[Sounds], paired: bool, networks: list, duration: float, see
         baselines = {
             name: noisy(sounds, Path(folder) / name, decibels, duration, seed) for name, decibels in LEVELS.items()
         }
-        request = EvaluationRequest(
-            sounds, reference, others, baselines, paired=paired, duration=duration, seed=seed
-        )
+        request = EvaluationRequest(sounds, reference, others, baselines, paired=paired, duration=duration, seed=seed)
         return evaluate(request, networks)
 
 

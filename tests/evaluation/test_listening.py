@@ -103,7 +103,7 @@ def test_the_interval_covers_raters_and_captions():
         low, high = crossed_interval(values, generator)
         covered += low <= 3 <= high
         widths.append(high - low)
-    assert 87 <= covered  # 95 in expectation; ten raters are few for percentiles
+    assert covered >= 87  # 95 in expectation; ten raters are few for percentiles
     truth = 2 * 1.96 * np.sqrt(0.25 / 10 + 0.25 / 30 + 0.25 / 300)
     assert np.mean(widths) == pytest.approx(truth, rel=0.1)
 
@@ -147,7 +147,7 @@ def test_a_rater_in_two_files_is_an_error(folders):
     key = make(folders)
     for name in ("a.csv", "b.csv"):
         write_ratings(folders / name, key, "me", lambda system, clip: (3, 4))
-    with pytest.raises(ValueError, match="the rater 'me' is in .*a.csv too"):
+    with pytest.raises(ValueError, match=r"the rater 'me' is in .*a\.csv too"):
         read_ratings([folders / "a.csv", folders / "b.csv"], key)
 
 
@@ -170,5 +170,5 @@ def test_mistakes_end_with_a_message(folders, capsys, change, message):
 @pytest.mark.parametrize("text", ["", "{}", '{"test": "a", "systems": ["x"], "items": {"i": {"system": "y"}}}', "[1]"])
 def test_a_bad_key_is_named(tmp_path, text):
     (tmp_path / "key.json").write_text(text)
-    with pytest.raises(ValueError, match="not the key.json of a listening test"):
+    with pytest.raises(ValueError, match=r"not the key\.json of a listening test"):
         read_key(tmp_path / "key.json")

@@ -26,9 +26,11 @@ def write_weights(folder: Path) -> None:
 def lively(model: torch.nn.Module, seed: int) -> torch.nn.Module:
     """Random weights under which activations keep their size, so that sounds stay apart."""
     generator = torch.Generator().manual_seed(seed)
-    for weight in model.parameters():
+    for name, weight in model.named_parameters():
         if weight.ndim > 1:
             torch.nn.init.kaiming_normal_(weight, generator=generator)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(weight)
     return model
 
 

@@ -39,7 +39,7 @@ def comparison_section(metrics: dict | None, ratings: dict | None, own_name: str
         f"<p>Published figures are those of {SOURCE}, on AudioCaps' test set; it does not say on which of the lists. "
         "One's own row stands below them, with 95 % intervals, only where the same network made the figure.</p>"
         f"{warning(metrics)}"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Published systems"><table>'
+        '<div class="scroll" tabindex="0" role="region" aria-label="Published systems"><table class="compact">'
         f'<thead><tr><th></th>{heads}<th scope="col">steps</th><th scope="col">latency, s<small>batch 8, V100</small>'
         f"</th></tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )

@@ -14,6 +14,7 @@ What makes the rows comparable:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,6 @@ def evaluate(
     sets["generated"] = [request.generated[name] for name in names]
     reference = [request.reference[name] for name in reference_names]
     duration = request.duration or longest(sets["generated"])
-    noises = white_noise(reference, duration, request.seed)
     captions = [request.captions[name] for name in names] if set(names) <= set(request.captions) else None
 
     rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
@@ -81,16 +81,11 @@ def evaluate(
     for network in networks:
         fitted = duration if isinstance(network, YamNet) else request.duration
         judge = make_judge(network, captions, text_encoder)
-
-        def heard(what: str, records: Sequence[Record], network=network, fitted=fitted) -> Clips:
-            report = None if progress is None else lambda done, total: progress(f"{network.name}, {what}", done, total)
-            return clips_of(extract(network, records, fitted, cache_dir, report))
-
-        real = heard("reference", reference)
-        clips = {label: heard(label, records) for label, records in sets.items()}
+        clips = listen(network, {"reference": reference, **sets}, fitted, cache_dir, progress)
+        noises = white_noise(reference, duration, request.seed)
         clips["noise"] = clips_of([network(resample_noise(noise, network.sample_rate)) for noise in noises])
         for label, row in rows.items():
-            row |= row_on(network.name, label, clips[label], real, request, judge)
+            row |= row_on(network.name, label, clips[label], clips["reference"], request, judge)
         described[network.name] = {"identity": network.identity, "fitted_seconds": fitted}
         judges += [judge] if judge is not None else []
     return {
@@ -106,6 +101,21 @@ def evaluate(
         "rows": list(rows.values()),
         "notes": notes(request, len(names), list(described), [judge.key for judge in judges]),
     }
+
+
+def listen(
+    network: Featurizer,
+    sets: dict[str, list[Record]],
+    duration: float | None,
+    cache_dir: str | Path | None,
+    progress: Progress | None,
+) -> dict[str, Clips]:
+    """What a network says about each set of sounds."""
+    clips = {}
+    for label, records in sets.items():
+        report = None if progress is None else partial(progress, f"{network.name}, {label}")
+        clips[label] = clips_of(extract(network, records, duration, cache_dir, report))
+    return clips
 
 
 def row_on(

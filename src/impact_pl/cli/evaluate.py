@@ -191,7 +191,7 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
         name, separator, folder = value.partition("=")
         if not (name and separator and folder):
             raise ValueError(f"--baseline {value!r}: expected NAME=DIR, for example codec=runs/demo/codec")
-        if name in baselines or name in ("real", "generated", "noise"):
+        if name in baselines or name in ("real", "generated", "noise", "reference"):
             raise ValueError(f"--baseline {value!r}: the name {name!r} is taken by another row")
         baselines[name] = Path(folder)
     return baselines

@@ -102,7 +102,7 @@ def write_clap(folder: Path, seed: int) -> None:
 
 
 def signals() -> list[np.ndarray]:
-    """Three sounds (S,) at 16 kHz that are a function of nothing: a sweep in noise, a short hum, clicks of all sizes."""
+    """Three sounds (S,) at 16 kHz, always the same: a sweep in noise, a short hum, clicks of all sizes."""
     generator = np.random.default_rng(4)
     time = np.arange(50_000) / cnn14.SAMPLE_RATE
     sweep = 0.4 * np.sin(2 * np.pi * (200 + 900 * time) * time) + 0.02 * generator.standard_normal(len(time))

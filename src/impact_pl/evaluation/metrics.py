@@ -4,6 +4,7 @@ Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def inception_score_in_splits(logits, num_splits: int = 10, seed: int = 2020) ->
     shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
     bounds = np.arange(num_splits + 1) * len(logits) // num_splits
     distributions = np.exp(_log_softmax(shuffled))
-    scores = [inception_score(distributions[a:b]) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    scores = [inception_score(distributions[a:b]) for a, b in pairwise(bounds)]
     return float(np.mean(scores)), float(np.std(scores))
 
 

@@ -8,6 +8,7 @@ Dimension key: S samples, N captions, D dimensions of the joint space.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,7 @@ class Clap:
     """
 
     name = "clap"
-    class_names = None
+    class_names: list[str] | None = None
 
     def __init__(self, weights: str | Path):
         from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
@@ -49,10 +50,11 @@ class Clap:
         try:
             self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self.model, loaded = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+            loaded: Any = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{folder}: cannot be read as a CLAP model ({error})") from error
-        missing = sorted(loaded["missing_keys"]) + sorted(str(each) for each in loaded["mismatched_keys"])
+        self.model, report = loaded
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         if missing:  # transformers would leave these random
             raise ValueError(f"{files[-1]}: {len(missing)} entries are missing or misshapen, first {missing[0]}")
         self.model.eval()

@@ -1,7 +1,7 @@
 """PANNs CNN14 at 16 kHz: the network of FD, KL and IS in text-to-audio papers (S1 Sec. 4), as audioldm_eval runs it.
 
-Parameter names are those of the official checkpoint (Kong et al., *PANNs*, arXiv 1912.10211), whose front end, a Fourier
-basis and a mel matrix, is part of the file and is used as it stands there.
+Parameter names are those of the official checkpoint (Kong et al., *PANNs*, arXiv 1912.10211), whose front end, a
+Fourier basis and a mel matrix, is part of the file and is used as it stands there.
 
 Dimension key: B sounds, S samples, M frames of 10 ms, F = 64 mel bins, W width of the first block, K classes.
 """
@@ -27,6 +27,7 @@ from impact_pl.evaluation.networks.interface import (
 
 SAMPLE_RATE = 16_000
 FFT, HOP, NUM_MELS, F_MIN, F_MAX, POWER_FLOOR = 512, 160, 64, 50.0, 8000.0, 1e-10
+BASES = ("conv_real", "conv_imag")
 CHECKPOINT = "Cnn14_16k_mAP=0.438.pth"
 SOURCE = "zenodo.org, record 3987831"
 CLASS_LABELS = "class_labels_indices.csv"  # of AudioSet; optional
@@ -43,7 +44,7 @@ class Cnn14Model(nn.Module):
 
     def __init__(self, width: int = 64, num_classes: int = 527):
         super().__init__()
-        bases = {name: nn.Conv1d(1, FFT // 2 + 1, FFT, HOP, bias=False) for name in ("conv_real", "conv_imag")}
+        bases = {name: nn.Conv1d(1, FFT // 2 + 1, FFT, HOP, bias=False) for name in BASES}
         self.spectrogram_extractor = nn.ModuleDict({"stft": nn.ModuleDict(bases)})
         self.logmel_extractor = nn.ParameterDict({"melW": torch.zeros(FFT // 2 + 1, NUM_MELS)})
         self.bn0 = nn.BatchNorm2d(NUM_MELS)
@@ -57,8 +58,8 @@ class Cnn14Model(nn.Module):
     def log_mel(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) -> power in mel bins, in dB, at least -100: (B, 1, M, F)."""
         padded = functional.pad(waveform[:, None], (FFT // 2, FFT // 2), mode="reflect")  # (B, 1, S + FFT)
-        stft = self.spectrogram_extractor["stft"]
-        power = stft["conv_real"](padded).square() + stft["conv_imag"](padded).square()  # (B, FFT/2 + 1, M)
+        real, imaginary = (self.get_submodule(f"spectrogram_extractor.stft.{name}")(padded) for name in BASES)
+        power = real.square() + imaginary.square()  # (B, FFT/2 + 1, M)
         mel = power.transpose(1, 2) @ self.logmel_extractor["melW"]  # (B, M, F)
         return 10.0 * mel.clamp(min=POWER_FLOOR).log10()[:, None]
 
@@ -123,7 +124,7 @@ class Cnn14:
 
 
 def front_end() -> dict[str, Tensor]:
-    """The front end's entries in the checkpoint, from their definition: a Hann-windowed Fourier basis, Slaney's mels."""
+    """The front end's entries of the checkpoint, from their definition: Hann-windowed Fourier basis, Slaney's mels."""
     time = torch.arange(FFT, dtype=torch.float64)
     angle = 2 * torch.pi * torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * time / FFT
     hann = torch.hann_window(FFT, dtype=torch.float64)

@@ -87,7 +87,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
 
 
 def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
-    """``name`` with 16 hex digits of the files' content and of ``front_end``, which describes what comes before them."""
+    """``name`` and 16 hex digits of the files' content and of ``front_end``, which tells what comes before them."""
     digest = hashlib.sha256(front_end.encode())
     for path in paths:
         with open(path, "rb") as file:

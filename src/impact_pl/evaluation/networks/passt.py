@@ -38,7 +38,7 @@ class Passt:
 
     name = "passt"
     sample_rate = SAMPLE_RATE
-    class_names = None
+    class_names: list[str] | None = None
 
     def __init__(self, weights: str | Path):
         try:

@@ -79,7 +79,7 @@ class Vggish:
 
     name = "vggish"
     sample_rate = SAMPLE_RATE
-    class_names = None
+    class_names: list[str] | None = None
 
     def __init__(self, weights: str | Path, preparation: str = "audioldm_eval", postprocess: bool = False):
         if preparation not in PREPARATIONS:
@@ -149,8 +149,9 @@ def read_pca(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the file is damaged or holds something else.
     """
-    arrays = (np.ndarray, np.dtype, np._core.multiarray._reconstruct, type(np.dtype("f4")), type(np.dtype("f8")))
-    state = read_checkpoint(path, arrays)
+    rebuild = np.empty(0).__reduce__()[0]  # named numpy.core... by the numpy of the file's time, numpy._core... today
+    names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    state = read_checkpoint(path, [np.ndarray, np.dtype, *map(type, (np.dtype("f4"), np.dtype("f8"))), *names])
     if not isinstance(state, dict) or state.keys() != {"pca_eigen_vectors", "pca_means"}:
         raise ValueError(f"{path}: not torchvggish's PCA (expected pca_eigen_vectors and pca_means)")
     vectors, means = (torch.as_tensor(state[name]).float() for name in ("pca_eigen_vectors", "pca_means"))

@@ -1,7 +1,7 @@
 """docs/reproduce.md, walked on small folders in the published formats: the data, then figures, ratings and the page.
 
-The commands are the document's own, in its order; latents, training and generation between them have their tests
-elsewhere, and what they would have made is put in their place.
+The commands are the document's own, in its order. Latents, training and generation between them take longer
+(tests/test_whole_way.py); here, what they would have made is put in their place.
 """
 
 import csv

@@ -6,7 +6,7 @@ Dimensions: M patches (rows), P numbers a patch, Q codebooks, S codes in each. A
 import torch
 from torch import Tensor, nn
 
-NUM_ITERATIONS = 20  # of k-means, a codebook
+NUM_ITERATIONS = 10  # of k-means, a codebook; twice as many gained nothing on real latents
 PATCHES_A_CODE = 64  # of the sample that k-means sees; more does not change the codes much
 CHUNK = 8192  # patches whose distances to all codes are held at once
 

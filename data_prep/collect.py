@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +13,11 @@ from impact_pl.data.manifest import Record, read_utf8, write_manifest
 
 @dataclass
 class Collection:
-    """Records found so far (absolute paths), and the names of listed clips without a file."""
+    """Records found so far (absolute paths), and the names of listed clips without a file, or left out on purpose."""
 
     records: list[Record] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
 
 
 def audio_files(folder: Path) -> list[Path]:
@@ -83,8 +85,15 @@ def split_of(source: str, valid_share: float) -> str:
     return "valid" if draw < valid_share else "train"
 
 
+def names_of(labels: Iterable[str]) -> str | None:
+    """Names of classes as a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar"; None without any."""
+    return ", ".join(label.replace("_", " ").lower() for label in labels) or None
+
+
 def finish(collection: Collection, out: Path, looked_for: str) -> None:
     """Write the manifest (paths inside its folder relative, others absolute) and say what was found.
+
+    The names of all clips without a file go to ``<manifest's name>.missing.txt`` beside it.
 
     Raises:
         ValueError: not one listed clip has a file.
@@ -97,11 +106,18 @@ def finish(collection: Collection, out: Path, looked_for: str) -> None:
         path = Path(record.path).resolve()
         record.path = os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
     write_manifest(out, collection.records)
+    missing = out.with_suffix(".missing.txt")
+    missing.unlink(missing_ok=True)  # of an earlier run
     captions = sum(record.caption is not None for record in collection.records)
     print(f"{out}: {len(collection.records)} clips, {captions} with a caption")
     for split in sorted({record.split for record in collection.records}):
         print(f"  {split}: {sum(record.split == split for record in collection.records)}")
+    if collection.excluded:
+        print(f"{len(collection.excluded)} clips were left out, as --exclude asks")
     if collection.missing:
-        print(f"{len(collection.missing)} of {total} listed clips have no file (looked for {looked_for}); the first:")
+        missing.write_text("".join(f"{name}\n" for name in collection.missing), encoding="utf-8")
+        print(
+            f"{len(collection.missing)} of {total} listed clips have no file (looked for {looked_for}; all: {missing}):"
+        )
         for name in collection.missing[:10]:
             print(f"  {name}")

@@ -148,6 +148,7 @@ class Precomputer:
                         not_finite.append(Reject(record.id, record.path, segment.start, reason))
                         continue
                     meta = {key: getattr(record, key) for key in ("id", "caption", "source", "licence", "split")}
+                    meta |= {"labels": list(record.labels)} if record.labels else {}
                     writer.add(segment.key, sample, text.get(record.caption or "", {}), meta)
                     kept.append(sample)
                 sums.append(LatentSums.of(kept, self.codec.latent_channels))

@@ -26,7 +26,7 @@ class Recorder:
         if num_diffusion_steps == 3:  # a quick draw: spread grows with the position
             spread = self.certain(hidden) if self.certain else 1.0
             return hidden + spread * torch.randn(hidden.shape, generator=self.noise)
-        self.revealed.append(hidden[:, 0].long() - 1)
+        self.revealed.append(hidden.flatten().long() - 1)
         self.scales.append(guidance_scale)
         return hidden
 
@@ -76,7 +76,7 @@ def test_confidence_is_minus_the_entropy_of_a_gaussian():
     std = torch.tensor([0.1, 1.0, 7.0])
 
     def sample(hidden, null_hidden, guidance_scale, num_diffusion_steps):
-        return hidden * torch.randn(len(hidden), 500, generator=generator)
+        return hidden * torch.randn(*hidden.shape[:2], 500, generator=generator)
 
     score = confidence(std[None, :, None], sample, DecodingConfig(confidence_candidates=40))
     torch.testing.assert_close(score, -std.log()[None], rtol=0, atol=0.02)

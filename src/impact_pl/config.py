@@ -30,11 +30,13 @@ class ModelConfig:
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
     patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
     max_patches: int = 256
-    head: str = "diffusion"
+    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete (models/heads)
     head_width: int = 1024
     head_depth: int = 3
     num_timesteps: int = 1000
     diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
+    num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over
+    codebook_size: int = 1024  # codes in each of them
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
 
 
@@ -78,6 +80,7 @@ class DataConfig:
     caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
     text_encoder: str = ""  # stage 2: whose features; empty: those in the shards, whoever made them
     encode_captions: bool = False  # by text_encoder while training, even where the shards have features
+    text_features: list[str] = field(default_factory=list)  # names of those to train with; empty: all
 
 
 @dataclass
@@ -91,6 +94,7 @@ class TrainerConfig:
     precision: str = "auto"  # auto: bf16-mixed where the processor computes in bf16, else 32-true
     max_steps: int = 100_000
     accumulate_grad_batches: int = 1
+    global_batch_size: int = 0  # clips a step, over all processes: sets accumulate_grad_batches; 0: what comes out
     log_every_steps: int = 10
     validate_every_steps: int = 1000
     checkpoint_every_steps: int = 1000

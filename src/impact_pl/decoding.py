@@ -1,7 +1,7 @@
 """Iterative parallel decoding (S1 Sec. 3.2): start all masked, reveal patches in T iterations, each conditioned on all.
 
 Dimensions: B clips, N patches, P numbers a patch, R still masked patches, K revealed in this iteration, D width.
-The loop knows the model by two callables only.
+The loop knows the model by two callables only, or three.
 """
 
 import math
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DecodingConfig
+from impact_pl.diffusion import draw_gumbel
 from impact_pl.masking import columns, masked_counts, random_order, take
 
 GUMBEL_SCALE = 1.0  # of the noise on the confidence when everything is still masked, in nats
@@ -37,11 +38,22 @@ class Encode(Protocol):
 
 
 class Sample(Protocol):
-    """(hidden (M, D), null_hidden (M, D) | None, guidance_scale, num_diffusion_steps) -> patches (M, P)."""
+    """(hidden (B, K, D), null_hidden (B, K, D) | None, guidance_scale, num_diffusion_steps) -> patches (B, K, P)."""
 
     def __call__(
         self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int
     ) -> Tensor: ...
+
+
+class Propose(Protocol):
+    """(hidden (B, R, D), null_hidden (B, R, D) | None, guidance_scale) -> patches (B, R, P) | None, confidence (B, R).
+
+    Patches are those whose confidence it is, to be kept; None: the confidence is of the position.
+    """
+
+    def __call__(
+        self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float
+    ) -> tuple[Tensor | None, Tensor]: ...
 
 
 def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterations: int) -> float:
@@ -82,13 +94,16 @@ def decode(
     config: DecodingConfig,
     generator: torch.Generator,
     progress: Callable[[int, int], None] | None = None,
+    propose: Propose | None = None,
 ) -> Tensor:
     """All patches (B, N, P), predicted from nothing.
 
     Args:
         patches: (B, N, P) zeros, which fix shape, type and device.
+        propose: for order=confidence, of a model whose draws have a probability; None: :func:`confidence`.
         progress: called with (iteration, T) after each iteration, iteration counting from 1.
     """
+    propose = propose or (lambda hidden, null_hidden, guidance_scale: (None, confidence(hidden, sample, config)))
     batch, num_patches, _ = patches.shape
     mask = torch.ones(batch, num_patches, dtype=torch.bool, device=patches.device)
     masked = random_order(batch, num_patches, generator, patches.device)  # (B, R); revealed from its end
@@ -98,21 +113,18 @@ def decode(
             choose = config.order == "confidence" and left > 0
             wanted = masked if choose else masked[:, left:]
             hidden, null_hidden = encode(patches, mask, wanted, beta != 1)
+            new: Tensor | None = None
             if choose:
-                score = confidence(hidden, sample, config)
-                score = score + GUMBEL_SCALE * left / num_patches * _gumbel(score, generator)
-                rank = score.argsort(dim=1)  # (B, R), least certain first
-                masked = masked.gather(1, rank)
-                hidden = take(hidden, rank[:, left:])
-                null_hidden = None if null_hidden is None else take(null_hidden, rank[:, left:])
+                new, score = propose(hidden, null_hidden, beta)
+                noise = draw_gumbel(score.shape, generator, score.device)
+                rank = (score + GUMBEL_SCALE * left / num_patches * noise).argsort(dim=1)  # (B, R), least certain first
+                masked, chosen = masked.gather(1, rank), rank[:, left:]
+                hidden = take(hidden, chosen)
+                null_hidden, new = (None if x is None else take(x, chosen) for x in (null_hidden, new))
             revealed, masked = masked[:, left:], masked[:, :left]  # (B, K), (B, R - K)
-            new = sample(
-                hidden.flatten(0, 1),
-                None if null_hidden is None else null_hidden.flatten(0, 1),
-                beta,
-                config.num_diffusion_steps,
-            )
-            patches = patches.scatter(1, columns(revealed, patches), new.view(batch, -1, patches.shape[2]))
+            if new is None:
+                new = sample(hidden, null_hidden, beta, config.num_diffusion_steps)
+            patches = patches.scatter(1, columns(revealed, patches), new)
             mask = mask.scatter(1, revealed, False)
         if progress is not None:
             progress(iteration, config.num_iterations)
@@ -133,13 +145,7 @@ def confidence(hidden: Tensor, sample: Sample, config: DecodingConfig) -> Tensor
     steps, that is about 8 times the arithmetic of the head, in 1.1 times its sequential steps. The quick draws are
     discarded; revealed patches are drawn at full quality.
     """
-    repeated = hidden.flatten(0, 1).repeat(config.confidence_candidates, 1)  # (C * B * R, D)
+    repeated = hidden.repeat(config.confidence_candidates, 1, 1)  # (C * B, R, D)
     draws = sample(repeated, None, 1.0, config.confidence_steps)
     draws = draws.view(config.confidence_candidates, *hidden.shape[:2], -1)  # (C, B, R, P)
     return -0.5 * draws.var(dim=0).mean(dim=-1).clamp(min=1e-12).log()
-
-
-def _gumbel(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise of the shape of ``like``."""
-    u = torch.rand(like.shape, generator=generator, device=generator.device).to(like.device)
-    return -torch.log(-torch.log(u.clamp(1e-20, 1 - 1e-7)))

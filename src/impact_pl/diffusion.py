@@ -1,6 +1,7 @@
 """Gaussian diffusion of patches: cosine schedule, respacing, training losses, ancestral sampling.
 
-Dimensions: K patches (rows), P numbers a patch, T diffusion timesteps.
+Dimensions: K patches, P numbers a patch, T diffusion timesteps. K stands for one dimension or several: patches may be
+rows (K, P), or (B, K, P) with steps (B, K).
 Timesteps run from 0 (almost clean) to T - 1 (noise). Sources: DDPM = Ho et al., arXiv 2006.11239; IDDPM = Nichol and
 Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is trained and sampled with exactly this.
 """
@@ -102,6 +103,12 @@ def draw_normal(shape: tuple[int, ...], generator: torch.Generator, device: torc
     return torch.randn(shape, generator=generator, device=generator.device).to(device)
 
 
+def draw_gumbel(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Standard Gumbel numbers, as :func:`draw_normal`: the argmax of logits plus these is a categorical draw."""
+    u = torch.rand(shape, generator=generator, device=generator.device).to(device)
+    return -torch.log(-torch.log(u.clamp(1e-20, 1 - 1e-7)))
+
+
 class Prediction(NamedTuple):
     """What a denoiser says about noisy patches: ``noise`` (K, P), and ``variance`` (K, P) in [-1, 1] when in range."""
 
@@ -133,7 +140,7 @@ def diffusion_loss(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy
 
     The bound sees the predicted mean detached, so it trains the variance only. As in MAR it enters with weight 1.
     """
-    error = (noise - prediction.noise).square().mean(dim=1)
+    error = (noise - prediction.noise).square().mean(dim=-1)
     return error + variational_bound(schedule, prediction._replace(noise=prediction.noise.detach()), x0, noisy, step)
 
 
@@ -150,7 +157,7 @@ def variational_bound(schedule: Schedule, prediction: Prediction, x0: Tensor, no
         + (true_mean - mean).square() * torch.exp(-log_variance)
     )
     nll = -log_likelihood_of_bin(x0, mean, 0.5 * log_variance)
-    return torch.where(step == 0, nll.mean(dim=1), kl.mean(dim=1)) / math.log(2)
+    return torch.where(step == 0, nll.mean(dim=-1), kl.mean(dim=-1)) / math.log(2)
 
 
 def log_likelihood_of_bin(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

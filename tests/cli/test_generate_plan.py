@@ -67,6 +67,17 @@ def test_options_out_of_range(option, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_a_test_list_names_the_files(tmp_path):
+    (tmp_path / "list.csv").write_text('id,caption\nY-NsC63dA01g,A cat meows\n7fmOlUlwoNg_20,"Clicks, then talk"\n')
+    (tmp_path / "list.tsv").write_text("id\tcaption\nY-NsC63dA01g\tA cat meows\n")
+    jobs = plan("--captions-file", tmp_path / "list.csv", "-o", tmp_path / "out")[1]
+    assert [(job.file.name, job.caption) for job in jobs] == [
+        ("Y-NsC63dA01g.wav", "A cat meows"),
+        ("7fmOlUlwoNg_20.wav", "Clicks, then talk"),
+    ]
+    assert [job.caption for job in plan("--captions-file", tmp_path / "list.tsv")[1]] == ["A cat meows"]
+
+
 def test_unreadable_captions_and_unwritable_folders(tmp_path):
     (tmp_path / "captions.txt").write_bytes("Geräusch".encode("latin-1"))
     with pytest.raises(ValueError, match=r"captions\.txt: not a text file in UTF-8"):

@@ -57,6 +57,7 @@ def test_folder_with_captions(tmp_path, capsys, kind):
     assert (second.id, second.caption, second.path) == ("a.wav#2", "second", first.path)
     said = capsys.readouterr().out
     assert "1 of 3 listed clips have no file" in said
+    assert (tmp_path / "elsewhere" / "m.missing.txt").read_text() == "gone.wav\n"
     assert "gone.wav" in said
 
 
@@ -141,14 +142,16 @@ def test_audioset_segments_and_labels(tmp_path):
     arguments = ("--csv", tmp_path / "s.csv", "--labels", tmp_path / "labels.csv", "--audio", tmp_path / "a")
     run(audioset, *arguments, "--out", tmp_path / "m.jsonl")
     one, two = read_manifest(tmp_path / "m.jsonl")
-    assert (one.source, one.caption) == ("Speech; Dog, bark", None)
-    assert (two.source, two.start, two.duration) == ("Dog, bark", 0.0, None)
+    assert (one.source, one.labels, one.caption) == ("youtube/one", ("Speech", "Dog, bark"), None)
+    assert (two.labels, two.start, two.duration) == (("Dog, bark",), 0.0, None)
     (tmp_path / "s.csv").write_text("one, 5, 3, /m/1\n")
     with pytest.raises(ValueError, match="row 1 ends at 3 s, before its start at 5 s"):
         audioset.read_segments(tmp_path / "s.csv")
 
 
-@pytest.mark.parametrize("module", ["folder", "builtin", "audiocaps", "wavcaps", "audioset"])
+@pytest.mark.parametrize(
+    "module", ["folder", "builtin", "audiocaps", "wavcaps", "audioset", "clotho", "esc50", "fsd50k"]
+)
 def test_every_command_explains_itself(module, capsys):
     with pytest.raises(SystemExit) as stop:
         importlib.import_module(f"impact_pl.data_prep.{module}").main(["--help"])

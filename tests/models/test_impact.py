@@ -75,8 +75,8 @@ def test_initialisation():
     x = latents()
     cond = model.embed_text(captions(), 2)
     mask = torch.ones(2, 12, dtype=torch.bool)
-    hidden = model.encoder(model.patchify(x), mask, cond).flatten(0, 1)
-    prediction = model.head(torch.randn(24, 4), torch.zeros(1).long(), model.head.cond_proj(hidden))
+    hidden = model.encoder(model.patchify(x), mask, cond)
+    prediction = model.head(torch.randn(2, 12, 4), torch.zeros(1).long(), model.head.cond_proj(hidden))
     assert (prediction.noise == 0).all()
     assert (prediction.variance == 0).all()
     assert model.encoder.enc2.patch_pos.std().item() == pytest.approx(0.02, rel=0.15)
@@ -122,7 +122,7 @@ def test_loss_reads_masked_targets_only():
     """Rows of the loss follow the masked patches: K of them, drawn batch_mul times, K = ceil(N q) a clip."""
     model = build(mask_ratio=MaskRatioConfig(kind="fixed", value=0.5), diffusion_batch_mul=3)
     seen = []
-    model.head.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    model.head.register_forward_hook(lambda module, args, output: seen.append(args[0].shape[:2].numel()))
     loss = model.loss(latents(), captions(), rng())
     assert seen == [2 * 6 * 3]
     assert loss.per_position.shape == loss.timesteps.shape == (36,)
@@ -172,11 +172,20 @@ def test_padded_text_does_not_matter():
 def test_wrong_text_is_refused():
     text = captions()
     with pytest.raises(ValueError, match="text encoder"):
-        build({"clap": (1, 5)}).embed_text(text, 2)
+        build({"clap": (1, 6)}).embed_text(text, 2)
+    with pytest.raises(ValueError, match="text encoder"):
+        build({"clap": (1, 5), "tags": (2, 5)}).embed_text(text, 2)
     with pytest.raises(ValueError, match="text encoder"):
         build().embed_text(text, 3)
     with pytest.raises(ValueError, match="without text"):
         build({}).generate(text, 12, 2, QUICK, rng())
+
+
+def test_a_model_of_some_features_leaves_the_others_out():
+    model, text = build({"words": (3, 6)}), captions()
+    alone = Text({"words": text.features["words"]}, text.mask[:, 1:])
+    assert torch.equal(model.embed_text(text, 2), model.embed_text(alone, 2))
+    assert model.embed_text(text, 2).shape == (2, 3, 32)
 
 
 def test_guidance_changes_the_result_and_scale_one_is_none():

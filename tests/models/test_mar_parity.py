@@ -143,8 +143,8 @@ def test_whole_generation(golden, model, monkeypatch):
 
     def sample(hidden, null_hidden, guidance_scale, num_diffusion_steps):
         nonlocal taken
-        index = taken + rows.flatten()
-        taken += len(hidden)
+        index = taken + rows
+        taken += rows.numel()
         denoise = model.head.denoiser(hidden, null_hidden, guidance_scale)
         return ancestral_sample(
             denoise, low_steps(), golden["generate.starts"][index], golden["generate.noises"][:, index]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from impact_pl.config import TrainConfig, TrainerConfig
-from impact_pl.training.check import check_config
+from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.fit import train
 from impact_pl.training.strategies import check_devices
 
@@ -86,3 +86,25 @@ def test_processors_that_are_not_there(monkeypatch, gpus, settings, message):
     with pytest.raises(ValueError, match=message):
         check_devices(settings)
     check_devices(TrainerConfig(accelerator="cpu", devices=2))
+
+
+def test_the_global_batch_decides_how_many_micro_batches_a_step_has(config):
+    config.data.batch_size, config.trainer.devices, config.trainer.num_nodes = 16, 4, 2
+    settle_batch(config)
+    assert config.trainer.accumulate_grad_batches == 1
+    config.trainer.global_batch_size = 2048
+    settle_batch(config)
+    settle_batch(config)  # again changes nothing
+    assert config.trainer.accumulate_grad_batches == 16
+    config.trainer.accumulate_grad_batches = 3
+    with pytest.raises(ValueError, match="set only one of the two"):
+        settle_batch(config)
+    config.trainer.global_batch_size = 100
+    with pytest.raises(ValueError, match=r"multiple of data\.batch_size=16 x 8 processes = 128"):
+        settle_batch(config)
+
+
+def test_a_head_that_cannot_be_decoded_by_confidence_is_refused_before_the_first_step(config):
+    config.model.head, config.decoding.order, config.trainer.sample_every_steps = "mse", "confidence", 5
+    with pytest.raises(ValueError, match="choose order = random"):
+        check_config(config)

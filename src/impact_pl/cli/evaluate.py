@@ -1,14 +1,27 @@
-"""`impact-evaluate`: generated sounds against real ones -> metrics.json and a table."""
+"""`impact-evaluate`: generated sounds against real ones -> metrics.json and a table.
+
+`impact-evaluate listening` and `impact-evaluate ratings` make a listening test and its result (cli/listening.py).
+"""
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from impact_pl.cli import options
+from impact_pl.cli import listening, options
 from impact_pl.errors import user_errors
 
+PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, KL and IS; of FAD; of the CLAP score
+
 COLUMNS = {  # key in a row -> heading, digits
+    "fd_cnn14": ("FD-CNN14 ↓", 2),
+    "fad_vggish": ("FAD-VGGish ↓", 2),
+    "kl_cnn14": ("KL-CNN14 ↓", 3),
+    "kl_passt": ("KL-PaSST ↓", 3),
+    "is_cnn14": ("IS-CNN14 ↑", 2),
+    "clap_score": ("CLAP ↑", 3),
+    "clap_score_shuffled": ("(shuffled)", 3),
     "fd_yamnet": ("FD-YAMNet ↓", 1),
     "kl": ("KL ↓", 2),
     "inception_score": ("IS ↑", 2),
@@ -23,10 +36,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact-evaluate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance.\n"
+        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance; or, with the files\n"
+        "of the published networks in a folder, FD, KL and IS on CNN14, FAD on VGGish, and the CLAP score.\n"
         "Printed beside them: the real-against-real floor, noise, and the baselines that you give.\n"
-        "Sounds belong together when their names (file stem, record id) are equal.",
-        epilog="example:\n"
+        "Sounds belong together when their names (file stem, record id) are equal; with a test list, when they are\n"
+        "of one clip (a YouTube id, with or without Y before it and seconds behind it).",
+        epilog="other commands:\n"
+        "  impact-evaluate listening --help   a listening test as one HTML page\n"
+        "  impact-evaluate ratings --help     its ratings -> means with confidence intervals\n\n"
+        "examples:\n"
+        "  impact-evaluate --generated runs/large/generated --reference audiocaps/test --test-list tango_886.csv \\\n"
+        "      --metrics paper --weights weights --out metrics.json\n"
         "  impact-evaluate --generated runs/demo/generated --reference data/manifest.jsonl --reference-split test \\\n"
         "      --floor data/manifest.jsonl --floor-split train --baseline codec=runs/demo/codec --out metrics.json",
     )
@@ -37,6 +57,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--floor", type=Path, metavar="PATH", help="other real sounds, for the floor (default: half the reference)")
     add("--floor-split", metavar="SPLIT", help="of a floor manifest: only this split")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another row, e.g. codec=DIR; may repeat")
+    add(
+        "--test-list",
+        type=Path,
+        metavar="FILE",
+        help="the clips to compare, all of them and no others, and their captions: a published list (.csv, .tsv)",
+    )
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--metrics", choices=["paper"], help="paper: the networks of published tables, cnn14,vggish,clap"
+    )
+    which.add_argument(
+        "--networks",
+        type=options.names,
+        metavar="NAMES",
+        help="yamnet (default), cnn14, vggish, clap, passt, with commas between them",
+    )
+    add("--weights", type=Path, metavar="DIR", help="folder with the published networks' files (docs/parity.md)")
     add(
         "--captions",
         type=Path,
@@ -58,41 +95,93 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=options.seed, default=0, help="of the subset, the noise and the bootstrap (default: %(default)s)"
     )
     add("--out", type=Path, metavar="JSON", help="write everything there")
-    add("--cache", type=Path, metavar="DIR", help="keep YAMNet features there and find them again by content")
+    add("--cache", type=Path, metavar="DIR", help="keep features there and find them again by content")
     add("--threads", type=options.positive_int, default=1, help="of the network (default: %(default)s)")
     return parser
 
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    from impact_pl.evaluation.evaluate import EvaluationRequest, evaluate  # late: --help answers at once
-    from impact_pl.evaluation.features import YamNet
-    from impact_pl.evaluation.sounds import list_sounds
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] in (["listening"], ["ratings"]):
+        listening.main(argv)
+    else:
+        compare(build_parser().parse_args(argv))
 
-    reference = list_sounds(args.reference, args.reference_split)
-    request = EvaluationRequest(
-        generated=list_sounds(args.generated),
-        reference=reference,
-        floor=list_sounds(args.floor, args.floor_split) if args.floor else {},
-        baselines={name: list_sounds(folder) for name, folder in parse_baselines(args.baseline).items()},
-        captions=find_captions(args.captions, args.generated, reference),
-        paired=not args.unpaired,
-        duration=args.duration,
-        num_samples=args.num_samples,
-        seed=args.seed,
-    )
+
+def compare(args: argparse.Namespace) -> None:
+    """Every figure that the options ask for -> --out and a table."""
+    from impact_pl.evaluation.evaluate import evaluate  # late: --help answers at once
+
+    request = make_request(args)
+    names = PUBLISHED_SETS[args.metrics] if args.metrics else args.networks or ["yamnet"]
     encoder = None
-    if args.text_encoder != "none" and request.captions:
+    if "yamnet" in names and args.text_encoder != "none" and request.captions:
         from impact_pl.text import load_text_encoder
 
         encoder = load_text_encoder(args.text_encoder)
-    result = evaluate(request, YamNet(args.threads), encoder, args.cache, show_progress)
+    networks, checksums = load_networks(names, args.weights, args.threads)
+    result = evaluate(request, networks, encoder, args.cache, show_progress)
+    for name, files in checksums.items():
+        result["networks"][name]["weights_sha256"] = files
     result["generated"], result["reference"] = str(args.generated), str(args.reference)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print_table(result)
+
+
+def make_request(args: argparse.Namespace):
+    """What the options ask for, every set read, and restricted to the test list where there is one."""
+    from impact_pl.evaluation.evaluate import EvaluationRequest
+    from impact_pl.evaluation.lists import read_clip_list, restrict
+    from impact_pl.evaluation.sounds import list_sounds
+
+    generated, reference = list_sounds(args.generated), list_sounds(args.reference, args.reference_split)
+    baselines = {name: list_sounds(folder) for name, folder in parse_baselines(args.baseline).items()}
+    clips = None
+    if args.test_list is None:
+        captions = find_captions(args.captions, args.generated, reference)
+    elif args.captions is not None:
+        raise ValueError("--captions and --test-list both name captions: leave one out")
+    else:
+        clips = read_clip_list(args.test_list)
+        captions = clips.captions
+        generated = restrict(generated, clips, f"--generated {args.generated}", exactly=True)
+        reference = restrict(reference, clips, f"--reference {args.reference}", exactly=False)
+        baselines = {name: restrict(sounds, clips, f"--baseline {name}", False) for name, sounds in baselines.items()}
+    return EvaluationRequest(
+        generated=generated,
+        reference=reference,
+        floor=list_sounds(args.floor, args.floor_split) if args.floor else {},
+        baselines=baselines,
+        captions=captions,
+        paired=not args.unpaired,
+        duration=args.duration,
+        num_samples=args.num_samples,
+        seed=args.seed,
+        test_list=clips,
+    )
+
+
+def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
+    """The networks, and the checksums of the published ones' files.
+
+    Raises:
+        ValueError: an unknown name, or a published network without --weights.
+    """
+    from impact_pl.evaluation.features import YamNet
+    from impact_pl.evaluation.networks import NETWORKS, load_network
+    from impact_pl.evaluation.provenance import weights_checksums
+
+    unknown = [name for name in names if name not in ("yamnet", *NETWORKS)]
+    if unknown:
+        raise ValueError(f"--networks: unknown {unknown[0]!r}; choose of yamnet, {', '.join(NETWORKS)}")
+    published = [name for name in names if name != "yamnet"]
+    if published and weights is None:
+        raise ValueError(f"{', '.join(published)}: say with --weights in which folder their files are (docs/parity.md)")
+    networks = [YamNet(num_threads) if name == "yamnet" else load_network(name, weights or "") for name in names]
+    return networks, {name: weights_checksums(name, weights) for name in published if weights is not None}
 
 
 def parse_baselines(values: list[str]) -> dict[str, Path]:
@@ -102,7 +191,7 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
         name, separator, folder = value.partition("=")
         if not (name and separator and folder):
             raise ValueError(f"--baseline {value!r}: expected NAME=DIR, for example codec=runs/demo/codec")
-        if name in baselines or name in ("real", "generated", "noise"):
+        if name in baselines or name in ("real", "generated", "noise", "reference"):
             raise ValueError(f"--baseline {value!r}: the name {name!r} is taken by another row")
         baselines[name] = Path(folder)
     return baselines
@@ -132,7 +221,8 @@ def print_table(result: dict) -> None:
     from rich.table import Table
 
     columns = {key: look for key, look in COLUMNS.items() if any(row.get(key) is not None for row in result["rows"])}
-    title = f"N = {result['num_samples']} sounds of {result['duration_seconds']:.2f} s, seed {result['seed']}"
+    clips = result["test_list"]["name"] if result["test_list"] else "no test list"
+    title = f"{clips}, N = {result['num_samples']} sounds, seed {result['seed']}"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")
     for heading, _ in columns.values():

@@ -35,7 +35,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("captions", nargs="*", help="one caption or several, each in quotes")
-    add("--captions-file", type=Path, help="a text file with a caption a line, or a manifest .jsonl")
+    add(
+        "--captions-file",
+        type=Path,
+        help="a text file with a caption a line, a manifest .jsonl, or a test list .csv, .tsv",
+    )
     add("--split", help="of a manifest: only the records of this split")
     add("--limit", type=options.positive_int, help="at most so many captions")
     add("--model", type=Path, default=Path("runs/demo/text/model"), help="model folder (default: %(default)s)")
@@ -104,6 +108,11 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
     if path.suffix == ".jsonl":
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
         return [(record.id, record.caption or "") for record in records]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        from impact_pl.evaluation.lists import read_clip_list  # late: only test lists need it
+
+        clips = read_clip_list(path)
+        return [(clips.names[clip], caption) for clip, caption in clips.captions.items()]
     lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 

@@ -30,6 +30,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def names(text: str) -> list[str]:
+    """Names with commas between them, each once."""
+    found = [name.strip() for name in text.split(",")]
+    if "" in found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names with commas between them")
+    return found
+
+
 def _number(kind: type, text: str, wanted: str):
     try:
         return kind(text)

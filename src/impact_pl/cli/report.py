@@ -37,6 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=12, help="captions on the page (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the choice of captions, which no one listens to first")
     add("--metrics", type=Path, metavar="JSON", help="what impact-evaluate wrote")
+    add("--ratings", type=Path, metavar="JSON", help="what impact-evaluate ratings --out wrote")
+    add("--name", default="this model", help="of this model, in the published table and in the ratings (%(default)s)")
     add("--losses", action="append", default=[], metavar="NAME=CSV", help="metrics.csv of a stage; may repeat")
     add("--commands", type=Path, metavar="TXT", help="the commands that made all this")
     add("--model", type=Path, metavar="DIR", help="exported model folder, for the facts about it")
@@ -52,11 +54,17 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"{args.run}: no such run folder")
     from impact_pl.evaluation.report import Report, read_rows, write_report  # late: --help answers at once
 
-    metrics, commands = find(args, "metrics", "metrics.json"), find(args, "commands", "commands.txt")
+    ratings, metrics, commands = (
+        find(args, "ratings", "ratings.json"),
+        find(args, "metrics", "metrics.json"),
+        find(args, "commands", "commands.txt"),
+    )
     report = Report(
         title=args.title,
         rows=read_rows(args.rows) if args.rows else choose_rows(args),
         metrics=read_metrics(metrics) if metrics else None,
+        ratings=read_ratings(ratings) if ratings else None,
+        own_name=args.name,
         losses=find_losses(args),
         commands=commands.read_text(encoding="utf-8") if commands else "",
         facts=model_facts(find(args, "model", "text/model/config.json"))
@@ -113,13 +121,24 @@ def read_metrics(path: Path) -> dict:
     """metrics.json, checked as far as the page relies on it."""
     try:
         metrics = json.loads(path.read_text(encoding="utf-8"))
-        names = {row["name"] for row in metrics["rows"] if isinstance(row["fd_yamnet"], float)}
+        names = {row["name"] for row in metrics["rows"]}
         metrics["num_samples"], metrics["duration_seconds"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not what impact-evaluate writes ({error!r})") from error
-    if not {"real", "generated"} <= names:
-        raise ValueError(f"{path}: the rows real and generated are missing; it has {sorted(names)}")
+    if "generated" not in names:
+        raise ValueError(f"{path}: the row generated is missing; it has {sorted(names)}")
     return metrics
+
+
+def read_ratings(path: Path) -> dict:
+    """What `impact-evaluate ratings --out` wrote, checked as far as the page relies on it."""
+    try:
+        ratings = json.loads(path.read_text(encoding="utf-8"))
+        [(row["name"], row["REL"], row["OVL"]) for row in ratings["rows"]]
+        ratings["num_raters"], ratings["num_samples"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not what impact-evaluate ratings writes ({error!r})") from error
+    return ratings
 
 
 def find_losses(args: argparse.Namespace) -> dict[str, Path]:

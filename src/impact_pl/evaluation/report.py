@@ -17,6 +17,8 @@ import soundfile
 
 from impact_pl.audio import SAMPLE_RATE, load_audio
 from impact_pl.evaluation.charts import loss_chart, read_curves, spectrogram_uri
+from impact_pl.evaluation.comparison import comparison_section
+from impact_pl.evaluation.tables import metrics_section
 
 KINDS = {  # in the order of the page
     "real": "Real recording",
@@ -24,35 +26,7 @@ KINDS = {  # in the order of the page
     "generated": "Generated",
     "untrained": "Untrained model",
 }
-ROW_NAMES = {
-    "real": "real sounds",
-    "codec": "codec reconstruction",
-    "noise": "white noise",
-    "untrained": "untrained model",
-}
-METRICS = {  # key -> heading, digits, meaning
-    "fd_yamnet": (
-        "FD-YAMNet ↓",
-        1,
-        "Distance between the distributions of YAMNet embeddings of these sounds and of the reference. Lower is "
-        "better; the floor (vertical mark) is what other real sounds get at this number of sounds, so a model that "
-        "reaches it cannot be told from real sounds by this measure.",
-    ),
-    "kl": (
-        "KL ↓",
-        2,
-        "How far the classes heard in a sound are from those in the real sound of its caption. Lower is better.",
-    ),
-    "inception_score": ("IS ↑", 2, "Sounds with one clear class each, of many classes together, score high."),
-    "text_relevance": (
-        "Relevance ↑",
-        3,
-        "Cosine between the caption and the names of the classes heard (sentence embeddings of both). Below it, the "
-        "same with captions shuffled: the gap is what the captions explain.",
-    ),
-    "embedding_cosine": ("Cosine ↑", 3, "Of the embeddings of a sound and of the real sound of its caption."),
-    "top1_agreement": ("Top-1 ↑", 2, "Share of sounds whose likeliest class is that of the real sound of its caption."),
-}
+HEADLINES = {"fd_cnn14": "FD on CNN14", "fd_yamnet": "FD-YAMNet", "fad_vggish": "FAD on VGGish"}  # the first is told
 MAX_BYTES = 25_000_000
 
 
@@ -71,6 +45,8 @@ class Report:
     title: str = "IMPACT: sounds from captions"
     rows: list[Row] = field(default_factory=list)
     metrics: dict | None = None  # what impact-evaluate wrote
+    ratings: dict | None = None  # what impact-evaluate ratings wrote
+    own_name: str = "this model"  # in the published table, and in the ratings
     losses: dict[str, Path] = field(default_factory=dict)  # stage -> metrics.csv
     commands: str = ""
     facts: dict[str, str] = field(default_factory=dict)
@@ -85,6 +61,7 @@ def write_report(report: Report, path: str | Path) -> int:
     sections = {
         "Listen": listen_section(report.rows),
         "Measures": metrics_section(report.metrics),
+        "Published systems": comparison_section(report.metrics, report.ratings, report.own_name),
         "Training": training_section(report.losses),
         "How it was made": making_section(report.commands, report.facts),
     }
@@ -144,12 +121,15 @@ def lead(report: Report) -> str:
     """The result in two sentences, from the metrics."""
     if not report.metrics:
         return '<p class="lead">Real recordings, what the codec keeps of them, new sounds for the same captions.</p>'
-    distances = {row["name"]: row["fd_yamnet"] for row in report.metrics["rows"]}
+    headline = next((key for key in HEADLINES if key in report.metrics["rows"][0]), None)
+    if headline is None:
+        return ""
+    distances = {row["name"]: row[headline] for row in report.metrics["rows"]}
     names = {"real": "other real sounds", "untrained": "an untrained model", "noise": "white noise"}
     others = [f"{words} at {distances[name]:.1f}" for name, words in names.items() if name in distances]
     return (
         f'<p class="lead">Generated sounds are at a distance of <strong>{distances["generated"]:.1f}</strong> from '
-        f"real ones (FD-YAMNet, N = {report.metrics['num_samples']}). Beside them: {', '.join(others)}.</p>"
+        f"real ones ({HEADLINES[headline]}, N = {report.metrics['num_samples']}). Beside them: {', '.join(others)}.</p>"
     )
 
 
@@ -184,50 +164,6 @@ def take(kind: str, file: Path, caption: str) -> str:
         f'<img src="{spectrogram_uri(waveform)}" alt=""><i></i></button>'
         f'<audio controls preload="auto" src="data:audio/flac;base64,{audio}"></audio></figure>\n'
     )
-
-
-def metrics_section(metrics: dict | None) -> str:
-    """The table of impact-evaluate, what each figure means, and its notes."""
-    if not metrics:
-        return ""
-    rows = metrics["rows"]
-    columns = {key: look for key, look in METRICS.items() if any(row.get(key) is not None for row in rows)}
-    distances = {row["name"]: row["fd_yamnet"] for row in rows}
-    heads = "".join(f'<th scope="col">{heading}</th>' for heading, _, _ in columns.values())
-    body = []
-    for row in sorted(rows, key=lambda row: row["fd_yamnet"]):
-        cells = "".join(_cell(key, digits, row, distances) for key, (_, digits, _) in columns.items())
-        name = escape(ROW_NAMES.get(row["name"], row["name"]))
-        floor = "<small>the floor</small>" if row["name"] == "real" else ""
-        body.append(f'<tr class="{escape(row["name"], quote=True)}"><th scope="row">{name}{floor}</th>{cells}</tr>')
-    meanings = "".join(f"<dt>{heading}</dt><dd>{meaning}</dd>" for heading, _, meaning in columns.values())
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in metrics.get("notes", []))
-    return (
-        f"<p>Every row has {metrics['num_samples']} sounds of {metrics['duration_seconds']:.2f} s. Read a row between "
-        "its neighbours: real sounds mark the best that can be asked for, white noise the worst, and the codec's "
-        "reconstructions what a model on this codec could reach. Small figures are 95 % bootstrap intervals.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Table of metrics"><table>'
-        f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-        f"<dl>{meanings}</dl>{notes}"
-    )
-
-
-def _cell(key: str, digits: int, row: dict, distances: dict[str, float]) -> str:
-    value = row.get(key)
-    if value is None:
-        return "<td>–</td>"
-    small = ""
-    interval = row.get(f"{key}_interval")
-    if interval:
-        small = f"<small>{interval[0]:.{digits}f} to {interval[1]:.{digits}f}</small>"
-    if key == "text_relevance" and row.get("text_relevance_shuffled") is not None:
-        small += f"<small>shuffled {row['text_relevance_shuffled']:.{digits}f}</small>"
-    if key != "fd_yamnet":
-        return f"<td>{value:.{digits}f}{small}</td>"
-    scale = 100 / max(distances.values())
-    mark = f'<u style="left:{distances["real"] * scale:.1f}%"></u>' if "real" in distances else ""
-    track = f'<span class="track" aria-hidden="true"><b style="width:{value * scale:.1f}%"></b>{mark}</span>'
-    return f'<td class="bar">{value:.{digits}f}{track}</td>'
 
 
 def training_section(losses: dict[str, Path]) -> str:

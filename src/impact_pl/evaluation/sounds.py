@@ -1,7 +1,7 @@
 """Sets of sounds to compare: where they lie, what they are called, and the noise that stands beside them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +69,14 @@ def draw(items: list, num: int, generator: np.random.Generator) -> list:
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
-def white_noise(records: Sequence[Record], duration: float, seed: int) -> list[np.ndarray]:
+def white_noise(records: Sequence[Record], duration: float, seed: int) -> Iterator[np.ndarray]:
     """White noise (S,) with the RMS of each record after fitting: the baseline that any model has to beat."""
     generator = np.random.default_rng(seed)
     num_samples = round(duration * SAMPLE_RATE)
-    noises = []
     for record in records:
         waveform = fit_length(load_audio(record.path, SAMPLE_RATE, record.start, record.duration), num_samples).numpy()
         level = np.sqrt(np.square(waveform, dtype=np.float64).mean())
-        noises.append((level * generator.standard_normal(num_samples)).astype(np.float32))
-    return noises
+        yield (level * generator.standard_normal(num_samples)).astype(np.float32)
 
 
 def longest(records: Sequence[Record]) -> float:

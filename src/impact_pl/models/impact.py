@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
-from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order
-from impact_pl.models.heads import HEADS
+from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
+from impact_pl.models.heads import check_order, head_class
 from impact_pl.models.latent_encoder import LatentEncoder
 
 if TYPE_CHECKING:
@@ -61,11 +61,14 @@ class ImpactSpec:
 
 
 class ImpactLoss(NamedTuple):
-    """``loss`` is the mean of ``per_position`` (K * diffusion_batch_mul,), which belongs to ``timesteps``."""
+    """``loss`` is the mean of ``per_position`` (K * diffusion_batch_mul,), which belongs to ``timesteps``.
+
+    A head without diffusion has no timesteps (None), and one loss a position.
+    """
 
     loss: Tensor
     per_position: Tensor
-    timesteps: Tensor
+    timesteps: Tensor | None
     mask_ratio: float
 
 
@@ -76,8 +79,6 @@ class Impact(nn.Module):
         super().__init__()
         self.spec = spec
         config = spec.model
-        if config.head not in HEADS:
-            raise ValueError(f"model.head = {config.head!r}: choose {', '.join(HEADS)}.")
         if spec.latent_width % config.patch_size:
             raise ValueError(
                 f"model.patch_size = {config.patch_size} does not divide the codec's latent width "
@@ -85,7 +86,7 @@ class Impact(nn.Module):
             )
         self.patch_dim = spec.latent_channels * config.patch_size**2  # P
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
-        self.head = HEADS[config.head](config, self.patch_dim)
+        self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
         self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
         self.init_weights()
@@ -131,23 +132,28 @@ class Impact(nn.Module):
         """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.
 
         So a mask that is all False is the null condition, as is ``text`` None. None for an unconditional model.
+        Features that this model was not built with (``data.text_features``) are left out.
         """
         if self.null_cond is None:
             return None
         null = self.null_cond.expand(batch, -1, -1)
         if text is None:
             return null
-        self._check_text(text, batch)
+        text = self._own_text(text, batch)
         cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
         return torch.where(text.mask[..., None], cond, null.to(cond.dtype))
 
-    def _check_text(self, text: "TextFeatures", batch: int) -> None:
+    def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
+        """The features that this model takes, and their part of the mask."""
         got = {name: tuple(feature.shape) for name, feature in text.features.items()}
         want = {name: (batch, *shape) for name, shape in self.spec.text_features.items()}
-        if got != want:
+        if any(got.get(name) != shape for name, shape in want.items()):
             raise ValueError(
                 f"Text features {got}, but this model takes {want}: use the text encoder it was built for."
             )
+        masks = dict(zip(got, text.mask.split([shape[1] for shape in got.values()], dim=1), strict=True))
+        features = {name: text.features[name] for name in want}
+        return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
 
     def forward(self, *args, **kwargs) -> ImpactLoss:
         """The same as :meth:`loss`."""
@@ -174,11 +180,11 @@ class Impact(nn.Module):
             text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
         cond = self.embed_text(text, batch)
         masked = order[:, :count]  # (B, K/B)
-        hidden = self.encoder(patches, mask_from_order(order, count), cond, masked)
-        target = patches.gather(1, masked[..., None].expand(-1, -1, self.patch_dim))
-        per_position, timesteps = self.head.loss(
-            hidden.flatten(0, 1), target.flatten(0, 1), generator, self.spec.model.diffusion_batch_mul
-        )
+        hidden = self.encoder(self.head.visible(patches), mask_from_order(order, count), cond, masked)
+        batch_mul = self.spec.model.diffusion_batch_mul
+        losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
+        per_position = losses.flatten()
+        timesteps = None if timesteps is None else timesteps.flatten()
         return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)
 
     @torch.no_grad()
@@ -196,6 +202,7 @@ class Impact(nn.Module):
         ``text`` None samples the null condition, or an unconditional model; guidance then has nothing to do.
         """
         check_decoding(decoding, self.spec.model.num_timesteps)
+        check_order(self.spec.model.head, decoding.order)
         if text is not None and self.null_cond is None:
             raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
         device = next(self.parameters()).device
@@ -219,7 +226,11 @@ class Impact(nn.Module):
                 settings = (guidance_scale, num_diffusion_steps, decoding.temperature)
                 return self.head.sample(hidden, null_hidden, *settings, generator, decoding.min_alpha_bar)
 
-            patches = decode(encode, sample, patches, decoding, generator, progress)
+            def propose(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
+                return self.head.propose(hidden, null_hidden, guidance_scale, decoding.temperature, generator)
+
+            own = propose if self.head.confidence == "log_probability" else None
+            patches = decode(encode, sample, patches, decoding, generator, progress, own)
         finally:
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))

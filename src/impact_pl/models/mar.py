@@ -65,8 +65,8 @@ def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport
 
     Blocks and norms fit when width and depth are MAR's. Positions: the patches take as many as both have (MAR's are of
     a 16 x 16 image grid, so they are a start and no more); text positions, which stage 1 does not have, take those of
-    MAR's buffer, as many as both have. The head is taken when it has MAR's width and depth, the layers that touch a
-    patch only when the patches have MAR's size (16 numbers; S1's have 128).
+    MAR's buffer, as many as both have. The diffusion head is taken when it has MAR's width and depth, the layers that
+    touch a patch only when the patches have MAR's size (16 numbers; S1's have 128).
 
     Args:
         source: .safetensors, a torch file (state dict, or one under "model_ema" or "model"), or a state dict.
@@ -77,13 +77,13 @@ def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport
     weights = source if isinstance(source, dict) else _read(Path(source))
     renamed, not_taken = _rename(weights)
     own = model.state_dict()
-    head_fits = _shape_of_head(renamed) == _shape_of_head(own)
+    head_fits = model.spec.model.head == "diffusion" and _shape_of_head(renamed) == _shape_of_head(own)
     taken = {}
     for name, value in renamed.items():
         if name not in own:
             not_taken[name] = "this model has no such parameter"
         elif name.startswith("head.") and not head_fits:
-            not_taken[name] = "the head has another width or depth"
+            not_taken[name] = "the head is another one, or has another width or depth"
         elif name.endswith("_pos") and value.shape[2] == own[name].shape[2]:
             count = min(value.shape[1], own[name].shape[1])
             taken[name] = torch.cat([value[:, :count].to(own[name]), own[name][:, count:]], dim=1)

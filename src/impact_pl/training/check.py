@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from impact_pl.config import TrainConfig
 from impact_pl.decoding import check_decoding
+from impact_pl.models.heads import check_order
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
@@ -27,6 +28,7 @@ ALLOWED = {
     "model": {
         **dict.fromkeys(("dim", "depth", "num_heads", "patch_size", "max_patches"), AT_LEAST_1),
         **dict.fromkeys(("head_width", "head_depth", "num_timesteps", "diffusion_batch_mul"), AT_LEAST_1),
+        **dict.fromkeys(("num_codebooks", "codebook_size"), AT_LEAST_1),
         "mlp_ratio": POSITIVE,
         **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),
         "mask_ratio": {"low": BELOW_1, "std": POSITIVE, "value": "above 0, at most 1"},
@@ -39,7 +41,8 @@ ALLOWED = {
     "trainer": {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
-        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps", "stall_minutes"), AT_LEAST_0),
+        **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
+        **dict.fromkeys(("stall_minutes", "global_batch_size"), AT_LEAST_0),
         "zero_stage": ZERO_STAGES,
     },
     "optim": {
@@ -71,6 +74,30 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.trainer.sample_every_steps and config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
+        check_order(model.head, config.decoding.order)
+
+
+def settle_batch(config: TrainConfig) -> None:
+    """Set ``accumulate_grad_batches`` (in place) so that a step takes ``trainer.global_batch_size`` clips; 0: leave it.
+
+    So the same experiment has the same batch on any number of processes.
+
+    Raises:
+        ValueError: no whole number of micro-batches, or another one than ``accumulate_grad_batches`` asks for.
+    """
+    trainer, wanted = config.trainer, config.trainer.global_batch_size
+    if not wanted:
+        return
+    micro = config.data.batch_size * trainer.devices * trainer.num_nodes
+    product = f"data.batch_size={config.data.batch_size} x {trainer.devices * trainer.num_nodes} processes"
+    if wanted % micro:
+        raise ValueError(f"trainer.global_batch_size={wanted}: choose a multiple of {product} = {micro}, or 0")
+    if trainer.accumulate_grad_batches not in (1, wanted // micro):
+        raise ValueError(
+            f"trainer.global_batch_size={wanted} is {wanted // micro} times {product}, but "
+            f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: set only one of the two"
+        )
+    trainer.accumulate_grad_batches = wanted // micro
 
 
 def _check(values: dict, allowed: dict, prefix: str) -> None:

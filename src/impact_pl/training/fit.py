@@ -13,7 +13,7 @@ from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.partial import write_whole
 from impact_pl.models.impact import ImpactSpec
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
-from impact_pl.training.check import check_config
+from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
 from impact_pl.training.checkpoint_files import CheckpointFiles, find
 from impact_pl.training.facts import announce, first_lines
@@ -38,6 +38,7 @@ def train(config: TrainConfig) -> int:
         ValueError: whatever a user can set right: data, shapes, names, a run directory of another training.
     """
     check_config(config)
+    settle_batch(config)
     check_tasks(config.trainer)
     guard = StallGuard(config.trainer.stall_minutes)
     with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:

@@ -42,13 +42,14 @@ class BucketMeans:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(2, len(self.names), device=device, dtype=dtype)  # loss sums, counts
 
-    def add(self, loss: Tensor, per_position: Tensor, timesteps: Tensor, mask_ratio: float) -> None:
-        """Args: loss (), per_position (K,) and timesteps (K,) of one batch, and the batch's mask ratio."""
+    def add(self, loss: Tensor, per_position: Tensor, timesteps: Tensor | None, mask_ratio: float) -> None:
+        """Args: loss (), per_position (K,) and timesteps (K,), if there are any, of one batch, and its mask ratio."""
         loss, per_position = loss.to(self._sums), per_position.to(self._sums)
         self._sums[:, 0] += torch.stack([loss, torch.ones_like(loss)])
-        bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
-        self._sums[0].index_add_(0, bucket, per_position)
-        self._sums[1].index_add_(0, bucket, torch.ones_like(per_position))
+        if timesteps is not None:
+            bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
+            self._sums[0].index_add_(0, bucket, per_position)
+            self._sums[1].index_add_(0, bucket, torch.ones_like(per_position))
         ratio_bucket = 1 + NUM_TIMESTEP_BUCKETS + sum(mask_ratio >= edge for edge in MASK_RATIO_EDGES)
         self._sums[0, ratio_bucket] += loss
         self._sums[1, ratio_bucket] += 1

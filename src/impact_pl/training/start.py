@@ -3,10 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
 from impact_pl.config import TrainConfig
-from impact_pl.data.shards import ShardIndex
+from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.remote import join
+from impact_pl.data.shards import LatentDataset, ShardIndex
 from impact_pl.models.impact import Impact, ImpactSpec
 from impact_pl.models.mar import load_mar
 from impact_pl.training.checkpoint import (
@@ -51,10 +55,22 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         latent_width=width,
         latent_mean=mean,
         latent_std=std,
-        text_features={} if text is None else {name: tuple(shape) for name, shape in text["features"].items()},
+        text_features={} if text is None else _text_features(config, text["features"]),
         codec=dict(index.codec),
         text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
     )
+
+
+def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
+    chosen = config.data.text_features
+    unknown = [name for name in chosen if name not in features]
+    if unknown:
+        raise ValueError(
+            f"data.text_features={chosen}: the shards in {config.data.path} have {', '.join(features)}, not "
+            f"{', '.join(unknown)}; choose among these, or precompute with a text_encoder that makes it"
+        )
+    return {name: (shape[0], shape[1]) for name, shape in features.items() if not chosen or name in chosen}
 
 
 def _bad_index(config: TrainConfig, what: str) -> ValueError:
@@ -80,17 +96,39 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
 def new_module(config: TrainConfig, spec: ImpactSpec) -> ImpactTraining:
     """A module with fresh weights, or with those of ``init_from``."""
     source = config.init_from
-    if not source:
-        if config.stage == "text":
-            say("init_from is empty: stage text starts from random weights, without pre-training")
-        return STAGES[config.stage](spec, config)
-    if source.startswith(MAR):
-        module = STAGES[config.stage](spec, config)
-        say(str(load_mar(module.model, source[len(MAR) :])))
-    else:
+    if source and not source.startswith(MAR):
         module = _from_impact(config, spec, load_averaged(Path(source)))
+    else:
+        module = STAGES[config.stage](spec, config)
+        if source:
+            say(str(load_mar(module.model, source[len(MAR) :])))
+        elif config.stage == "text":
+            say("init_from is empty: stage text starts from random weights, without pre-training")
+        if module.model.head.num_fit_patches:
+            _fit_head(config, module.model)
     module.ema.reset(module.model)
     return module
+
+
+def _fit_head(config: TrainConfig, model: Impact) -> None:
+    """Show the head patches of the training set, from clips that the seed chooses.
+
+    Every process does so for itself, with the same outcome, before any of them trains.
+    """
+    cache = LatentDataModule(config.data, config.seed, with_text=False).cache
+    clips = LatentDataset(join(config.data.path, "train"), cache, with_text=False)
+    generator = torch.Generator().manual_seed(config.seed)
+    patches: list[Tensor] = []
+    for i in torch.randperm(len(clips), generator=generator).tolist():
+        latents = model.whiten(clips[i]["moments"][None], generator)
+        patches.append(model.patchify(latents)[0])  # (N, P)
+        if sum(map(len, patches)) >= model.head.num_fit_patches:
+            break
+    seen = torch.cat(patches)
+    say(f"fitting the head {model.spec.model.head} to {len(seen)} patches of {len(patches)} clips")
+    model.head.fit(seen, generator)
+    lost = (model.head.visible(seen) - seen).square().sum() / seen.square().sum()
+    say(f"it can draw them but for {100 * lost:.1f} % of their power")
 
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:

@@ -1,6 +1,6 @@
-"""Heads: from a hidden vector to the patch at its position. The paper's is MAR's diffusion MLP.
+"""The paper's head, MAR's diffusion MLP: every position is denoised by itself, given its hidden vector.
 
-Dimensions: K positions (rows), D width of hidden, P numbers a patch, V width of the head.
+Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width of the head; ``...`` are (B, K) or rows.
 """
 
 import math
@@ -19,6 +19,7 @@ from impact_pl.diffusion import (
     draw_normal,
     make_schedule,
 )
+from impact_pl.models.heads.base import Head, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 NUM_FREQUENCIES = 256
@@ -26,11 +27,11 @@ MAX_PERIOD = 10_000
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
-    """Cosines and sines (K, 256) of timesteps (K,) at geometric frequencies (DDPM; cosines first)."""
+    """Cosines and sines (..., 256) of timesteps (...) at geometric frequencies (DDPM; cosines first)."""
     half = NUM_FREQUENCIES // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
-    angles = timesteps[:, None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
+    angles = timesteps[..., None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class AdaLNBlock(nn.Module):
@@ -44,13 +45,13 @@ class AdaLNBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """x (K, V); cond (K, V) after its SiLU."""
-        shift, scale, gate = self.modulation(cond).chunk(3, dim=1)
+        """x (..., V); cond (..., V) after its SiLU."""
+        shift, scale, gate = self.modulation(cond).chunk(3, dim=-1)
         h = self.norm(x) * (1 + scale) + shift
         return x + gate * self.fc2(F.silu(self.fc1(h)))
 
 
-class DiffusionHead(nn.Module):
+class DiffusionHead(Head):
     """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix)."""
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
@@ -61,11 +62,15 @@ class DiffusionHead(nn.Module):
         self.time_embed = nn.Sequential(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)
-        self.blocks = nn.ModuleList(AdaLNBlock(width) for _ in range(config.head_depth))
+        self.blocks = nn.ModuleList(self.make_block(width) for _ in range(config.head_depth))
         self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS, elementwise_affine=False)
         self.final_modulation = nn.Linear(width, 2 * width)
         self.final_proj = nn.Linear(width, 2 * patch_dim)
         self._schedules: dict[tuple[int, torch.device, float], Schedule] = {}
+
+    def make_block(self, width: int) -> nn.Module:
+        """One of ``blocks``: a module of (x, cond), both (..., V)."""
+        return AdaLNBlock(width)
 
     def schedule(self, num_steps: int, device: torch.device, min_alpha_bar: float = 0.0) -> Schedule:
         """:func:`make_schedule` on ``device``; kept, because copying it for every batch would wait."""
@@ -75,35 +80,34 @@ class DiffusionHead(nn.Module):
         return self._schedules[key]
 
     def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
-        """Predict from noisy (K, P) at timesteps (K,) or (1,), given cond = ``cond_proj(hidden)`` (K, V)."""
+        """Predict from noisy (..., P) at timesteps (...) or (1,), given cond = ``cond_proj(hidden)`` (..., V)."""
         x = self.input_proj(noisy)
         cond = F.silu(self.time_embed(timestep_features(timesteps)) + cond)
         for block in self.blocks:
             x = block(x, cond)
-        shift, scale = self.final_modulation(cond).chunk(2, dim=1)
-        x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (K, 2P)
-        return Prediction(*x.float().chunk(2, dim=1))
+        shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
+        x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (..., 2P)
+        return Prediction(*x.float().chunk(2, dim=-1))
 
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Losses and timesteps, each (K * batch_mul,): every position is drawn with ``batch_mul`` timesteps (MAR).
-
-        Args:
-            hidden: (K, D) at masked positions only.
-            target: (K, P) their true patches.
-        """
-        target = target.float().repeat(batch_mul, 1)
-        rows = (len(target),)
-        timesteps = torch.randint(self.num_timesteps, rows, generator=generator, device=generator.device)
+        """Losses and timesteps, each (B * batch_mul, K): every position is drawn with ``batch_mul`` timesteps (MAR)."""
+        target = target.float().repeat(batch_mul, 1, 1)
+        timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
         noise = draw_normal(target.shape, generator, target.device)
         return self.loss_at(hidden, target, timesteps.to(target.device), noise)
 
+    def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
+        """(rows, count) int64: every position has its own timestep."""
+        return torch.randint(self.num_timesteps, (rows, count), generator=generator, device=generator.device)
+
     def loss_at(self, hidden: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`loss` with given timesteps (K * batch_mul,) and noise, target (K * batch_mul, P)."""
+        """:meth:`loss` with given timesteps (B * batch_mul, K), and noise and target (B * batch_mul, K, P); or rows."""
         schedule = self.schedule(self.num_timesteps, target.device)
         noisy = add_noise(schedule, target, timesteps, noise)
-        cond = self.cond_proj(hidden).repeat(len(target) // len(hidden), 1)
+        cond = self.cond_proj(hidden)
+        cond = torch.cat([cond] * (len(target) // len(cond)))
         prediction = self(noisy, timesteps, cond)
         return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise), timesteps
 
@@ -117,36 +121,27 @@ class DiffusionHead(nn.Module):
         generator: torch.Generator,
         min_alpha_bar: float = 0.0,
     ) -> Tensor:
-        """Patches (K, P) for hidden (K, D) by ancestral sampling.
-
-        ``null_hidden`` (K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second pass.
-        ``min_alpha_bar``: see :func:`make_schedule`.
-        """
+        """Patches (B, K, P) by ancestral sampling; ``min_alpha_bar``: see :func:`make_schedule`."""
         schedule = self.schedule(num_diffusion_steps, hidden.device, min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, guidance_scale)
-        shape = (len(hidden), self.patch_dim)
+        shape = (*hidden.shape[:-1], self.patch_dim)
         start = draw_normal(shape, generator, hidden.device)
         noises = (draw_normal(shape, generator, hidden.device) for _ in range(num_diffusion_steps - 1))
         return ancestral_sample(denoise, schedule, start, noises, temperature)
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
-        """The function of (noisy (K, P), timestep (1,)) that sampling iterates.
+        """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
-        Guidance: eps = eps_u + beta (eps_c - eps_u) (S1 Sec. 3.2; arXiv 2207.12598); the variance is the conditional
-        one, as in MAR.
+        Guidance works on the noise; the variance is the conditional one, as in MAR.
         """
         if null_hidden is None or guidance_scale == 1:
             cond = self.cond_proj(hidden)
             return lambda noisy, timestep: self(noisy, timestep, cond)
-        cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2K, V)
+        cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2B, K, V)
 
         def denoise(noisy: Tensor, timestep: Tensor) -> Prediction:
-            both = self(noisy.repeat(2, 1), timestep, cond)
-            noise_cond, noise_null = both.noise.chunk(2)
-            noise = noise_null + guidance_scale * (noise_cond - noise_null)
+            both = self(torch.cat([noisy, noisy]), timestep, cond)
+            noise = guided(both.noise, guidance_scale)
             return Prediction(noise, both.variance[: len(noise)])
 
         return denoise
-
-
-HEADS = {"diffusion": DiffusionHead}

@@ -1,0 +1,95 @@
+"""`python -m impact_pl.cli.head_table`: size and cost of the heads, as Markdown (docs/recipes.md)."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+
+from impact_pl.cli.compose import compose
+from impact_pl.config import DecodingConfig, TrainConfig
+from impact_pl.errors import user_errors
+
+SEQUENTIAL = {  # head -> network passes that wait for each other, in one decoding iteration
+    "diffusion": lambda model, decoding: decoding.num_diffusion_steps,
+    "attention": lambda model, decoding: decoding.num_diffusion_steps,
+    "mse": lambda model, decoding: 1,
+    "discrete": lambda model, decoding: model.num_codebooks,
+}
+
+
+@dataclass
+class Cost:
+    """Parameters of the head and of the whole model, and floating-point operations of the head for one clip."""
+
+    head: int
+    total: int
+    flops: float
+
+
+def cost(spec, decoding: DecodingConfig) -> Cost:
+    """Of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
+
+    Counted, nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
+    """
+    import torch
+
+    from impact_pl.masking import masked_counts
+    from impact_pl.models.impact import Impact
+
+    with torch.device("meta"):
+        model = Impact(spec)
+    left = masked_counts(spec.model.max_patches, decoding.num_iterations)
+    revealed = [before - after for before, after in zip([spec.model.max_patches, *left[:-1]], left, strict=True)]
+    flops = sum(
+        times * _flops(model.head, spec.model.dim, count, decoding.num_diffusion_steps)
+        for count, times in Counter(revealed).items()
+        if count
+    )
+    sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (model.head, model)]
+    return Cost(sizes[0], sizes[1], flops)
+
+
+def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
+    """Of one guided iteration that reveals ``count`` patches of a clip (matrix products only, 2 a multiply-add)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    hidden = torch.zeros(1, count, dim, device="meta")
+    counted = []
+    for steps in (1, 2):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            head.sample(hidden, hidden, 2.0, steps, 1.0, torch.Generator())
+        counted.append(counter.get_total_flops())
+    return counted[0] + (num_diffusion_steps - 1) * (counted[1] - counted[0])
+
+
+def table(models: list[str], heads: list[str]) -> list[str]:
+    """One row for each of ``heads`` of each model."""
+    from impact_pl.training.scaling import planned_spec
+
+    decoding = DecodingConfig()
+    rows = [
+        "| model | head | head, M | all, M | passes in sequence, an iteration | head's TFLOP a clip |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in models:
+        for head in heads:
+            spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
+            result = cost(spec, decoding)
+            sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
+            passes = SEQUENTIAL[head](spec.model, decoding)
+            rows.append(f"| {name} | `{head}` | {sizes} | {passes} | {result.flops / 1e12:.3f} |")
+    return rows
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.head_table", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
+    parser.add_argument("--heads", nargs="+", default=list(SEQUENTIAL), choices=list(SEQUENTIAL))
+    arguments = parser.parse_args(argv)
+    print("\n".join(table(arguments.models, arguments.heads)))
+
+
+if __name__ == "__main__":
+    main()

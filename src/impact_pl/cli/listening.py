@@ -1,0 +1,101 @@
+"""`impact-evaluate listening`: sounds of several systems -> a listening test as one page; `ratings`: its result."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from impact_pl.cli import options
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="impact-evaluate")
+    commands = parser.add_subparsers(dest="command", required=True)
+    make = commands.add_parser(
+        "listening",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write one HTML page that plays the clips of all systems, unnamed and shuffled, asks for REL and\n"
+        "OVL from 1 to 5, and exports a CSV; and key.json beside it, which says what was what. Keep that to yourself.",
+        epilog="example:\n"
+        "  impact-evaluate listening --system real=audiocaps/test --system base=runs/base/generated \\\n"
+        "      --captions tango_886.csv --out listening --num-samples 30 --seed 1",
+    )
+    add = make.add_argument
+    add("--system", action="append", required=True, metavar="NAME=PATH", help="a folder or manifest; may repeat")
+    add("--captions", type=Path, required=True, metavar="FILE", help="a manifest, generated.jsonl, or a test list")
+    add("--out", type=Path, required=True, metavar="PATH", help="the page (.html), or a folder for listening.html")
+    add("--num-samples", type=options.positive_int, default=30, metavar="N", help="captions (default: %(default)s)")
+    add("--seed", type=options.seed, default=0, help="of the choice of captions (default: %(default)s)")
+    add("--title", default="Listening test", help="of the page; raters see it (default: %(default)s)")
+    rated = commands.add_parser(
+        "ratings", description="Means of the ratings, with 95 %% intervals over raters and captions."
+    )
+    rated.add_argument("--key", type=Path, required=True, metavar="JSON", help="key.json of the test")
+    rated.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what the raters exported")
+    rated.add_argument("--out", type=Path, metavar="JSON", help="write the means there")
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    args = build_parser().parse_args(argv)
+    if args.command == "listening":
+        make_test(args)
+    else:
+        rate(args)
+
+
+def make_test(args: argparse.Namespace) -> None:
+    from impact_pl.evaluation.listening import write_test  # late: --help answers at once
+    from impact_pl.evaluation.lists import clip_of, read_clip_list
+    from impact_pl.evaluation.sounds import list_sounds, read_captions
+
+    paths = {}
+    for value in args.system:
+        name, separator, path = value.partition("=")
+        if not (name and separator and path) or name in paths:
+            raise ValueError(
+                f"--system {value!r}: expected NAME=PATH, each name once, for example base=runs/base/generated"
+            )
+        paths[name] = Path(path)
+    systems = {name: list_sounds(path) for name, path in paths.items()}
+    if args.captions.suffix.lower() == ".jsonl":
+        captions = read_captions(args.captions)
+    else:
+        captions = read_clip_list(args.captions).captions
+        systems = {
+            name: {clip_of(sound, record): record for sound, record in sounds.items()}
+            for name, sounds in systems.items()
+        }
+    page = args.out if args.out.suffix.lower() == ".html" else args.out / "listening.html"
+    key = write_test(systems, captions, page, args.num_samples, args.seed, args.title)
+    size = page.stat().st_size / 1e6
+    print(f"{page}: {len(key['items'])} clips of {len(systems)} systems, {size:.1f} MB; send this file to the raters")
+    print(f"{page.with_name('key.json')}: what was what; keep it to yourself")
+
+
+def rate(args: argparse.Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from impact_pl.evaluation.listening import CRITERIA, FEWEST_RATERS, read_key, read_ratings, summarise
+
+    key = read_key(args.key)
+    result = summarise(read_ratings(args.csv, key), key)
+    if args.out is not None:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    table = Table(title=f"{result['num_raters']} raters, {result['num_samples']} captions", title_justify="left")
+    table.add_column("")
+    for criterion in CRITERIA:
+        table.add_column(f"{criterion} ↑", justify="right")
+    for row in result["rows"]:
+        cells = [
+            f"{row[name]:.2f} ({row[f'{name}_interval'][0]:.2f} to {row[f'{name}_interval'][1]:.2f})"
+            for name in CRITERIA
+        ]
+        table.add_row(row["name"], *cells)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    console.print("[dim]· 95 % intervals: raters and captions drawn anew (pigeonhole bootstrap)[/dim]", highlight=False)
+    if result["num_raters"] < FEWEST_RATERS:
+        print(f"warning: {result['num_raters']} raters; published tests have at least {FEWEST_RATERS}", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""Features of many sounds, kept on disk by content: a renamed file costs nothing, a changed one is computed anew."""
+
+import hashlib
+import tempfile
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from impact_pl.audio import fit_length, load_audio
+from impact_pl.data.manifest import Record
+from impact_pl.evaluation.features import Features, YamNet
+from impact_pl.evaluation.networks.interface import NetworkFeatures
+
+
+class Featurizer(Protocol):
+    """What YamNet and the networks of published figures have in common."""
+
+    name: str
+    identity: str  # changes with weights and front end
+    sample_rate: int
+
+    def __call__(self, waveform: np.ndarray) -> Any:
+        """waveform (S,) -> Features or NetworkFeatures."""
+        ...
+
+
+def extract(
+    network: Featurizer,
+    sounds: Sequence[str | Path | Record],
+    duration: float | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list:
+    """Features of many sounds, in order.
+
+    Args:
+        network: its ``identity`` is a part of the cache's key.
+        sounds: files, or records of a manifest (which may name a part of a file).
+        duration: seconds to which every sound is fitted first (cut, or zero-padded at the end); None: as it is.
+        cache_dir: features are kept there as ``.npz``, found again by the file's bytes, the part of it, the network's
+            identity and ``duration``. Nothing else decides what they are, so a stale entry cannot be found.
+        progress: called with (sounds done, sounds in all).
+    """
+    features = []
+    for done, sound in enumerate(sounds, start=1):
+        record = sound if isinstance(sound, Record) else Record(id=str(sound), path=str(sound))
+        features.append(_extract_one(network, record, duration, cache_dir))
+        if progress is not None:
+            progress(done, len(sounds))
+    return features
+
+
+def _extract_one(network: Featurizer, record: Record, duration: float | None, cache_dir: str | Path | None) -> Any:
+    entry = None
+    if cache_dir is not None and Path(record.path).is_file():
+        part = f"{network.identity},{record.start},{record.duration},{duration}"
+        key = hashlib.sha256(Path(record.path).read_bytes() + part.encode()).hexdigest()
+        entry = Path(cache_dir) / f"{key}.npz"
+        cached = _read_entry(entry, Features if network.name == YamNet.name else NetworkFeatures)
+        if cached is not None:
+            return cached
+    waveform = load_audio(record.path, network.sample_rate, record.start, record.duration)
+    if duration is not None:
+        waveform = fit_length(waveform, round(duration * network.sample_rate))
+    features = network(waveform.numpy())
+    if entry is not None:
+        _write_entry(entry, features)
+    return features
+
+
+def _read_entry(entry: Path, kind: type) -> Any:
+    """A cache entry; None where there is none, or where it was cut short."""
+    if not entry.is_file():
+        return None
+    try:
+        with np.load(entry, allow_pickle=False) as arrays:
+            return kind(**dict(arrays))
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _write_entry(entry: Path, features: Any) -> None:
+    arrays = {name: array for name, array in asdict(features).items() if array is not None}
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=entry.parent, suffix=".tmp", delete=False) as file:
+        np.savez(file, **arrays)
+    Path(file.name).replace(entry)

@@ -1,0 +1,140 @@
+"""Test lists: which clips of a test set were used, and the caption of each. Papers differ in them, so they are named.
+
+AudioCaps' test set has 975 clips of five captions. What papers call its test set are subsets, with one caption a clip:
+
+| name | clips | published by |
+|---|---|---|
+| audioldm_eval_964 | 964 | haoheliu/audioldm_eval |
+| fdaudio_957 | 957 | FdAudio and MeanAudio |
+| tango_886 | 886 | declare-lab/tango |
+| stable_audio_881 | 881 | Stability-AI/stable-audio-metrics (the clips that it does not leave out) |
+| audiocaps_975 | 975 | the whole set |
+
+A list is known by the checksum of its clips, whatever its format, its order and its captions.
+"""
+
+import csv
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from impact_pl.audio import SUFFIXES
+from impact_pl.data.manifest import Record, read_utf8
+from impact_pl.evaluation.sounds import Sounds
+
+KNOWN = {  # the first 16 digits of ClipList.checksum -> name
+    "16cba7a64b5aaf5b": "audioldm_eval_964",
+    "123e794c268e6414": "fdaudio_957",
+    "50196945c3f58155": "tango_886",
+    "e8dc9401ff0dac47": "stable_audio_881",
+    "c66b044fcc44f855": "audiocaps_975",
+}
+YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_\d+(?:\.\d+)?){0,2}")  # [Y]<id>[_<start>[_<end>]]; an id has 11 characters
+NAMED = 5  # names in a message
+
+
+@dataclass(frozen=True)
+class ClipList:
+    """Clips in the order of their file: id -> caption, and id -> the name that the file gives it."""
+
+    captions: dict[str, str]
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def checksum(self) -> str:
+        """Of the set of clips alone."""
+        return hashlib.sha256("\n".join(sorted(self.captions)).encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """A known list's name, else ``custom (N clips)``."""
+        return KNOWN.get(self.checksum, f"custom ({len(self.captions)} clips)")
+
+
+def clip_id(name: str) -> str:
+    """What a clip is called in every list: without path, audio suffix, YouTube's leading Y and the seconds behind it.
+
+    ``Y7fmOlUlwoNg``, ``7fmOlUlwoNg_20`` and ``7fmOlUlwoNg.wav`` are one clip. Other names stay as they are.
+    """
+    stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name
+    youtube = YOUTUBE.fullmatch(stem)
+    return youtube[1] if youtube else stem
+
+
+def read_clip_list(path: str | Path) -> ClipList:
+    """A published list: CSV ``id,caption``, TSV ``id<tab>caption``, or AudioCaps' own CSV.
+
+    Where a clip has several captions (AudioCaps' CSV), one is drawn, always the same: the draw depends on the clip.
+
+    Raises:
+        ValueError: missing or empty file, no such columns, a row without id or caption, or a clip that stands twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such test list")
+    lines = read_utf8(path).splitlines(keepends=True)
+    delimiter = "\t" if lines and "\t" in lines[0] else ","
+    rows = csv.DictReader(lines, delimiter=delimiter)
+    columns = rows.fieldnames or []
+    key = next((each for each in ("id", "youtube_id") if each in columns), None)
+    if key is None or "caption" not in columns:
+        raise ValueError(
+            f"{path}: its columns are {', '.join(columns) or 'none'}; a test list has id,caption (comma or tab), "
+            "or AudioCaps' audiocap_id,youtube_id,start_time,caption"
+        )
+    captions: dict[str, list[str]] = {}
+    names: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        if not row[key] or not row["caption"]:
+            raise ValueError(f"{path}, row {number}: a clip and its caption are needed, got {list(row.values())}")
+        clip = clip_id(row[key])
+        if key == "id" and clip in captions:
+            raise ValueError(f"{path}, row {number}: the clip {row[key]!r} stands twice")
+        names.setdefault(clip, row[key])
+        captions.setdefault(clip, []).append(row["caption"].strip())
+    if not captions:
+        raise ValueError(f"{path}: the test list has no clips")
+    return ClipList({clip: one_of(clip, several) for clip, several in captions.items()}, names)
+
+
+def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sounds:
+    """The sounds of the list's clips, by clip id, sorted by it (an inception score's splits follow that order).
+
+    Args:
+        sounds: by name; records of YouTube clips (``source`` youtube/<id>) are known by that id, others by their name.
+        what: for the message.
+        exactly: sounds that the list does not name are an error too.
+
+    Raises:
+        ValueError: a clip without a sound, with two, or a sound that is not in the list. Some are named.
+    """
+    found: dict[str, Record] = {}
+    for name, record in sounds.items():
+        clip = clip_of(name, record)
+        same_part = clip in found and (found[clip].path, found[clip].start) == (record.path, record.start)
+        if clip in found and not same_part:
+            raise ValueError(f"{what}: the clip {clip} has two sounds, {found[clip].path} and {record.path}")
+        found.setdefault(clip, record)
+    missing = [clip for clip in clips.captions if clip not in found]
+    extra = [clip for clip in found if clip not in clips.captions] if exactly else []
+    if missing or extra:
+        parts = [f"{len(missing)} of {len(clips.captions)} clips have no sound ({_some(missing)})"] if missing else []
+        parts += [f"{len(extra)} sounds are not in the list ({_some(extra)})"] if extra else []
+        raise ValueError(f"{what} does not match the test list {clips.name}: {'; '.join(parts)}")
+    return {clip: found[clip] for clip in sorted(clips.captions)}
+
+
+def one_of(clip: str, captions: list[str]) -> str:
+    """One of a clip's captions: the draw depends on the clip's name alone, so every command draws the same."""
+    return captions[int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big") % len(captions)]
+
+
+def clip_of(name: str, record: Record) -> str:
+    """The clip id of a sound."""
+    source = record.source.removeprefix("youtube/")
+    return clip_id(source if source != record.source else name)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")

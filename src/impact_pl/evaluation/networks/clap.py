@@ -1,0 +1,91 @@
+"""CLAP for the CLAP score (S1 Sec. 4): clap-htsat-fused through transformers, from a local folder.
+
+It is another checkpoint than the CLAP that conditions the model.
+
+Dimension key: S samples, N captions, D dimensions of the joint space.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from impact_pl.evaluation.networks.interface import NetworkFeatures, identify, mono, weights_file
+
+FOLDER = "clap-htsat-fused"
+SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"
+CONFIGURATION = ("config.json", "preprocessor_config.json", "tokenizer.json")
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
+_FRONT_END = "one sound a batch,crops of seed 0,v1"
+_BATCH = 32  # captions
+
+
+class Clap:
+    """CLAP in the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
+
+    Raises:
+        ValueError: the folder or one of its files is missing, or does not hold the whole model.
+
+    Note:
+        Two things of transformers' front end depend on what else is in a batch, and on numpy's global random state:
+        which sound of a batch is run through the fusion of global and local views when none is longer than 10 s (one
+        is, always), and where three crops are cut from a longer one. So sounds go one by one (and are always fused),
+        and crops are drawn from a fixed seed: an embedding is a pure function of the waveform.
+    """
+
+    name = "clap"
+    class_names: list[str] | None = None
+
+    def __init__(self, weights: str | Path):
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
+
+        folder = weights_file(weights, FOLDER, SOURCE)
+        files = [weights_file(folder, name, SOURCE) for name in CONFIGURATION]
+        present = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+        files.append(present[0] if present else weights_file(folder, WEIGHTS[0], SOURCE))
+        try:
+            self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            loaded: Any = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{folder}: cannot be read as a CLAP model ({error})") from error
+        self.model, report = loaded
+        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+        if missing:  # transformers would leave these random
+            raise ValueError(f"{files[-1]}: {len(missing)} entries are missing or misshapen, first {missing[0]}")
+        self.model.eval()
+        self.sample_rate: int = self._front_end.sampling_rate
+        self.identity = identify(self.name, files, _FRONT_END)
+
+    @torch.inference_mode()
+    def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
+        """waveform (S,) at ``sample_rate`` (48 kHz) -> one embedding of length one, (1, D)."""
+        with _fixed_draws():
+            inputs = self._front_end(mono(waveform), sampling_rate=self.sample_rate, return_tensors="pt")
+        features = self.model.get_audio_features(inputs["input_features"].float(), is_longer=inputs["is_longer"])
+        return NetworkFeatures(features.pooler_output.numpy())
+
+    @torch.inference_mode()
+    def embed_text(self, captions: list[str]) -> np.ndarray:
+        """Embeddings of length one of captions: (N, D) float32."""
+        embeddings = []
+        for start in range(0, len(captions), _BATCH):
+            batch = captions[start : start + _BATCH]
+            inputs = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
+            embeddings.append(self.model.get_text_features(**inputs).pooler_output.numpy())
+        return np.concatenate(embeddings)
+
+
+@contextmanager
+def _fixed_draws() -> Iterator[None]:
+    """numpy's global random state at seed 0, and afterwards what it was: the front end draws from nothing else."""
+    state = np.random.get_state()
+    np.random.seed(0)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

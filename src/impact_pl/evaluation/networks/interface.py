@@ -1,0 +1,116 @@
+"""What every evaluation network is, and what the networks share: the reading of official checkpoints.
+
+Dimension key: S samples, T embeddings of a sound (1, or one a window), D dimensions, K classes.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+SHORTEST_SECONDS = 2.0  # audioldm_eval pads every sound to 32,000 samples
+
+
+@dataclass
+class NetworkFeatures:
+    """What a network says about one sound."""
+
+    embeddings: np.ndarray  # (T, D) float32
+    logits: np.ndarray | None = None  # (K,) or (T, K) float32, before softmax or sigmoid
+
+
+class Network(Protocol):
+    """An embedding network with the weights of a published checkpoint."""
+
+    name: str  # "cnn14", "vggish", "clap", "passt"
+    identity: str  # name and 16 hex digits that change with weights, front end and version
+    sample_rate: int  # of the waveforms it takes, in Hz
+    class_names: list[str] | None  # of the logits, where they are known
+
+    def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
+        """Features of one sound: waveform (S,) float32, mono, at ``sample_rate``, in [-1, 1]."""
+        ...
+
+
+def weights_file(weights: str | Path, name: str, source: str) -> Path:
+    """The file ``name`` in the folder ``weights``.
+
+    Raises:
+        ValueError: it is not there; the message says where it is published.
+    """
+    path = Path(weights) / name
+    if not path.exists():
+        raise ValueError(f"{path} is missing: put the file of that name there ({source})")
+    return path
+
+
+def read_checkpoint(path: Path, allowed: Sequence[Any] = ()) -> Any:
+    """A published ``.pth`` or ``.pt`` file, read without running any code in it.
+
+    Args:
+        path: the file, in torch's zip format or the older one.
+        allowed: harmless classes and functions that this file may name besides tensors.
+
+    Raises:
+        ValueError: it is damaged, or holds other things than tensors, numbers and names.
+    """
+    with torch.serialization.safe_globals(list(allowed)) if allowed else nullcontext():
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise ValueError(f"{path}: not a readable checkpoint of tensors ({str(error).splitlines()[0]})") from error
+
+
+def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Load ``state`` into ``module``: every name and every shape must be the file's.
+
+    Raises:
+        ValueError: names or shapes differ; the message names the first of them.
+    """
+    own = module.state_dict()
+    wrong = sorted(own.keys() ^ state.keys())
+    wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
+    if wrong:
+        sizes = [tuple(each[wrong[0]].shape) if wrong[0] in each else "missing" for each in (own, state)]
+        raise ValueError(
+            f"{path}: another network's checkpoint: {len(wrong)} entries differ, first {wrong[0]} "
+            f"(expected {sizes[0]}, the file has {sizes[1]})"
+        )
+    module.load_state_dict(state)
+
+
+def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
+    """``name`` and 16 hex digits of the files' content and of ``front_end``, which tells what comes before them."""
+    digest = hashlib.sha256(front_end.encode())
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def mono(waveform) -> np.ndarray:
+    """A waveform as float32 (S,).
+
+    Raises:
+        ValueError: it has other axes, no samples, or NaN or infinite ones.
+    """
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim != 1 or waveform.size == 0:
+        raise ValueError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
+    if not np.isfinite(waveform).all():
+        raise ValueError("the waveform holds NaN or infinite samples")
+    return waveform
+
+
+def as_audioldm_eval_reads(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The mean taken away, then zeros up to two seconds: what audioldm_eval does to every file, real or generated."""
+    waveform = waveform - waveform.mean()
+    return np.pad(waveform, (0, max(0, round(SHORTEST_SECONDS * sample_rate) - len(waveform))))

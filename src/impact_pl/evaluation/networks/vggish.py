@@ -1,0 +1,164 @@
+"""VGGish, the network of the Frechet audio distance (S1 Sec. 4), with torchvggish's weights.
+
+Both audioldm_eval and frechet-audio-distance take the 128 numbers before the last ReLU, without the PCA that AudioSet's
+released embeddings had; they differ in what they do to a waveform first (``preparation``).
+
+Dimension key: S samples, T windows of 0.96 s, M frames of 10 ms.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from impact_pl.evaluation.networks.interface import (
+    NetworkFeatures,
+    as_audioldm_eval_reads,
+    identify,
+    load_strictly,
+    mono,
+    read_checkpoint,
+    weights_file,
+)
+
+SAMPLE_RATE = 16_000
+WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
+NUM_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.01
+WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap
+CHECKPOINT, PCA = "vggish-10086976.pth", "vggish_pca_params-970ea276.pth"
+SOURCE = "github.com/harritaylor/torchvggish, release v0.1"
+PREPARATIONS = ("audioldm_eval", "none")
+PCA_RANGE = 2.0  # postprocessed embeddings are clipped to +-2, then counted in 255 steps
+
+
+class VggishModel(nn.Module):
+    """VGGish under torchvggish's parameter names: (T, 1, 96, 64) -> (T, 128), before the last ReLU.
+
+    Args:
+        width: channels of the first convolution (official: 64).
+        hidden: size of the two hidden layers (official: 4096).
+        dim: size of the embedding (official: 128).
+    """
+
+    def __init__(self, width: int = 64, hidden: int = 4096, dim: int = 128):
+        super().__init__()
+        layers: list[nn.Module] = []
+        channels = 1
+        for factor in (1, "pool", 2, "pool", 4, 4, "pool", 8, 8, "pool"):
+            if isinstance(factor, str):
+                layers.append(nn.MaxPool2d(2))
+            else:
+                layers += [nn.Conv2d(channels, width * factor, 3, padding=1), nn.ReLU()]
+                channels = width * factor
+        self.features = nn.Sequential(*layers)  # (T, 8W, 6, 4)
+        sizes = nn.Linear(channels * 6 * 4, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        self.embeddings = nn.Sequential(*sizes, nn.Linear(hidden, dim))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        features = self.features(windows).permute(0, 2, 3, 1)  # (T, 6, 4, 8W): channels last, as in TensorFlow
+        return self.embeddings(features.flatten(1))
+
+
+class Vggish:
+    """VGGish with the weights in ``weights/vggish-10086976.pth``.
+
+    Args:
+        weights: the folder.
+        preparation: "audioldm_eval" takes the mean away and pads to 2 s, as the published FAD of text-to-audio papers
+            has it; "none" is frechet-audio-distance's, where a sound must last 0.975 s.
+        postprocess: PCA and 8-bit quantisation of AudioSet's released embeddings (``vggish_pca_params-970ea276.pth``).
+
+    Raises:
+        ValueError: an unknown preparation; a file that is missing, damaged, or another network's.
+
+    Note:
+        torchvggish resamples with resampy, we with ``impact_pl.audio.resample``, before this class is called. Where
+        files are 16 kHz, as generated ones are, there is no difference; docs/parity.md has its size otherwise.
+    """
+
+    name = "vggish"
+    sample_rate = SAMPLE_RATE
+    class_names: list[str] | None = None
+
+    def __init__(self, weights: str | Path, preparation: str = "audioldm_eval", postprocess: bool = False):
+        if preparation not in PREPARATIONS:
+            raise ValueError(f"unknown preparation {preparation!r}; choose one of {', '.join(PREPARATIONS)}")
+        path = weights_file(weights, CHECKPOINT, SOURCE)
+        state = read_checkpoint(path)
+        if not isinstance(state, dict) or "features.0.bias" not in state or "embeddings.4.bias" not in state:
+            raise ValueError(f"{path}: not a checkpoint of torchvggish (no features.0 or embeddings.4)")
+        sizes = [len(state[name]) for name in ("features.0.bias", "embeddings.0.bias", "embeddings.4.bias")]
+        self.model = VggishModel(*sizes).eval()
+        load_strictly(self.model, state, path)
+        files = [path]
+        self._pca: tuple[Tensor, Tensor] | None = None
+        if postprocess:
+            files.append(weights_file(weights, PCA, SOURCE))
+            self._pca = read_pca(files[-1])
+        self.preparation = preparation
+        front_end = f"htk{NUM_MELS},{F_MIN},{F_MAX},{LOG_OFFSET},{WINDOW},{HOP},{preparation},pca {postprocess},v1"
+        self.identity = identify(self.name, files, front_end)
+
+    @torch.inference_mode()
+    def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
+        """waveform (S,) at 16 kHz -> embeddings (T, 128), one a window of 0.96 s; an incomplete last one is dropped."""
+        waveform = mono(waveform)
+        if self.preparation == "audioldm_eval":
+            waveform = as_audioldm_eval_reads(waveform, SAMPLE_RATE)
+        embeddings = self.model(torch.from_numpy(log_mel_windows(waveform))[:, None])
+        if self._pca is not None:
+            embeddings = postprocess(embeddings, *self._pca)
+        return NetworkFeatures(embeddings.numpy())
+
+
+def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
+    """VGGish's input: waveform (S,) -> (T, 96, 64) float32, computed in float64 as vggish_input.py does.
+
+    Magnitude of the periodic-Hann STFT without padding, HTK mel triangles, log(mel + 0.01).
+
+    Raises:
+        ValueError: shorter than one window.
+    """
+    shortest = WINDOW + HOP * (WINDOW_FRAMES - 1)
+    if len(waveform) < shortest:
+        raise ValueError(f"VGGish needs {shortest} samples ({shortest / SAMPLE_RATE:g} s), got {len(waveform)}")
+    frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), WINDOW)[::HOP]  # (M, 400)
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
+    log_mel = np.log(np.abs(np.fft.rfft(frames * hann, FFT)) @ mel_filters() + LOG_OFFSET)  # (M, 64)
+    whole = len(log_mel) // WINDOW_FRAMES * WINDOW_FRAMES
+    return log_mel[:whole].reshape(-1, WINDOW_FRAMES, NUM_MELS).astype(np.float32)
+
+
+def mel_filters() -> np.ndarray:
+    """Triangles that are linear in HTK mel, as in TensorFlow: (FFT/2 + 1, 64)."""
+
+    def hertz_to_mel(hertz):
+        return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
+
+    bins = hertz_to_mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
+    edges = np.linspace(hertz_to_mel(F_MIN), hertz_to_mel(F_MAX), NUM_MELS + 2)
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.maximum(0.0, np.minimum(rising, falling))
+
+
+def read_pca(path: Path) -> tuple[Tensor, Tensor]:
+    """The PCA's vectors (128, 128) and means (128, 1), which the official file holds as numpy arrays.
+
+    Raises:
+        ValueError: the file is damaged or holds something else.
+    """
+    rebuild = np.empty(0).__reduce__()[0]  # named numpy.core... by the numpy of the file's time, numpy._core... today
+    names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    state = read_checkpoint(path, [np.ndarray, np.dtype, *map(type, (np.dtype("f4"), np.dtype("f8"))), *names])
+    if not isinstance(state, dict) or state.keys() != {"pca_eigen_vectors", "pca_means"}:
+        raise ValueError(f"{path}: not torchvggish's PCA (expected pca_eigen_vectors and pca_means)")
+    vectors, means = (torch.as_tensor(state[name]).float() for name in ("pca_eigen_vectors", "pca_means"))
+    return vectors, means.reshape(-1, 1)
+
+
+def postprocess(embeddings: Tensor, vectors: Tensor, means: Tensor) -> Tensor:
+    """AudioSet's release form of embeddings (T, 128): whitened by PCA, clipped to +-2, in steps 0 to 255."""
+    whitened = (vectors @ (embeddings.T - means)).T
+    return ((whitened.clamp(-PCA_RANGE, PCA_RANGE) + PCA_RANGE) * (255.0 / (2 * PCA_RANGE))).round()

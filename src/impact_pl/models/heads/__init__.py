@@ -1,0 +1,30 @@
+"""Heads by name (``model.head``): from a hidden vector to the patch at its position. The paper's is ``diffusion``."""
+
+from impact_pl.models.heads.attention import AttentionHead
+from impact_pl.models.heads.base import Head
+from impact_pl.models.heads.diffusion import DiffusionHead
+from impact_pl.models.heads.discrete import DiscreteHead
+from impact_pl.models.heads.mse import MseHead
+
+HEADS: dict[str, type[Head]] = {
+    "diffusion": DiffusionHead,
+    "attention": AttentionHead,
+    "mse": MseHead,
+    "discrete": DiscreteHead,
+}
+
+
+def head_class(name: str) -> type[Head]:
+    """The class that ``model.head`` names; ValueError, with the choices, for another name."""
+    if name not in HEADS:
+        raise ValueError(f"model.head = {name!r}: choose {', '.join(HEADS)}.")
+    return HEADS[name]
+
+
+def check_order(name: str, order: str) -> None:
+    """ValueError for a head that cannot be decoded in the ``order`` of a DecodingConfig."""
+    if order == "confidence" and head_class(name).confidence == "none":
+        raise ValueError(
+            f"order = confidence, but the head {name!r} gives one answer at a position and no idea of how sure it is "
+            "of it: choose order = random."
+        )

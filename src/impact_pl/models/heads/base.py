@@ -1,0 +1,100 @@
+"""What a model asks of its head, and the residual MLP that more than one head is made of.
+
+Dimensions: B clips, K positions that are predicted together, D width of hidden, P numbers a patch, V width of the head.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from impact_pl.models.transformer import LAYER_NORM_EPS
+
+
+class Head(nn.Module, ABC):
+    """From hidden vectors (B, K, D) to the patches (B, K, P) at their positions.
+
+    Attributes:
+        confidence: how sure the head is at a position, for ``order=confidence``: by the spread of several ``draws``, by
+            the ``log_probability`` of one (then :meth:`propose` gives both), or ``none``.
+        blocks: the repeated part, which sharding gathers block by block.
+        num_fit_patches: patches of the training set that :meth:`fit` wants to see before the first step; 0: none.
+    """
+
+    confidence: Literal["draws", "log_probability", "none"] = "draws"
+    blocks: nn.ModuleList
+    num_fit_patches: int = 0
+
+    @abstractmethod
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses (R, K), and the diffusion timesteps (R, K) that they belong to; None for a head without diffusion.
+
+        Args:
+            hidden: (B, K, D) at masked positions only.
+            target: (B, K, P) their true patches.
+            generator: of all randomness.
+            batch_mul: draws a position, R = B * batch_mul; a loss without randomness is computed once, R = B.
+        """
+
+    @abstractmethod
+    def sample(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        num_diffusion_steps: int,
+        temperature: float,
+        generator: torch.Generator,
+        min_alpha_bar: float = 0.0,
+    ) -> Tensor:
+        """Patches (B, K, P) for hidden (B, K, D).
+
+        ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second
+        pass. A head without diffusion has no use for ``num_diffusion_steps`` and ``min_alpha_bar``, one without
+        randomness none for ``temperature`` and ``generator``.
+        """
+
+    def propose(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
+        raise NotImplementedError
+
+    def visible(self, patches: Tensor) -> Tensor:
+        """Patches (B, N, P) as the encoder is to see them in training: as this head would have drawn them."""
+        return patches
+
+    def fit(self, patches: Tensor, generator: torch.Generator) -> None:
+        """Take from patches (M, P), M >= ``num_fit_patches`` if there are as many, what is not learned by gradients."""
+
+
+class ResidualBlock(nn.Module):
+    """The residual MLP of MAR's head (arXiv 2406.11838, appendix) without the modulation, for want of a timestep."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.fc1 = nn.Linear(width, width)
+        self.fc2 = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., V) -> (..., V)."""
+        return x + self.fc2(F.silu(self.fc1(self.norm(x))))
+
+
+def guided(both: Tensor, guidance_scale: float) -> Tensor:
+    """Away from what the null condition would give: u + beta (c - u) (S1 Sec. 3.2; arXiv 2207.12598).
+
+    ``both`` (2B, ...) are the answers c, then u; the result is (B, ...).
+    """
+    conditional, null = both.chunk(2)
+    return null + guidance_scale * (conditional - null)

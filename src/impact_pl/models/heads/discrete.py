@@ -1,0 +1,121 @@
+"""Discrete tokens instead of a density: cross-entropy over the codes of quantised patches, confidence to decode by.
+
+Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width of the head, Q codebooks of S codes.
+Sources: MAGNeT = Ziv et al., arXiv 2401.04577; MaskGIT = Chang et al., arXiv 2202.04200.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.diffusion import draw_gumbel
+from impact_pl.models.heads.base import Head, ResidualBlock, guided
+from impact_pl.models.heads.codebook import PATCHES_A_CODE, ResidualQuantizer
+from impact_pl.models.transformer import LAYER_NORM_EPS
+
+
+class DiscreteHead(Head):
+    """Predicts the Q codes of a patch, from the coarsest codebook to the finest, each given the ones before.
+
+    In training the encoder sees quantised patches, because those are what it sees when decoding. How sure the head is
+    of a draw is its log probability, as in MaskGIT (Sec. 3.2) and MAGNeT (Sec. 3.2).
+
+    Note: MAGNeT decodes a whole clip codebook by codebook. Here a position's codes are drawn together, one MLP pass a
+    codebook, so that all heads share one iterative decoding over positions. MAGNeT's span masking, restricted
+    attention, rescorer and falling temperature are left out for the same reason.
+    """
+
+    confidence = "log_probability"
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__()
+        width = config.head_width
+        self.num_fit_patches = PATCHES_A_CODE * config.codebook_size
+        self.quantizer = ResidualQuantizer(config.num_codebooks, config.codebook_size, patch_dim)
+        self.hidden_proj = nn.Linear(config.dim, width)
+        self.partial_proj = nn.Linear(patch_dim, width)
+        self.level_embed = nn.Parameter(torch.zeros(config.num_codebooks, width))
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.head_depth))
+        self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.final_proj = nn.ModuleList(nn.Linear(width, config.codebook_size) for _ in range(config.num_codebooks))
+
+    def forward(self, hidden: Tensor, partial: Tensor, level: int) -> Tensor:
+        """Logits (B, K, S) of codebook ``level``.
+
+        Args:
+            hidden: (B, K, V), projected.
+            partial: (B, K, P), the patch as far as the codebooks before tell it.
+        """
+        x = hidden + self.partial_proj(partial) + self.level_embed[level]
+        for block in self.blocks:
+            x = block(x)
+        return self.final_proj[level](self.final_norm(x)).float()
+
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, None]:
+        """Cross-entropy (B, K) in nats a code, the mean over the codebooks; log S for a head that knows nothing."""
+        codes = self.quantizer.encode(target)  # (B, K, Q)
+        hidden = self.hidden_proj(hidden)
+        partial = torch.zeros_like(target, dtype=torch.float32)
+        losses = []
+        for level, code in enumerate(codes.unbind(dim=-1)):
+            logits = self(hidden, partial, level)
+            losses.append(F.cross_entropy(logits.flatten(0, 1), code.flatten(), reduction="none").view_as(code))
+            partial = partial + self.quantizer.lookup(level, code)
+        return torch.stack(losses).mean(dim=0), None
+
+    def sample(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        num_diffusion_steps: int,
+        temperature: float,
+        generator: torch.Generator,
+        min_alpha_bar: float = 0.0,
+    ) -> Tensor:
+        """Patches (B, K, P), sums of entries of the codebooks."""
+        return self.propose(hidden, null_hidden, guidance_scale, temperature, generator)[0]
+
+    def propose(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        temperature: float,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Codes drawn from softmax(logits / temperature), 0: the likeliest; logits under guidance.
+
+        The log probability is that of all codes of a position together, at temperature 1 (MaskGIT).
+        """
+        shape = hidden.shape[:2]
+        is_guided = null_hidden is not None and guidance_scale != 1
+        if null_hidden is not None and is_guided:
+            hidden = torch.cat([hidden, null_hidden])
+        hidden = self.hidden_proj(hidden)  # (B or 2B, K, V)
+        partial = torch.zeros(*shape, self.partial_proj.in_features, device=hidden.device)
+        log_probability = torch.zeros(shape, device=hidden.device)
+        for level in range(len(self.final_proj)):
+            logits = self(hidden, partial.repeat(1 + is_guided, 1, 1), level)
+            if is_guided:
+                logits = guided(logits, guidance_scale)
+            noise = draw_gumbel(logits.shape, generator, logits.device)
+            code = (logits + temperature * noise).argmax(dim=-1)  # (B, K)
+            log_probability = log_probability + logits.log_softmax(dim=-1).gather(-1, code[..., None])[..., 0]
+            partial = partial + self.quantizer.lookup(level, code)
+        return partial, log_probability
+
+    def visible(self, patches: Tensor) -> Tensor:
+        """Patches (B, N, P), quantised."""
+        return self.quantizer.decode(self.quantizer.encode(patches)).to(patches.dtype)
+
+    def fit(self, patches: Tensor, generator: torch.Generator) -> None:
+        """The codebooks, by k-means on patches (M, P) of the training set.
+
+        Raises:
+            ValueError: fewer patches than codes in a codebook.
+        """
+        self.quantizer.fit(patches, generator)

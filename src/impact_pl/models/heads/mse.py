@@ -1,0 +1,54 @@
+"""Direct regression: one patch a position, the mean of all that could stand there. The comparison without a density."""
+
+import torch
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.models.heads.base import Head, ResidualBlock, guided
+from impact_pl.models.transformer import LAYER_NORM_EPS
+
+
+class MseHead(Head):
+    """The diffusion head's MLP without noise and timestep, trained by the mean squared error.
+
+    MAR (arXiv 2406.11838, Sec. 3.1) argues why this is not enough: the positions of a clip are drawn from their joint
+    distribution only if each can be *drawn*, and the best guess under a squared error is a mean.
+    """
+
+    confidence = "none"
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__()
+        width = config.head_width
+        self.hidden_proj = nn.Linear(config.dim, width)
+        self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(config.head_depth))
+        self.final_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.final_proj = nn.Linear(width, patch_dim)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Patches (B, K, P) for hidden (B, K, D)."""
+        x = self.hidden_proj(hidden)
+        for block in self.blocks:
+            x = block(x)
+        return self.final_proj(self.final_norm(x)).float()
+
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, None]:
+        """Mean squared error (B, K) of each patch; nothing is drawn."""
+        return (self(hidden) - target.float()).square().mean(dim=-1), None
+
+    def sample(
+        self,
+        hidden: Tensor,
+        null_hidden: Tensor | None,
+        guidance_scale: float,
+        num_diffusion_steps: int,
+        temperature: float,
+        generator: torch.Generator,
+        min_alpha_bar: float = 0.0,
+    ) -> Tensor:
+        """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
+        if null_hidden is None or guidance_scale == 1:
+            return self(hidden)
+        return guided(self(torch.cat([hidden, null_hidden])), guidance_scale)

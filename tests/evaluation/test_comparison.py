@@ -1,0 +1,81 @@
+"""The published table, and one's own row in it: only what the same network made."""
+
+import json
+import re
+
+import pytest
+
+from impact_pl.cli.report import main
+from impact_pl.evaluation.comparison import comparison_section
+from impact_pl.evaluation.published import SYSTEMS
+
+CNN14 = {"name": "generated", "fd_cnn14": 12.25, "fd_cnn14_interval": [11.0, 13.5], "kl_cnn14": 1.234}
+RATINGS = {
+    "num_raters": 12,
+    "num_samples": 30,
+    "rows": [{"name": "mine", "REL": 4.5, "REL_interval": [4.25, 4.75], "OVL": 3.5, "OVL_interval": [3.25, 3.75]}],
+}
+
+
+def metrics(row: dict, test_list: str | None = "tango_886") -> dict:
+    named = None if test_list is None else {"name": test_list, "num_clips": 886, "checksum": "0"}
+    noise = {"name": "noise"} | {key: 99.0 for key in row if key not in ("name", "fd_cnn14_interval")}
+    return {"num_samples": 886, "duration_seconds": 10.0, "test_list": named, "rows": [row, noise]}
+
+
+def own_row(page: str) -> list[str]:
+    """The cells of one's own row, without tags."""
+    row = re.search(r'<tr class="generated">(.*?)</tr>', page)[1]
+    return [re.sub(r"<[^>]+>", " ", cell).strip() for cell in re.findall(r"<td>(.*?)</td>", row)]
+
+
+def test_own_figures_stand_in_the_columns_of_their_networks():
+    page = comparison_section(metrics(CNN14), RATINGS, "mine")
+    assert page.count("<tr>") == 1 + len(SYSTEMS)
+    assert own_row(page) == [
+        "12.25 11.00 to 13.50",
+        "–",
+        "1.23",
+        "–",
+        "–",
+        "4.50 4.25 to 4.75",
+        "3.50 3.25 to 3.75",
+        "–",
+        "–",
+    ]
+    assert "tango_886, N = 886; 12 raters, 30 clips" in page
+    assert "Not comparable" not in page
+
+
+@pytest.mark.parametrize("test_list", [None, "custom (886 clips)"])
+def test_other_clips_are_not_comparable(test_list):
+    assert "Not comparable" in comparison_section(metrics(CNN14, test_list), None, "mine")
+
+
+def test_figures_of_other_networks_make_no_table():
+    assert comparison_section(metrics({"name": "generated", "fd_yamnet": 30.0, "kl": 2.0}), None, "mine") == ""
+    assert comparison_section(None, None, "mine") == ""
+
+
+def test_ratings_of_another_system_are_refused(tmp_path, capsys):
+    (tmp_path / "ratings.json").write_text(json.dumps(RATINGS))
+    with pytest.raises(SystemExit) as stop:
+        main(["--ratings", str(tmp_path / "ratings.json"), "--out", str(tmp_path / "page.html"), "--name", "other"])
+    assert stop.value.code == 2
+    assert "the ratings are of mine, not of 'other': say with --name" in capsys.readouterr().err
+    main(["--ratings", str(tmp_path / "ratings.json"), "--out", str(tmp_path / "page.html"), "--name", "mine"])
+    assert "4.25 to 4.75" in (tmp_path / "page.html").read_text()
+    (tmp_path / "ratings.json").write_text('{"rows": [{"name": "mine"}]}')
+    with pytest.raises(SystemExit):
+        main(["--ratings", str(tmp_path / "ratings.json"), "--out", str(tmp_path / "page.html")])
+    assert "not what impact-evaluate ratings writes" in capsys.readouterr().err
+
+
+def test_the_page_tells_published_figures_first(tmp_path):
+    both = CNN14 | {"fd_yamnet": 30.0, "clap_score": 0.25, "clap_score_shuffled": 0.125, "fad_vggish": 3.0}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics(both) | {"notes": ["a note"]}))
+    main(["--metrics", str(tmp_path / "metrics.json"), "--out", str(tmp_path / "page.html")])
+    page = (tmp_path / "page.html").read_text()
+    assert re.search(r"at a distance of <strong>12\.2</strong> from real ones \(FD on CNN14, N = 886\)", page)
+    assert "shuffled 0.125" in page
+    assert "11.00 to 13.50" in page

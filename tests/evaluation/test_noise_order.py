@@ -1,0 +1,28 @@
+"""The trial noise_order.py on small synthetic sounds; on recordings it is run by hand (see its first lines)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_networks import write_tones
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "trials"))
+
+import noise_order
+
+pytestmark = pytest.mark.slow
+
+
+def test_figures_follow_noise(tmp_path, capsys):
+    pytest.importorskip("onnxruntime", reason="extra 'eval' is not installed")
+    write_tones(tmp_path / "sounds", [f"{index:02d}.wav" for index in range(50)], 0)
+    with pytest.raises(SystemExit) as stop:
+        noise_order.main(["--sounds", str(tmp_path / "sounds"), "--num", "25", "--duration", "1"])
+    assert "fd_yamnet" not in capsys.readouterr().out
+    assert stop.value.code == 0
+
+
+def test_a_figure_that_does_not_follow_is_named():
+    rows = [{"name": name, "kl": kl, "embedding_cosine": 1 - kl} for name, kl in [("generated", 0.0), ("noise20", 0.5)]]
+    rows.append({"name": "noise5", "kl": 0.25, "embedding_cosine": 0.25})
+    assert noise_order.out_of_order({"rows": rows}, paired=True) == ["kl: 0.000, 0.500, 0.250"]

@@ -1,0 +1,226 @@
+"""Every experiment composes, has the paper's numbers where it reproduces a row, and trains at reduced size."""
+
+import csv
+import json
+import math
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from impact_pl.cli.compose import compose
+from impact_pl.cli.generate import build_parser
+from impact_pl.config import DecodingConfig, TrainConfig
+from impact_pl.data.shards import ShardIndex, ShardWriter, describe_shard
+from impact_pl.models.impact import Impact
+from impact_pl.text import TextFeatures
+from impact_pl.training.fit import train
+
+ROOT = Path(__file__).parents[1]
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml") if path.stem != "codec")
+ROWS = ("mar_init", "pretrain_audioset", "pretrain_audioset_large", "pretrain_ac_wc")
+ROWS += ("base_t32_ac_wc", "base_t64_audioset", "large_t64_audioset", "base_no_pretrain", "base_no_clap")
+ROWS += ("base_single_pass",)
+FEATURES = {"clap": (1, 512), "t5": (77, 1024)}
+CHANNELS, FRAMES, WIDTH = 8, 32, 16  # AudioLDM's latents, an eighth of 10.24 s: 32 patches of 128 numbers
+REDUCED = [  # the width and depth of the MAR weights below; the rest is the experiment's
+    *("model=tiny", "trainer=cpu", "model.depth=2", "model.num_heads=4", "model.head_depth=2", "model.patch_size=4"),
+    *("model.max_patches=32", "model.num_codebooks=2", "model.codebook_size=16"),
+    *("trainer.global_batch_size=0", "trainer.max_steps=3", "trainer.validate_every_steps=3", "data.batch_size=4"),
+    *("trainer.sample_every_steps=0", "trainer.log_every_steps=1", "optim.warmup_steps=1", "data.num_workers=0"),
+]
+
+
+def write_split(folder: Path, num_clips: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    with ShardWriter(folder / "000000.tar") as writer:
+        for i in range(num_clips):
+            mean = torch.randn(CHANNELS, FRAMES, WIDTH, generator=generator)
+            features = {
+                "clap": torch.randn(1, 512, generator=generator),
+                "t5": torch.randn(5 + i % 8, 1024, generator=generator),
+            }
+            meta = {"id": f"clip{i}", "caption": f"sound {i}", "source": "", "licence": "", "split": folder.name}
+            writer.add(f"clip{i:03d}", torch.cat([mean, torch.full_like(mean, 0.1)]), features, meta)
+    codec = {"name": "audioldm", "identity": "0" * 16, "sample_rate": 16000, "samples_per_latent": 640}
+    text_encoder = {"name": "clap+t5", "identity": "1" * 16, "features": {k: list(v) for k, v in FEATURES.items()}}
+    latents = {"shape": [CHANNELS, FRAMES, WIDTH], "mean": [0.0] * CHANNELS, "std": 1.0}
+    ShardIndex(codec, text_encoder, latents, 1.28, [describe_shard(folder / "000000.tar")]).save(folder)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """Latents and text features of the paper's shapes, 12 clips to train and 4 held out."""
+    folder = tmp_path_factory.mktemp("shards")
+    write_split(folder / "train", 12, 1)
+    write_split(folder / "valid", 4, 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mar_file(tmp_path_factory) -> Path:
+    """A MAR checkpoint of width 32 and depth 2."""
+    golden = load_file(ROOT / "tests" / "golden" / "mar_parity.safetensors")
+    path = tmp_path_factory.mktemp("mar") / "mar.safetensors"
+    save_file({k.removeprefix("weights."): v for k, v in golden.items() if k.startswith("weights.")}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def stage1(shards, tmp_path_factory):
+    """head -> the run directory of its stage 1, trained when it is first asked for."""
+    runs, done = tmp_path_factory.mktemp("stage1"), {}
+
+    def run_of(head: str) -> Path:
+        if head not in done:
+            config = configure(["experiment=pretrain", f"model.head={head}", f"name={head}"], shards, runs)
+            assert train(config) == 0
+            done[head] = runs / head
+        return done[head]
+
+    return run_of
+
+
+def configure(arguments: list[str], shards: Path, runs: Path) -> TrainConfig:
+    return compose("train", TrainConfig, [*arguments, *REDUCED, f"data.path={shards}", f"runs_dir={runs}"])
+
+
+def features_of(model: Impact) -> TextFeatures | None:
+    """What the whole text encoder gives for two captions, whichever of it the model takes."""
+    if not model.spec.text_features:
+        return None
+    features = {k: torch.randn(2, *v, generator=torch.Generator().manual_seed(3)) for k, v in FEATURES.items()}
+    return TextFeatures(features, torch.ones(2, 78, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_file, tmp_path):
+    wanted = compose("train", TrainConfig, [f"experiment={experiment}"])
+    arguments = [f"experiment={experiment}"]
+    if wanted.init_from.startswith("mar:"):
+        arguments.append(f"init_from=mar:{mar_file}")
+    elif wanted.init_from:
+        arguments.append(f"init_from={stage1(wanted.model.head)}")
+    config = configure(arguments, shards, tmp_path)
+    assert train(config) == 0
+
+    run_dir = tmp_path / wanted.name
+    rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert len(losses) == 3
+    assert all(math.isfinite(loss) for loss in losses)
+    assert math.isfinite(float(rows[-1]["valid/loss"]))
+
+    model = Impact.from_pretrained(run_dir / "model")
+    assert model.spec.model.head == wanted.model.head
+    assert model.spec.model.mask_ratio == wanted.model.mask_ratio
+    names = (wanted.data.text_features or list(FEATURES)) if wanted.stage == "text" else []
+    assert list(model.spec.text_features) == names
+    decoding = DecodingConfig(num_iterations=2, num_diffusion_steps=3, order=wanted.decoding.order, confidence_steps=2)
+    latents = model.generate(features_of(model), FRAMES, 2, decoding, torch.Generator().manual_seed(0))
+    assert latents.shape == (2, CHANNELS, FRAMES, WIDTH)
+    assert torch.isfinite(latents).all()
+
+
+@pytest.mark.parametrize("experiment", ROWS)
+def test_rows_have_the_papers_numbers(experiment):
+    config = compose("train", TrainConfig, [f"experiment={experiment}"])
+    optim, decoding, model = config.optim, config.decoding, config.model
+    assert (optim.lr, list(optim.betas), optim.weight_decay) == (5e-5, [0.9, 0.95], 0.02)
+    assert (optim.gradient_clip, optim.ema_decay) == (3.0, 0.9999)
+    assert config.trainer.global_batch_size == 2048
+    assert config.data.caption_dropout == 0.1
+    assert (model.head, model.head_width, model.head_depth) == ("diffusion", 1024, 3)
+    assert (model.num_timesteps, model.diffusion_batch_mul, model.patch_size) == (1000, 4, 4)
+    assert (decoding.num_diffusion_steps, decoding.guidance_scale, decoding.guidance_schedule) == (100, 5.0, "cosine")
+    assert (decoding.order, decoding.temperature) == ("random", 1.0)
+    large = "large" in experiment
+    assert (model.dim, model.depth, model.num_heads) == ((1024, 16, 16) if large else (768, 12, 12))
+    ratio = model.mask_ratio
+    if experiment == "base_single_pass":
+        assert (ratio.kind, ratio.value, decoding.num_iterations) == ("fixed", 1.0, 1)
+    else:
+        assert (ratio.kind, ratio.low, ratio.std) == ("truncated_normal", 0.7, 0.25)
+        assert decoding.num_iterations == (32 if experiment == "base_t32_ac_wc" else 64)
+    if config.stage == "text":  # starts from the row that comes before it
+        assert config.init_from.startswith("mar:") or config.init_from.removeprefix("runs/") in ROWS
+
+
+def test_every_experiment_but_the_demonstration_is_in_the_document():
+    document = (ROOT / "docs" / "recipes.md").read_text()
+    assert {name for name in EXPERIMENTS if f"`{name}`" not in document} == {"demo_pretrain", "demo_text"}
+
+
+def test_the_commands_of_the_document_parse():
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
+    commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
+    assert {command[0] for command in commands} == {"impact-train", "impact-generate"}
+    for program, *arguments in commands:
+        if program == "impact-train":
+            compose("train", TrainConfig, arguments)
+        else:
+            build_parser().parse_args(arguments)
+
+
+def test_single_pass_masks_everything_and_mar_gives_its_weights(shards, mar_file, tmp_path):
+    config = configure(["experiment=base_single_pass", f"init_from=mar:{mar_file}"], shards, tmp_path)
+    config.trainer.max_steps = 0
+    assert train(config) == 0
+    model = Impact.from_pretrained(tmp_path / "base_single_pass" / "model")
+    moments = torch.zeros(1, 2 * CHANNELS, FRAMES, WIDTH)
+    result = model.loss(model.whiten(moments, torch.Generator().manual_seed(0)), None, torch.Generator())
+    assert result.mask_ratio == 1.0
+    theirs = load_file(mar_file)["encoder_blocks.0.attn.qkv.weight"]
+    assert torch.equal(model.encoder.enc1.blocks[0].attn.qkv.weight, theirs)
+
+
+def test_the_codebook_comes_from_the_training_set_and_stays(shards, stage1, tmp_path):
+    """Fitted before step 0 by the seed alone, carried into stage 2 and by a resumed training."""
+    codebooks = lambda run_dir: load_file(run_dir / "model" / "model.safetensors")["head.quantizer.codebooks"]  # noqa: E731
+    first = stage1("discrete")
+    config = configure(["experiment=head_discrete", "name=again", "stage=pretrain", "init_from="], shards, tmp_path)
+    config.trainer.max_steps = 0
+    assert train(config) == 0
+    assert torch.equal(codebooks(tmp_path / "again"), codebooks(first))
+    assert codebooks(first).std() > 0.1
+
+    config = configure(["experiment=head_discrete", f"init_from={first}", "seed=7"], shards, tmp_path)
+    assert train(config) == 0
+    config.trainer.max_steps = 4  # resumed
+    (tmp_path / "head_discrete/text/model/config.json").unlink()
+    assert train(config) == 0
+    assert torch.equal(codebooks(tmp_path / "head_discrete/text"), codebooks(first))
+
+
+def test_too_few_patches_for_a_codebook_are_refused_before_anything_is_written(shards, tmp_path):
+    config = configure(["experiment=head_discrete", "init_from="], shards, tmp_path)
+    config.model.codebook_size = 1024
+    with pytest.raises(ValueError, match=r"384 patches in the training set, too few for model\.codebook_size = 1024"):
+        train(config)
+    assert not (tmp_path / "head_discrete" / "text").exists()
+
+
+def test_an_unknown_text_feature_is_refused(shards, tmp_path):
+    config = configure(["experiment=no_pretrain", "data.text_features=[t5,words]"], shards, tmp_path)
+    with pytest.raises(ValueError, match=r"have clap, t5, not words"):
+        train(config)
+
+
+def test_another_head_cannot_continue_a_stage(shards, stage1, tmp_path):
+    config = configure(["experiment=head_mse", f"init_from={stage1('diffusion')}"], shards, tmp_path)
+    with pytest.raises(ValueError, match=r"model\.head diffusion -> mse"):
+        train(config)
+
+
+def test_model_folders_of_before_the_codebooks_still_load(stage1, tmp_path):
+    shutil.copytree(stage1("diffusion") / "model", tmp_path / "model")
+    content = json.loads((tmp_path / "model" / "config.json").read_text())
+    for key in ("num_codebooks", "codebook_size"):
+        del content["model"][key]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(content))
+    assert Impact.from_pretrained(tmp_path / "model").spec.model.head == "diffusion"

@@ -1,0 +1,79 @@
+"""docs/reproduce.md from the first command to the last: data sets in their published formats, small random checkpoints.
+
+Every command is the document's own; appended to it is only what makes it small, and keeps it on the processor.
+"""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_recipes import REDUCED
+
+sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
+
+from test_reproduce import disk, section  # noqa: F401  # disk is a fixture
+from tiny_networks import write_weights
+
+from impact_pl.cli import evaluate, generate, precompute, train
+
+pytest.importorskip("diffusers", reason="extra 'audioldm' is not installed")
+published = pytest.importorskip("published", reason="published.py makes the codec's and text encoders' checkpoints")
+pytestmark = pytest.mark.slow
+MAINS = {
+    "impact-precompute": precompute,
+    "impact-train": train,
+    "impact-generate": generate,
+    "impact-evaluate": evaluate,
+}
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "impact-precompute": ["clip_seconds=1.28", "device=cpu", "samples_per_shard=8"],
+    "impact-train": [*REDUCED, "trainer.devices=1"],
+    "impact-generate": ["--iterations", "2", "--diffusion-steps", "2", "--duration", "1", "--device", "cpu"],
+}
+
+
+def write_checkpoints(folder: Path) -> None:
+    from test_text_published import laion_state
+
+    published.save_audioldm(folder / "audioldm")
+    published.save_t5(folder / "flan-t5-large")
+    published.save_roberta(folder / "roberta-base")
+    clap = {"epoch": 1, "state_dict": laion_state(published.save_clap(folder / "clap"))}
+    torch.save(clap, folder / "630k-audioset-fusion-best.pt")
+    golden = load_file(ROOT / "tests" / "golden" / "mar_parity.safetensors")
+    state = {name.removeprefix("weights."): value for name, value in golden.items() if name.startswith("weights.")}
+    for size in ("base", "large"):
+        torch.save({"model": state, "model_ema": state}, folder / f"mar_{size}.pth")
+
+
+def test_the_whole_way(disk, run):  # noqa: F811
+    write_checkpoints(Path("checkpoints"))
+    write_weights(Path("weights"))
+    for title in (
+        "Manifests",
+        "Latents",
+        "Training",
+        "Sounds for a test list",
+        "Figures",
+        "Listening test",
+        "The page",
+    ):
+        for program, *arguments in section(title):
+            if program == "python":
+                main, arguments = importlib.import_module(arguments[1]).main, arguments[2:]
+            else:
+                main = MAINS[program].main
+            if arguments[0] == "ratings":
+                key = json.loads(Path("runs/listening/key.json").read_text())
+                Path("raters").mkdir()
+                for rater in ("1", "2"):
+                    rows = [f"{key['test']},{rater},{item},4,3\n" for item in key["items"]]
+                    Path(f"raters/{rater}.csv").write_text("test,rater,item,REL,OVL\n" + "".join(rows))
+            small = [] if arguments[0] == "verify" else SMALL.get(program, [])
+            assert run(main, *arguments, *small) == 0, (program, arguments)
+    assert "Published systems" in Path("runs/large_t64_audioset/report.html").read_text(encoding="utf-8")

@@ -1,0 +1,99 @@
+"""Do figures follow what is done to real sounds? Real against real, then with noise at 20 dB, then at 5 dB.
+
+    python tests/trials/noise_order.py --sounds data/builtin/manifest.jsonl --num 100
+    python tests/trials/noise_order.py --sounds data/builtin/manifest.jsonl --networks cnn14,vggish --weights weights
+
+Two sets of N real sounds, A and B, are drawn. Distances between sets (FD, FAD, IS) are those of B, of B with noise at
+20 dB and at 5 dB, against A: the first is the floor. Figures of pairs (KL, cosine, top-1) are those of A, and of A with
+the same noises, against A. Prints both tables; ends with exit code 1 if a figure is out of order.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from impact_pl.audio import fit_length, load_audio, save_audio
+from impact_pl.cli.evaluate import load_networks, print_table
+from impact_pl.errors import user_errors
+from impact_pl.evaluation.evaluate import EvaluationRequest, evaluate
+from impact_pl.evaluation.features import SAMPLE_RATE
+from impact_pl.evaluation.sounds import Sounds, draw, list_sounds
+
+LEVELS = {"noise20": 20.0, "noise5": 5.0}  # row -> dB of the sound above the noise
+RISING = {  # between sets, between pairs: figures that must rise with noise
+    False: ("fd_yamnet", "fd_cnn14", "fad_vggish"),
+    True: ("kl", "kl_cnn14", "kl_passt"),
+}
+FALLING = {False: ("inception_score",), True: ("embedding_cosine", "top1_agreement")}
+
+
+def noisy(sounds: Sounds, folder: Path, decibels: float, duration: float, seed: int) -> Sounds:
+    """Copies of sounds with white noise ``decibels`` below their own level; what exceeds full scale is clipped."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(seed)
+    for name, record in sounds.items():
+        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
+        waveform = fit_length(waveform, round(duration * SAMPLE_RATE))
+        noise = torch.randn(waveform.shape, generator=generator)
+        noise *= waveform.square().mean().sqrt() / 10 ** (decibels / 20)
+        save_audio(folder / f"{name}.wav", waveform + noise, SAMPLE_RATE)
+    return list_sounds(folder)
+
+
+def table(sets: list[Sounds], paired: bool, networks: list, duration: float, seed: int) -> dict:
+    """Rows of B, or in pairs of A, as it is ("generated") and with noise, against A; B is the floor."""
+    reference, others = sets
+    sounds = reference if paired else others
+    with tempfile.TemporaryDirectory() as folder:
+        baselines = {
+            name: noisy(sounds, Path(folder) / name, decibels, duration, seed) for name, decibels in LEVELS.items()
+        }
+        request = EvaluationRequest(sounds, reference, others, baselines, paired=paired, duration=duration, seed=seed)
+        return evaluate(request, networks)
+
+
+def out_of_order(result: dict, paired: bool) -> list[str]:
+    """The figures that do not follow the noise, with their values."""
+    rows = {row["name"]: row for row in result["rows"]}
+    wrong = []
+    for key in RISING[paired] + FALLING[paired]:
+        values = [rows[name][key] for name in ("generated", *LEVELS) if key in rows[name]]
+        ordered = sorted(values, reverse=key in FALLING[paired])
+        if values != ordered or len(set(values)) < len(values):
+            wrong.append(f"{key}: {', '.join(f'{value:.3f}' for value in values)}")
+    return wrong
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sounds", type=Path, required=True, help="a folder or manifest of at least 2 N real sounds")
+    parser.add_argument("--num", type=int, default=100, help="N (default: %(default)s)")
+    parser.add_argument("--duration", type=float, default=5.0, help="seconds of each (default: %(default)s)")
+    parser.add_argument("--networks", default="yamnet", help="with commas between them (default: %(default)s)")
+    parser.add_argument("--weights", type=Path, help="folder of the published networks' files")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    sounds = list_sounds(args.sounds)
+    if len(sounds) < 2 * args.num:
+        raise ValueError(f"{args.sounds} holds {len(sounds)} sounds, {2 * args.num} are needed: choose a smaller --num")
+    generator = np.random.default_rng(args.seed)
+    drawn = draw(list(sounds), 2 * args.num, generator)
+    first = set(draw(drawn, args.num, generator))
+    sets = [{name: sounds[name] for name in drawn if (name in first) == side} for side in (True, False)]
+    networks, _ = load_networks(args.networks.split(","), args.weights, 1)
+    wrong = []
+    for paired in (False, True):
+        result = table(sets, paired, networks, args.duration, args.seed)
+        print_table(result | {"notes": []})
+        wrong += out_of_order(result, paired)
+    print("\n".join(wrong) if wrong else "every figure is in order: as it is, noise at 20 dB, noise at 5 dB")
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

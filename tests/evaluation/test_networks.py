@@ -195,3 +195,16 @@ def test_a_clap_without_all_its_weights_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         clap.Clap(tmp_path)
+
+
+def test_clap_fuses_views_of_long_sounds_only(weights):
+    """What laion-clap does in evaluation; transformers would fuse the equal views of a short one too."""
+    network = clap.Clap(weights)
+    seen = []
+    hook = network.model.audio_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(bool(kwargs["is_longer"])), with_kwargs=True
+    )
+    for seconds in (1.0, 10.0, 10.005, 10.24):  # the third has no frame more than the second
+        network(sound(network, seconds))
+    hook.remove()
+    assert seen == [False, False, False, True]

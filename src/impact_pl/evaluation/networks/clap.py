@@ -41,12 +41,12 @@ class Clap:
     class_names: list[str] | None = None
 
     def __init__(self, weights: str | Path):
-        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
-
         folder = weights_file(weights, FOLDER, SOURCE)
         files = [weights_file(folder, name, SOURCE) for name in CONFIGURATION]
         present = [folder / name for name in WEIGHTS if (folder / name).is_file()]
         files.append(present[0] if present else weights_file(folder, WEIGHTS[0], SOURCE))
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
+
         try:
             self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -146,9 +146,24 @@ def test_passt_names_its_package(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("hear21passt") is None, reason="hear21passt is not installed")
-def test_passt_names_its_file(tmp_path):
+def test_passt_gives_what_its_package_gives(tmp_path):
+    from hear21passt.models.passt import get_model
+    from hear21passt.models.preprocess import AugmentMelSTFT
+    from hear21passt.wrapper import PasstBasicWrapper
+
     with pytest.raises(ValueError, match=passt.CHECKPOINT):
         NETWORKS["passt"](tmp_path)
+    mel = AugmentMelSTFT(n_mels=128, sr=32_000, win_length=800, hopsize=320, n_fft=1024, fmin_aug_range=10)
+    mel.fmax = 15_000  # get_basic_model's, from its range of augmentation
+    reference = PasstBasicWrapper(mel, get_model(passt.ARCHITECTURE, pretrained=False), mode="all").eval()
+    torch.save(reference.net.state_dict(), tmp_path / passt.CHECKPOINT)
+    network = load_network("passt", tmp_path)
+    waveform = sound(network, 4.0)
+    padded = torch.from_numpy(np.pad(waveform - waveform.mean(), (0, 320_000 - len(waveform))))[None]
+    with torch.inference_mode():
+        expected = reference(padded)[0].numpy()  # 527 logits, then 768 numbers
+    features = network(waveform)
+    np.testing.assert_allclose(np.concatenate([features.logits, features.embeddings[0]]), expected, atol=1e-5)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path):
@@ -195,3 +210,16 @@ def test_a_clap_without_all_its_weights_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
         clap.Clap(tmp_path)
+
+
+def test_clap_fuses_views_of_long_sounds_only(weights):
+    """What laion-clap does in evaluation; transformers would fuse the equal views of a short one too."""
+    network = clap.Clap(weights)
+    seen = []
+    hook = network.model.audio_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(bool(kwargs["is_longer"])), with_kwargs=True
+    )
+    for seconds in (1.0, 10.0, 10.005, 10.24):  # the third has no frame more than the second
+        network(sound(network, seconds))
+    hook.remove()
+    assert seen == [False, False, False, True]

@@ -20,7 +20,7 @@ FOLDER = "clap-htsat-fused"
 SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"
 CONFIGURATION = ("config.json", "preprocessor_config.json", "tokenizer.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
-_FRONT_END = "one sound a batch,crops of seed 0,v1"
+_FRONT_END = "short ones not fused,crops of seed 0,v1"
 _BATCH = 32  # captions
 
 
@@ -31,22 +31,22 @@ class Clap:
         ValueError: the folder or one of its files is missing, or does not hold the whole model.
 
     Note:
-        Two things of transformers' front end depend on what else is in a batch, and on numpy's global random state:
-        which sound of a batch is run through the fusion of global and local views when none is longer than 10 s (one
-        is, always), and where three crops are cut from a longer one. So sounds go one by one (and are always fused),
-        and crops are drawn from a fixed seed: an embedding is a pure function of the waveform.
+        Where no sound of a batch is longer than 10 s, transformers' front end marks one at random as long, whose views
+        are then fused although they are equal: with one sound a batch, always that one. laion-clap, where the weights
+        come from, never fuses a short sound; neither do we. Of a longer sound both cut three crops at random; ours
+        come from a fixed seed. So an embedding is a pure function of the waveform (docs/parity.md has the size).
     """
 
     name = "clap"
     class_names: list[str] | None = None
 
     def __init__(self, weights: str | Path):
-        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
-
         folder = weights_file(weights, FOLDER, SOURCE)
         files = [weights_file(folder, name, SOURCE) for name in CONFIGURATION]
         present = [folder / name for name in WEIGHTS if (folder / name).is_file()]
         files.append(present[0] if present else weights_file(folder, WEIGHTS[0], SOURCE))
+        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
+
         try:
             self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -64,9 +64,12 @@ class Clap:
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
         """waveform (S,) at ``sample_rate`` (48 kHz) -> one embedding of length one, (1, D)."""
+        waveform = mono(waveform)
         with _fixed_draws():
-            inputs = self._front_end(mono(waveform), sampling_rate=self.sample_rate, return_tensors="pt")
-        features = self.model.get_audio_features(inputs["input_features"].float(), is_longer=inputs["is_longer"])
+            inputs = self._front_end(waveform, sampling_rate=self.sample_rate, return_tensors="pt")
+        hop = self._front_end.hop_length
+        is_longer = torch.tensor([[len(waveform) // hop > self._front_end.nb_max_samples // hop]])  # in whole frames
+        features = self.model.get_audio_features(inputs["input_features"].float(), is_longer=is_longer)
         return NetworkFeatures(features.pooler_output.numpy())
 
     @torch.inference_mode()

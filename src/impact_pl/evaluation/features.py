@@ -90,7 +90,7 @@ class YamNet:
             self.class_names: list[str] = [row["display_name"] for row in csv.DictReader(file)]
         digest = hashlib.sha256(archive.read_bytes() + _FRONT_END.encode()).hexdigest()
         self.identity = f"yamnet-{digest[:16]}"
-        self._mel = _mel_matrix()  # (FFT / 2 + 1, 64)
+        self._mel = mel_filters()  # (FFT / 2 + 1, 64)
 
     def __call__(self, waveform) -> Features:
         """Features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
@@ -118,7 +118,7 @@ def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.n
     As the TensorFlow original: magnitude of the periodic-Hann STFT, HTK mel triangles, log(mel + 0.001); frames that do
     not fill a last patch are dropped.
     """
-    mel = _mel_matrix() if mel is None else mel
+    mel = mel_filters() if mel is None else mel
     frames = np.lib.stride_tricks.sliding_window_view(_at_least_one_patch(waveform), WINDOW)[::HOP]  # (F, 400)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     magnitude = np.abs(np.fft.rfft(frames * hann, FFT))  # (F, 257)
@@ -138,8 +138,8 @@ def _at_least_one_patch(waveform: np.ndarray) -> np.ndarray:
     return np.pad(waveform, (0, max(0, PATCH_SAMPLES - len(waveform))))
 
 
-def _mel_matrix() -> np.ndarray:
-    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64)."""
+def mel_filters() -> np.ndarray:
+    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64). VGGish's, too."""
 
     def hertz_to_mel(hertz):
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from impact_pl.evaluation.features import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
 from impact_pl.evaluation.networks.interface import (
     NetworkFeatures,
     as_audioldm_eval_reads,
@@ -22,9 +23,7 @@ from impact_pl.evaluation.networks.interface import (
     weights_file,
 )
 
-SAMPLE_RATE = 16_000
-WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
-NUM_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.01
+LOG_OFFSET = 0.01  # YAMNet has 0.001; all else of its front end is the same
 WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap
 CHECKPOINT, PCA = "vggish-10086976.pth", "vggish_pca_params-970ea276.pth"
 SOURCE = "github.com/harritaylor/torchvggish, release v0.1"
@@ -128,19 +127,6 @@ def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
     log_mel = np.log(np.abs(np.fft.rfft(frames * hann, FFT)) @ mel_filters() + LOG_OFFSET)  # (M, 64)
     whole = len(log_mel) // WINDOW_FRAMES * WINDOW_FRAMES
     return log_mel[:whole].reshape(-1, WINDOW_FRAMES, NUM_MELS).astype(np.float32)
-
-
-def mel_filters() -> np.ndarray:
-    """Triangles that are linear in HTK mel, as in TensorFlow: (FFT/2 + 1, 64)."""
-
-    def hertz_to_mel(hertz):
-        return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
-
-    bins = hertz_to_mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]
-    edges = np.linspace(hertz_to_mel(F_MIN), hertz_to_mel(F_MAX), NUM_MELS + 2)
-    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.maximum(0.0, np.minimum(rising, falling))
 
 
 def read_pca(path: Path) -> tuple[Tensor, Tensor]:

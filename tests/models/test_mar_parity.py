@@ -121,7 +121,7 @@ def test_sampling_trajectory(golden, model, start_at, kind, scale, temperature):
     noises = golden[f"sample_{start_at}{kind}_noise"]
     ours.append(ancestral_sample(recording, schedule, golden["sample_start"], noises, temperature))
     for step, (x, want) in enumerate(zip(ours[1:], theirs, strict=True)):
-        # From timestep 999 rounding is amplified with everything else (1e-6 to 4e-6, by processor): relative to the largest.
+        # From timestep 999 rounding is amplified with everything else, to 4e-6 of the largest on some processors.
         torch.testing.assert_close(x, want, rtol=1e-5, atol=1e-5 * want.abs().max().item(), msg=f"step {step}")
 
 

@@ -13,7 +13,7 @@ from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
-from impact_pl.data.workers import ignore_signals, worker_context
+from impact_pl.data.workers import begin_worker, worker_context
 from impact_pl.text import TextEncoder, load_text_encoder
 
 ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
@@ -194,7 +194,7 @@ class LatentDataModule(LightningDataModule):
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context=worker_context() if workers > 0 else None,
-            worker_init_fn=ignore_signals if workers > 0 else None,
+            worker_init_fn=begin_worker if workers > 0 else None,
             persistent_workers=workers > 0,
             generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the global state
         )

@@ -1,8 +1,10 @@
 """DataLoader workers that are never forked from the training process."""
 
 import multiprocessing
+import os
 import signal
-from multiprocessing import forkserver
+import threading
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; the training alone answers
@@ -19,13 +21,26 @@ def worker_context() -> BaseContext:
     context.set_forkserver_preload(["impact_pl.data.shards"])  # imported once, however many workers there are
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server inherits that: it must outlive a warning
     try:
+        resource_tracker.ensure_running()  # the server wants it too; it unblocks some signals when it starts
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return context
 
 
-def ignore_signals(worker: int) -> None:
-    """A DataLoader's ``worker_init_fn``."""
+def begin_worker(worker: int) -> None:
+    """A DataLoader's ``worker_init_fn``: no signal ends this worker, but the end of the training does.
+
+    However that ends: a worker's parent is the server, which lives as long as its workers, so they would outlive it.
+    """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    threading.Thread(target=_end_with_the_training, daemon=True).start()
+
+
+def _end_with_the_training() -> None:
+    training = multiprocessing.parent_process()
+    assert training is not None, "a worker is a child process"
+    training.join()
+    os._exit(1)

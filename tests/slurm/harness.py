@@ -2,6 +2,7 @@
 
 import csv
 import os
+import random
 import re
 import shutil
 import signal
@@ -28,6 +29,7 @@ class Cluster:
             "SLURM_CONF": str(state / "slurm.conf"),
             "VENV": sys.prefix,
             "OMP_NUM_THREADS": "1",
+            "PORT": str(random.randrange(20_000, 30_000, 10)),  # a cluster that was left behind may hold others
         }
 
     def run(self, *command: object) -> str:

@@ -11,7 +11,7 @@ trap : USR1 TERM                                    # the steps answer signals; 
 
 WARNED=138  # exit code of a training that has saved after SIGUSR1, and of any other program that it has ended
 STALLED=142 # of a training that made no step for trainer.stall_minutes; its log says where it stood
-MAX_RESTARTS=10 # after which a job that stalls is not requeued any more: it may stall always
+MAX_RESTARTS=10 # of a job, for whatever reason, after which a stall ends it: it may stall always
 
 # step COMMAND...: run it in every task. A broken task ends them all, and the job ends with srun's exit code; but the job
 # is put back into the queue when a warning (time limit, preemption) has stopped the step, and when SLURM preempts it

@@ -82,10 +82,6 @@ class Cluster:
         rows = self.metrics(name)
         return int(rows[-1]["step"]) if rows else 0
 
-    def stalls(self, job: str) -> int:
-        """How often a job stood still, and was requeued for it (its log says where its processes stood)."""
-        return self.log(job).count("requeue (the step ended with exit code 142)")
-
     def ranks(self, job: str, program: str = "impact-train") -> dict[int, list[int]]:
         """Processes of a job's program by rank, DataLoader workers included."""
         found: dict[int, list[int]] = {}
@@ -122,5 +118,5 @@ def training(latents: Path, name: str, strategy: str = "ddp") -> list[str]:
         *(f"name={name}", f"data.path={latents}", "data.batch_size=4", "data.num_workers=1", "optim.ema_decay=0.9"),
         *("trainer.precision=32-true", f"trainer.log_every_steps={LOG}", f"trainer.max_steps={STEPS}"),
         *(f"trainer.validate_every_steps={VALIDATE}", f"trainer.checkpoint_every_steps={CHECKPOINT}"),
-        "trainer.stall_minutes=1.5",
+        "trainer.stall_minutes=0.75",
     ]

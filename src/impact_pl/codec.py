@@ -74,8 +74,9 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     """Load a codec for inference.
 
     Args:
-        name_or_path: ``builtin``; ``audioldm:FOLDER_OR_HUB_ID``; a folder that ``impact-train experiment=codec`` wrote
-            (config.json and model.safetensors); or the name of one of your own, in ``CODECS`` or an entry point.
+        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder that ``impact-train
+            experiment=codec`` wrote (config.json and model.safetensors); or the name of one of your own, in ``CODECS``
+            or an entry point.
         device: where it runs.
 
     Raises:
@@ -86,8 +87,8 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
         return build_part("codec", CODECS, ENTRY_POINTS, name_or_path).to(device).eval()
     if not Path(name_or_path, "config.json").is_file():
         raise ValueError(
-            f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or a hub id), or the path of a "
-            "folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
+            f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or audioldm:hub:ID), or the path "
+            "of a folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
         )
     from impact_pl.codec_builtin import BuiltinCodec
 

@@ -136,11 +136,12 @@ TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
 
 
 def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
-    """Load a text encoder by name; the network is used for nothing but hub ids.
+    """Load a text encoder by name; the network is used for nothing but ``hub:`` names.
 
     Args:
-        name: ``minilm``; ``t5:FOLDER_OR_HUB_ID``; ``clap:FOLDER_OR_HUB_ID``; ``laion_clap:FILE``; the name of one of
-            your own, in ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``.
+        name: ``minilm``; ``t5:FOLDER``; ``clap:FOLDER``; ``laion_clap:FILE``; the name of one of your own, in
+            ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``. Where a folder is wanted,
+            ``hub:ID`` is a repository on the Hugging Face hub.
         device: where it runs.
 
     Raises:

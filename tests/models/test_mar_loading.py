@@ -127,10 +127,10 @@ def test_files_that_are_no_mar_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="No MAR checkpoint at"):
         load_mar(build(), tmp_path / "none.pth")
     (tmp_path / "bad.pth").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a checkpoint of torch that can be read"):
         load_mar(build(), tmp_path / "bad.pth")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a file of weights that can be read"):
         load_mar(build(), tmp_path / "bad.safetensors")
     with pytest.raises(ValueError, match="no MAR checkpoint"):
         load_mar(build(), {"weight": torch.zeros(1)})

@@ -139,7 +139,7 @@ class ImpactPipeline:
         if self.model.spec.text_encoder is None:
             raise ValueError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
-        return self.text_encoder.encode(captions)
+        return self.text_encoder.encode(captions).to(next(self.model.parameters()).device)
 
     def _length(self, duration: float | None) -> tuple[int, int]:
         duration = self.max_duration if duration is None else duration

@@ -45,7 +45,15 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first."""
+        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first.
+
+        An encoder without weights may leave them on the CPU: whoever needs them elsewhere moves them.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU where it has none."""
+        return next(self.parameters(), torch.empty(0)).device
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Dropout stays off."""
@@ -58,15 +66,15 @@ class TextEncoder(nn.Module, ABC):
 
     def encode_known(self, captions: list[str]) -> TextFeatures:
         """As ``encode``, with zeros and a mask of False for clips without caption (""), as shards hold them."""
-        device = next(self.parameters(), torch.empty(0)).device
         known = [i for i, caption in enumerate(captions) if caption]
         features = {
-            name: torch.zeros(len(captions), length, size, device=device)
+            name: torch.zeros(len(captions), length, size, device=self.device)
             for name, (length, size) in self.features.items()
         }
-        mask = torch.zeros(len(captions), sum(length for length, _ in self.features.values()), device=device).bool()
+        length = sum(length for length, _ in self.features.values())
+        mask = torch.zeros(len(captions), length, dtype=torch.bool, device=self.device)
         if known:
-            encoded = self.encode([captions[i] for i in known])
+            encoded = self.encode([captions[i] for i in known]).to(self.device)
             for name, feature in features.items():
                 feature[known] = encoded.features[name].to(feature.dtype)
             mask[known] = encoded.mask
@@ -97,7 +105,7 @@ class JoinedEncoder(TextEncoder):
         masks = []
         for encoder in self.encoders:
             assert isinstance(encoder, TextEncoder)
-            encoded = encoder.encode(captions)
+            encoded = encoder.encode(captions).to(self.device)
             features |= encoded.features
             masks.append(encoded.mask)
         return TextFeatures(features, torch.cat(masks, dim=1))

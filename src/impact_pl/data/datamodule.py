@@ -96,7 +96,8 @@ class LatentDataModule(LightningDataModule):
         """A batch with the features of its captions, on the device of its moments; Lightning calls this."""
         if self.text_encoder is None:
             return batch
-        return batch | {"text": self.text_encoder.to(batch["moments"].device).encode_known(batch["captions"])}
+        device = batch["moments"].device
+        return batch | {"text": self.text_encoder.to(device).encode_known(batch["captions"]).to(device)}
 
     def _make_cache(self) -> ShardCache | None:
         """Where a node keeps copies of the shards; None to read them in place."""

@@ -145,6 +145,8 @@ def test_identity_follows_weights_configuration_and_tokenizer(t5, folders, tmp_p
 def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="choose one of minilm, t5, clap, laion_clap"):
         load_text_encoder("t6:x")
+    with pytest.raises(ValueError, match="no text encoder 't55': choose one of minilm, t5"):
+        load_text_encoder(f"clap:{folders[1]}+t55:{folders[0]}")
     with pytest.raises(ValueError, match="write t5:ARGUMENT, it needs one"):
         load_text_encoder("t5")
     with pytest.raises(ValueError, match="write minilm alone, it takes no argument"):

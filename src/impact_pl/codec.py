@@ -23,8 +23,8 @@ class AudioCodec(nn.Module, ABC):
 
     Attributes:
         name: what ``load_codec`` finds it by: a known name, or the absolute path of its folder.
-        identity: 16 hex digits that change whenever stored latents would; shards and models of different identities
-            do not fit together.
+        identity: a short string that changes whenever stored latents would, such as a hash of the weights; shards and
+            models of different identities do not fit together.
         sample_rate: of every waveform, in Hz.
         latent_channels: C.
         latent_width: W.

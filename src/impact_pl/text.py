@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class TextEncoder(nn.Module, ABC):
 
     Attributes:
         name: what ``load_text_encoder`` finds it by.
-        identity: 16 hex digits that change whenever features would.
+        identity: a short string that changes whenever features would, such as a hash of the weights.
         features: name -> (L_i, d_i) of every feature.
     """
 
@@ -155,8 +156,13 @@ def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEnco
     Raises:
         ValueError: unknown name, or a file or package of the encoder is missing.
     """
-    kinds = "|".join(map(re.escape, known_kinds(TEXT_ENCODERS, ENTRY_POINTS)))
-    names = re.split(rf"\+(?=(?:{kinds})(?:[:+]|$))", name)  # a path may hold a + as well
+    kinds = known_kinds(TEXT_ENCODERS, ENTRY_POINTS)
+    known = "|".join(map(re.escape, kinds))
+    names = re.split(rf"\+(?=(?:{known})(?:[:+]|$))", name)  # a path may hold a + as well
+    for each in names:
+        unknown = re.search(r"\+(\w+):", each)
+        if unknown and not Path(each.partition(":")[2]).exists():
+            raise ValueError(f"no text encoder '{unknown[1]}': choose one of {', '.join(kinds)}")
     encoders = [build_part("text encoder", TEXT_ENCODERS, ENTRY_POINTS, each) for each in names]
     encoder = encoders[0] if len(encoders) == 1 else JoinedEncoder(encoders)
     return encoder.to(device).eval()

@@ -80,6 +80,8 @@ class LatentDataModule(LightningDataModule):
             if config.encode_captions:
                 raise ValueError("data.encode_captions=true needs an encoder: name it with data.text_encoder=...")
             return None
+        if config.text_encoder == "none":
+            raise ValueError("data.text_encoder=none: leave it empty, to take the features that the shards hold")
         encoder = load_text_encoder(config.text_encoder)
         if stored is not None and not config.encode_captions:
             if stored["identity"] != encoder.identity:

@@ -23,6 +23,7 @@ from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.heads.base import Sampling
 from impact_pl.models.latent_encoder import LatentEncoder
 
 if TYPE_CHECKING:
@@ -223,14 +224,15 @@ class Impact(nn.Module):
                 return hidden.float().chunk(2)
 
             def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
-                settings = (guidance_scale, num_diffusion_steps, decoding.temperature)
-                return self.head.sample(hidden, null_hidden, *settings, generator, decoding.min_alpha_bar)
+                sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
+                return self.head.sample(hidden, null_hidden, sampling, generator)
 
             def propose(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
-                return self.head.propose(hidden, null_hidden, guidance_scale, decoding.temperature, generator)
+                sampling = Sampling(guidance_scale, temperature=decoding.temperature)
+                return self.head.propose(hidden, null_hidden, sampling, generator)
 
-            own = propose if self.head.confidence == "log_probability" else None
-            patches = decode(encode, sample, patches, decoding, generator, progress, own)
+            known = propose if self.head.confidence == "log_probability" else None
+            patches = decode(encode, sample, patches, decoding, generator, progress, known)
         finally:
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from impact_pl.cli import head_table
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.models.heads import HEADS
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.text import TextFeatures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"

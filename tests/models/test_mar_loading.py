@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from impact_pl.config import ModelConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
+from impact_pl.models.spec import ImpactSpec
 
 
 def mar_weights(dim=16, depth=2, patches=16, buffer=4, patch_dim=3, head_width=8, head_depth=2, device=None):

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.partial import write_whole
-from impact_pl.models.impact import ImpactSpec
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model

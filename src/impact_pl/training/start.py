@@ -11,8 +11,9 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint import (
     differences,
     inherit_statistics,

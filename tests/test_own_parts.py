@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import LightningDataModule
 
 from impact_pl.cli import generate, precompute, train
 from impact_pl.codec import CODECS, load_codec
+from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import ShardIndex
 from impact_pl.parts import build_part
-from impact_pl.text import TEXT_ENCODERS, load_text_encoder
+from impact_pl.text import TEXT_ENCODERS, TextEncoder, TextFeatures, load_text_encoder
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CODEC, TEXT_ENCODER = re.findall(
@@ -40,6 +42,35 @@ def test_the_readme_s_blocks_are_twenty_lines_and_run(monkeypatch):
     }
     assert text.mask[:, :64].sum(dim=1).tolist() == [5, 64]
     assert text.features["bytes"][0, 0].tolist() == [float(bit) for bit in reversed(f"{ord('a'):08b}")]
+
+
+class Weighted(TextEncoder):
+    """One number a caption, where its weight is."""
+
+    name, identity = "weighted", "weighted-1"
+    features = {"weighted": (1, 1)}
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def encode(self, captions):
+        feature = self.weight.detach().repeat(len(captions), 1, 1)
+        return TextFeatures({"weighted": feature}, torch.ones_like(feature[..., 0], dtype=torch.bool))
+
+
+def test_an_encoder_without_weights_goes_where_the_others_are(monkeypatch):
+    """The README's encoder leaves its features on the CPU; the meta device stands for a GPU."""
+    monkeypatch.setattr("impact_pl.text.TEXT_ENCODERS", TEXT_ENCODERS | {"weighted": Weighted})
+    exec(TEXT_ENCODER, {})
+    joined = load_text_encoder("bytes+weighted").to("meta")
+    for text in (joined.encode(["a dog", "rain"]), joined.encode_known(["a dog", ""])):
+        assert {feature.device.type for feature in [*text.features.values(), text.mask]} == {"meta"}
+    data = LatentDataModule.__new__(LatentDataModule)
+    LightningDataModule.__init__(data)
+    data.text_encoder = load_text_encoder("bytes")
+    batch = data.on_after_batch_transfer({"moments": torch.empty(2, device="meta"), "captions": ["a dog", ""]}, 0)
+    assert batch["text"].features["bytes"].device.type == batch["text"].mask.device.type == "meta"
 
 
 @pytest.fixture

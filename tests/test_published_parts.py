@@ -129,6 +129,8 @@ def test_features_of_another_encoder_are_refused_or_encoded_anew(shards, parts, 
     assert data.text_encoder is None
     assert run(train.main, *training(shards / "features", tmp_path, "name=x", "data.encode_captions=true")) == 2
     assert "data.encode_captions=true needs an encoder" in capsys.readouterr().err
+    assert run(train.main, *training(shards / "features", tmp_path, "name=x", "data.text_encoder=none")) == 2
+    assert "data.text_encoder=none: leave it empty" in capsys.readouterr().err
     assert run(train.main, *training(shards / "captions", tmp_path, "name=x")) == 2
     assert "name a data.text_encoder=..." in capsys.readouterr().err
     shutil.copytree(runs / "captions", tmp_path / "captions")

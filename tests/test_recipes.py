@@ -138,7 +138,7 @@ def test_rows_have_the_papers_numbers(experiment):
     assert (model.head, model.head_width, model.head_depth) == ("diffusion", 1024, 3)
     assert (model.num_timesteps, model.diffusion_batch_mul, model.patch_size) == (1000, 4, 4)
     assert (decoding.num_diffusion_steps, decoding.guidance_scale, decoding.guidance_schedule) == (100, 5.0, "cosine")
-    assert (decoding.order, decoding.temperature) == ("random", 1.0)
+    assert (decoding.order, decoding.temperature, decoding.min_alpha_bar) == ("random", 1.0, 0.0)
     large = "large" in experiment
     assert (model.dim, model.depth, model.num_heads) == ((1024, 16, 16) if large else (768, 12, 12))
     ratio = model.mask_ratio

@@ -145,6 +145,8 @@ def test_identity_follows_weights_configuration_and_tokenizer(t5, folders, tmp_p
 def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="choose one of minilm, t5, clap, laion_clap"):
         load_text_encoder("t6:x")
+    with pytest.raises(ValueError, match="no text encoder 't55': choose one of minilm, t5"):
+        load_text_encoder(f"clap:{folders[1]}+t55:{folders[0]}")
     with pytest.raises(ValueError, match="write t5:ARGUMENT, it needs one"):
         load_text_encoder("t5")
     with pytest.raises(ValueError, match="write minilm alone, it takes no argument"):
@@ -152,8 +154,10 @@ def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=f"{tmp_path}/gone: no such folder"):
         load_text_encoder(f"t5:{tmp_path}/gone")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="google/flan-t5-large: no such folder, and the hub gave nothing"):
-        load_text_encoder("minilm+t5:google/flan-t5-large")
+    with pytest.raises(ValueError, match="hub:google/flan-t5-large: the Hugging Face hub gave nothing"):
+        load_text_encoder("minilm+t5:hub:google/flan-t5-large")
+    with pytest.raises(ValueError, match=r"checkpoints/t5: no such folder .*is written hub:OWNER/NAME"):
+        load_text_encoder("t5:checkpoints/t5")  # which could be an id as well
     with pytest.raises(ValueError, match=r"config\.json missing; give the whole folder"):
         load_text_encoder(f"t5:{tmp_path}")
     with pytest.raises(ValueError, match="two of its encoders give a feature 't5'"):
@@ -165,6 +169,21 @@ def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
     bare = changed(folders[0], tmp_path, "bare", lambda copy: (copy / "tokenizer.json").unlink())
     with pytest.raises(ValueError, match="no tokenizer there"):
         load_text_encoder(f"t5:{bare}")
+    cut = (folders[0] / "model.safetensors").read_bytes()[:1000]
+    damaged = changed(folders[0], tmp_path, "cut", lambda copy: (copy / "model.safetensors").write_bytes(cut))
+    with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+        load_text_encoder(f"t5:{damaged}")
+    (damaged / "model.safetensors").unlink()
+    for content in (b"", b"no weights", cut):
+        (damaged / "pytorch_model.bin").write_bytes(content)
+        with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+            load_text_encoder(f"t5:{damaged}")
+    torch.save(Trap(), damaged / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+        load_text_encoder(f"t5:{damaged}")
+    (damaged / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match="not an index of weights"):
+        load_text_encoder(f"t5:{damaged}")
     empty = changed(folders[1], tmp_path, "empty", lambda copy: (copy / "model.safetensors").unlink())
     with pytest.raises(ValueError, match="no weights there"):
         load_text_encoder(f"clap:{empty}")
@@ -237,11 +256,28 @@ def test_laion_mistakes(checkpoint, capsys):
     with pytest.raises(ValueError, match="no text tower of laion-clap in it"):
         load_text_encoder(f"laion_clap:{checkpoint}")
     torch.save({"state_dict": {}, "more": Trap()}, checkpoint)
-    with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
+    with pytest.raises(ValueError, match="not a checkpoint of torch that can be read safely"):
         load_text_encoder(f"laion_clap:{checkpoint}")
     assert "run code" not in capsys.readouterr().out
     checkpoint.write_bytes(b"no checkpoint")
-    with pytest.raises(ValueError, match="not a checkpoint that can be read safely"):
+    with pytest.raises(ValueError, match="not a checkpoint of torch that can be read safely"):
+        load_text_encoder(f"laion_clap:{checkpoint}")
+    for content, said in (
+        ({"state_dict": [torch.ones(1)]}, "where its weights should be, there is a list"),
+        ({"state_dict": {0: torch.ones(1)}}, "among its weights, 0 is a Tensor"),
+        ({"state_dict": {"module.text_projection.0.weight": 1.0}}, "is a float, not a tensor"),
+        ({"state_dict": {"module.text_projection.0.weight": torch.ones(1)}}, "no text tower"),
+        ({0: torch.ones(1)}, "dict with keys such as 0"),
+        ([torch.ones(1)], "it holds a list"),
+    ):
+        torch.save(content, checkpoint)
+        with pytest.raises(ValueError, match=said):
+            load_text_encoder(f"laion_clap:{checkpoint}")
+    save_file({"weight": torch.ones(1)}, checkpoint)
+    with pytest.raises(ValueError, match="it is a safetensors file"):
+        load_text_encoder(f"laion_clap:{checkpoint}")
+    (checkpoint.parent / "roberta-base" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"no tokenizer that can be read .*config\.json"):
         load_text_encoder(f"laion_clap:{checkpoint}")
     shutil.rmtree(checkpoint.parent / "roberta-base")
     with pytest.raises(ValueError, match=r"roberta-base: config\.json missing; put roberta-base's"):
@@ -267,6 +303,6 @@ def test_a_hub_id_is_found_in_the_hub_s_cache(folders, tmp_path, monkeypatch):
     (tmp_path / "models--me--tiny-t5" / "refs" / "main").write_text("0123")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    encoder = load_text_encoder("t5:me/tiny-t5")
-    assert encoder.name == "t5:me/tiny-t5"
+    encoder = load_text_encoder("t5:hub:me/tiny-t5")
+    assert encoder.name == "t5:hub:me/tiny-t5"
     assert encoder.identity == load_text_encoder(f"t5:{folders[0]}").identity

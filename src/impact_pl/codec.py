@@ -23,8 +23,8 @@ class AudioCodec(nn.Module, ABC):
 
     Attributes:
         name: what ``load_codec`` finds it by: a known name, or the absolute path of its folder.
-        identity: 16 hex digits that change whenever stored latents would; shards and models of different identities
-            do not fit together.
+        identity: a short string that changes whenever stored latents would, such as a hash of the weights; shards and
+            models of different identities do not fit together.
         sample_rate: of every waveform, in Hz.
         latent_channels: C.
         latent_width: W.
@@ -74,8 +74,9 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     """Load a codec for inference.
 
     Args:
-        name_or_path: ``builtin``; ``audioldm:FOLDER_OR_HUB_ID``; a folder that ``impact-train experiment=codec`` wrote
-            (config.json and model.safetensors); or the name of one of your own, in ``CODECS`` or an entry point.
+        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder that ``impact-train
+            experiment=codec`` wrote (config.json and model.safetensors); or the name of one of your own, in ``CODECS``
+            or an entry point.
         device: where it runs.
 
     Raises:
@@ -86,8 +87,8 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
         return build_part("codec", CODECS, ENTRY_POINTS, name_or_path).to(device).eval()
     if not Path(name_or_path, "config.json").is_file():
         raise ValueError(
-            f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or a hub id), or the path of a "
-            "folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
+            f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or audioldm:hub:ID), or the path "
+            "of a folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
         )
     from impact_pl.codec_builtin import BuiltinCodec
 

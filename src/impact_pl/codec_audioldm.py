@@ -61,7 +61,7 @@ class AudioLDMCodec(AudioCodec):
     fits stored latents.
 
     Args:
-        source: a folder with ``vae/`` and ``vocoder/``, or the id of such a repository on the hub.
+        source: a folder with ``vae/`` and ``vocoder/``, or ``hub:ID``, such a repository.
 
     Raises:
         ValueError: diffusers is not installed, a file is missing, or the parts are not made for 16 kHz and 64 mel bins.

@@ -60,9 +60,10 @@ class ImpactPipeline:
         model = Impact.from_pretrained(path, device)
         noted = model.spec.codec["name"]
         if codec is None and is_gone(noted):
+            wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"
             raise ValueError(
                 f"the codec that {path} was trained with was in {noted}, and that folder is gone: say where it is now "
-                "with --codec FOLDER (in Python: codec=FOLDER)"
+                f"with --codec {wanted} (in Python: codec={wanted!r})"
             )
         text = None if model.spec.text_encoder is None else cls._text_encoder(path, model, device, text_encoder)
         return cls(model, load_codec(codec or noted, device), text)
@@ -139,7 +140,7 @@ class ImpactPipeline:
         if self.model.spec.text_encoder is None:
             raise ValueError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
-        return self.text_encoder.encode(captions)
+        return self.text_encoder.encode(captions).to(next(self.model.parameters()).device)
 
     def _length(self, duration: float | None) -> tuple[int, int]:
         duration = self.max_duration if duration is None else duration

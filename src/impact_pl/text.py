@@ -8,6 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class TextEncoder(nn.Module, ABC):
 
     Attributes:
         name: what ``load_text_encoder`` finds it by.
-        identity: 16 hex digits that change whenever features would.
+        identity: a short string that changes whenever features would, such as a hash of the weights.
         features: name -> (L_i, d_i) of every feature.
     """
 
@@ -45,7 +46,15 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first."""
+        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first.
+
+        An encoder without weights may leave them on the CPU: whoever needs them elsewhere moves them.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU where it has none."""
+        return next(self.parameters(), torch.empty(0)).device
 
     def train(self, mode: bool = True) -> "TextEncoder":
         """Dropout stays off."""
@@ -58,15 +67,15 @@ class TextEncoder(nn.Module, ABC):
 
     def encode_known(self, captions: list[str]) -> TextFeatures:
         """As ``encode``, with zeros and a mask of False for clips without caption (""), as shards hold them."""
-        device = next(self.parameters(), torch.empty(0)).device
         known = [i for i, caption in enumerate(captions) if caption]
         features = {
-            name: torch.zeros(len(captions), length, size, device=device)
+            name: torch.zeros(len(captions), length, size, device=self.device)
             for name, (length, size) in self.features.items()
         }
-        mask = torch.zeros(len(captions), sum(length for length, _ in self.features.values()), device=device).bool()
+        length = sum(length for length, _ in self.features.values())
+        mask = torch.zeros(len(captions), length, dtype=torch.bool, device=self.device)
         if known:
-            encoded = self.encode([captions[i] for i in known])
+            encoded = self.encode([captions[i] for i in known]).to(self.device)
             for name, feature in features.items():
                 feature[known] = encoded.features[name].to(feature.dtype)
             mask[known] = encoded.mask
@@ -97,7 +106,7 @@ class JoinedEncoder(TextEncoder):
         masks = []
         for encoder in self.encoders:
             assert isinstance(encoder, TextEncoder)
-            encoded = encoder.encode(captions)
+            encoded = encoder.encode(captions).to(self.device)
             features |= encoded.features
             masks.append(encoded.mask)
         return TextFeatures(features, torch.cat(masks, dim=1))
@@ -136,18 +145,24 @@ TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
 
 
 def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
-    """Load a text encoder by name; the network is used for nothing but hub ids.
+    """Load a text encoder by name; the network is used for nothing but ``hub:`` names.
 
     Args:
-        name: ``minilm``; ``t5:FOLDER_OR_HUB_ID``; ``clap:FOLDER_OR_HUB_ID``; ``laion_clap:FILE``; the name of one of
-            your own, in ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``.
+        name: ``minilm``; ``t5:FOLDER``; ``clap:FOLDER``; ``laion_clap:FILE``; the name of one of your own, in
+            ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``. Where a folder is wanted,
+            ``hub:ID`` is a repository on the Hugging Face hub.
         device: where it runs.
 
     Raises:
         ValueError: unknown name, or a file or package of the encoder is missing.
     """
-    kinds = "|".join(map(re.escape, known_kinds(TEXT_ENCODERS, ENTRY_POINTS)))
-    names = re.split(rf"\+(?=(?:{kinds})(?:[:+]|$))", name)  # a path may hold a + as well
+    kinds = known_kinds(TEXT_ENCODERS, ENTRY_POINTS)
+    known = "|".join(map(re.escape, kinds))
+    names = re.split(rf"\+(?=(?:{known})(?:[:+]|$))", name)  # a path may hold a + as well
+    for each in names:
+        unknown = re.search(r"\+(\w+):", each)
+        if unknown and not Path(each.partition(":")[2]).exists():
+            raise ValueError(f"no text encoder '{unknown[1]}': choose one of {', '.join(kinds)}")
     encoders = [build_part("text encoder", TEXT_ENCODERS, ENTRY_POINTS, each) for each in names]
     encoder = encoders[0] if len(encoders) == 1 else JoinedEncoder(encoders)
     return encoder.to(device).eval()

@@ -3,30 +3,34 @@
 Dimension key: B batch, d numbers of the shared embedding space.
 """
 
-import pickle
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from impact_pl.parts import files_identity, full_name, load_frozen, model_folder, weight_files
+from impact_pl.parts import (
+    files_identity,
+    full_name,
+    load_frozen,
+    model_folder,
+    read_checkpoint,
+    state_dict,
+    weight_files,
+)
 from impact_pl.text import TextEncoder, TextFeatures
 from impact_pl.text_tokens import load_tokenizer, tokenize, tokenizer_files
 
 NUM_TOKENS = 77  # of a caption, as laion-clap cuts it
 FEATURE = "clap"
 TEXT_PARTS = ("text_branch.", "text_projection.")  # of a laion-clap state dict
-NUMPY_SCALAR = np.float64(0).__reduce__()[0]  # rebuilds the numpy numbers that stand beside the weights
 
 
 class Clap(TextEncoder):
     """CLAP from a folder of transformers' ClapModel; its text embeddings as laion-clap's, scaled to length 1.
 
     Args:
-        source: a folder with config.json, a tokenizer and weights, or an id on the hub.
+        source: a folder with config.json, a tokenizer and weights, or ``hub:ID``.
 
     Raises:
         ValueError: no such folder, or a file is missing or another model's.
@@ -127,24 +131,12 @@ class _LaionTextTower(nn.Module):
 
 
 def _text_weights(file: Path) -> dict[str, Tensor]:
-    """The text tower's weights. Nothing but tensors and plain numbers is unpickled."""
-    allowed: list[Any] = [
-        *((NUMPY_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-        *(np.dtype, type(np.dtype("float64")), type(np.dtype("float32")), type(np.dtype("int64"))),
-    ]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"{file}: not a checkpoint that can be read safely ({str(error).splitlines()[0]}); where you trust it, "
-            "load it yourself and torch.save its 'state_dict' alone"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    content = read_checkpoint(file)
+    state = state_dict(content.get("state_dict", content), file)
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     weights = {name: value.float() for name, value in plain.items() if name.startswith(TEXT_PARTS)}
     weights.pop("text_branch.embeddings.position_ids", None)  # counted, not learned; newer checkpoints lack it
-    if "text_projection.0.weight" not in weights:
+    if weights.get("text_projection.0.weight", torch.empty(0)).ndim != 2:
         raise ValueError(f"{file}: no text tower of laion-clap in it (text_branch and text_projection)")
     return weights
 

@@ -10,7 +10,15 @@ from typing import Any
 
 import torch
 
-from impact_pl.parts import files_identity, full_name, load_frozen, model_folder, weight_files
+from impact_pl.parts import (
+    DAMAGE,
+    files_identity,
+    first_line,
+    full_name,
+    load_frozen,
+    model_folder,
+    weight_files,
+)
 from impact_pl.text import TextEncoder, TextFeatures
 
 TOKENIZER_FILES = (  # those that a folder has
@@ -37,8 +45,8 @@ def load_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, ImportError) as error:  # ImportError: of what reads a spiece.model
-        raise ValueError(f"{folder}: no tokenizer that can be read ({str(error).splitlines()[0]})") from error
+    except (*DAMAGE, ImportError) as error:  # ImportError: of what reads a spiece.model
+        raise ValueError(f"{folder}: no tokenizer that can be read ({first_line(error)})") from error
 
 
 def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
@@ -132,8 +140,8 @@ class T5(TokenStates):
     """The encoder of a T5 (S1: Flan-T5; its parameter count fits flan-t5-large, d = 1024), first 77 positions.
 
     Args:
-        source: a folder with config.json, a tokenizer and weights, or an id on the hub. Of a whole T5 the encoder
-            alone is loaded.
+        source: a folder with config.json, a tokenizer and weights, or ``hub:ID``. Of a whole T5 the encoder alone is
+            loaded.
 
     Raises:
         ValueError: no such folder, or a file is missing or another model's.

@@ -41,6 +41,7 @@ def test_overrides_reach_the_dataclass():
         ("model=huge_typo", "huge_typo"),
         ("optim.lr=fast", "optim.lr"),
         ("no equals sign", "no equals sign"),
+        ("data.text_features=t5", "it takes a list, write data.text_features=[t5]"),
     ],
 )
 def test_mistakes_are_named(override, named):

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from impact_pl.cli import head_table
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.models.heads import HEADS
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.text import TextFeatures
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
@@ -45,7 +46,3 @@ def test_operations_are_those_of_a_real_generation(name):
     with sdpa_kernel(SDPBackend.MATH):  # the fused one is not counted on a CPU
         model.generate(text, 12, 1, decoding, torch.Generator().manual_seed(0))
     assert head_table.cost(spec, decoding).flops == sum(counter.get_total_flops() for counter in counters) > 0
-
-
-def test_every_head_stands_in_the_table():
-    assert head_table.SEQUENTIAL.keys() == HEADS.keys()

@@ -10,6 +10,7 @@ from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, MseHead
+from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.codebook import ResidualQuantizer
 from impact_pl.models.impact import Impact
 
@@ -57,12 +58,20 @@ def test_a_head_without_confidence_says_so():
 def test_guidance_of_scale_one_is_none(name):
     head = model_with(name).head
     hidden, null_hidden = torch.randn(2, 2, 6, 32, generator=rng())
-    draw = lambda null, scale: head.sample(hidden, null, scale, 4, 1.0, rng())  # noqa: E731
+    draw = lambda null, scale: head.sample(hidden, null, Sampling(scale, 4), rng())  # noqa: E731
     assert torch.equal(draw(null_hidden, 1.0), draw(None, 5.0))
     assert not torch.equal(draw(null_hidden, 5.0), draw(None, 1.0))
     # Scale 0 is the null condition's answer alone; for diffusion only the noise's: the variance stays conditional.
     if name in ("mse", "discrete"):
-        torch.testing.assert_close(draw(null_hidden, 0.0), head.sample(null_hidden, None, 1.0, 4, 1.0, rng()))
+        torch.testing.assert_close(draw(null_hidden, 0.0), head.sample(null_hidden, None, Sampling(1.0, 4), rng()))
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_passes_are_those_that_sampling_takes(name):
+    head, taken = model_with(name).head, []
+    head.register_forward_hook(lambda *args: taken.append(1))
+    head.sample(*torch.randn(2, 2, 6, 32, generator=rng()), Sampling(3.0, 7), rng())
+    assert len(taken) == head.num_passes(7) == {"mse": 1, "discrete": 2}.get(name, 7)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -92,7 +101,7 @@ def test_overfits_one_patch_a_position(name):
         head.loss(hidden, target, generator, 8)[0].mean().backward()
         optimizer.step()
     with torch.no_grad():
-        drawn = head.sample(hidden, None, 1.0, 50, 1.0, rng(), 1e-3)
+        drawn = head.sample(hidden, None, Sampling(1.0, 50, min_alpha_bar=1e-3), rng())
     distance = torch.cdist(drawn[0], target[0])
     assert distance.argmin(dim=1).tolist() == list(range(8))
     assert distance.diagonal().mean() < 0.5 * torch.cdist(target[0], target[0]).mean()
@@ -107,10 +116,10 @@ def test_mse_is_the_mean_squared_error_and_samples_are_the_regression():
     losses, timesteps = head.loss(hidden, target, rng(), 4)
     torch.testing.assert_close(losses, ((head(hidden) - target) ** 2).mean(dim=-1))
     assert timesteps is None
-    assert torch.equal(head.sample(hidden, None, 1.0, 3, 1.0, rng()), head(hidden))
+    assert torch.equal(head.sample(hidden, None, Sampling(1.0, 3), rng()), head(hidden))
     other = torch.randn(2, 6, 32, generator=rng(1))
     by_hand = head(other) + 3 * (head(hidden) - head(other))
-    torch.testing.assert_close(head.sample(hidden, other, 3.0, 3, 1.0, rng()), by_hand)
+    torch.testing.assert_close(head.sample(hidden, other, Sampling(3.0, 3), rng()), by_hand)
 
 
 # Attention
@@ -147,7 +156,7 @@ def test_attention_is_a_diffusion_head_in_all_else():
     plain = DiffusionHead(dataclasses.replace(CONFIG, head_depth=0), 4)
     plain.load_state_dict({k: v for k, v in head.state_dict().items() if not k.startswith("blocks.")})
     hidden, null_hidden = torch.randn(2, 2, 6, 32, generator=rng())
-    ours, theirs = (h.sample(hidden, null_hidden, 3.0, 10, 0.9, rng(), 1e-3) for h in (head, plain))
+    ours, theirs = (h.sample(hidden, null_hidden, Sampling(3.0, 10, 0.9, 1e-3), rng()) for h in (head, plain))
     torch.testing.assert_close(ours, theirs)
     target = torch.randn(2, 6, 4, generator=rng())
     losses, timesteps = head.loss(hidden, target, rng(), 3)
@@ -212,7 +221,7 @@ def test_the_loss_is_the_log_probability_of_the_codes_that_sampling_would_draw()
     """Loss of a drawn patch = -log probability that its proposal had, a code."""
     head = model_with("discrete").head
     hidden = torch.randn(2, 6, 32, generator=rng())
-    patches, log_probability = head.propose(hidden, None, 1.0, 0.0, rng())
+    patches, log_probability = head.propose(hidden, None, Sampling(temperature=0.0), rng())
     reencoded = head.quantizer.decode(head.quantizer.encode(patches)) == patches  # greedy RVQ need not find them again
     same = reencoded.all(dim=-1)
     assert same.any()
@@ -223,13 +232,13 @@ def test_the_loss_is_the_log_probability_of_the_codes_that_sampling_would_draw()
 def test_draws_follow_the_logits():
     head = model_with("discrete", num_codebooks=1).head
     hidden = torch.randn(1, 1, 32, generator=rng()).repeat(1, 20_000, 1)
-    patches, log_probability = head.propose(hidden, None, 1.0, 1.0, rng())
+    patches, log_probability = head.propose(hidden, None, Sampling(), rng())
     codes = head.quantizer.encode(patches)[0, :, 0]
     share = codes.bincount(minlength=8) / 20_000
     probability = head(head.hidden_proj(hidden[:, :1]), torch.zeros(1, 1, 4), 0).softmax(dim=-1)[0, 0]
     torch.testing.assert_close(share, probability, atol=0.02, rtol=0)
     torch.testing.assert_close(log_probability[0].exp(), probability[codes])
-    likeliest = head.propose(hidden[:, :3], None, 1.0, 0.0, rng())[0]
+    likeliest = head.propose(hidden[:, :3], None, Sampling(temperature=0.0), rng())[0]
     assert (head.quantizer.encode(likeliest) == probability.argmax()).all()
 
 

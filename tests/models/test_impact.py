@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 
 TINY = ModelConfig(dim=32, depth=1, num_heads=2, dropout=0.0, max_patches=12, head_width=32, head_depth=1)
 FEATURES = {"clap": (1, 5), "words": (3, 6)}

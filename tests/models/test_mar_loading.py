@@ -5,8 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from impact_pl.config import ModelConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
+from impact_pl.models.spec import ImpactSpec
 
 
 def mar_weights(dim=16, depth=2, patches=16, buffer=4, patch_dim=3, head_width=8, head_depth=2, device=None):
@@ -127,10 +128,10 @@ def test_files_that_are_no_mar_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="No MAR checkpoint at"):
         load_mar(build(), tmp_path / "none.pth")
     (tmp_path / "bad.pth").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a checkpoint of torch that can be read"):
         load_mar(build(), tmp_path / "bad.pth")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="not a file of weights that can be read"):
         load_mar(build(), tmp_path / "bad.safetensors")
     with pytest.raises(ValueError, match="no MAR checkpoint"):
         load_mar(build(), {"weight": torch.zeros(1)})

@@ -1,5 +1,6 @@
 import math
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,27 @@ def test_stopped_before_its_first_step_it_has_saved_nothing(config, monkeypatch,
     assert not Path(config.runs_dir, "run", "checkpoints", "last.ckpt").exists()
 
 
+def test_a_step_that_stands_still_wakes_the_guard(config, monkeypatch):
+    """Its signal would end the process; a handler from before it takes its place here."""
+    config.trainer.stall_minutes = 0.05
+    rung: list[int] = []
+    step = training.CodecTraining.training_step
+
+    def stall(self, batch, batch_idx):
+        rung.clear()  # a slow machine may have been late before
+        if self.global_step == 3:
+            time.sleep(4)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(training.CodecTraining, "training_step", stall)
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
+    try:
+        assert training.train_codec(config) == 0
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert rung
+
+
 def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
     assert training.train_codec(config) == 0
     folder = tmp_path / "runs" / "run" / "model"
@@ -138,6 +160,12 @@ def test_user_errors(config, tmp_path):
     with pytest.raises(ValueError, match="one device"):
         training.train_codec(config)
     config.trainer.devices, path = 1, config.data.path
+    for name, value in (("global_batch_size", 64), ("accumulate_grad_batches", 2)):
+        before = getattr(config.trainer, name)
+        setattr(config.trainer, name, value)
+        with pytest.raises(ValueError, match=f"trainer.{name}={value}: the codec takes data"):
+            training.train_codec(config)
+        setattr(config.trainer, name, before)
     config.data.path = ""
     with pytest.raises(ValueError, match=r"data\.path=manifest\.jsonl"):
         training.train_codec(config)

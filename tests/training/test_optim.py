@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from impact_pl.config import ModelConfig, OptimConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
 
 

@@ -8,7 +8,8 @@ import torch
 
 from impact_pl.cli import scaling as command
 from impact_pl.config import MaskRatioConfig, ModelConfig, OptimConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training import scaling
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer

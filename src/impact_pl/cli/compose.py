@@ -1,6 +1,7 @@
 """Compose a command's configuration from conf/ and ``key=value`` arguments; the only user of hydra."""
 
 import dataclasses
+import re
 import sys
 from typing import Any, TypeVar
 
@@ -46,7 +47,11 @@ def _explain(error: Exception, name: str) -> str:
         if text and text not in causes:
             causes.append(text)
         cause = cause.__cause__
-    return f"configuration: {' / '.join(causes)} (`impact-{name} --help` lists keys and choices)"
+    said = " / ".join(causes)
+    if bare := re.search(r"override (\S+?)=(\S+) / .* is not a ListConfig", said):
+        key, value = bare.groups()
+        return f"configuration: {key}={value}: it takes a list, write {key}=[{value}]"
+    return f"configuration: {said} (`impact-{name} --help` lists keys and choices)"
 
 
 def to_plain(config: Any) -> dict:

@@ -8,21 +8,15 @@ from impact_pl.cli.compose import compose
 from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.errors import user_errors
 
-SEQUENTIAL = {  # head -> network passes that wait for each other, in one decoding iteration
-    "diffusion": lambda model, decoding: decoding.num_diffusion_steps,
-    "attention": lambda model, decoding: decoding.num_diffusion_steps,
-    "mse": lambda model, decoding: 1,
-    "discrete": lambda model, decoding: model.num_codebooks,
-}
-
 
 @dataclass
 class Cost:
-    """Parameters of the head and of the whole model, and floating-point operations of the head for one clip."""
+    """Of one clip, as far as the head goes."""
 
-    head: int
-    total: int
-    flops: float
+    head: int  # parameters of the head
+    total: int  # of the whole model
+    passes: int  # through the head, one after the other, in a decoding iteration
+    flops: float  # floating-point operations of the head
 
 
 def cost(spec, decoding: DecodingConfig) -> Cost:
@@ -45,7 +39,7 @@ def cost(spec, decoding: DecodingConfig) -> Cost:
         if count
     )
     sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (model.head, model)]
-    return Cost(sizes[0], sizes[1], flops)
+    return Cost(sizes[0], sizes[1], model.head.num_passes(decoding.num_diffusion_steps), flops)
 
 
 def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
@@ -53,17 +47,20 @@ def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from impact_pl.models.heads.base import Sampling
+
     hidden = torch.zeros(1, count, dim, device="meta")
     counted = []
     for steps in (1, 2):
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            head.sample(hidden, hidden, 2.0, steps, 1.0, torch.Generator())
+            head.sample(hidden, hidden, Sampling(2.0, steps), torch.Generator())
         counted.append(counter.get_total_flops())
     return counted[0] + (num_diffusion_steps - 1) * (counted[1] - counted[0])
 
 
 def table(models: list[str], heads: list[str]) -> list[str]:
-    """One row for each of ``heads`` of each model."""
+    """One row for each of ``heads``, or of all there are, of each model."""
+    from impact_pl.models.heads import HEADS
     from impact_pl.training.scaling import planned_spec
 
     decoding = DecodingConfig()
@@ -72,12 +69,11 @@ def table(models: list[str], heads: list[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name in models:
-        for head in heads:
+        for head in heads or HEADS:
             spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
             result = cost(spec, decoding)
             sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
-            passes = SEQUENTIAL[head](spec.model, decoding)
-            rows.append(f"| {name} | `{head}` | {sizes} | {passes} | {result.flops / 1e12:.3f} |")
+            rows.append(f"| {name} | `{head}` | {sizes} | {result.passes} | {result.flops / 1e12:.3f} |")
     return rows
 
 
@@ -86,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.head_table", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
-    parser.add_argument("--heads", nargs="+", default=list(SEQUENTIAL), choices=list(SEQUENTIAL))
+    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head; all by default")
     arguments = parser.parse_args(argv)
     print("\n".join(table(arguments.models, arguments.heads)))
 

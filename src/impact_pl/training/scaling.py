@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.parallel import sharded_blocks
 
 BYTES = 4  # float32

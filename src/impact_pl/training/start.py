@@ -8,11 +8,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from impact_pl.config import TrainConfig
-from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
-from impact_pl.models.impact import Impact, ImpactSpec
+from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint import (
     differences,
     inherit_statistics,
@@ -93,10 +94,24 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
     return inherit_statistics(old, spec), checkpoint["global_step"]
 
 
-def new_module(config: TrainConfig, spec: ImpactSpec) -> ImpactTraining:
-    """A module with fresh weights, or with those of ``init_from``."""
+def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None = None) -> ImpactTraining:
+    """A module with fresh weights, or with those of ``init_from``.
+
+    Args:
+        config: of the training.
+        spec: of its model.
+        cache: where copies of its shards are kept, for a head that wants to see patches first.
+
+    Raises:
+        ValueError: nothing at ``init_from``, or another model; too few patches for the head.
+    """
     source = config.init_from
     if source and not source.startswith(MAR):
+        if not Path(source).exists():
+            raise ValueError(
+                f"init_from={source}: there is nothing there. Train it first (impact-train "
+                f"experiment={Path(source).name} ..., if it is that experiment's directory), or say where it is"
+            )
         module = _from_impact(config, spec, load_averaged(Path(source)))
     else:
         module = STAGES[config.stage](spec, config)
@@ -105,17 +120,16 @@ def new_module(config: TrainConfig, spec: ImpactSpec) -> ImpactTraining:
         elif config.stage == "text":
             say("init_from is empty: stage text starts from random weights, without pre-training")
         if module.model.head.num_fit_patches:
-            _fit_head(config, module.model)
+            _fit_head(config, module.model, cache)
     module.ema.reset(module.model)
     return module
 
 
-def _fit_head(config: TrainConfig, model: Impact) -> None:
+def _fit_head(config: TrainConfig, model: Impact, cache: ShardCache | None) -> None:
     """Show the head patches of the training set, from clips that the seed chooses.
 
     Every process does so for itself, with the same outcome, before any of them trains.
     """
-    cache = LatentDataModule(config.data, config.seed, with_text=False).cache
     clips = LatentDataset(join(config.data.path, "train"), cache, with_text=False)
     generator = torch.Generator().manual_seed(config.seed)
     patches: list[Tensor] = []

@@ -8,18 +8,18 @@ Dimension key: S samples, N captions, D dimensions of the joint space.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 
 from impact_pl.evaluation.networks.interface import NetworkFeatures, identify, mono, weights_file
+from impact_pl.parts import DAMAGE, first_line, load_frozen, weight_files
+from impact_pl.text_clap import NUM_TOKENS
+from impact_pl.text_tokens import load_tokenizer, tokenize
 
 FOLDER = "clap-htsat-fused"
 SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"
 CONFIGURATION = ("config.json", "preprocessor_config.json", "tokenizer.json")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 _FRONT_END = "short ones not fused,crops of seed 0,v1"
 _BATCH = 32  # captions
 
@@ -43,21 +43,15 @@ class Clap:
     def __init__(self, weights: str | Path):
         folder = weights_file(weights, FOLDER, SOURCE)
         files = [weights_file(folder, name, SOURCE) for name in CONFIGURATION]
-        present = [folder / name for name in WEIGHTS if (folder / name).is_file()]
-        files.append(present[0] if present else weights_file(folder, WEIGHTS[0], SOURCE))
-        from transformers import AutoFeatureExtractor, AutoTokenizer, ClapModel  # slow, and only needed here
+        files += weight_files(folder)
+        from transformers import AutoFeatureExtractor, ClapModel  # slow, and only needed here
 
         try:
             self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            loaded: Any = ClapModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        except (OSError, SafetensorError) as error:
-            raise ValueError(f"{folder}: cannot be read as a CLAP model ({error})") from error
-        self.model, report = loaded
-        missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
-        if missing:  # transformers would leave these random
-            raise ValueError(f"{files[-1]}: {len(missing)} entries are missing or misshapen, first {missing[0]}")
-        self.model.eval()
+        except DAMAGE as error:
+            raise ValueError(f"{folder}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
+        self._tokenizer = load_tokenizer(folder)
+        self.model = load_frozen(ClapModel, folder)
         self.sample_rate: int = self._front_end.sampling_rate
         self.identity = identify(self.name, files, _FRONT_END)
 
@@ -74,12 +68,12 @@ class Clap:
 
     @torch.inference_mode()
     def embed_text(self, captions: list[str]) -> np.ndarray:
-        """Embeddings of length one of captions: (N, D) float32."""
+        """Embeddings of length one of captions, cut at 77 tokens as laion-clap cuts them: (N, D) float32."""
         embeddings = []
         for start in range(0, len(captions), _BATCH):
-            batch = captions[start : start + _BATCH]
-            inputs = self._tokenizer(batch, padding=True, truncation=True, return_tensors="pt")
-            embeddings.append(self.model.get_text_features(**inputs).pooler_output.numpy())
+            tokens = tokenize(self._tokenizer, captions[start : start + _BATCH], NUM_TOKENS)
+            inputs = (tokens["input_ids"], tokens["attention_mask"])
+            embeddings.append(self.model.get_text_features(*inputs).pooler_output.numpy())
         return np.concatenate(embeddings)
 
 

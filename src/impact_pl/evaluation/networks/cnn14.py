@@ -21,9 +21,9 @@ from impact_pl.evaluation.networks.interface import (
     identify,
     load_strictly,
     mono,
-    read_checkpoint,
     weights_file,
 )
+from impact_pl.parts import read_checkpoint, state_dict
 
 SAMPLE_RATE = 16_000
 FFT, HOP, NUM_MELS, F_MIN, F_MAX, POWER_FLOOR = 512, 160, 64, 50.0, 8000.0, 1e-10
@@ -103,10 +103,9 @@ class Cnn14:
 
     def __init__(self, weights: str | Path):
         path = weights_file(weights, CHECKPOINT, SOURCE)
-        checkpoint = read_checkpoint(path)
-        if not isinstance(checkpoint, dict) or "fc_audioset.bias" not in checkpoint.get("model", {}):
+        state = state_dict(read_checkpoint(path).get("model", {}), path)
+        if not {"fc_audioset.bias", "conv_block1.conv1.weight"} <= state.keys():
             raise ValueError(f"{path}: not a checkpoint of PANNs CNN14 (no weights under the key 'model')")
-        state = checkpoint["model"]
         self.model = Cnn14Model(state["conv_block1.conv1.weight"].shape[0], len(state["fc_audioset.bias"])).eval()
         load_strictly(self.model, state, path)
         for name, expected in front_end().items():

@@ -1,19 +1,17 @@
-"""What every evaluation network is, and what the networks share: the reading of official checkpoints.
+"""What every evaluation network is, and what the networks share: files, their weights and identity, waveforms.
 
 Dimension key: S samples, T embeddings of a sound (1, or one a window), D dimensions, K classes.
 """
 
-import hashlib
-import pickle
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
+
+from impact_pl.parts import files_identity
 
 SHORTEST_SECONDS = 2.0  # audioldm_eval pads every sound to 32,000 samples
 
@@ -51,23 +49,6 @@ def weights_file(weights: str | Path, name: str, source: str) -> Path:
     return path
 
 
-def read_checkpoint(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """A published ``.pth`` or ``.pt`` file, read without running any code in it.
-
-    Args:
-        path: the file, in torch's zip format or the older one.
-        allowed: harmless classes and functions that this file may name besides tensors.
-
-    Raises:
-        ValueError: it is damaged, or holds other things than tensors, numbers and names.
-    """
-    with torch.serialization.safe_globals(list(allowed)) if allowed else nullcontext():
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise ValueError(f"{path}: not a readable checkpoint of tensors ({str(error).splitlines()[0]})") from error
-
-
 def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Load ``state`` into ``module``: every name and every shape must be the file's.
 
@@ -88,12 +69,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
 
 def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
     """``name`` and 16 hex digits of the files' content and of ``front_end``, which tells what comes before them."""
-    digest = hashlib.sha256(front_end.encode())
-    for path in paths:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return f"{name}-{digest.hexdigest()[:16]}"
+    return f"{name}-{files_identity(front_end, paths)}"
 
 
 def mono(waveform) -> np.ndarray:

@@ -16,9 +16,9 @@ from impact_pl.evaluation.networks.interface import (
     identify,
     load_strictly,
     mono,
-    read_checkpoint,
     weights_file,
 )
+from impact_pl.parts import read_checkpoint, state_dict
 
 SAMPLE_RATE = 32_000
 NUM_SAMPLES = 10 * SAMPLE_RATE  # every sound is cut, or padded with zeros, to 10 s (audioldm_eval, av-benchmark)
@@ -50,7 +50,7 @@ class Passt:
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints the whole network
             self.model = get_model(arch=ARCHITECTURE, pretrained=False).eval()
             self._mel = AugmentMelSTFT(fmin_aug_range=10, fmax_aug_range=2000).eval()  # 128 bins, as get_basic_model
-        load_strictly(self.model, read_checkpoint(path), path)
+        load_strictly(self.model, state_dict(read_checkpoint(path), path), path)
         self.identity = identify(self.name, [path], _FRONT_END)
 
     @torch.inference_mode()

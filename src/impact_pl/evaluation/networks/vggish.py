@@ -19,9 +19,9 @@ from impact_pl.evaluation.networks.interface import (
     identify,
     load_strictly,
     mono,
-    read_checkpoint,
     weights_file,
 )
+from impact_pl.parts import read_checkpoint, state_dict
 
 LOG_OFFSET = 0.01  # YAMNet has 0.001; all else of its front end is the same
 WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap
@@ -84,10 +84,11 @@ class Vggish:
         if preparation not in PREPARATIONS:
             raise ValueError(f"unknown preparation {preparation!r}; choose one of {', '.join(PREPARATIONS)}")
         path = weights_file(weights, CHECKPOINT, SOURCE)
-        state = read_checkpoint(path)
-        if not isinstance(state, dict) or "features.0.bias" not in state or "embeddings.4.bias" not in state:
-            raise ValueError(f"{path}: not a checkpoint of torchvggish (no features.0 or embeddings.4)")
-        sizes = [len(state[name]) for name in ("features.0.bias", "embeddings.0.bias", "embeddings.4.bias")]
+        state = state_dict(read_checkpoint(path), path)
+        biases = ("features.0.bias", "embeddings.0.bias", "embeddings.4.bias")
+        if not state.keys() >= set(biases):
+            raise ValueError(f"{path}: not a checkpoint of torchvggish (no {', '.join(biases)})")
+        sizes = [len(state[name]) for name in biases]
         self.model = VggishModel(*sizes).eval()
         load_strictly(self.model, state, path)
         files = [path]
@@ -135,10 +136,9 @@ def read_pca(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the file is damaged or holds something else.
     """
-    rebuild = np.empty(0).__reduce__()[0]  # named numpy.core... by the numpy of the file's time, numpy._core... today
-    names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    state = read_checkpoint(path, [np.ndarray, np.dtype, *map(type, (np.dtype("f4"), np.dtype("f8"))), *names])
-    if not isinstance(state, dict) or state.keys() != {"pca_eigen_vectors", "pca_means"}:
+    state = read_checkpoint(path)
+    arrays = {name for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}
+    if not arrays == state.keys() == {"pca_eigen_vectors", "pca_means"}:
         raise ValueError(f"{path}: not torchvggish's PCA (expected pca_eigen_vectors and pca_means)")
     vectors, means = (torch.as_tensor(state[name]).float() for name in ("pca_eigen_vectors", "pca_means"))
     return vectors, means.reshape(-1, 1)

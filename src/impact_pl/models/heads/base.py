@@ -4,6 +4,7 @@ Dimensions: B clips, K positions that are predicted together, D width of hidden,
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -11,6 +12,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.models.transformer import LAYER_NORM_EPS
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How patches are drawn.
+
+    A head without diffusion has no use for ``num_diffusion_steps`` and ``min_alpha_bar``, one without randomness none
+    for ``temperature``.
+    """
+
+    guidance_scale: float = 1.0  # 1: no guidance
+    num_diffusion_steps: int = 100
+    temperature: float = 1.0
+    min_alpha_bar: float = 0.0  # sampling starts where this share of signal is left
 
 
 class Head(nn.Module, ABC):
@@ -42,29 +57,20 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        num_diffusion_steps: int,
-        temperature: float,
-        generator: torch.Generator,
-        min_alpha_bar: float = 0.0,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P) for hidden (B, K, D).
 
         ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second
-        pass. A head without diffusion has no use for ``num_diffusion_steps`` and ``min_alpha_bar``, one without
-        randomness none for ``temperature`` and ``generator``.
+        pass.
         """
 
+    def num_passes(self, num_diffusion_steps: int) -> int:
+        """Passes through the head that wait for each other in one :meth:`sample`."""
+        return 1
+
     def propose(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        temperature: float,
-        generator: torch.Generator,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
         raise NotImplementedError

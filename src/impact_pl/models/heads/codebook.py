@@ -25,6 +25,7 @@ class ResidualQuantizer(nn.Module):
     def __init__(self, num_codebooks: int, codebook_size: int, patch_dim: int) -> None:
         super().__init__()
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, patch_dim))  # zero: not fitted
+        self._known_fitted = False  # asked once, because the answer waits for the device
 
     @torch.no_grad()
     def fit(self, patches: Tensor, generator: torch.Generator) -> None:
@@ -51,7 +52,8 @@ class ResidualQuantizer(nn.Module):
         Raises:
             ValueError: the codebooks have not been fitted.
         """
-        if not self.codebooks.any():
+        self._known_fitted = self._known_fitted or bool(self.codebooks.any())
+        if not self._known_fitted:
             raise ValueError(
                 "The codebooks of this model have not been fitted: call model.head.fit(patches, generator) with "
                 "patches of the training set (impact-train does so before the first step)."

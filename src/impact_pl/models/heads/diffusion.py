@@ -19,7 +19,7 @@ from impact_pl.diffusion import (
     draw_normal,
     make_schedule,
 )
-from impact_pl.models.heads.base import Head, guided
+from impact_pl.models.heads.base import Head, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 NUM_FREQUENCIES = 256
@@ -112,22 +112,19 @@ class DiffusionHead(Head):
         return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise), timesteps
 
     def sample(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        num_diffusion_steps: int,
-        temperature: float,
-        generator: torch.Generator,
-        min_alpha_bar: float = 0.0,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P) by ancestral sampling; ``min_alpha_bar``: see :func:`make_schedule`."""
-        schedule = self.schedule(num_diffusion_steps, hidden.device, min_alpha_bar)
-        denoise = self.denoiser(hidden, null_hidden, guidance_scale)
+        steps = sampling.num_diffusion_steps
+        schedule = self.schedule(steps, hidden.device, sampling.min_alpha_bar)
+        denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
         start = draw_normal(shape, generator, hidden.device)
-        noises = (draw_normal(shape, generator, hidden.device) for _ in range(num_diffusion_steps - 1))
-        return ancestral_sample(denoise, schedule, start, noises, temperature)
+        noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
+        return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
+
+    def num_passes(self, num_diffusion_steps: int) -> int:
+        return num_diffusion_steps
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

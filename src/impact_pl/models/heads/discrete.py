@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
 from impact_pl.diffusion import draw_gumbel
-from impact_pl.models.heads.base import Head, ResidualBlock, guided
+from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.heads.codebook import PATCHES_A_CODE, ResidualQuantizer
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
@@ -67,32 +67,23 @@ class DiscreteHead(Head):
         return torch.stack(losses).mean(dim=0), None
 
     def sample(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        num_diffusion_steps: int,
-        temperature: float,
-        generator: torch.Generator,
-        min_alpha_bar: float = 0.0,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P), sums of entries of the codebooks."""
-        return self.propose(hidden, null_hidden, guidance_scale, temperature, generator)[0]
+        return self.propose(hidden, null_hidden, sampling, generator)[0]
+
+    def num_passes(self, num_diffusion_steps: int) -> int:
+        return len(self.final_proj)
 
     def propose(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        temperature: float,
-        generator: torch.Generator,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Codes drawn from softmax(logits / temperature), 0: the likeliest; logits under guidance.
 
         The log probability is that of all codes of a position together, at temperature 1 (MaskGIT).
         """
         shape = hidden.shape[:2]
-        is_guided = null_hidden is not None and guidance_scale != 1
+        is_guided = null_hidden is not None and sampling.guidance_scale != 1
         if null_hidden is not None and is_guided:
             hidden = torch.cat([hidden, null_hidden])
         hidden = self.hidden_proj(hidden)  # (B or 2B, K, V)
@@ -101,9 +92,9 @@ class DiscreteHead(Head):
         for level in range(len(self.final_proj)):
             logits = self(hidden, partial.repeat(1 + is_guided, 1, 1), level)
             if is_guided:
-                logits = guided(logits, guidance_scale)
+                logits = guided(logits, sampling.guidance_scale)
             noise = draw_gumbel(logits.shape, generator, logits.device)
-            code = (logits + temperature * noise).argmax(dim=-1)  # (B, K)
+            code = (logits + sampling.temperature * noise).argmax(dim=-1)  # (B, K)
             log_probability = log_probability + logits.log_softmax(dim=-1).gather(-1, code[..., None])[..., 0]
             partial = partial + self.quantizer.lookup(level, code)
         return partial, log_probability

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
-from impact_pl.models.heads.base import Head, ResidualBlock, guided
+from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 
@@ -39,16 +39,9 @@ class MseHead(Head):
         return (self(hidden) - target.float()).square().mean(dim=-1), None
 
     def sample(
-        self,
-        hidden: Tensor,
-        null_hidden: Tensor | None,
-        guidance_scale: float,
-        num_diffusion_steps: int,
-        temperature: float,
-        generator: torch.Generator,
-        min_alpha_bar: float = 0.0,
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
-        if null_hidden is None or guidance_scale == 1:
+        if null_hidden is None or sampling.guidance_scale == 1:
             return self(hidden)
-        return guided(self(torch.cat([hidden, null_hidden])), guidance_scale)
+        return guided(self(torch.cat([hidden, null_hidden])), sampling.guidance_scale)

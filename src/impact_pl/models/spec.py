@@ -1,0 +1,52 @@
+"""What a model must know to be rebuilt, and its file: config.json of a model folder."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from impact_pl.config import MaskRatioConfig, ModelConfig
+
+FORMAT = 1  # of a saved model folder
+
+
+@dataclass
+class ImpactSpec:
+    """Everything a model must know to be rebuilt and to decide whether data fits it."""
+
+    model: ModelConfig
+    latent_channels: int
+    latent_width: int
+    latent_mean: list[float]  # (C,), of the codec's raw latents
+    latent_std: float  # one scalar, so that a codec decides its channels' relative scale
+    text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
+    codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
+    text_encoder: dict | None = None  # name, identity
+
+    @property
+    def text_length(self) -> int:
+        """L, over all text features."""
+        return sum(length for length, _ in self.text_features.values())
+
+
+def write_spec(spec: ImpactSpec, path: Path) -> None:
+    path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")
+
+
+def read_spec(path: Path) -> ImpactSpec:
+    """What :func:`write_spec` wrote.
+
+    Raises:
+        ValueError: damaged, not of a model, or of another format.
+    """
+    try:
+        config = json.loads(path.read_text())
+        found = config.pop("format", None)
+        if found != FORMAT:
+            raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
+        model = config.pop("model")
+        ratio = MaskRatioConfig(**model.pop("mask_ratio"))
+        features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
+        return ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not the configuration of an Impact model: {error}") from error

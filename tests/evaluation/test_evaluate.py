@@ -143,6 +143,25 @@ def test_floor_is_never_in_the_reference():
     assert {record.id for record in floor} == set("ijk")
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_sound_with_five_captions_is_one_sound(paired):
+    """AudioCaps' manifest has a record a caption: neither the rows nor the halves may hold a sound twice."""
+    reference = {
+        f"{clip}{number}": Record(clip, f"/{clip}.wav", 10.0, 10.0) for clip in "abcdef" for number in range(5)
+    }
+    generated = {name: Record(name, f"/generated/{name}.wav") for name in reference}
+    names, reference_names, floor = choose_sounds(EvaluationRequest(generated, reference, paired=paired))
+    used = [reference[name].path for name in reference_names]
+    assert len(names) == len(set(used)) == 3  # half of six clips
+    assert sorted([*used, *(record.path for record in floor)]) == [f"/{clip}.wav" for clip in "abcdef"]
+    with pytest.raises(ValueError, match="4 sounds a row: the sets allow 2 to 3"):
+        choose_sounds(EvaluationRequest(generated, reference, paired=paired, num_samples=4))
+
+    floor_set = {f"z{number}": Record("z", f"/z{number // 5}.wav") for number in range(10)}
+    _, _, floor = choose_sounds(EvaluationRequest(generated, reference, floor_set, paired=paired))
+    assert {record.path for record in floor} == {"/z0.wav", "/z1.wav"}
+
+
 def test_subset_follows_the_seed():
     def subset(seed):
         return choose_sounds(

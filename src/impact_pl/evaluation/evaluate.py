@@ -29,7 +29,7 @@ from impact_pl.evaluation.judges import ClapJudge, Judge, TextJudge, judged
 from impact_pl.evaluation.lists import ClipList
 from impact_pl.evaluation.networks.clap import Clap
 from impact_pl.evaluation.provenance import versions
-from impact_pl.evaluation.sounds import Sounds, draw, longest, white_noise
+from impact_pl.evaluation.sounds import Sounds, distinct, draw, longest, part_of, white_noise
 from impact_pl.text import TextEncoder
 
 FEW_SOUNDS = 50
@@ -158,26 +158,63 @@ def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def choose_sounds(request: EvaluationRequest) -> tuple[list[str], list[str], list[Record]]:
-    """Draw the same N for every row: names of generated sounds, names of reference sounds, records of the floor."""
-    if request.paired:
-        for label, sounds in {"generated": None, **request.baselines}.items():
-            have = request.reference if sounds is None else sounds
-            missing = sorted(set(request.generated) - set(have))
-            if missing:
-                where = "the reference" if sounds is None else f"baseline {label!r}"
-                raise ValueError(
-                    f"{len(missing)} of {len(request.generated)} generated sounds have no sound of their name "
-                    f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
-                    "give matching names, or compare without pairs (--unpaired)"
-                )
-    elif request.test_list is not None:
+    """Draw the same N for every row: names of generated sounds, names of reference sounds, records of the floor.
+
+    A sound that stands in a set several times (a manifest has one record a caption) is one sound: it is drawn once, and
+    of the sounds generated for its captions the first stands for it.
+
+    Raises:
+        ValueError: unmatched names, or sets that do not allow N sounds a row.
+    """
+    if request.test_list is not None and not request.paired:
         raise ValueError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
-    taken = {(record.path, record.start) for record in request.reference.values()}
-    floor = [record for record in request.floor.values() if (record.path, record.start) not in taken]
-    limits = [len(request.generated), *(len(sounds) for sounds in request.baselines.values())]
+    if request.paired:
+        check_pairs(request)
+    reference = distinct(request.reference)
+    paired_with = {name: request.reference[name] for name in request.generated} if request.paired else request.generated
+    generated = list(distinct(paired_with))
+    taken = {(record.path, record.start) for record in reference.values()}
+    floor = [record for record in distinct(request.floor).values() if (record.path, record.start) not in taken]
     halved = not request.floor and request.test_list is None
-    limits += [len(request.reference) // 2] if halved else [len(request.reference)]
+    limits = [
+        len(generated),
+        *(len(sounds if request.paired else distinct(sounds)) for sounds in request.baselines.values()),
+    ]
+    limits += [len(reference) // 2] if halved else [len(reference)]
     limits += [len(floor)] if request.floor else []
+    num = wanted(request, limits, halved)
+    generator = np.random.default_rng(request.seed)
+    names = draw(generated, num, generator)
+    reference_names = names if request.paired else draw(list(reference), num, generator)
+    if halved:
+        used = {part_of(request.reference[name]) for name in reference_names}
+        floor = [record for record in reference.values() if part_of(record) not in used]
+    return names, reference_names, draw(floor, num, generator) if floor else []
+
+
+def check_pairs(request: EvaluationRequest) -> None:
+    """Every generated sound needs one of its name in the reference and in each baseline.
+
+    Raises:
+        ValueError: some have none; a few are named.
+    """
+    for label, sounds in {"the reference": request.reference, **request.baselines}.items():
+        missing = sorted(set(request.generated) - set(sounds))
+        if missing:
+            where = label if sounds is request.reference else f"baseline {label!r}"
+            raise ValueError(
+                f"{len(missing)} of {len(request.generated)} generated sounds have no sound of their name "
+                f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
+                "give matching names, or compare without pairs (--unpaired)"
+            )
+
+
+def wanted(request: EvaluationRequest, limits: list[int], halved: bool) -> int:
+    """N, within what the sets allow.
+
+    Raises:
+        ValueError: they do not allow it, or a test list and a number are both given.
+    """
     num = min(limits) if request.num_samples is None else request.num_samples
     if request.test_list is not None:
         num = len(request.test_list.captions)
@@ -188,12 +225,7 @@ def choose_sounds(request: EvaluationRequest) -> tuple[list[str], list[str], lis
             f"{num} sounds a row: the sets allow 2 to {min(limits)} (generated, baselines, then "
             f"{'half the reference, as no floor set is given' if halved else 'reference, then the floor'}: {limits})"
         )
-    generator = np.random.default_rng(request.seed)
-    names = draw(list(request.generated), num, generator)
-    reference_names = names if request.paired else draw(list(request.reference), num, generator)
-    if halved:
-        floor = [record for name, record in request.reference.items() if name not in set(reference_names)]
-    return names, reference_names, draw(floor, num, generator) if floor else []
+    return num
 
 
 def notes(request: EvaluationRequest, num: int, networks: list[str], judged_by: list[str]) -> list[str]:
@@ -236,4 +268,4 @@ def notes(request: EvaluationRequest, num: int, networks: list[str], judged_by: 
 
 
 def _pick(sounds: Sounds, names: list[str], request: EvaluationRequest) -> list[str]:
-    return names if request.paired else draw(list(sounds), len(names), np.random.default_rng(request.seed))
+    return names if request.paired else draw(list(distinct(sounds)), len(names), np.random.default_rng(request.seed))

@@ -64,6 +64,19 @@ def read_captions(path: str | Path) -> dict[str, str]:
     return captions
 
 
+def part_of(record: Record) -> tuple[str, float, float | None]:
+    """What makes two records one sound: file, and the part of it."""
+    return record.path, record.start, record.duration
+
+
+def distinct(sounds: Sounds) -> Sounds:
+    """One name for each sound, the first: a manifest may have several records of one, each with another caption."""
+    first: dict[tuple, str] = {}
+    for name, record in sounds.items():
+        first.setdefault(part_of(record), name)
+    return {name: sounds[name] for name in first.values()}
+
+
 def draw(items: list, num: int, generator: np.random.Generator) -> list:
     """``num`` of ``items`` without replacement, in their order."""
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]

@@ -51,7 +51,7 @@ def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with a header.
 
     Raises:
-        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``.
+        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``; a row has fewer or more cells.
     """
     text = read_text(path)
     rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
@@ -64,6 +64,8 @@ def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
     for number, row in enumerate(result, start=2):
         if any(row[column] is None for column in columns):
             raise ValueError(f"{path}: row {number} has fewer cells than the header")
+        if None in row:
+            raise ValueError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
     return result
 
 

@@ -8,8 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
+from impact_pl.data.lists import clip_id, read_clip_list
 from impact_pl.data_prep.collect import read_text
-from impact_pl.evaluation.lists import clip_id, read_clip_list
 
 AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
 

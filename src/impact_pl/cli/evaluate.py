@@ -133,8 +133,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def make_request(args: argparse.Namespace):
     """What the options ask for, every set read, and restricted to the test list where there is one."""
+    from impact_pl.data.lists import read_clip_list, restrict
     from impact_pl.evaluation.evaluate import EvaluationRequest
-    from impact_pl.evaluation.lists import read_clip_list, restrict
     from impact_pl.evaluation.sounds import list_sounds
 
     generated, reference = list_sounds(args.generated), list_sounds(args.reference, args.reference_split)

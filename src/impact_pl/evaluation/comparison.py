@@ -2,7 +2,7 @@
 
 from html import escape
 
-from impact_pl.evaluation.lists import KNOWN
+from impact_pl.data.lists import KNOWN
 from impact_pl.evaluation.published import SOURCE, SYSTEMS
 
 COLUMNS = {  # of the published table -> heading, digits, key in a row of metrics.json, network

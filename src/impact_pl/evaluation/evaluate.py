@@ -21,12 +21,12 @@ import numpy as np
 import torch
 
 from impact_pl.audio import resample
+from impact_pl.data.lists import ClipList
 from impact_pl.data.manifest import Record
 from impact_pl.evaluation.cache import Featurizer, extract
 from impact_pl.evaluation.features import SAMPLE_RATE, YamNet
 from impact_pl.evaluation.figures import Clips, clips_of, figures_of
 from impact_pl.evaluation.judges import ClapJudge, Judge, TextJudge, judged
-from impact_pl.evaluation.lists import ClipList
 from impact_pl.evaluation.networks.clap import Clap
 from impact_pl.evaluation.provenance import versions
 from impact_pl.evaluation.sounds import Sounds, distinct, draw, longest, part_of, white_noise

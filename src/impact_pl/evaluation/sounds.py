@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.audio import SUFFIXES, fit_length, load_audio
+from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
 from impact_pl.evaluation.features import SAMPLE_RATE
-
-Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:

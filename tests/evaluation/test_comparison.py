@@ -35,7 +35,7 @@ def test_own_figures_stand_in_the_columns_of_their_networks():
     assert own_row(page) == [
         "12.25 11.00 to 13.50",
         "–",
-        "1.23",
+        "1.234",
         "–",
         "–",
         "4.50 4.25 to 4.75",

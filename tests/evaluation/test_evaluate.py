@@ -10,9 +10,9 @@ import torch
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.evaluation.evaluate import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.judges import sentence_embeddings
-from impact_pl.evaluation.sounds import list_sounds, read_captions, white_noise
+from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
+from impact_pl.evaluation.sounds import levels_of, list_sounds, read_captions, white_noise
 from impact_pl.text import TextEncoder, TextFeatures
 
 needs_eval = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="extra 'eval' is not installed")
@@ -193,7 +193,7 @@ def test_bad_captions_are_named(tmp_path, text, message):
 
 def test_noise_has_the_level_of_its_reference(tmp_path):
     save_audio(tmp_path / "a.wav", torch.full((RATE,), 0.1), RATE)
-    (noise,) = white_noise(list(list_sounds(tmp_path).values()), duration=2.0, seed=0)
+    (noise,) = white_noise(levels_of(list(list_sounds(tmp_path).values()), 2.0), duration=2.0, seed=0)
     assert len(noise) == 2 * RATE
     assert np.sqrt(np.square(noise).mean()) == pytest.approx(0.1 * np.sqrt(0.5), rel=0.02)
 

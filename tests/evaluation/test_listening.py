@@ -76,7 +76,7 @@ def clips_of(key: dict) -> set[str]:
 
 
 def test_the_seed_draws_the_captions_and_a_secret_salt_the_names(folders):
-    """Who knows the seed, the systems and the captions cannot tell which item is whose: the salt is in key.json only."""
+    """Who knows seed, systems and captions cannot tell whose an item is: the salt is in key.json alone."""
     first, again = make(folders), make(folders, out="again")
     assert clips_of(first) == clips_of(again)
     assert not set(first["items"]) & set(again["items"])

@@ -129,11 +129,17 @@ def test_yamnet_and_published_networks_stand_in_one_table(folders, weights):
         (["--unpaired"], "cannot be combined with --unpaired"),
         (["--num-samples", "5"], "a test list is used as a whole"),
         (["--captions", "list.csv"], "both name captions"),
+        (
+            ["--test-list", "short.csv", "--generated", "few", "--networks", "cnn14", "--weights", "absent"],
+            "2 sounds a row: is_cnn14 needs at least 10",  # before weights are looked for
+        ),
     ],
 )
 def test_mistakes_end_with_a_message(folders, capsys, monkeypatch, change, message):
     monkeypatch.chdir(folders)
     (folders / "longer.csv").write_text((folders / "list.csv").read_text() + "99fmOlUlwoN,low tone\n")
+    (folders / "short.csv").write_text("".join((folders / "list.csv").read_text().splitlines(keepends=True)[:3]))
+    write_tones(folders / "few", [f"Y{clip}.wav" for clip in CLIPS[:2]], 1)
     given = ["--generated", "generated", "--reference", "reference", "--test-list", "list.csv"]
     with pytest.raises(SystemExit) as stop:
         main([*given, *change])
@@ -145,4 +151,6 @@ def test_clap_needs_captions(folders, weights, capsys):
     given = ["--generated", folders / "generated", "--reference", folders / "generated", "--unpaired"]
     with pytest.raises(SystemExit):
         main([str(each) for each in (*given, "--networks", "clap", "--weights", weights)])
-    assert "the CLAP score needs a caption for every generated sound" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the CLAP score needs a caption for every generated sound" in error
+    assert "20 sounds" not in error  # nothing was computed first

@@ -81,14 +81,21 @@ def draw(items: list, num: int, generator: np.random.Generator) -> list:
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
-def white_noise(records: Sequence[Record], duration: float, seed: int) -> Iterator[np.ndarray]:
-    """White noise (S,) with the RMS of each record after fitting: the baseline that any model has to beat."""
-    generator = np.random.default_rng(seed)
-    num_samples = round(duration * SAMPLE_RATE)
+def levels_of(records: Sequence[Record], duration: float) -> list[float]:
+    """The RMS of each record after fitting it to ``duration`` seconds."""
+    levels = []
     for record in records:
-        waveform = fit_length(load_audio(record.path, SAMPLE_RATE, record.start, record.duration), num_samples).numpy()
-        level = np.sqrt(np.square(waveform, dtype=np.float64).mean())
-        yield (level * generator.standard_normal(num_samples)).astype(np.float32)
+        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
+        fitted = fit_length(waveform, round(duration * SAMPLE_RATE)).numpy()
+        levels.append(float(np.sqrt(np.square(fitted, dtype=np.float64).mean())))
+    return levels
+
+
+def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator[np.ndarray]:
+    """White noise (S,) at each level: the baseline that any model has to beat."""
+    generator = np.random.default_rng(seed)
+    for level in levels:
+        yield (level * generator.standard_normal(round(duration * SAMPLE_RATE))).astype(np.float32)
 
 
 def longest(records: Sequence[Record]) -> float:

@@ -98,9 +98,14 @@ def finish(collection: Collection, out: Path, looked_for: str) -> None:
     The names of all clips without a file go to ``<manifest's name>.missing.txt`` beside it.
 
     Raises:
-        ValueError: not one listed clip has a file.
+        ValueError: not one listed clip has a file, or all that have one are left out.
     """
     total = len(collection.records) + len(collection.missing)
+    if not collection.records and collection.excluded:
+        raise ValueError(
+            f"no clip is left: --exclude names {len(collection.excluded)} of them, {total} others have no file"
+            f" (looked for {looked_for})"
+        )
     if not collection.records:
         raise ValueError(f"none of the {total} listed clips has a file; looked for {looked_for}")
     base = out.parent.resolve()

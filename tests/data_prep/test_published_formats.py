@@ -80,6 +80,12 @@ def test_wavcaps_mistakes(tmp_path, parts, capsys):
     bad = tmp_path / "bad.json"
     bad.write_text('{"VGGSound": ["1"]}')
     assert "expected WavCaps' blacklist" in refused(capsys, wavcaps, tmp_path, *arguments, "--exclude", bad)
+    bad.write_text('{"FreeSound": 5}')
+    assert "expected WavCaps' blacklist" in refused(capsys, wavcaps, tmp_path, *arguments, "--exclude", bad)
+    bad.write_text(json.dumps({"FreeSound": ["201", "300"]}))
+    alone = ("--json", *(part for part in parts if "FreeSound" in str(part)), "--audio", tmp_path / "audio")
+    said = refused(capsys, wavcaps, tmp_path, *alone, "--exclude", bad)
+    assert "no clip is left: --exclude names 2 of them, 0 others have no file" in said
     bad.write_text('{"FreeSound": ["1"]}')
     nameless = tmp_path / "part.json"
     nameless.write_text(parts[0].read_text())

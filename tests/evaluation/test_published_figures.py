@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -90,6 +91,18 @@ def test_features_are_cached_by_content(folders, weights, monkeypatch):
     assert read == [str(changed)]
     assert second != first
     assert second == figure(arguments(folders, weights, "--networks", "cnn14"))
+
+    entries = sorted((folders / "cache").glob("*.npz"))
+    entries[0].write_bytes(b"")
+    entries[1].write_bytes(entries[1].read_bytes()[:300])
+    entries[2].write_bytes(b"PK\x03\x04" + bytes(200))
+    damaged = bytearray(entries[3].read_bytes())
+    damaged[100:140] = bytes(40)
+    entries[3].write_bytes(damaged)
+    np.savez(entries[4], other=np.zeros(3))
+    before_damage = figure(cached)
+    assert before_damage == second
+    assert len(read) == 5  # made anew, and nothing else
 
     (folders / "other").mkdir()
     write_cnn14(folders / "other", seed=1)

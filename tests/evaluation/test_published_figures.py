@@ -56,6 +56,7 @@ def test_the_paper_s_figures(folders, weights, capsys):
     for key in ("fd_cnn14", "fad_vggish", "kl_cnn14", "is_cnn14", "clap_score"):
         low, high = rows["generated"][f"{key}_interval"]
         assert low <= rows["generated"][key] <= high
+    assert not any("text_relevance" in note or "FD-YAMNet" in note for note in result["notes"])  # nobody asked for them
     said = capsys.readouterr().out
     assert "custom (20 clips), N = 20" in said
     assert "FAD-VGGish" in said

@@ -9,11 +9,11 @@ example: python -m impact_pl.data_prep.clotho --csv clotho_captions_development.
 
 from pathlib import Path
 
+from impact_pl.data.lists import one_of
 from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.data_prep.collect import Collection, by_stem, finish, read_csv
 from impact_pl.data_prep.command import parser_of
 from impact_pl.errors import user_errors
-from impact_pl.evaluation.lists import one_of
 
 NUM_CAPTIONS = 5
 COLUMNS = [f"caption_{number}" for number in range(1, NUM_CAPTIONS + 1)]

@@ -51,7 +51,7 @@ def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
     """Rows of a CSV file with a header.
 
     Raises:
-        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``.
+        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``; a row has fewer or more cells.
     """
     text = read_text(path)
     rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
@@ -64,6 +64,8 @@ def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
     for number, row in enumerate(result, start=2):
         if any(row[column] is None for column in columns):
             raise ValueError(f"{path}: row {number} has fewer cells than the header")
+        if None in row:
+            raise ValueError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
     return result
 
 
@@ -96,9 +98,14 @@ def finish(collection: Collection, out: Path, looked_for: str) -> None:
     The names of all clips without a file go to ``<manifest's name>.missing.txt`` beside it.
 
     Raises:
-        ValueError: not one listed clip has a file.
+        ValueError: not one listed clip has a file, or all that have one are left out.
     """
     total = len(collection.records) + len(collection.missing)
+    if not collection.records and collection.excluded:
+        raise ValueError(
+            f"no clip is left: --exclude names {len(collection.excluded)} of them, {total} others have no file"
+            f" (looked for {looked_for})"
+        )
     if not collection.records:
         raise ValueError(f"none of the {total} listed clips has a file; looked for {looked_for}")
     base = out.parent.resolve()

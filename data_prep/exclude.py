@@ -8,8 +8,8 @@ import argparse
 import json
 from pathlib import Path
 
+from impact_pl.data.lists import clip_id, read_clip_list
 from impact_pl.data_prep.collect import read_text
-from impact_pl.evaluation.lists import clip_id, read_clip_list
 
 AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
 
@@ -40,7 +40,8 @@ def read_excluded(paths: list[Path]) -> dict[str, set[str]]:
             lists = json.loads(read_text(path))
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
-        if not isinstance(lists, dict) or not lists or set(lists) - set(excluded):
+        known = isinstance(lists, dict) and lists and not set(lists) - set(excluded)
+        if not known or not all(isinstance(names, list) for names in lists.values()):
             raise ValueError(f'{path}: expected WavCaps\' blacklist, {{"AudioSet": [ids], "FreeSound": [ids]}}')
         for source, names in lists.items():
             excluded[source] |= {clip_id(str(name)) for name in names}

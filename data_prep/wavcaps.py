@@ -18,12 +18,12 @@ import json
 import math
 from pathlib import Path
 
+from impact_pl.data.lists import clip_id
 from impact_pl.data.manifest import Record
 from impact_pl.data_prep.collect import SUFFIXES, Collection, audio_files, finish, read_text, split_of
 from impact_pl.data_prep.command import parser_of
 from impact_pl.data_prep.exclude import AUDIOSET, FREESOUND, add_exclude, read_excluded
 from impact_pl.errors import user_errors
-from impact_pl.evaluation.lists import clip_id
 
 SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
     AUDIOSET: ("audioset", "as_final"),

@@ -21,6 +21,7 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.diffusion": 1,
     "impact_pl.masking": 1,
     "impact_pl.data": 1,
+    "impact_pl.data.lists": 1,
     "impact_pl.data.manifest": 1,
     "impact_pl.data.order": 1,
     "impact_pl.data.partial": 1,

@@ -48,6 +48,13 @@ def test_mistakes_name_line_and_key(tmp_path, line, message):
         read_manifest(tmp_path / "m.jsonl")
 
 
+def test_an_id_is_written_once(tmp_path):
+    records = [Record("a", "a.wav"), Record("b", "b.wav"), Record("a", "c.wav")]
+    with pytest.raises(ValueError, match="1 ids stand twice or more, first 'a'"):
+        write_manifest(tmp_path / "m.jsonl", records)
+    assert not (tmp_path / "m.jsonl").exists()
+
+
 def test_missing_empty_and_binary_manifests(tmp_path):
     with pytest.raises(ValueError, match="no such manifest"):
         read_manifest(tmp_path / "m.jsonl")

@@ -82,6 +82,8 @@ def test_folder_mistakes(tmp_path, capsys):
     assert "start 'soon' is not a number" in fails(capsys, folder, *given)
     captions.write_text("file,caption\na.wav\n")
     assert "row 2 has fewer cells" in fails(capsys, folder, *given)
+    captions.write_text("file,caption\na.wav,a dog, then rain\n")
+    assert "row 2 has more cells than the header; a cell with a comma needs quotes" in fails(capsys, folder, *given)
     captions.write_text("file,caption,split\na.wav,x,dev\n")
     assert "split 'dev' is none of train, valid, test" in fails(capsys, folder, *given)
     assert not (tmp_path / "m.jsonl").exists()

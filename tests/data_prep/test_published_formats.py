@@ -7,7 +7,7 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data_prep import audioset, clotho, esc50, fsd50k, wavcaps
+from impact_pl.data_prep import audioset, clotho, esc50, fsd50k, join, wavcaps
 from impact_pl.data_prep.collect import names_of
 
 TEST_LIST = "id,caption\nYvfY_TJq7n_U,Rustling occurs\nYtdWhHV3X25Q,An audience gives applause\n"
@@ -80,11 +80,24 @@ def test_wavcaps_mistakes(tmp_path, parts, capsys):
     bad = tmp_path / "bad.json"
     bad.write_text('{"VGGSound": ["1"]}')
     assert "expected WavCaps' blacklist" in refused(capsys, wavcaps, tmp_path, *arguments, "--exclude", bad)
+    bad.write_text('{"FreeSound": 5}')
+    assert "expected WavCaps' blacklist" in refused(capsys, wavcaps, tmp_path, *arguments, "--exclude", bad)
+    bad.write_text(json.dumps({"FreeSound": ["201", "300"]}))
+    alone = ("--json", *(part for part in parts if "FreeSound" in str(part)), "--audio", tmp_path / "audio")
+    said = refused(capsys, wavcaps, tmp_path, *alone, "--exclude", bad)
+    assert "no clip is left: --exclude names 2 of them, 0 others have no file" in said
     bad.write_text('{"FreeSound": ["1"]}')
     nameless = tmp_path / "part.json"
     nameless.write_text(parts[0].read_text())
     arguments = ("--json", nameless, "--audio", tmp_path / "audio", "--exclude", bad)
     assert "needs to know its source" in refused(capsys, wavcaps, tmp_path, *arguments)
+
+
+def test_a_manifest_joined_with_itself_is_refused(tmp_path, capsys):
+    make_audio(tmp_path, "a.wav")
+    write_manifest(tmp_path / "one.jsonl", [Record("a", "a.wav")])
+    said = refused(capsys, join, tmp_path, "--manifests", tmp_path / "one.jsonl", tmp_path / "one.jsonl")
+    assert "1 ids stand twice or more, first 'a'" in said
 
 
 def test_audioset_keeps_the_ontologys_labels(tmp_path):

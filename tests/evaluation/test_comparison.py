@@ -35,7 +35,7 @@ def test_own_figures_stand_in_the_columns_of_their_networks():
     assert own_row(page) == [
         "12.25 11.00 to 13.50",
         "–",
-        "1.23",
+        "1.234",
         "–",
         "–",
         "4.50 4.25 to 4.75",
@@ -73,9 +73,11 @@ def test_ratings_of_another_system_are_refused(tmp_path, capsys):
 
 def test_the_page_tells_published_figures_first(tmp_path):
     both = CNN14 | {"fd_yamnet": 30.0, "clap_score": 0.25, "clap_score_shuffled": 0.125, "fad_vggish": 3.0}
-    (tmp_path / "metrics.json").write_text(json.dumps(metrics(both) | {"notes": ["a note"]}))
+    networks = {"cnn14": {"fitted_seconds": None}, "yamnet": {"fitted_seconds": 10.0}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics(both) | {"notes": ["a note"], "networks": networks}))
     main(["--metrics", str(tmp_path / "metrics.json"), "--out", str(tmp_path / "page.html")])
     page = (tmp_path / "page.html").read_text()
+    assert "886 sounds (cnn14 hears the whole, yamnet hears 10.00 s of each)" in page
     assert re.search(r"at a distance of <strong>12\.2</strong> from real ones \(FD on CNN14, N = 886\)", page)
     assert "shuffled 0.125" in page
     assert "11.00 to 13.50" in page

@@ -10,9 +10,9 @@ import torch
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.evaluation.evaluate import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.judges import sentence_embeddings
-from impact_pl.evaluation.sounds import list_sounds, read_captions, white_noise
+from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
+from impact_pl.evaluation.sounds import levels_of, list_sounds, read_captions, white_noise
 from impact_pl.text import TextEncoder, TextFeatures
 
 needs_eval = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="extra 'eval' is not installed")
@@ -143,6 +143,25 @@ def test_floor_is_never_in_the_reference():
     assert {record.id for record in floor} == set("ijk")
 
 
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_sound_with_five_captions_is_one_sound(paired):
+    """AudioCaps' manifest has a record a caption: neither the rows nor the halves may hold a sound twice."""
+    reference = {
+        f"{clip}{number}": Record(clip, f"/{clip}.wav", 10.0, 10.0) for clip in "abcdef" for number in range(5)
+    }
+    generated = {name: Record(name, f"/generated/{name}.wav") for name in reference}
+    names, reference_names, floor = choose_sounds(EvaluationRequest(generated, reference, paired=paired))
+    used = [reference[name].path for name in reference_names]
+    assert len(names) == len(set(used)) == 3  # half of six clips
+    assert sorted([*used, *(record.path for record in floor)]) == [f"/{clip}.wav" for clip in "abcdef"]
+    with pytest.raises(ValueError, match="4 sounds a row: the sets allow 2 to 3"):
+        choose_sounds(EvaluationRequest(generated, reference, paired=paired, num_samples=4))
+
+    floor_set = {f"z{number}": Record("z", f"/z{number // 5}.wav") for number in range(10)}
+    _, _, floor = choose_sounds(EvaluationRequest(generated, reference, floor_set, paired=paired))
+    assert {record.path for record in floor} == {"/z0.wav", "/z1.wav"}
+
+
 def test_subset_follows_the_seed():
     def subset(seed):
         return choose_sounds(
@@ -174,7 +193,7 @@ def test_bad_captions_are_named(tmp_path, text, message):
 
 def test_noise_has_the_level_of_its_reference(tmp_path):
     save_audio(tmp_path / "a.wav", torch.full((RATE,), 0.1), RATE)
-    (noise,) = white_noise(list(list_sounds(tmp_path).values()), duration=2.0, seed=0)
+    (noise,) = white_noise(levels_of(list(list_sounds(tmp_path).values()), 2.0), duration=2.0, seed=0)
     assert len(noise) == 2 * RATE
     assert np.sqrt(np.square(noise).mean()) == pytest.approx(0.1 * np.sqrt(0.5), rel=0.02)
 

@@ -13,7 +13,8 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.cli.evaluate import main
-from impact_pl.evaluation.listening import COLUMNS, crossed_interval, read_key, read_ratings, summarise
+from impact_pl.evaluation.listening import COLUMNS, crossed_interval, read_key, read_ratings, summarise, write_test
+from impact_pl.evaluation.sounds import list_sounds, read_captions
 
 SYSTEMS = ("real", "secret-base", "secret-large")
 CAPTION = 'a </script> "dog" & rain'
@@ -70,11 +71,36 @@ def test_the_page_holds_the_sounds_and_hides_the_systems(folders):
     assert ids == sorted(ids)  # the order says nothing either
 
 
-def test_the_same_seed_makes_the_same_test(folders):
-    assert make(folders) == make(folders, out="again")
-    pages = [(folders / name / "listening.html").read_bytes() for name in ("test", "again")]
-    assert pages[0] == pages[1]
-    assert make(folders, "--seed", "1", out="other")["test"] != make(folders)["test"]
+def clips_of(key: dict) -> set[str]:
+    return {entry["clip"] for entry in key["items"].values()}
+
+
+def test_the_seed_draws_the_captions_and_a_secret_salt_the_names(folders):
+    """Who knows seed, systems and captions cannot tell whose an item is: the salt is in key.json alone."""
+    first, again = make(folders), make(folders, out="again")
+    assert clips_of(first) == clips_of(again)
+    assert not set(first["items"]) & set(again["items"])
+    assert first["salt"] not in (folders / "test" / "listening.html").read_text(encoding="utf-8")
+    others = {frozenset(clips_of(make(folders, "--seed", str(seed), out="other"))) for seed in range(5)}
+    assert others > {frozenset(clips_of(first))}
+
+
+def test_the_same_salt_makes_the_same_page(folders):
+    systems = {system: list_sounds(folders / system) for system in SYSTEMS}
+    captions = read_captions(folders / "captions.jsonl")
+    for out in ("a.html", "b.html"):
+        write_test(systems, captions, folders / out, 4, 0, "Test", salt="pepper")
+    assert (folders / "a.html").read_bytes() == (folders / "b.html").read_bytes()
+
+
+def test_two_sounds_of_one_clip_are_an_error(folders, capsys):
+    for name in ("Y7fmOlUlwoNg.wav", "7fmOlUlwoNg_20.wav"):
+        save_audio(folders / "real" / name, torch.zeros(800), 16_000)
+    (folders / "list.csv").write_text("id,caption\nY7fmOlUlwoNg,a machine\n")
+    with pytest.raises(SystemExit) as stop:
+        make(folders, "--captions", folders / "list.csv", num=1)
+    assert stop.value.code == 2
+    assert "--system real: the clip 7fmOlUlwoNg has two sounds" in capsys.readouterr().err
 
 
 def test_ratings_become_means_with_intervals(folders, capsys):

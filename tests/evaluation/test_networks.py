@@ -122,17 +122,6 @@ def test_captions_are_cut_at_77_tokens_whatever_the_tokenizer_would_do(weights):
     assert np.array_equal(longer[0], longer[1])
 
 
-def test_class_names_come_from_the_file_beside(weights, tmp_path):
-    assert cnn14.Cnn14(weights).class_names is None
-    write_weights(tmp_path, seed=0, width=4, hidden=32, num_classes=3)
-    labels = tmp_path / "class_labels_indices.csv"
-    labels.write_text('index,mid,display_name\n0,/m/1,Speech\n1,/m/2,"Male speech, man speaking"\n2,/m/3,Dog\n')
-    assert cnn14.Cnn14(tmp_path).class_names == ["Speech", "Male speech, man speaking", "Dog"]
-    labels.write_text("index,mid,display_name\n0,/m/1,Speech\n")
-    with pytest.raises(ValueError, match="names 1 classes, the checkpoint has 3"):
-        cnn14.Cnn14(tmp_path)
-
-
 def test_missing_things_are_named(tmp_path):
     with pytest.raises(ValueError, match="unknown evaluation network 'mert'; choose one of cnn14, vggish"):
         load_network("mert", tmp_path)

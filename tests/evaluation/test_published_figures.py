@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -55,6 +56,7 @@ def test_the_paper_s_figures(folders, weights, capsys):
     for key in ("fd_cnn14", "fad_vggish", "kl_cnn14", "is_cnn14", "clap_score"):
         low, high = rows["generated"][f"{key}_interval"]
         assert low <= rows["generated"][key] <= high
+    assert not any("text_relevance" in note or "FD-YAMNet" in note for note in result["notes"])  # nobody asked for them
     said = capsys.readouterr().out
     assert "custom (20 clips), N = 20" in said
     assert "FAD-VGGish" in said
@@ -90,6 +92,18 @@ def test_features_are_cached_by_content(folders, weights, monkeypatch):
     assert read == [str(changed)]
     assert second != first
     assert second == figure(arguments(folders, weights, "--networks", "cnn14"))
+
+    entries = sorted((folders / "cache").glob("*.npz"))
+    entries[0].write_bytes(b"")
+    entries[1].write_bytes(entries[1].read_bytes()[:300])
+    entries[2].write_bytes(b"PK\x03\x04" + bytes(200))
+    damaged = bytearray(entries[3].read_bytes())
+    damaged[100:140] = bytes(40)
+    entries[3].write_bytes(damaged)
+    np.savez(entries[4], other=np.zeros(3))
+    before_damage = figure(cached)
+    assert before_damage == second
+    assert len(read) == 5  # made anew, and nothing else
 
     (folders / "other").mkdir()
     write_cnn14(folders / "other", seed=1)
@@ -129,11 +143,17 @@ def test_yamnet_and_published_networks_stand_in_one_table(folders, weights):
         (["--unpaired"], "cannot be combined with --unpaired"),
         (["--num-samples", "5"], "a test list is used as a whole"),
         (["--captions", "list.csv"], "both name captions"),
+        (
+            ["--test-list", "short.csv", "--generated", "few", "--networks", "cnn14", "--weights", "absent"],
+            "2 sounds a row: is_cnn14 needs at least 10",  # before weights are looked for
+        ),
     ],
 )
 def test_mistakes_end_with_a_message(folders, capsys, monkeypatch, change, message):
     monkeypatch.chdir(folders)
     (folders / "longer.csv").write_text((folders / "list.csv").read_text() + "99fmOlUlwoN,low tone\n")
+    (folders / "short.csv").write_text("".join((folders / "list.csv").read_text().splitlines(keepends=True)[:3]))
+    write_tones(folders / "few", [f"Y{clip}.wav" for clip in CLIPS[:2]], 1)
     given = ["--generated", "generated", "--reference", "reference", "--test-list", "list.csv"]
     with pytest.raises(SystemExit) as stop:
         main([*given, *change])
@@ -145,4 +165,6 @@ def test_clap_needs_captions(folders, weights, capsys):
     given = ["--generated", folders / "generated", "--reference", folders / "generated", "--unpaired"]
     with pytest.raises(SystemExit):
         main([str(each) for each in (*given, "--networks", "clap", "--weights", weights)])
-    assert "the CLAP score needs a caption for every generated sound" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "the CLAP score needs a caption for every generated sound" in error
+    assert "20 sounds" not in error  # nothing was computed first

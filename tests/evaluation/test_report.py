@@ -170,6 +170,40 @@ def test_mistakes_end_with_a_message(run, capsys, monkeypatch, change, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda rows: rows[0].pop("fd_yamnet"),
+            "metrics.json: not what impact-evaluate writes (KeyError('fd_yamnet'))",
+        ),
+        (lambda rows: rows[1].update(kl="2.0"), "row untrained: kl is '2.0'"),
+        (lambda rows: rows[2].update(kl_interval=[1.0]), "row generated: kl_interval is [1.0]"),
+        (lambda rows: rows[2].pop("name"), "KeyError('name')"),
+        (lambda rows: rows.clear(), "every row needs a name"),
+    ],
+)
+def test_damaged_metrics_are_named(run, capsys, change, message):
+    metrics = json.loads((run / "metrics.json").read_text())
+    change(metrics["rows"])
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    with pytest.raises(SystemExit) as stop:
+        main(["--run", str(run)])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "row", [{"name": "mine", "REL": "4.5", "OVL": 3.5}, {"name": "mine", "OVL": 3.5}, {"REL": 4.5}]
+)
+def test_damaged_ratings_are_named(run, capsys, row):
+    (run / "ratings.json").write_text(json.dumps({"num_raters": 10, "num_samples": 2, "rows": [row]}))
+    with pytest.raises(SystemExit) as stop:
+        main(["--run", str(run), "--name", "mine"])
+    assert stop.value.code == 2
+    assert "ratings.json: not what impact-evaluate ratings writes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("line", ['{"caption": "x"}', '{"real": "a.wav"}', '{"caption": "x", "reel": "a.wav"}', "[]"])
 def test_bad_rows_are_named(tmp_path, line):
     (tmp_path / "rows.jsonl").write_text("\n" + line)

@@ -19,8 +19,9 @@ import torch
 from impact_pl.audio import fit_length, load_audio, save_audio
 from impact_pl.cli.evaluate import load_networks, print_table
 from impact_pl.errors import user_errors
-from impact_pl.evaluation.evaluate import EvaluationRequest, evaluate
+from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.features import SAMPLE_RATE
+from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import Sounds, draw, list_sounds
 
 LEVELS = {"noise20": 20.0, "noise5": 5.0}  # row -> dB of the sound above the noise

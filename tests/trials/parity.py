@@ -1,7 +1,7 @@
 """Our side of the comparison with the field's reference code (docs/parity.md), for anyone who wants to repeat it.
 
     python tests/trials/parity.py weights --out WEIGHTS                  # random weights in the official file formats
-    python tests/trials/parity.py figures --generated A --reference B --weights WEIGHTS   # -> JSON: FD, KL, IS, FAD
+    python tests/trials/parity.py figures --generated A --reference B --weights WEIGHTS   # -> JSON: see figures()
     python tests/trials/parity.py layers --audio FILE --weights WEIGHTS --out layers.safetensors
 
 The weights are a function of the seed (numpy's PCG64), so the tests make the same ones.
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from impact_pl.audio import load_audio
 from impact_pl.evaluation import metrics
-from impact_pl.evaluation.networks import Network, clap, cnn14, vggish
+from impact_pl.evaluation.networks import Network, clap, cnn14, passt, vggish
+from impact_pl.evaluation.sounds import read_captions
 
 LOGIT_SCALE = 8.0  # makes random logits differ from sound to sound as much as trained ones do
 MEAN_DB, VARIANCE_DB = -40.0, 400.0  # of log-mel, about what recordings have
@@ -136,8 +137,13 @@ def features(network: Network, folder: Path) -> dict[str, list[np.ndarray]]:
     return {"embeddings": [each.embeddings for each in found], "logits": logits}
 
 
-def figures(generated: Path, reference: Path, weights: Path) -> dict[str, float]:
-    """Every figure of docs/parity.md for two folders with the same file names."""
+def figures(generated: Path, reference: Path, weights: Path, captions: Path | None) -> dict[str, float]:
+    """Figures of docs/parity.md for two folders with the same file names.
+
+    FD, KL and IS on CNN14, FAD on VGGish in all preparations; the CLAP score where ``captions`` (lines of JSON with
+    file and caption) are given; FD and KL on PaSST where its file is in the folder of weights. Not here: the "FAD" that
+    frechet-audio-distance makes of PANNs, which no paper has.
+    """
     network = cnn14.Cnn14(weights)
     ours, real = features(network, generated), features(network, reference)
     fakes, truths = np.stack(ours["logits"]), np.stack(real["logits"])
@@ -155,7 +161,26 @@ def figures(generated: Path, reference: Path, weights: Path) -> dict[str, float]
             windows = [features(network, folder)["embeddings"] for folder in (reference, generated)]
             name = f"fad_{preparation}{'_pca' * postprocess}"
             out[name] = metrics.frechet_audio_distance(*windows)
+    out |= clap_figures(generated, weights, read_captions(captions)) if captions is not None else {}
+    out |= passt_figures(generated, reference, weights) if (weights / passt.CHECKPOINT).is_file() else {}
     return {name: float(value) for name, value in out.items()}
+
+
+def clap_figures(generated: Path, weights: Path, captions: dict[str, str]) -> dict[str, float]:
+    """The CLAP score of a folder whose every file has a caption, by its name without suffix."""
+    network = clap.Clap(weights)
+    text = network.embed_text([captions[path.stem] for path in sorted(generated.iterdir())])
+    sounds = np.concatenate(features(network, generated)["embeddings"])
+    return {"clap_score": np.diagonal(metrics.clap_score(sounds, text)).mean()}
+
+
+def passt_figures(generated: Path, reference: Path, weights: Path) -> dict[str, float]:
+    """FD and KL on PaSST, as av-benchmark."""
+    network = passt.Passt(weights)
+    ours, real = features(network, generated), features(network, reference)
+    embeddings = [np.concatenate(each["embeddings"]) for each in (real, ours)]
+    kl = metrics.kl_softmax(np.stack(real["logits"]), np.stack(ours["logits"]), 0.0).mean()
+    return {"passt_fd": metrics.frechet_distance(*embeddings), "passt_kl_softmax_without_epsilon": kl}
 
 
 def layers(audio: Path, weights: Path) -> dict[str, Tensor]:
@@ -180,6 +205,7 @@ def main() -> None:
         if name == "figures":
             command.add_argument("--generated", type=Path, required=True)
             command.add_argument("--reference", type=Path, required=True)
+            command.add_argument("--captions", type=Path, help="lines of JSON, for the CLAP score")
         else:
             command.add_argument("--out", type=Path, required=True)
         if name == "layers":
@@ -190,7 +216,7 @@ def main() -> None:
     elif options.command == "layers":
         save_file(layers(options.audio, options.weights), options.out)
     else:
-        print(json.dumps(figures(options.generated, options.reference, options.weights), indent=1))
+        print(json.dumps(figures(options.generated, options.reference, options.weights, options.captions), indent=1))
 
 
 if __name__ == "__main__":

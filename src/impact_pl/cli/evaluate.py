@@ -8,28 +8,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from impact_pl.cli import listening, options
 from impact_pl.errors import user_errors
 
 PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, KL and IS; of FAD; of the CLAP score
-
-COLUMNS = {  # key in a row -> heading, digits
-    "fd_cnn14": ("FD-CNN14 ↓", 2),
-    "fad_vggish": ("FAD-VGGish ↓", 2),
-    "kl_cnn14": ("KL-CNN14 ↓", 3),
-    "kl_passt": ("KL-PaSST ↓", 3),
-    "is_cnn14": ("IS-CNN14 ↑", 2),
-    "clap_score": ("CLAP ↑", 3),
-    "clap_score_shuffled": ("(shuffled)", 3),
-    "fd_yamnet": ("FD-YAMNet ↓", 1),
-    "kl": ("KL ↓", 2),
-    "inception_score": ("IS ↑", 2),
-    "text_relevance": ("relevance ↑", 3),
-    "text_relevance_shuffled": ("(shuffled)", 3),
-    "embedding_cosine": ("cosine ↑", 3),
-    "top1_agreement": ("top-1 ↑", 2),
-}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -112,9 +96,12 @@ def main(argv: list[str] | None = None) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Every figure that the options ask for -> --out and a table."""
     from impact_pl.evaluation.evaluate import evaluate  # late: --help answers at once
+    from impact_pl.evaluation.request import choose_sounds
 
-    request = make_request(args)
     names = PUBLISHED_SETS[args.metrics] if args.metrics else args.networks or ["yamnet"]
+    classes = network_classes(names, args.weights)
+    request = make_request(args)
+    choose_sounds(request, [figure for each in classes for figure in each.figures])  # mistakes end here, unloaded
     encoder = None
     if "yamnet" in names and args.text_encoder != "none" and request.captions:
         from impact_pl.text import load_text_encoder
@@ -133,8 +120,8 @@ def compare(args: argparse.Namespace) -> None:
 
 def make_request(args: argparse.Namespace):
     """What the options ask for, every set read, and restricted to the test list where there is one."""
-    from impact_pl.evaluation.evaluate import EvaluationRequest
-    from impact_pl.evaluation.lists import read_clip_list, restrict
+    from impact_pl.data.lists import read_clip_list, restrict
+    from impact_pl.evaluation.request import EvaluationRequest
     from impact_pl.evaluation.sounds import list_sounds
 
     generated, reference = list_sounds(args.generated), list_sounds(args.reference, args.reference_split)
@@ -164,24 +151,42 @@ def make_request(args: argparse.Namespace):
     )
 
 
-def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
-    """The networks, and the checksums of the published ones' files.
+def network_classes(names: Sequence[str], weights: Path | None) -> list:
+    """The networks' classes; nothing is loaded.
 
     Raises:
         ValueError: an unknown name, or a published network without --weights.
     """
     from impact_pl.evaluation.features import YamNet
-    from impact_pl.evaluation.networks import NETWORKS, load_network
-    from impact_pl.evaluation.provenance import weights_checksums
+    from impact_pl.evaluation.networks import NETWORKS
 
-    unknown = [name for name in names if name not in ("yamnet", *NETWORKS)]
+    known: dict[str, Any] = {YamNet.name: YamNet, **NETWORKS}
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"--networks: unknown {unknown[0]!r}; choose of yamnet, {', '.join(NETWORKS)}")
-    published = [name for name in names if name != "yamnet"]
+        raise ValueError(f"--networks: unknown {unknown[0]!r}; choose of {', '.join(known)}")
+    published = [name for name in names if known[name].checkpoint is not None]
     if published and weights is None:
         raise ValueError(f"{', '.join(published)}: say with --weights in which folder their files are (docs/parity.md)")
-    networks = [YamNet(num_threads) if name == "yamnet" else load_network(name, weights or "") for name in names]
-    return networks, {name: weights_checksums(name, weights) for name in published if weights is not None}
+    return [known[name] for name in names]
+
+
+def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
+    """The networks, and the checksums of the published ones' files.
+
+    Raises:
+        ValueError: as :func:`network_classes`, or a file that is missing or damaged.
+    """
+    from impact_pl.evaluation.networks import load_network
+    from impact_pl.evaluation.provenance import weights_checksums
+
+    networks, checksums = [], {}
+    for name, network in zip(names, network_classes(names, weights), strict=True):
+        if network.checkpoint is None or weights is None:
+            networks.append(network(num_threads))
+        else:
+            networks.append(load_network(name, weights))
+            checksums[name] = weights_checksums(network.checkpoint, weights)
+    return networks, checksums
 
 
 def parse_baselines(values: list[str]) -> dict[str, Path]:
@@ -220,15 +225,17 @@ def print_table(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    columns = {key: look for key, look in COLUMNS.items() if any(row.get(key) is not None for row in result["rows"])}
+    from impact_pl.evaluation.tables import columns_of
+
+    columns = columns_of(result["rows"])
     clips = result["test_list"]["name"] if result["test_list"] else "no test list"
     title = f"{clips}, N = {result['num_samples']} sounds, seed {result['seed']}"
     table = Table(title=title, title_justify="left", header_style="bold")
     table.add_column("")
-    for heading, _ in columns.values():
+    for heading, _, _ in columns.values():
         table.add_column(heading, justify="right")
     for row in result["rows"]:
-        cells = ["–" if row.get(key) is None else f"{row[key]:.{digits}f}" for key, (_, digits) in columns.items()]
+        cells = ["–" if row.get(key) is None else f"{row[key]:.{digits}f}" for key, (_, digits, _) in columns.items()]
         style = "bold" if row["name"] == "generated" else None
         table.add_row("real (floor)" if row["name"] == "real" else row["name"], *cells, style=style)
     console = Console(width=None if sys.stdout.isatty() else 120)

@@ -109,10 +109,10 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
         return [(record.id, record.caption or "") for record in records]
     if path.suffix.lower() in (".csv", ".tsv"):
-        from impact_pl.evaluation.lists import read_clip_list  # late: only test lists need it
+        from impact_pl.data.lists import clip_stem, read_clip_list  # late: only test lists need it
 
         clips = read_clip_list(path)
-        return [(clips.names[clip], caption) for clip, caption in clips.captions.items()]
+        return [(clip_stem(clips.names[clip]), caption) for clip, caption in clips.captions.items()]
     lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 

@@ -45,8 +45,8 @@ def main(argv: list[str]) -> None:
 
 
 def make_test(args: argparse.Namespace) -> None:
+    from impact_pl.data.lists import by_clip, read_clip_list
     from impact_pl.evaluation.listening import write_test  # late: --help answers at once
-    from impact_pl.evaluation.lists import clip_of, read_clip_list
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 
     paths = {}
@@ -62,10 +62,7 @@ def make_test(args: argparse.Namespace) -> None:
         captions = read_captions(args.captions)
     else:
         captions = read_clip_list(args.captions).captions
-        systems = {
-            name: {clip_of(sound, record): record for sound, record in sounds.items()}
-            for name, sounds in systems.items()
-        }
+        systems = {name: by_clip(sounds, f"--system {name}") for name, sounds in systems.items()}
     page = args.out if args.out.suffix.lower() == ".html" else args.out / "listening.html"
     key = write_test(systems, captions, page, args.num_samples, args.seed, args.title)
     size = page.stat().st_size / 1e6

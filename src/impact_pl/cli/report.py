@@ -3,6 +3,7 @@
 import argparse
 import json
 import random
+from collections.abc import Iterable
 from pathlib import Path
 
 from impact_pl.errors import user_errors
@@ -119,12 +120,10 @@ def choose_rows(args: argparse.Namespace) -> list:
 
 def read_metrics(path: Path) -> dict:
     """metrics.json, checked as far as the page relies on it."""
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))
-        names = {row["name"] for row in metrics["rows"]}
-        metrics["num_samples"], metrics["duration_seconds"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not what impact-evaluate writes ({error!r})") from error
+    from impact_pl.evaluation.tables import METRICS
+
+    metrics = read_result(path, "impact-evaluate", METRICS)
+    names = {row["name"] for row in metrics["rows"]}
     if "generated" not in names:
         raise ValueError(f"{path}: the row generated is missing; it has {sorted(names)}")
     return metrics
@@ -132,13 +131,37 @@ def read_metrics(path: Path) -> dict:
 
 def read_ratings(path: Path) -> dict:
     """What `impact-evaluate ratings --out` wrote, checked as far as the page relies on it."""
-    try:
-        ratings = json.loads(path.read_text(encoding="utf-8"))
-        [(row["name"], row["REL"], row["OVL"]) for row in ratings["rows"]]
-        ratings["num_raters"], ratings["num_samples"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not what impact-evaluate ratings writes ({error!r})") from error
+    from impact_pl.evaluation.listening import CRITERIA
+
+    ratings = read_result(path, "impact-evaluate ratings", CRITERIA)
+    if not isinstance(ratings.get("num_raters"), int) or any(row.get("REL") is None for row in ratings["rows"]):
+        raise ValueError(f"{path}: not what impact-evaluate ratings writes (num_raters and each row's REL are needed)")
     return ratings
+
+
+def read_result(path: Path, command: str, keys: Iterable[str]) -> dict:
+    """A file of ``rows`` of figures, and ``num_samples``.
+
+    Raises:
+        ValueError: it is not JSON; a row lacks its name, or one of ``keys`` that another row has; a figure is no number
+            (or None), an interval not two of them. The file and the place are named.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        rows = result["rows"]
+        int(result["num_samples"])
+        for key in keys:
+            for row in [row for row in rows if any(key in each for each in rows)]:
+                value, interval = row[key], row.get(f"{key}_interval")
+                if not all(isinstance(each, int | float | None) for each in (value, row.get(f"{key}_shuffled"))):
+                    raise TypeError(f"row {row['name']}: {key} is {value!r}")
+                if interval is not None and [isinstance(each, int | float) for each in interval] != [True, True]:
+                    raise TypeError(f"row {row['name']}: {key}_interval is {interval!r}")
+        if not rows or not all(isinstance(row["name"], str) for row in rows):
+            raise TypeError("every row needs a name")
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not what {command} writes ({error!r})") from error
+    return result
 
 
 def find_losses(args: argparse.Namespace) -> dict[str, Path]:

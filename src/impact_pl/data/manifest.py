@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -54,8 +55,15 @@ def read_manifest(path: str | Path) -> list[Record]:
 
 
 def write_manifest(path: str | Path, records: list[Record]) -> None:
-    """Write records, one JSON object a line, leaving out what has its default; paths are written as they are."""
+    """Write records, one JSON object a line, leaving out what has its default; paths are written as they are.
+
+    Raises:
+        ValueError: two records have one id.
+    """
     path = Path(path)
+    twice = [identity for identity, count in Counter(record.id for record in records).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: {len(twice)} ids stand twice or more, first {twice[0]!r}: list each clip once")
     defaults = {field.name: field.default for field in fields(Record)}
     lines = []
     for record in records:

@@ -3,33 +3,21 @@
 import hashlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from impact_pl.audio import fit_length, load_audio
 from impact_pl.data.manifest import Record
-from impact_pl.evaluation.features import Features, YamNet
-from impact_pl.evaluation.networks.interface import NetworkFeatures
-
-
-class Featurizer(Protocol):
-    """What YamNet and the networks of published figures have in common."""
-
-    name: str
-    identity: str  # changes with weights and front end
-    sample_rate: int
-
-    def __call__(self, waveform: np.ndarray) -> Any:
-        """waveform (S,) -> Features or NetworkFeatures."""
-        ...
+from impact_pl.evaluation.networks.interface import Network
 
 
 def extract(
-    network: Featurizer,
+    network: Network,
     sounds: Sequence[str | Path | Record],
     duration: float | None = None,
     cache_dir: str | Path | None = None,
@@ -54,13 +42,13 @@ def extract(
     return features
 
 
-def _extract_one(network: Featurizer, record: Record, duration: float | None, cache_dir: str | Path | None) -> Any:
+def _extract_one(network: Network, record: Record, duration: float | None, cache_dir: str | Path | None) -> Any:
     entry = None
     if cache_dir is not None and Path(record.path).is_file():
         part = f"{network.identity},{record.start},{record.duration},{duration}"
         key = hashlib.sha256(Path(record.path).read_bytes() + part.encode()).hexdigest()
         entry = Path(cache_dir) / f"{key}.npz"
-        cached = _read_entry(entry, Features if network.name == YamNet.name else NetworkFeatures)
+        cached = _read_entry(entry, network.features_class)
         if cached is not None:
             return cached
     waveform = load_audio(record.path, network.sample_rate, record.start, record.duration)
@@ -73,13 +61,13 @@ def _extract_one(network: Featurizer, record: Record, duration: float | None, ca
 
 
 def _read_entry(entry: Path, kind: type) -> Any:
-    """A cache entry; None where there is none, or where it was cut short."""
+    """A cache entry; None where there is none, or where it is damaged: it is then made anew."""
     if not entry.is_file():
         return None
     try:
         with np.load(entry, allow_pickle=False) as arrays:
             return kind(**dict(arrays))
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except (ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error):
         return None
 
 

@@ -2,17 +2,18 @@
 
 from html import escape
 
-from impact_pl.evaluation.lists import KNOWN
+from impact_pl.data.lists import KNOWN
 from impact_pl.evaluation.published import SOURCE, SYSTEMS
+from impact_pl.evaluation.tables import METRICS
 
-COLUMNS = {  # of the published table -> heading, digits, key in a row of metrics.json, network
-    "fd": ("FD ↓", 2, "fd_cnn14", "PANNs CNN14"),
-    "fad": ("FAD ↓", 2, "fad_vggish", "VGGish"),
-    "kl": ("KL ↓", 2, "kl_cnn14", "PANNs CNN14"),
-    "inception": ("IS ↑", 2, "is_cnn14", "PANNs CNN14"),
-    "clap": ("CLAP ↑", 3, "clap_score", "clap-htsat-fused"),
-    "rel": ("REL ↑", 2, "REL", "raters"),
-    "ovl": ("OVL ↑", 2, "OVL", "raters"),
+COLUMNS = {  # of the published table -> key in a row of metrics.json or ratings.json, who made it
+    "fd": ("fd_cnn14", "PANNs CNN14"),
+    "fad": ("fad_vggish", "VGGish"),
+    "kl": ("kl_cnn14", "PANNs CNN14"),
+    "inception": ("is_cnn14", "PANNs CNN14"),
+    "clap": ("clap_score", "clap-htsat-fused"),
+    "rel": ("REL", "raters"),
+    "ovl": ("OVL", "raters"),
 }
 
 
@@ -23,16 +24,16 @@ def comparison_section(metrics: dict | None, ratings: dict | None, own_name: str
         ValueError: there are ratings, but not of a system called ``own_name``.
     """
     own = own_figures(metrics, ratings, own_name)
-    if not any(key in own for _, _, key, _ in COLUMNS.values()):
+    if not any(key in own for key, _ in COLUMNS.values()):
         return ""
-    heads = "".join(f'<th scope="col">{head}<small>{by}</small></th>' for head, _, _, by in COLUMNS.values())
+    heads = "".join(f'<th scope="col">{METRICS[key][0]}<small>{by}</small></th>' for key, by in COLUMNS.values())
     body = [
         f'<tr><th scope="row">{escape(system.name)}</th>'
-        + "".join(_cell(getattr(system, column), digits) for column, (_, digits, _, _) in COLUMNS.items())
+        + "".join(_cell(getattr(system, column), METRICS[key][1]) for column, (key, _) in COLUMNS.items())
         + f"{_cell(system.steps, 0)}{_cell(system.latency, 1)}</tr>"
         for system in SYSTEMS
     ]
-    cells = "".join(_cell(own.get(key), digits, own.get(f"{key}_interval")) for _, digits, key, _ in COLUMNS.values())
+    cells = "".join(_cell(own.get(key), METRICS[key][1], own.get(f"{key}_interval")) for key, _ in COLUMNS.values())
     label = f"<small>{escape(own_label(metrics, ratings))}</small>"
     body.append(f'<tr class="generated"><th scope="row">{escape(own_name)}{label}</th>{cells}<td>–</td><td>–</td></tr>')
     return (

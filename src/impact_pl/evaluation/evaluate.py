@@ -13,7 +13,6 @@ What makes the rows comparable:
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -22,39 +21,23 @@ import torch
 
 from impact_pl.audio import resample
 from impact_pl.data.manifest import Record
-from impact_pl.evaluation.cache import Featurizer, extract
-from impact_pl.evaluation.features import SAMPLE_RATE, YamNet
-from impact_pl.evaluation.figures import Clips, clips_of, figures_of
-from impact_pl.evaluation.judges import ClapJudge, Judge, TextJudge, judged
-from impact_pl.evaluation.lists import ClipList
-from impact_pl.evaluation.networks.clap import Clap
+from impact_pl.evaluation.cache import extract
+from impact_pl.evaluation.features import SAMPLE_RATE
+from impact_pl.evaluation.figures import Clips, figures_of
+from impact_pl.evaluation.judges import Judge, judged
+from impact_pl.evaluation.networks.interface import Network
 from impact_pl.evaluation.provenance import versions
-from impact_pl.evaluation.sounds import Sounds, draw, longest, white_noise
+from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
+from impact_pl.evaluation.sounds import Sounds, distinct, draw, levels_of, longest, white_noise
 from impact_pl.text import TextEncoder
 
 FEW_SOUNDS = 50
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
 
-@dataclass
-class EvaluationRequest:
-    """What to compare. Sounds of different sets belong together when their names (file stem, record id) are equal."""
-
-    generated: Sounds
-    reference: Sounds
-    floor: Sounds = field(default_factory=dict)  # {}: reference sounds that no row uses; with a test list: no floor
-    baselines: dict[str, Sounds] = field(default_factory=dict)
-    captions: dict[str, str] = field(default_factory=dict)  # by sound name
-    paired: bool = True  # generated sounds and baselines have the names of their references
-    duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
-    num_samples: int | None = None  # None: as many as every row has
-    seed: int = 0
-    test_list: ClipList | None = None  # the sets hold its clips, by clip id
-
-
 def evaluate(
     request: EvaluationRequest,
-    networks: Sequence[Featurizer],
+    networks: Sequence[Network],
     text_encoder: TextEncoder | None = None,
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
@@ -67,7 +50,8 @@ def evaluate(
     Raises:
         ValueError: fewer than two sounds a row, or unmatched names (the message lists some); no captions for CLAP.
     """
-    names, reference_names, floor = choose_sounds(request)
+    figures = [figure for network in networks for figure in network.figures]
+    names, reference_names, floor = choose_sounds(request, figures)
     sets = {"real": floor} if floor else {}
     for label, sounds in request.baselines.items():
         sets[label] = [sounds[name] for name in _pick(sounds, names, request)]
@@ -76,18 +60,18 @@ def evaluate(
     duration = request.duration or longest(sets["generated"])
     captions = [request.captions[name] for name in names] if set(names) <= set(request.captions) else None
 
+    judges = {network.name: network.judge(captions, text_encoder) for network in networks}
+    levels = levels_of(reference, duration)
     rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
-    described, judges = {}, []
+    described = {}
     for network in networks:
-        fitted = duration if isinstance(network, YamNet) else request.duration
-        judge = make_judge(network, captions, text_encoder)
+        fitted = duration if network.fits_duration else request.duration
         clips = listen(network, {"reference": reference, **sets}, fitted, cache_dir, progress)
-        noises = white_noise(reference, duration, request.seed)
-        clips["noise"] = clips_of([network(resample_noise(noise, network.sample_rate)) for noise in noises])
+        noises = white_noise(levels, duration, request.seed)
+        clips["noise"] = network.clips([network(resample_noise(noise, network.sample_rate)) for noise in noises])
         for label, row in rows.items():
-            row |= row_on(network.name, label, clips[label], clips["reference"], request, judge)
+            row |= row_on(network, label, clips[label], clips["reference"], request, judges[network.name])
         described[network.name] = {"identity": network.identity, "fitted_seconds": fitted}
-        judges += [judge] if judge is not None else []
     return {
         "format": 2,
         "test_list": describe_list(request),
@@ -96,15 +80,15 @@ def evaluate(
         "paired": request.paired,
         "seed": request.seed,
         "networks": described,
-        "text_judges": {judge.key: judge.identity for judge in judges},
+        "text_judges": {judge.key: judge.identity for judge in judges.values() if judge is not None},
         "versions": versions(),
         "rows": list(rows.values()),
-        "notes": notes(request, len(names), list(described), [judge.key for judge in judges]),
+        "notes": notes(request, len(names), networks, judges),
     }
 
 
 def listen(
-    network: Featurizer,
+    network: Network,
     sets: dict[str, list[Record]],
     duration: float | None,
     cache_dir: str | Path | None,
@@ -114,36 +98,21 @@ def listen(
     clips = {}
     for label, records in sets.items():
         report = None if progress is None else partial(progress, f"{network.name}, {label}")
-        clips[label] = clips_of(extract(network, records, duration, cache_dir, report))
+        clips[label] = network.clips(extract(network, records, duration, cache_dir, report))
     return clips
 
 
 def row_on(
-    network: str, label: str, clips: Clips, reference: Clips, request: EvaluationRequest, judge: Judge | None
+    network: Network, label: str, clips: Clips, reference: Clips, request: EvaluationRequest, judge: Judge | None
 ) -> dict:
     """The figures of one row on one network."""
     generator = np.random.default_rng(request.seed)
-    row = figures_of(network, clips, reference, request.paired and label != "real", generator)
+    row = figures_of(network.figures, clips, reference, request.paired and label != "real", generator)
     if judge is not None:
         said = request.paired or label == "generated"  # else the row's sounds have captions that nobody knows
         sounds = reference if label == "real" else clips  # the floor's captions are others; its text figure is
         row |= judged(judge, sounds if said else None, generator)  # that of the reference, whose captions are known
     return row
-
-
-def make_judge(network: Featurizer, captions: list[str] | None, encoder: TextEncoder | None) -> Judge | None:
-    """What judges this network's features by the captions, if anything does.
-
-    Raises:
-        ValueError: CLAP without a caption for every sound.
-    """
-    if isinstance(network, Clap):
-        if captions is None:
-            raise ValueError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
-        return ClapJudge(network, captions)
-    if isinstance(network, YamNet) and encoder is not None and captions is not None:
-        return TextJudge(encoder, captions, network.class_names)
-    return None
 
 
 def describe_list(request: EvaluationRequest) -> dict | None:
@@ -157,56 +126,13 @@ def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
     return resample(torch.from_numpy(noise), SAMPLE_RATE, sample_rate).numpy()
 
 
-def choose_sounds(request: EvaluationRequest) -> tuple[list[str], list[str], list[Record]]:
-    """Draw the same N for every row: names of generated sounds, names of reference sounds, records of the floor."""
-    if request.paired:
-        for label, sounds in {"generated": None, **request.baselines}.items():
-            have = request.reference if sounds is None else sounds
-            missing = sorted(set(request.generated) - set(have))
-            if missing:
-                where = "the reference" if sounds is None else f"baseline {label!r}"
-                raise ValueError(
-                    f"{len(missing)} of {len(request.generated)} generated sounds have no sound of their name "
-                    f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
-                    "give matching names, or compare without pairs (--unpaired)"
-                )
-    elif request.test_list is not None:
-        raise ValueError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
-    taken = {(record.path, record.start) for record in request.reference.values()}
-    floor = [record for record in request.floor.values() if (record.path, record.start) not in taken]
-    limits = [len(request.generated), *(len(sounds) for sounds in request.baselines.values())]
-    halved = not request.floor and request.test_list is None
-    limits += [len(request.reference) // 2] if halved else [len(request.reference)]
-    limits += [len(floor)] if request.floor else []
-    num = min(limits) if request.num_samples is None else request.num_samples
-    if request.test_list is not None:
-        num = len(request.test_list.captions)
-        if request.num_samples is not None:
-            raise ValueError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
-    if not 2 <= num <= min(limits):
-        raise ValueError(
-            f"{num} sounds a row: the sets allow 2 to {min(limits)} (generated, baselines, then "
-            f"{'half the reference, as no floor set is given' if halved else 'reference, then the floor'}: {limits})"
-        )
-    generator = np.random.default_rng(request.seed)
-    names = draw(list(request.generated), num, generator)
-    reference_names = names if request.paired else draw(list(request.reference), num, generator)
-    if halved:
-        floor = [record for name, record in request.reference.items() if name not in set(reference_names)]
-    return names, reference_names, draw(floor, num, generator) if floor else []
-
-
-def notes(request: EvaluationRequest, num: int, networks: list[str], judged_by: list[str]) -> list[str]:
+def notes(request: EvaluationRequest, num: int, networks: Sequence[Network], judges: dict) -> list[str]:
     """What a reader has to know about this very table."""
     if request.test_list is None:
         lines = [f"No test list was given: N = {num} sounds, drawn with seed {request.seed} where there were more."]
     else:
         lines = [f"Test list: {request.test_list.name}, N = {num}; figures on other lists are other figures."]
-    if "yamnet" in networks:
-        lines.append(
-            f"FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at N = {num}. It is "
-            "not comparable with published FD (PANNs) or FAD (VGGish), nor with another N."
-        )
+    lines += [network.note for network in networks if network.note is not None]
     lines.append(
         "Intervals are of 95 %: bootstrap over sounds for means (KL, cosine, CLAP), a grouped jackknife over sounds "
         "for FD, FAD and IS of the whole set, Student's t over the ten splits for IS-CNN14. They are about this N, and "
@@ -230,10 +156,11 @@ def notes(request: EvaluationRequest, num: int, networks: list[str], judged_by: 
         lines.append(
             "No floor set was given, so the reference was halved: one half is the reference, the other the floor."
         )
-    if not judged_by:
-        lines.append("No text relevance: it needs a caption for every generated sound and a text encoder.")
+    for network in networks:
+        if network.judges is not None and judges[network.name] is None:
+            lines.append(f"No {network.judges}: it needs a caption for every generated sound and a text encoder.")
     return lines
 
 
 def _pick(sounds: Sounds, names: list[str], request: EvaluationRequest) -> list[str]:
-    return names if request.paired else draw(list(sounds), len(names), np.random.default_rng(request.seed))
+    return names if request.paired else draw(list(distinct(sounds)), len(names), np.random.default_rng(request.seed))

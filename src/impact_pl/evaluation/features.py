@@ -22,6 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from impact_pl.evaluation import metrics
+from impact_pl.evaluation.figures import Clips, frechet, mean_of_pairs, of_the_set
+from impact_pl.evaluation.judges import TextJudge
+from impact_pl.text import TextEncoder
+
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms
 NUM_MELS, F_MIN, F_MAX, LOG_OFFSET = 64, 125.0, 7500.0, 0.001
@@ -73,6 +78,24 @@ class YamNet:
 
     name = "yamnet"
     sample_rate = SAMPLE_RATE
+    checkpoint: str | None = None
+    figures = (
+        of_the_set("fd_yamnet", frechet),
+        of_the_set("inception_score", lambda _, clips: metrics.inception_score(class_distributions(clips))),
+        mean_of_pairs("kl", lambda a, b: metrics.kl_divergence(class_distributions(a), class_distributions(b))),
+        mean_of_pairs(
+            "embedding_cosine",
+            lambda a, b: metrics.embedding_cosine(np.concatenate(a.embeddings), np.concatenate(b.embeddings)),
+        ),
+        mean_of_pairs("top1_agreement", lambda a, b: metrics.top1_agreement(a.scores, b.scores)),
+    )
+    features_class: type = Features
+    fits_duration = True
+    judges: str | None = TextJudge.key
+    note: str | None = (
+        "FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at this N. It is not "
+        "comparable with published FD (PANNs) or FAD (VGGish), nor with another N."
+    )
 
     def __init__(self, num_threads: int = 1):
         try:
@@ -104,6 +127,20 @@ class YamNet:
         ]
         embeddings, logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return Features(embeddings, logits, patch_levels(waveform))
+
+    def clips(self, features: list[Features]) -> Clips:
+        """Features of sounds -> what the figures take: one embedding a sound (see evaluate.py)."""
+        embeddings = [each.clip_embedding[None] for each in features]
+        return Clips(embeddings, scores=np.stack([each.clip_scores for each in features]))
+
+    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextJudge | None:
+        """Text relevance, where captions and an encoder are there."""
+        return TextJudge(encoder, captions, self.class_names) if captions is not None and encoder is not None else None
+
+
+def class_distributions(clips: Clips) -> np.ndarray:
+    """YAMNet's classes as one distribution a sound: (N, 521)."""
+    return metrics.class_distribution(clips.scores)
 
 
 def dither(waveform: np.ndarray) -> np.ndarray:

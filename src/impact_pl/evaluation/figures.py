@@ -1,4 +1,4 @@
-"""Which figures stand in a row, network by network, each with its 95 % interval.
+"""What a figure is, each with its 95 % interval. Which of them a network makes stands in its own class (``figures``).
 
 A figure is either a mean over sounds (KL: interval by bootstrap) or a number of the whole set (FD, FAD, IS: interval by
 jackknife, or from the splits). Its key names the network wherever that is not YAMNet, because figures of two networks
@@ -7,13 +7,12 @@ are not comparable.
 Dimension key: N sounds, T_i embeddings of sound i, D dimensions, K classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from impact_pl.evaluation import metrics
-from impact_pl.evaluation.features import Features
 from impact_pl.evaluation.intervals import Interval, jackknife_interval, splits_interval
 
 
@@ -32,17 +31,6 @@ class Clips:
         return Clips([self.embeddings[index] for index in kept], logits, scores)
 
 
-def clips_of(features: list) -> Clips:
-    """Features of sounds -> what the figures take. YAMNet's embeddings are one a sound (see evaluate.py)."""
-    if isinstance(features[0], Features):
-        embeddings = [each.clip_embedding[None] for each in features]
-        return Clips(embeddings, scores=np.stack([each.clip_scores for each in features]))
-    logits = None
-    if features[0].logits is not None:
-        logits = np.stack([np.atleast_2d(each.logits).mean(axis=0) for each in features])
-    return Clips([each.embeddings for each in features], logits)
-
-
 Estimate = tuple[float, Interval | None]
 
 
@@ -53,6 +41,7 @@ class Figure:
     key: str
     estimate: Callable[[Clips, Clips, np.random.Generator], Estimate]
     paired: bool  # needs the sound and the reference of one caption, row by row
+    fewest: int = 2  # sounds
 
 
 def mean_of_pairs(key: str, function: Callable[[Clips, Clips], np.ndarray]) -> Figure:
@@ -87,39 +76,12 @@ def inception_in_splits(clips: Clips, reference: Clips, generator: np.random.Gen
     return mean, splits_interval(mean, deviation)
 
 
-def class_distributions(clips: Clips) -> np.ndarray:
-    return metrics.class_distribution(clips.scores)
-
-
-FIGURES: dict[str, tuple[Figure, ...]] = {
-    "yamnet": (
-        of_the_set("fd_yamnet", frechet),
-        of_the_set("inception_score", lambda _, clips: metrics.inception_score(class_distributions(clips))),
-        mean_of_pairs("kl", lambda a, b: metrics.kl_divergence(class_distributions(a), class_distributions(b))),
-        mean_of_pairs(
-            "embedding_cosine",
-            lambda a, b: metrics.embedding_cosine(np.concatenate(a.embeddings), np.concatenate(b.embeddings)),
-        ),
-        mean_of_pairs("top1_agreement", lambda a, b: metrics.top1_agreement(a.scores, b.scores)),
-    ),
-    "cnn14": (
-        of_the_set("fd_cnn14", frechet),
-        Figure("is_cnn14", inception_in_splits, paired=False),
-        mean_of_pairs("kl_cnn14", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),
-        mean_of_pairs("kl_sigmoid_cnn14", lambda a, b: metrics.kl_sigmoid(a.logits, b.logits)),
-    ),
-    "vggish": (of_the_set("fad_vggish", frechet),),
-    "passt": (mean_of_pairs("kl_passt", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),),
-    "clap": (),  # its score is a judge's, below
-}
-
-
 def figures_of(
-    network: str, clips: Clips, reference: Clips, with_pairs: bool, generator: np.random.Generator
+    figures: Sequence[Figure], clips: Clips, reference: Clips, with_pairs: bool, generator: np.random.Generator
 ) -> dict[str, float | Interval | None]:
-    """A row's figures on one network; what does not apply is None. ``<key>_interval`` stands beside each."""
+    """A row's figures; what does not apply is None. ``<key>_interval`` stands beside each."""
     row: dict[str, float | Interval | None] = {}
-    for figure in FIGURES[network]:
+    for figure in figures:
         applies = with_pairs or not figure.paired
         value, interval = figure.estimate(clips, reference, generator) if applies else (None, None)
         row[figure.key], row[f"{figure.key}_interval"] = value, interval

@@ -10,7 +10,6 @@ import numpy as np
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.intervals import Interval
-from impact_pl.evaluation.networks.clap import Clap
 from impact_pl.text import TextEncoder
 
 
@@ -44,12 +43,12 @@ class ClapJudge:
 
     key = "clap_score"
 
-    def __init__(self, network: Clap, captions: list[str]):
-        self.identity = network.identity
-        self.captions = _unit(network.embed_text(captions))  # (N, D)
+    def __init__(self, identity: str, captions: np.ndarray):
+        self.identity = identity
+        self.captions = captions  # embeddings (N, D)
 
     def __call__(self, clips: Clips) -> np.ndarray:
-        return self.captions @ _unit(np.concatenate(clips.embeddings)).T
+        return metrics.clap_score(np.concatenate(clips.embeddings), self.captions)
 
 
 def judged(judge: Judge, heard: Clips | None, generator: np.random.Generator) -> dict[str, float | Interval | None]:
@@ -72,8 +71,3 @@ def sentence_embeddings(encoder: TextEncoder, texts: list[str], batch_size: int 
         mask = text.mask[:, :length, None].float()  # (B, L, 1)
         parts.append(((text.features[name] * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

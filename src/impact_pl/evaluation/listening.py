@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import secrets
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
@@ -35,7 +36,13 @@ NUM_RESAMPLES = 2000
 
 
 def write_test(
-    systems: dict[str, Sounds], captions: dict[str, str], out: str | Path, num_samples: int, seed: int, title: str
+    systems: dict[str, Sounds],
+    captions: dict[str, str],
+    out: str | Path,
+    num_samples: int,
+    seed: int,
+    title: str,
+    salt: str | None = None,
 ) -> dict:
     """Write the page ``out`` and key.json beside it; returns the key.
 
@@ -44,8 +51,10 @@ def write_test(
         captions: by sound name.
         out: the page, ``.html``.
         num_samples: captions, drawn with ``seed`` from those that every system has a sound for.
-        seed: of the choice and of the opaque names.
+        seed: of the choice.
         title: of the page; it must not give systems away.
+        salt: of the opaque names, and so of the order; None: a secret one. It is kept in key.json alone: with it, and
+            the names of systems and clips, anyone could tell whose an item is.
 
     Raises:
         ValueError: too few common captions, an unreadable sound, or a page above 100 MB.
@@ -58,10 +67,11 @@ def write_test(
             f"({counts}; {len(captions)} captions): give matching names, or fewer with --num-samples"
         )
     clips = draw(common, num_samples, np.random.default_rng(seed))
+    salt = salt or secrets.token_hex(16)
     items, sounds = {}, []
     for clip in clips:
         for system in systems:
-            item = hashlib.sha256(f"{seed},{system},{clip}".encode()).hexdigest()[:12]
+            item = hashlib.sha256(f"{salt},{system},{clip}".encode()).hexdigest()[:12]
             items[item] = {"system": system, "clip": clip, "caption": captions[clip]}
             record = systems[system][clip]
             audio = flac(load_audio(record.path, SAMPLE_RATE, record.start, record.duration).numpy())
@@ -73,7 +83,7 @@ def write_test(
         raise ValueError(
             f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: lower --num-samples"
         )
-    key = {"test": test, "seed": seed, "systems": list(systems), "items": items}
+    key = {"test": test, "seed": seed, "salt": salt, "systems": list(systems), "items": items}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_bytes(page)

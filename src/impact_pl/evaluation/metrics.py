@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+NUM_SPLITS = 10  # of the inception score of published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
 
@@ -117,7 +118,7 @@ def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
     return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
 
 
-def inception_score_in_splits(logits, num_splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
     """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
 
     Args:
@@ -139,11 +140,12 @@ def inception_score_in_splits(logits, num_splits: int = 10, seed: int = 2020) ->
 
 
 def clap_score(audio, text) -> np.ndarray:
-    """Cosine of each sound's CLAP embedding with its caption's, (N, D) each -> (N,); the mean is the CLAP score.
+    """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
 
-    Not clipped at 0 nor scaled, unlike CLIPScore (as frechet-audio-distance and av-benchmark have it).
+    The mean of the diagonal is the CLAP score; the rest is what chance gives. Not clipped at 0 nor scaled, unlike
+    CLIPScore (as frechet-audio-distance and av-benchmark have it).
     """
-    return embedding_cosine(text, audio)
+    return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
 
 
 def inception_score(distributions) -> float:

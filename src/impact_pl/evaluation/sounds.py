@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.audio import SUFFIXES, fit_length, load_audio
+from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
 from impact_pl.evaluation.features import SAMPLE_RATE
-
-Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
@@ -64,19 +63,39 @@ def read_captions(path: str | Path) -> dict[str, str]:
     return captions
 
 
+def part_of(record: Record) -> tuple[str, float, float | None]:
+    """What makes two records one sound: file, and the part of it."""
+    return record.path, record.start, record.duration
+
+
+def distinct(sounds: Sounds) -> Sounds:
+    """One name for each sound, the first: a manifest may have several records of one, each with another caption."""
+    first: dict[tuple, str] = {}
+    for name, record in sounds.items():
+        first.setdefault(part_of(record), name)
+    return {name: sounds[name] for name in first.values()}
+
+
 def draw(items: list, num: int, generator: np.random.Generator) -> list:
     """``num`` of ``items`` without replacement, in their order."""
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
-def white_noise(records: Sequence[Record], duration: float, seed: int) -> Iterator[np.ndarray]:
-    """White noise (S,) with the RMS of each record after fitting: the baseline that any model has to beat."""
-    generator = np.random.default_rng(seed)
-    num_samples = round(duration * SAMPLE_RATE)
+def levels_of(records: Sequence[Record], duration: float) -> list[float]:
+    """The RMS of each record after fitting it to ``duration`` seconds."""
+    levels = []
     for record in records:
-        waveform = fit_length(load_audio(record.path, SAMPLE_RATE, record.start, record.duration), num_samples).numpy()
-        level = np.sqrt(np.square(waveform, dtype=np.float64).mean())
-        yield (level * generator.standard_normal(num_samples)).astype(np.float32)
+        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
+        fitted = fit_length(waveform, round(duration * SAMPLE_RATE)).numpy()
+        levels.append(float(np.sqrt(np.square(fitted, dtype=np.float64).mean())))
+    return levels
+
+
+def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator[np.ndarray]:
+    """White noise (S,) at each level: the baseline that any model has to beat."""
+    generator = np.random.default_rng(seed)
+    for level in levels:
+        yield (level * generator.standard_normal(round(duration * SAMPLE_RATE))).astype(np.float32)
 
 
 def longest(records: Sequence[Record]) -> float:

@@ -9,7 +9,7 @@ ROW_NAMES = {
     "noise": "white noise",
     "untrained": "untrained model",
 }
-METRICS = {  # key -> heading, digits, meaning
+METRICS = {  # key in a row -> heading, digits, meaning; of every figure that a table shows
     "fd_cnn14": (
         "FD-CNN14 ↓",
         2,
@@ -42,7 +42,18 @@ METRICS = {  # key -> heading, digits, meaning
     ),
     "embedding_cosine": ("Cosine ↑", 3, "Of the embeddings of a sound and of the real sound of its caption."),
     "top1_agreement": ("Top-1 ↑", 2, "Share of sounds whose likeliest class is that of the real sound of its caption."),
+    "REL": ("REL ↑", 2, "Raters' mean: how well the sound fits its caption, from 1 to 5."),
+    "OVL": ("OVL ↑", 2, "Raters' mean: the overall quality of the sound, from 1 to 5."),
 }
+
+
+def columns_of(rows: list[dict]) -> dict[str, tuple[str, int, str]]:
+    """The columns that rows have, in the order of METRICS, each text figure followed by what chance gives."""
+    columns = {}
+    for key, (heading, digits, meaning) in METRICS.items():
+        columns[key] = (heading, digits, meaning)
+        columns[f"{key}_shuffled"] = ("(shuffled)", digits, "The same with captions shuffled.")
+    return {key: look for key, look in columns.items() if any(row.get(key) is not None for row in rows)}
 
 
 def metrics_section(metrics: dict | None) -> str:
@@ -50,7 +61,7 @@ def metrics_section(metrics: dict | None) -> str:
     if not metrics:
         return ""
     rows = metrics["rows"]
-    columns = {key: look for key, look in METRICS.items() if any(row.get(key) is not None for row in rows)}
+    columns = {key: look for key, look in columns_of(rows).items() if key in METRICS}
     ranked = next((key for key in BARS if key in columns), None)
     heads = "".join(f'<th scope="col">{heading}</th>' for heading, _, _ in columns.values())
     body = []
@@ -62,13 +73,22 @@ def metrics_section(metrics: dict | None) -> str:
     meanings = "".join(f"<dt>{heading}</dt><dd>{meaning}</dd>" for heading, _, meaning in columns.values())
     notes = "".join(f'<p class="note">{escape(note)}</p>' for note in metrics.get("notes", []))
     return (
-        f"<p>Every row has {metrics['num_samples']} sounds of {metrics['duration_seconds']:.2f} s. Read a row "
+        f"<p>Every row has {metrics['num_samples']} sounds{lengths(metrics)}. Read a row "
         "between its neighbours: real sounds mark the best that can be asked for, white noise the worst, and the "
         "codec's reconstructions what a model on this codec could reach. Small figures are 95 % intervals.</p>"
         '<div class="scroll" tabindex="0" role="region" aria-label="Table of metrics"><table>'
         f"<thead><tr><th></th>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
         f"<dl>{meanings}</dl>{notes}"
     )
+
+
+def lengths(metrics: dict) -> str:
+    """How long the sounds were that the networks heard: of one length, or as long as they are."""
+    heard = {name: network["fitted_seconds"] for name, network in metrics.get("networks", {}).items()}
+    if not heard:  # of an earlier version
+        return ""
+    said = [f"{name} hears " + (f"{seconds:.2f} s" if seconds else "the whole") for name, seconds in heard.items()]
+    return f" ({', '.join(said)} of each)"
 
 
 def _cell(key: str, digits: int, row: dict, rows: list[dict]) -> str:

@@ -1,6 +1,5 @@
 """The embedding networks of published figures, each loaded from its official checkpoint in a local folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from impact_pl.evaluation.networks.clap import Clap
@@ -11,7 +10,7 @@ from impact_pl.evaluation.networks.vggish import Vggish
 
 __all__ = ["NETWORKS", "Network", "NetworkFeatures", "load_network"]
 
-NETWORKS: dict[str, Callable[[Path], Network]] = {"cnn14": Cnn14, "vggish": Vggish, "clap": Clap, "passt": Passt}
+NETWORKS: dict[str, type[Network]] = {"cnn14": Cnn14, "vggish": Vggish, "clap": Clap, "passt": Passt}
 
 
 def load_network(name: str, weights: str | Path) -> Network:

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from impact_pl.evaluation.networks.interface import NetworkFeatures, identify, mono, weights_file
+from impact_pl.evaluation.judges import ClapJudge
+from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, mono, weights_file
 from impact_pl.parts import DAMAGE, first_line, load_frozen, weight_files
+from impact_pl.text import TextEncoder
 from impact_pl.text_clap import NUM_TOKENS
 from impact_pl.text_tokens import load_tokenizer, tokenize
 
@@ -24,7 +26,7 @@ _FRONT_END = "short ones not fused,crops of seed 0,v1"
 _BATCH = 32  # captions
 
 
-class Clap:
+class Clap(Network):
     """CLAP in the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
 
     Raises:
@@ -38,7 +40,8 @@ class Clap:
     """
 
     name = "clap"
-    class_names: list[str] | None = None
+    checkpoint = FOLDER
+    judges = ClapJudge.key
 
     def __init__(self, weights: str | Path):
         folder = weights_file(weights, FOLDER, SOURCE)
@@ -75,6 +78,16 @@ class Clap:
             inputs = (tokens["input_ids"], tokens["attention_mask"])
             embeddings.append(self.model.get_text_features(*inputs).pooler_output.numpy())
         return np.concatenate(embeddings)
+
+    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> ClapJudge:
+        """The CLAP score.
+
+        Raises:
+            ValueError: a sound without a caption.
+        """
+        if captions is None:
+            raise ValueError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
+        return ClapJudge(self.identity, self.embed_text(captions))
 
 
 @contextmanager

@@ -6,7 +6,6 @@ Fourier basis and a mel matrix, is part of the file and is used as it stands the
 Dimension key: B sounds, S samples, M frames of 10 ms, F = 64 mel bins, W width of the first block, K classes.
 """
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,10 @@ import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impact_pl.evaluation import metrics
+from impact_pl.evaluation.figures import Figure, frechet, inception_in_splits, mean_of_pairs, of_the_set
 from impact_pl.evaluation.networks.interface import (
+    Network,
     NetworkFeatures,
     as_audioldm_eval_reads,
     identify,
@@ -30,7 +32,6 @@ FFT, HOP, NUM_MELS, F_MIN, F_MAX, POWER_FLOOR = 512, 160, 64, 50.0, 8000.0, 1e-1
 BASES = ("conv_real", "conv_imag")
 CHECKPOINT = "Cnn14_16k_mAP=0.438.pth"
 SOURCE = "zenodo.org, record 3987831"
-CLASS_LABELS = "class_labels_indices.csv"  # of AudioSet; optional
 _FRONT_END = f"stft{FFT},{HOP},dB{POWER_FLOOR},mean removed,2 s at least,v1"
 
 
@@ -89,10 +90,8 @@ class ConvBlock(nn.Module):
         return functional.avg_pool2d(x, self.pool)
 
 
-class Cnn14:
+class Cnn14(Network):
     """CNN14 with the weights in ``weights/Cnn14_16k_mAP=0.438.pth``; its width and classes are the file's.
-
-    Class names come from AudioSet's ``class_labels_indices.csv``, where that lies in the folder too.
 
     Raises:
         ValueError: the file is missing, damaged, another network's, or has another front end.
@@ -100,6 +99,13 @@ class Cnn14:
 
     name = "cnn14"
     sample_rate = SAMPLE_RATE
+    checkpoint = CHECKPOINT
+    figures = (
+        of_the_set("fd_cnn14", frechet),
+        Figure("is_cnn14", inception_in_splits, paired=False, fewest=metrics.NUM_SPLITS),
+        mean_of_pairs("kl_cnn14", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),
+        mean_of_pairs("kl_sigmoid_cnn14", lambda a, b: metrics.kl_sigmoid(a.logits, b.logits)),
+    )
 
     def __init__(self, weights: str | Path):
         path = weights_file(weights, CHECKPOINT, SOURCE)
@@ -111,7 +117,6 @@ class Cnn14:
         for name, expected in front_end().items():
             if not torch.allclose(state[name], expected, atol=1e-4):
                 raise ValueError(f"{path}: {name} is not that of CNN14 at {SAMPLE_RATE} Hz")
-        self.class_names = _class_names(Path(weights) / CLASS_LABELS, len(state["fc_audioset.bias"]))
         self.identity = identify(self.name, [path], _FRONT_END)
 
     @torch.inference_mode()
@@ -135,13 +140,3 @@ def front_end() -> dict[str, Tensor]:
         "spectrogram_extractor.stft.conv_imag.weight": (-angle.sin() * hann).float()[:, None],
         "logmel_extractor.melW": mel,  # (FFT/2 + 1, F)
     }
-
-
-def _class_names(path: Path, num_classes: int) -> list[str] | None:
-    if not path.is_file():
-        return None
-    with open(path, newline="", encoding="utf-8") as file:
-        names = [row["display_name"] for row in csv.DictReader(file)]
-    if len(names) != num_classes:
-        raise ValueError(f"{path} names {len(names)} classes, the checkpoint has {num_classes}")
-    return names

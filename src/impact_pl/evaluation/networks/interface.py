@@ -6,12 +6,15 @@ Dimension key: S samples, T embeddings of a sound (1, or one a window), D dimens
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor, nn
 
+from impact_pl.evaluation.figures import Clips, Figure
+from impact_pl.evaluation.judges import Judge
 from impact_pl.parts import files_identity
+from impact_pl.text import TextEncoder
 
 SHORTEST_SECONDS = 2.0  # audioldm_eval pads every sound to 32,000 samples
 
@@ -25,16 +28,39 @@ class NetworkFeatures:
 
 
 class Network(Protocol):
-    """An embedding network with the weights of a published checkpoint."""
+    """An embedding network, and everything that evaluation has to know of it."""
 
-    name: str  # "cnn14", "vggish", "clap", "passt"
+    name: str  # "cnn14", "vggish", "clap", "passt"; "yamnet"
     identity: str  # name and 16 hex digits that change with weights, front end and version
     sample_rate: int  # of the waveforms it takes, in Hz
-    class_names: list[str] | None  # of the logits, where they are known
+    checkpoint: str | None = None  # what it reads of the folder of weights; None: its weights come with a package
+    figures: tuple[Figure, ...] = ()
+    features_class: type = NetworkFeatures  # a dataclass of arrays, which the cache can keep
+    fits_duration: bool = False  # sounds are fitted to one length first; else they are heard whole
+    judges: str | None = None  # the text figure that it can make, with captions
+    note: str | None = None  # what a reader of its figures has to know
 
-    def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """Features of one sound: waveform (S,) float32, mono, at ``sample_rate``, in [-1, 1]."""
+    def __init__(self, weights: str | Path) -> None: ...
+
+    def __call__(self, waveform: np.ndarray) -> Any:
+        """Features of one sound: waveform (S,) float32, mono, at ``sample_rate``, in [-1, 1] -> features_class."""
         ...
+
+    def clips(self, features: list) -> Clips:
+        """Features of sounds -> what the figures take."""
+        logits = None
+        if features[0].logits is not None:
+            logits = np.stack([np.atleast_2d(each.logits).mean(axis=0) for each in features])
+        return Clips([each.embeddings for each in features], logits)
+
+    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> Judge | None:
+        """What judges sounds by their captions through this network, if anything does.
+
+        Args:
+            captions: of the sounds, in their order; None: not known.
+            encoder: of sentences, for networks that know no text.
+        """
+        return None
 
 
 def weights_file(weights: str | Path, name: str, source: str) -> Path:

@@ -11,7 +11,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from impact_pl.evaluation import metrics
+from impact_pl.evaluation.figures import mean_of_pairs
 from impact_pl.evaluation.networks.interface import (
+    Network,
     NetworkFeatures,
     identify,
     load_strictly,
@@ -29,7 +32,7 @@ SOURCE = "github.com/kkoutini/PaSST, release v0.0.1-audioset"
 _FRONT_END = f"mean removed,{NUM_SAMPLES},v1"
 
 
-class Passt:
+class Passt(Network):
     """PaSST-S with the weights in ``weights/passt-s-f128-p16-s10-ap.476-swa.pt``.
 
     Raises:
@@ -38,7 +41,8 @@ class Passt:
 
     name = "passt"
     sample_rate = SAMPLE_RATE
-    class_names: list[str] | None = None
+    checkpoint = CHECKPOINT
+    figures = (mean_of_pairs("kl_passt", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),)
 
     def __init__(self, weights: str | Path):
         try:

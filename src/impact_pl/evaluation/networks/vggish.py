@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.evaluation.features import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
+from impact_pl.evaluation.figures import frechet, of_the_set
 from impact_pl.evaluation.networks.interface import (
+    Network,
     NetworkFeatures,
     as_audioldm_eval_reads,
     identify,
@@ -59,7 +61,7 @@ class VggishModel(nn.Module):
         return self.embeddings(features.flatten(1))
 
 
-class Vggish:
+class Vggish(Network):
     """VGGish with the weights in ``weights/vggish-10086976.pth``.
 
     Args:
@@ -78,7 +80,8 @@ class Vggish:
 
     name = "vggish"
     sample_rate = SAMPLE_RATE
-    class_names: list[str] | None = None
+    checkpoint = CHECKPOINT
+    figures = (of_the_set("fad_vggish", frechet),)
 
     def __init__(self, weights: str | Path, preparation: str = "audioldm_eval", postprocess: bool = False):
         if preparation not in PREPARATIONS:

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
+from impact_pl.cli.generate import build_parser, plan_jobs
+from impact_pl.data.lists import KNOWN, ClipList, clip_id, clip_of, read_clip_list, restrict
 from impact_pl.data.manifest import Record
-from impact_pl.evaluation.lists import KNOWN, ClipList, clip_id, clip_of, read_clip_list, restrict
+from impact_pl.evaluation.sounds import list_sounds
 
 CSV = 'id,caption\nY7fmOlUlwoNg,A machine is clicking\nY6BJ455B1aAs,"A missile launching, then metal"\n'
 TSV = "id\tcaption\nY7fmOlUlwoNg\tA machine is clicking\nY6BJ455B1aAs\tA missile launching, then metal\n"
@@ -40,6 +42,33 @@ def test_other_names_stay(name):
     assert clip_id(name) == clip_id(f"{name}.wav") == name
 
 
+NAMES = ["noisy stuff bag.wav", "evaluation/noisy stuff bag.wav", "Rain (2).WAV", "a.b.flac", "dog.wav.wav", "ß" * 200]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_list_matches_the_files_that_generation_names_by_it(tmp_path, name):
+    (tmp_path / "list.csv").write_text(f'id,caption\n"{name}",a sound\n7fmOlUlwoNg_20,a machine\n')
+    args = build_parser().parse_args(
+        ["--model", "m", "--captions-file", str(tmp_path / "list.csv"), "-o", str(tmp_path)]
+    )
+    files = [job.file for job in plan_jobs(args)]
+    assert not files[0].stem.lower().endswith((".wav", ".flac"))
+    assert files[1].stem == "7fmOlUlwoNg_20"  # the list's own name
+    for file in files:
+        file.touch()
+    clips = read_clip_list(tmp_path / "list.csv")
+    assert list(restrict(list_sounds(tmp_path), clips, "generated", exactly=True)) == sorted(clips.captions)
+
+
+def test_a_manifest_of_clotho_matches_a_list_of_its_file_names():
+    records = [
+        Record(f"clotho/noisy stuff bag{rest}", "/a.wav", source="clotho/noisy stuff bag") for rest in ("", "#2", "#3")
+    ]
+    sounds = {f"{number}": record for number, record in enumerate(records)}
+    clips = ClipList({clip_id("noisy stuff bag.wav"): "x"})
+    assert list(restrict(sounds, clips, "reference", exactly=True)) == ["noisy_stuff_bag"]
+
+
 @pytest.mark.parametrize(("suffix", "text"), [("csv", CSV), ("tsv", TSV), ("csv", TANGO)])
 def test_formats(tmp_path, suffix, text):
     (tmp_path / f"list.{suffix}").write_text(text)
@@ -63,6 +92,11 @@ def test_one_caption_of_several_is_always_the_same(tmp_path):
     assert read_clip_list(tmp_path / "test.csv").captions == clips.captions
 
 
+def test_the_checksum_of_a_list_is_a_published_fact():
+    """KNOWN holds what this function gave for the published files: sha256 of the sorted ids, one a line."""
+    assert ClipList({"7fmOlUlwoNg": "x", "6BJ455B1aAs": "y"}).checksum == "44e5441c4ece87a3"
+
+
 def test_a_known_list_is_named_by_its_clips(monkeypatch):
     clips = ClipList({"7fmOlUlwoNg": "x"})
     monkeypatch.setitem(KNOWN, clips.checksum, "famous_1")
@@ -79,6 +113,7 @@ def test_a_known_list_is_named_by_its_clips(monkeypatch):
         ("file,caption\na,b\n", "columns are file, caption"),
         ("id,caption\n", "has no clips"),
         ("id,caption\na,\n", "row 2: a clip and its caption"),
+        ("id,caption\nY7fmOlUlwoNg,A missile, then metal\n", "row 2: more cells than the header"),
         (CSV + "7fmOlUlwoNg_20,again\n", "row 4: the clip '7fmOlUlwoNg_20' stands twice"),
     ],
 )

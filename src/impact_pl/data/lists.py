@@ -11,6 +11,13 @@ AudioCaps' test set has 975 clips of five captions. What papers call its test se
 | audiocaps_975 | 975 | the whole set |
 
 A list is known by the checksum of its clips, whatever its format, its order and its captions.
+
+Note:
+    The checksums in ``KNOWN`` were computed from the published files, each clip under its :func:`clip_id`:
+    audioldm_eval's example/AudioCaps/audiocaps_test_nonrepeat_subset_2.json (commit c9e936e; key "wav"), MeanAudio's
+    sets/test-audiocaps.tsv, Tango's data/test_audiocaps_subset.json (key "location"), dataset/test.csv of AudioCaps
+    (cdjkim/audiocaps), and, for stable_audio_881, that CSV without the ids in NOT_IN_AUDIOCAPS of
+    stable-audio-metrics' examples/audiocaps.py.
 """
 
 import csv
@@ -20,8 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from impact_pl.audio import SUFFIXES
-from impact_pl.data.manifest import Record, read_utf8
-from impact_pl.evaluation.sounds import Sounds
+from impact_pl.data.manifest import Record, file_stem, read_utf8
+
+Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
 KNOWN = {  # the first 16 digits of ClipList.checksum -> name
     "16cba7a64b5aaf5b": "audioldm_eval_964",
@@ -31,6 +39,7 @@ KNOWN = {  # the first 16 digits of ClipList.checksum -> name
     "c66b044fcc44f855": "audiocaps_975",
 }
 YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_\d+(?:\.\d+)?){0,2}")  # [Y]<id>[_<start>[_<end>]]; an id has 11 characters
+SOURCES = ("youtube", "clotho")  # whose records name the clip: ``youtube/<id>``, ``clotho/<file name>``
 NAMED = 5  # names in a message
 
 
@@ -53,13 +62,22 @@ class ClipList:
 
 
 def clip_id(name: str) -> str:
-    """What a clip is called in every list: without path, audio suffix, YouTube's leading Y and the seconds behind it.
+    """What a clip is called in every list: its :func:`clip_stem` without YouTube's leading Y and the seconds behind it.
 
-    ``Y7fmOlUlwoNg``, ``7fmOlUlwoNg_20`` and ``7fmOlUlwoNg.wav`` are one clip. Other names stay as they are.
+    ``Y7fmOlUlwoNg``, ``7fmOlUlwoNg_20`` and ``7fmOlUlwoNg.wav`` are one clip. A file that is named by the stem, or by
+    the id, has the same id again.
     """
-    stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else Path(name).name
+    stem = clip_stem(name)
     youtube = YOUTUBE.fullmatch(stem)
     return youtube[1] if youtube else stem
+
+
+def clip_stem(name: str) -> str:
+    """The name of a clip's file, without folder and audio suffix, as :func:`file_stem` writes it."""
+    name = Path(name).name
+    while Path(name).suffix.lower() in SUFFIXES:
+        name = Path(name).stem
+    return file_stem(name)
 
 
 def read_clip_list(path: str | Path) -> ClipList:
@@ -68,7 +86,8 @@ def read_clip_list(path: str | Path) -> ClipList:
     Where a clip has several captions (AudioCaps' CSV), one is drawn, always the same: the draw depends on the clip.
 
     Raises:
-        ValueError: missing or empty file, no such columns, a row without id or caption, or a clip that stands twice.
+        ValueError: missing or empty file, no such columns, a row without id or caption or with more cells than the
+            header (a caption whose comma is not quoted), or a clip that stands twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -88,6 +107,8 @@ def read_clip_list(path: str | Path) -> ClipList:
     for number, row in enumerate(rows, start=2):
         if not row[key] or not row["caption"]:
             raise ValueError(f"{path}, row {number}: a clip and its caption are needed, got {list(row.values())}")
+        if None in row:
+            raise ValueError(f"{path}, row {number}: more cells than the header; a caption with a comma needs quotes")
         clip = clip_id(row[key])
         if key == "id" and clip in captions:
             raise ValueError(f"{path}, row {number}: the clip {row[key]!r} stands twice")
@@ -102,20 +123,14 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
     """The sounds of the list's clips, by clip id, sorted by it (an inception score's splits follow that order).
 
     Args:
-        sounds: by name; records of YouTube clips (``source`` youtube/<id>) are known by that id, others by their name.
+        sounds: by name; :func:`clip_of` says which clip each is.
         what: for the message.
         exactly: sounds that the list does not name are an error too.
 
     Raises:
         ValueError: a clip without a sound, with two, or a sound that is not in the list. Some are named.
     """
-    found: dict[str, Record] = {}
-    for name, record in sounds.items():
-        clip = clip_of(name, record)
-        same_part = clip in found and (found[clip].path, found[clip].start) == (record.path, record.start)
-        if clip in found and not same_part:
-            raise ValueError(f"{what}: the clip {clip} has two sounds, {found[clip].path} and {record.path}")
-        found.setdefault(clip, record)
+    found = by_clip(sounds, what)
     missing = [clip for clip in clips.captions if clip not in found]
     extra = [clip for clip in found if clip not in clips.captions] if exactly else []
     if missing or extra:
@@ -125,15 +140,29 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
     return {clip: found[clip] for clip in sorted(clips.captions)}
 
 
+def by_clip(sounds: Sounds, what: str) -> Sounds:
+    """Sounds by clip id; several records of one sound (of several captions) are one.
+
+    Raises:
+        ValueError: a clip has two sounds; ``what`` begins the message.
+    """
+    found: Sounds = {}
+    for name, record in sounds.items():
+        first = found.setdefault(clip_of(name, record), record)
+        if (first.path, first.start) != (record.path, record.start):
+            raise ValueError(f"{what}: the clip {clip_of(name, record)} has two sounds, {first.path} and {record.path}")
+    return found
+
+
 def one_of(clip: str, captions: list[str]) -> str:
     """One of a clip's captions: the draw depends on the clip's name alone, so every command draws the same."""
     return captions[int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big") % len(captions)]
 
 
 def clip_of(name: str, record: Record) -> str:
-    """The clip id of a sound."""
-    source = record.source.removeprefix("youtube/")
-    return clip_id(source if source != record.source else name)
+    """The clip id of a sound: of its YouTube or Clotho source where the record tells it, else of its name."""
+    published, _, source = record.source.partition("/")
+    return clip_id(source if source and published in SOURCES else name)
 
 
 def _some(names: list[str]) -> str:

@@ -9,8 +9,8 @@ Two sets of N real sounds, A and B, are drawn. Distances between sets (FD, FAD, 
 relevance, CLAP score; where every sound has a caption) are those of A, and of A with the same noises, against A. Prints
 both tables; ends with exit code 1 if a figure is out of order.
 
-Figures of published networks are printed, but judged with --real-weights alone: with random ones (parity.py, beside,
-weights) a network hears no classes and knows no captions, and its figures need not follow noise (docs/parity.md).
+Figures of published networks are printed, but judged with --real-weights alone: with random ones (those of parity.py
+`weights`) a network hears no classes and knows no captions, and its figures need not follow noise (docs/parity.md).
 """
 
 import argparse

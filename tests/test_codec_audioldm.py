@@ -153,7 +153,7 @@ def test_mistakes_name_what_is_missing(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="hub:nobody/nothing: the Hugging Face hub gave nothing of that name"):
         load_codec("audioldm:hub:nobody/nothing")
-    with pytest.raises(ValueError, match=r"nobody/nothing: no such folder .*is written hub:OWNER/NAME"):
+    with pytest.raises(ValueError, match=r"nobody/nothing: no such folder; .*is written hub:OWNER/NAME"):
         load_codec("audioldm:nobody/nothing")
     with pytest.raises(ValueError, match=r"vae/config\.json, vocoder/config\.json missing"):
         load_codec(f"audioldm:{tmp_path}")

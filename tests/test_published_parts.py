@@ -109,7 +109,10 @@ def test_an_encoder_that_moved_is_named_anew_and_another_is_refused(runs, parts,
     (model / "config.json").write_text(json.dumps(config))
     given = ["a low hum", "-o", tmp_path / "hum.wav", "--model", model, *QUICK]
     assert run(generate.main, *given) == 2
-    assert "clap: no such folder (the text encoder that" in capsys.readouterr().err
+    assert (
+        "clap: no such folder; a repository on the Hugging Face hub is written hub:OWNER/NAME (the text encoder"
+        in capsys.readouterr().err
+    )
     assert run(generate.main, *given, "--text-encoder", parts[1]) == 0
     assert run(generate.main, *given, "--text-encoder", "minilm") == 2
     assert "use the text encoder of the training" in capsys.readouterr().err

@@ -85,7 +85,7 @@ def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",
     """
     folder = _fetch(source, parts) if source.startswith(HUB) else Path(source)
     if not folder.is_dir():
-        raise ValueError(f"{source}: no such folder (a repository on the Hugging Face hub is written {HUB}OWNER/NAME)")
+        raise ValueError(f"{source}: no such folder; a repository on the Hugging Face hub is written {HUB}OWNER/NAME")
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         raise ValueError(f"{source}: {', '.join(missing)} missing; give the whole folder of the published model")

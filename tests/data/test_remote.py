@@ -205,6 +205,14 @@ def test_an_index_cannot_lead_out_of_its_folder(shards, tmp_path, name):
             ShardIndex.load(location)
 
 
+def size_if_there(path: Path) -> int:
+    """The thread that fetches ahead may still be at work, and drop a copy at any moment."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def test_the_least_recently_opened_copies_go(shards, tmp_path):
     """Room for three shards: reading goes on, with what is in use and what comes next."""
     sizes = [shard["bytes"] for shard in ShardIndex.load(shards / "train").shards]
@@ -212,7 +220,7 @@ def test_the_least_recently_opened_copies_go(shards, tmp_path):
     gb = 4.5 * max(sizes) / 1e9
     here = read(shards, tmp_path, steps=40, block_shards=2)
     assert same(here, read(f"file:{shards}", tmp_path, steps=40, block_shards=2, cache=str(cache), cache_gb=gb))
-    assert 0 < sum(path.stat().st_size for path in cache.glob("*.tar")) <= gb * 1e9
+    assert 0 < sum(map(size_if_there, cache.glob("*.tar"))) <= gb * 1e9
     with pytest.raises(ValueError, match=r"data\.cache_gb=.* is less than .*data\.block_shards=0 .*some block_shards"):
         read(f"file:{shards}", tmp_path, cache=str(cache), cache_gb=gb)
 

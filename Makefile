@@ -18,6 +18,8 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed,audioldm]"
+	@# A script beside this checkout would take the checkout's own folder for the package, were src not on the path.
+	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/impact_pl_src.pth"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html

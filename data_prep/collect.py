@@ -83,8 +83,12 @@ def split_of(source: str, valid_share: float) -> str:
     """``train`` or ``valid``, a function of the name alone: adding clips never moves another one."""
     if not 0 <= valid_share < 1:
         raise ValueError(f"--valid-share {valid_share:g}: must be in [0, 1)")
-    draw = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64
-    return "valid" if draw < valid_share else "train"
+    return "valid" if draw_of(source) < valid_share else "train"
+
+
+def draw_of(source: str) -> float:
+    """A number in [0, 1) that looks random and follows from the name."""
+    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64
 
 
 def names_of(labels: Iterable[str]) -> str | None:

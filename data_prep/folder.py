@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.data_prep.collect import Collection, audio_files, finish, read_csv, read_text, split_of
+from impact_pl.data_prep.collect import Collection, audio_files, draw_of, finish, read_csv, read_text, split_of
 from impact_pl.data_prep.command import parser_of
 from impact_pl.errors import user_errors
 
@@ -54,7 +54,7 @@ def read_captions(path: Path) -> list[dict]:
 
 
 def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> Collection:
-    """One record a row; the second row of a file gets ``#2`` at its id."""
+    """One record a row, with the file's name without its suffix as id; the second of a name gets ``#2`` at its id."""
     collection = Collection()
     times_seen: dict[str, int] = {}
     for row in rows:
@@ -65,10 +65,11 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
             continue
         if row.get("split") not in (None, "", *SPLITS):
             raise ValueError(f"{name}: split {row['split']!r} is none of {', '.join(SPLITS)}")
-        times_seen[name] = times_seen.get(name, 0) + 1
+        stem = Path(name).with_suffix("").as_posix()
+        times_seen[stem] = times_seen.get(stem, 0) + 1
         source = row.get("source") or name
         record = Record(
-            id=name if times_seen[name] == 1 else f"{name}#{times_seen[name]}",
+            id=stem if times_seen[stem] == 1 else f"{stem}#{times_seen[stem]}",
             path=str(path),
             caption=(row.get("caption") or "").strip() or None,
             split=row.get("split") or split_of(source, valid_share),
@@ -78,7 +79,18 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
             duration=_seconds(row, "duration", name),
         )
         collection.records.append(record)
+    if valid_share > 0 and not any(row.get("split") for row in rows):
+        _hold_one_out(collection.records)
     return collection
+
+
+def _hold_one_out(records: list[Record]) -> None:
+    """Of a few clips none may have been drawn for ``valid``: then the source that was nearest to it goes there."""
+    if any(record.split == "valid" for record in records) or len({record.source for record in records}) < 2:
+        return
+    nearest = min((record.source for record in records), key=draw_of)
+    for record in records:
+        record.split = "valid" if record.source == nearest else record.split
 
 
 def _seconds(row: dict, key: str, name: str) -> float | None:

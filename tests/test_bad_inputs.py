@@ -49,7 +49,12 @@ def copy_shards(latents, target, change):
 
 
 def test_misspelt_key(fails, latents, tmp_path):
-    assert "dept" in fails(train.main, "experiment=pretrain", *stage(latents, tmp_path, "x", "model.dept=2"))
+    message = fails(train.main, "experiment=pretrain", *stage(latents, tmp_path, "x", "model.dept=2"))
+    assert "there is no key model.dept; did you mean model.depth?" in message
+
+
+def test_a_comma_in_a_value(fails):
+    assert "goes into quotes twice" in fails(precompute.main, "manifest=my, data.jsonl", "out=x")
 
 
 def test_unknown_experiment(fails):

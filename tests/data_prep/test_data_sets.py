@@ -9,7 +9,7 @@ import torch
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import read_manifest
 from impact_pl.data_prep import audiocaps, audioset, folder, wavcaps
-from impact_pl.data_prep.collect import split_of
+from impact_pl.data_prep.collect import draw_of, split_of
 
 
 def make_audio(folder, *names, seconds=0.1):
@@ -36,7 +36,7 @@ def test_folder_without_captions(tmp_path):
     (tmp_path / "sounds" / "notes.txt").write_text("not audio")
     run(folder, "--audio", tmp_path / "sounds", "--out", tmp_path / "m.jsonl", "--valid-share", 0)
     records = read_manifest(tmp_path / "m.jsonl")
-    assert [record.id for record in records] == ["b.wav", "sub/a.flac"]
+    assert [record.id for record in records] == ["b", "sub/a"]
     assert all(record.caption is None and record.split == "train" for record in records)
     assert '"sounds/b.wav"' in (tmp_path / "m.jsonl").read_text()  # relative: the manifest moves with its sounds
 
@@ -53,8 +53,8 @@ def test_folder_with_captions(tmp_path, capsys, kind):
         captions.write_text("\n".join(lines))
     run(folder, "--audio", tmp_path / "sounds", "--captions", captions, "--out", tmp_path / "elsewhere" / "m.jsonl")
     first, second = read_manifest(tmp_path / "elsewhere" / "m.jsonl")
-    assert (first.id, first.caption, first.split) == ("a.wav", "a dog, barking", "valid")
-    assert (second.id, second.caption, second.path) == ("a.wav#2", "second", first.path)
+    assert (first.id, first.caption, first.split) == ("a", "a dog, barking", "valid")
+    assert (second.id, second.caption, second.path) == ("a#2", "second", first.path)
     said = capsys.readouterr().out
     assert "1 of 3 listed clips have no file" in said
     assert (tmp_path / "elsewhere" / "m.missing.txt").read_text() == "gone.wav\n"
@@ -161,3 +161,15 @@ def test_every_command_explains_itself(module, capsys):
     said = capsys.readouterr().out
     assert f"usage: python -m impact_pl.data_prep.{module}" in said
     assert "example: python -m" in said
+
+
+def test_a_small_folder_keeps_one_source_for_validation(tmp_path):
+    """Of these twelve none is drawn for ``valid``: the one nearest to it goes there, with all that comes from it."""
+    names = [name for name in (f"clip{i}.wav" for i in range(60)) if split_of(name, 0.1) == "train"][:12]
+    for name in names:
+        (tmp_path / name).touch()
+    rows = [{"file": name, "caption": f"take {take}"} for name in names for take in (1, 2)]
+    records = folder.collect(tmp_path, rows, 0.1, "").records
+    nearest = min(names, key=draw_of)
+    assert [record.source for record in records if record.split == "valid"] == [nearest, nearest]
+    assert {record.split for record in folder.collect(tmp_path, rows, 0.0, "").records} == {"train"}

@@ -1,6 +1,7 @@
 """Compose a command's configuration from conf/ and ``key=value`` arguments; the only user of hydra."""
 
 import dataclasses
+import difflib
 import re
 import sys
 from typing import Any, TypeVar
@@ -33,10 +34,10 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
             config = hydra_compose(name, overrides=overrides)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, name)) from error
+        raise ValueError(_explain(error, name, schema)) from error
 
 
-def _explain(error: Exception, name: str) -> str:
+def _explain(error: Exception, name: str, schema: type) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, choice = str(error.missing_cfg_file).split("/", maxsplit=1)
         return f"configuration: there is no {group}={choice}, choose one of {', '.join(error.options)}"
@@ -51,7 +52,14 @@ def _explain(error: Exception, name: str) -> str:
     if bare := re.search(r"override (\S+?)=(\S+) / .* is not a ListConfig", said):
         key, value = bare.groups()
         return f"configuration: {key}={value}: it takes a list, write {key}=[{value}]"
-    return f"configuration: {said} (`impact-{name} --help` lists keys and choices)"
+    helps = f"`impact-{name} --help` lists keys and choices"
+    if unknown := re.match(r"Could not override '(\S+?)'", said):
+        known = [key for key, _ in _flatten(to_plain(schema()), "")]
+        near = difflib.get_close_matches(unknown[1], known, n=1)
+        return f"configuration: there is no key {unknown[1]}{f'; did you mean {near[0]}?' if near else ''} ({helps})"
+    if re.match(r"Ambiguous value|LexerNoViableAlt|mismatched input|extraneous input|no viable", said):
+        said += """; a value with , = or the like goes into quotes twice: "key='a,b'\""""
+    return f"configuration: {said} ({helps})"
 
 
 def to_plain(config: Any) -> dict:

@@ -90,7 +90,8 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         named += _read_captions_file(args.captions_file, args.split, first_index=len(named))
     named = named[: args.limit]
     if not named:
-        source = f"{args.captions_file} holds no caption" if args.captions_file else "no caption given"
+        where = f" in split {args.split!r}" if args.split else ""
+        source = f"{args.captions_file} holds no caption{where}" if args.captions_file else "no caption given"
         raise ValueError(f'{source}: say for example impact-generate "a dog barks" -o dog.wav')
     if args.out.suffix and args.out.suffix not in SUFFIXES:
         raise ValueError(f"-o {args.out}: unknown audio format {args.out.suffix!r}, choose .wav, .flac or a folder")

@@ -28,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=options.seed, default=0, help="of the choice of captions (default: %(default)s)")
     add("--title", default="Listening test", help="of the page; raters see it (default: %(default)s)")
     rated = commands.add_parser(
-        "ratings", description="Means of the ratings, with 95 %% intervals over raters and captions."
+        "ratings", description="Means of the ratings, with 95 % intervals over raters and captions."
     )
     rated.add_argument("--key", type=Path, required=True, metavar="JSON", help="key.json of the test")
     rated.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what the raters exported")

@@ -25,7 +25,8 @@ elsewhere), and the last one writes the index. The shards are the same bytes how
 verify reads everything again: it finds flipped bytes, missing, truncated and foreign files, an index that disagrees,
 and shards of another codec or text encoder than the one that is here.
 
-Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | builtin | audiocaps | wavcaps | audioset.
+Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | builtin | audiocaps | wavcaps | audioset |
+clotho | esc50 | fsd50k | join (several as one).
 
 keys and defaults:
 {format_keys(PrecomputeConfig)}

@@ -24,6 +24,8 @@ def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
         names = file_stems([record.id for record in records])
     elif not path.is_dir():
         raise ValueError(f"{path}: no such folder of sounds (or .jsonl manifest)")
+    elif split is not None:
+        raise ValueError(f"{path}: a folder has no split {split!r}; only a manifest (.jsonl) has splits")
     else:
         files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
         records = [Record(id=file.stem, path=str(file)) for file in files]

@@ -32,7 +32,8 @@ def build_parser() -> argparse.ArgumentParser:
         "  impact-evaluate --generated runs/large/generated --reference audiocaps/test --test-list tango_886.csv \\\n"
         "      --metrics paper --weights weights --out metrics.json\n"
         "  impact-evaluate --generated runs/demo/generated --reference data/manifest.jsonl --reference-split test \\\n"
-        "      --floor data/manifest.jsonl --floor-split train --baseline codec=runs/demo/reconstructed --out metrics.json",
+        "      --floor data/manifest.jsonl --floor-split train --baseline codec=runs/demo/reconstructed \\\n"
+        "      --out metrics.json",
     )
     add = parser.add_argument
     add("--generated", type=Path, required=True, metavar="DIR", help="folder of generated sounds")

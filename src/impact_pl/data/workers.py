@@ -15,7 +15,7 @@ def worker_context() -> BaseContext:
 
     A fork copies locks as they are, but of the threads that hold them only its own. The training has threads that it
     does not know of (a process group's), and a worker that was forked while one of them held a lock stands still
-    before its first line, and with it the training: seen in about one of 150 starts of two ranks on a busy machine.
+    before its first line, and with it the training: seen in about one of 200 starts of two ranks on a busy machine.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["impact_pl.data.shards"])  # imported once, however many workers there are

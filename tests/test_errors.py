@@ -23,6 +23,12 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(error, capsys):
     assert printed == f"error: {error}\n"
 
 
+def test_a_path_that_cannot_be_used_is_named_first(capsys):
+    with pytest.raises(SystemExit):
+        command(PermissionError(13, "Permission denied", "/there/model"))([])
+    assert capsys.readouterr().err.startswith("error: /there/model: Permission denied; is the path right")
+
+
 def test_ctrl_c_is_exit_code_130(capsys):
     with pytest.raises(SystemExit) as exit_info:
         command(KeyboardInterrupt())([])

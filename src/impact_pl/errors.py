@@ -24,10 +24,16 @@ def user_errors(main: Callable) -> Callable:
         except (ValueError, OSError) as error:
             if os.environ.get("IMPACT_DEBUG"):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {_describe(error)}", file=sys.stderr)
             sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print("interrupted: what was finished is kept; the same command continues.", file=sys.stderr)
             sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+def _describe(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}; is the path right, and can it be read and written there?"
+    return str(error)

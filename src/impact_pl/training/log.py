@@ -184,5 +184,6 @@ def quiet_lightning() -> None:
     """Lightning's tips and notices: those about the choices made here are not news."""
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    for text in ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun"):
+    choices = ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun")
+    for text in (*choices, "across ranks is zero"):  # the last: no clips to validate on
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")

@@ -4,6 +4,7 @@ Dimensions: B clips, L text positions (0 without text), N patches, N_keep kept o
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
@@ -64,7 +65,8 @@ class LatentEncoder(nn.Module):
         num_kept = self._count_kept(mask, cond)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        x = self.patch_proj(take(patches, kept)) + self.enc1.patch_pos[0][kept]  # (B, N_keep, D)
+        # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
+        x = self.patch_proj(take(patches, kept)) + F.embedding(kept, self.enc1.patch_pos[0])  # (B, N_keep, D)
         if cond is not None and self.enc1.text_pos is not None:
             x = torch.cat([cond + self.enc1.text_pos, x], dim=1)  # (B, L + N_keep, D)
         x = self.bridge(self.enc1.norm(self.enc1(self.input_norm(x))))
@@ -78,7 +80,7 @@ class LatentEncoder(nn.Module):
 
         if positions is None:
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        return self.enc2.norm(take(x, positions)) + self.diffusion_pos[0][positions]  # (B, K, D)
+        return self.enc2.norm(take(x, positions)) + F.embedding(positions, self.diffusion_pos[0])  # (B, K, D)
 
     def _count_kept(self, mask: Tensor, cond: Tensor | None) -> int:
         num_patches = mask.shape[1]

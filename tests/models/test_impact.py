@@ -304,3 +304,19 @@ def test_a_short_training_lowers_the_loss():
     spread = [model.generate(None, 6, 32, dataclasses.replace(config, min_alpha_bar=a), rng()).std() for a in (1e-3, 0)]
     assert spread[0] < 10  # of latents whose std is 2, after seconds of training
     assert spread[1] > 100  # from the last timestep the first step's error is never made good
+
+
+def test_gradients_are_the_same_on_every_run_of_two_threads():
+    """Of every parameter, bit for bit: sums that threads add to in the order in which they come would differ."""
+    model = build(dim=192, max_patches=64)
+    clips, text = latents(batch=16, frames=64), captions(batch=16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        runs = [
+            torch.autograd.grad(model.loss(clips, text, rng()).loss, list(model.parameters()), allow_unused=True)
+            for _ in range(6)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(*pair) for run in runs[1:] for pair in zip(runs[0], run, strict=True) if pair[0] is not None)

@@ -28,7 +28,7 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     dropout: float = 0.1  # of the projections in attention and MLP (MAR: 0.1)
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
-    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
+    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete (models/heads)
     head_width: int = 1024

@@ -160,7 +160,7 @@ def start_from(model: Impact, source: Impact) -> list[str]:
     Raises:
         ValueError: the source has weights that the model lacks, or lacks others than these.
     """
-    new = ("text_proj", "null_cond", "text_pos")
+    new: tuple[str, ...] = ("text_proj", "null_cond", "text_pos")
     weights = source.state_dict()
     if source.spec.model.head != model.spec.model.head:
         own = tuple(f"head.{name}." for name in model.head.own_weights)

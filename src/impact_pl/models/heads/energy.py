@@ -56,7 +56,7 @@ class EnergyHead(DiffusionHead):
     ) -> tuple[Tensor, Tensor]:
         """Energy scores of M = max(2, ``batch_mul``) draws a position, and the positions' timesteps, both (B, K)."""
         draws, target = max(2, batch_mul), target.float()
-        timesteps = self.draw_timesteps(*target.shape[:2], generator)
+        timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
         first = torch.rand(timesteps.shape, generator=generator, device=generator.device) < FIRST_STEP_SHARE
         timesteps = timesteps.masked_fill(first, self.num_timesteps - 1).to(target.device)
         schedule = self.schedule(self.num_timesteps, target.device)
@@ -99,8 +99,8 @@ class EnergyHead(DiffusionHead):
 def energy_score(drawn: Tensor, target: Tensor) -> Tensor:
     """Energy score (...,) of draws (M, ..., P) for target (..., P): E|x - y|^a - E|x - x'|^a / 2.
 
-    Strictly proper for 0 < a < 2 (Gneiting and Raftery 2007): its expectation is smallest when the draws are distributed as the targets are. The
-    norm is the root of the mean square over the P numbers, so that its scale does not depend on P.
+    Strictly proper for 0 < a < 2 (Gneiting, Raftery 2007): its expectation is smallest when the draws are distributed
+    as the targets are. The norm is the root of the mean square over the P numbers: its scale does not depend on P.
     """
     to_target = _distance(drawn, target).mean(dim=0)
     pairs = [_distance(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i)]

@@ -33,6 +33,7 @@ class ModelConfig:
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | energy (models/heads)
     head_width: int = 1024
     head_depth: int = 3
+    prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
     num_timesteps: int = 1000
     diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
     num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over

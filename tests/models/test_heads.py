@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.diffusion import make_schedule, variational_bound
 from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, EnergyHead, MseHead
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.codebook import ResidualQuantizer
@@ -106,6 +107,26 @@ def test_overfits_one_patch_a_position(name):
     distance = torch.cdist(drawn[0], target[0])
     assert distance.argmin(dim=1).tolist() == list(range(8))
     assert distance.diagonal().mean() < 0.5 * torch.cdist(target[0], target[0]).mean()
+
+
+def test_loss_of_a_predicted_velocity_is_its_error():
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, prediction="velocity")
+    head = DiffusionHead(config, 4)
+    torch.nn.init.normal_(head.final_proj.weight)
+    hidden, target, noise = torch.randn(1, 6, 32), torch.randn(1, 6, 4), torch.randn(1, 6, 4)
+    timesteps = torch.tensor([[0, 10, 500, 900, 978, 999]])
+    losses, _ = head.loss_at(hidden, target, timesteps, noise)
+    schedule = make_schedule(1000)
+    signal, rest = schedule.sqrt_alpha_bars[timesteps, None], schedule.sqrt_one_minus_alpha_bars[timesteps, None]
+    noisy = signal * target + rest * noise
+    prediction = head(noisy, timesteps, head.cond_proj(hidden))
+    velocity = (prediction.noise - rest * noisy) / signal  # what the network said
+    error = (velocity - (signal * noise - rest * target)).square().mean(dim=-1)
+    bound = variational_bound(schedule, prediction, target, noisy, timesteps)
+    torch.testing.assert_close(losses, error + bound, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="choose noise, velocity"):
+        DiffusionHead(dataclasses.replace(CONFIG, prediction="v"), 4)
 
 
 # Direct regression

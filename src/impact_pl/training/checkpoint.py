@@ -17,7 +17,7 @@ EMA_PREFIX = "ema.model."
 # What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
 SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches"),
-    *("head", "head_width", "head_depth", "num_timesteps", "num_codebooks", "codebook_size"),
+    *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
 )
 
 

@@ -143,11 +143,18 @@ class LogMel(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """waveform (B, S) -> mel (B, F, M)."""
+        return self.from_spectrum(self.spectrum(waveform))
+
+    def spectrum(self, waveform: Tensor) -> Tensor:
+        """waveform (B, S) -> STFT (B, n_fft/2 + 1, M), complex."""
         pad = (self.n_fft - self.hop) // 2
         if waveform.shape[-1] <= pad:
             raise ValueError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
         padded = nn.functional.pad(waveform, (pad, pad), mode="reflect")
-        spectrum = torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+        return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
+
+    def from_spectrum(self, spectrum: Tensor) -> Tensor:
+        """STFT (B, n_fft/2 + 1, M) -> mel (B, F, M)."""
         return (self.filters @ spectrum.abs()).clamp(min=1e-5).log()  # (B, F, M)
 
 

@@ -77,7 +77,7 @@ class NoiseExcitedDecoder(nn.Module):
             spectrum = gains[0].clamp(-8, 4).exp() * self._noise_spectrum(noise)
             spectrum = spectrum + torch.complex(gains[1], gains[2]) * self._sinusoids(phases, num_frames)
             spectrum = spectrum + torch.complex(gains[3], gains[4]) * self._pulses()
-            return self._istft(envelope * spectrum)
+            return inverse_stft(envelope * spectrum, self.window, self.hop)
 
     def _draw(self, batch: int, num_frames: int, generator: Generator, device: torch.device) -> tuple[Tensor, ...]:
         """White noise (B, samples), phases (B, K) and the network's random inputs (B, M/2, channels)."""
@@ -106,17 +106,17 @@ class NoiseExcitedDecoder(nn.Module):
     def _noise_level(self) -> Tensor:
         return self.window.square().sum().sqrt()
 
-    def _istft(self, spectrum: Tensor) -> Tensor:
-        """(B, M, K) -> (B, hop * M); frame m is centred on sample (m + 1/2) hop, as the log-mel's is."""
-        num_frames, pad = spectrum.shape[1], (self.n_fft - self.hop) // 2
-        frames = torch.fft.irfft(spectrum, self.n_fft) * self.window  # (B, M, n_fft)
-        length = (num_frames - 1) * self.hop + self.n_fft
-        weight = self.window.square().expand(1, num_frames, -1)
-        total, weight = (
-            F.fold(x.transpose(1, 2), (1, length), (1, self.n_fft), stride=(1, self.hop)).flatten(1)
-            for x in (frames, weight)
-        )
-        return (total / weight.clamp(min=1e-3))[:, pad : length - pad]
+
+def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
+    """(B, M, K) -> (B, hop * M); frame m is centred on sample (m + 1/2) hop, as the log-mel's is."""
+    n_fft, num_frames = len(window), spectrum.shape[1]
+    frames = torch.fft.irfft(spectrum, n_fft) * window  # (B, M, n_fft)
+    pad, length = (n_fft - hop) // 2, (num_frames - 1) * hop + n_fft
+    weight = window.square().expand(1, num_frames, -1)
+    total, weight = (
+        F.fold(x.transpose(1, 2), (1, length), (1, n_fft), stride=(1, hop)).flatten(1) for x in (frames, weight)
+    )
+    return (total / weight.clamp(min=1e-3))[:, pad : length - pad]
 
 
 def mel_interpolation(num_mels: int, num_bins: int, sample_rate: int) -> Tensor:

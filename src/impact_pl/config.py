@@ -139,6 +139,7 @@ class CodecConfig:
 
     decoder_dim: int = 256
     decoder_depth: int = 8  # ConvNeXt blocks
+    mel_corrections: int = 1  # steps towards the latents' mel spectrogram after decoding; init_from brings its own
     crop_seconds: float = 1.6
     latent_noise: float = 0.3  # most error on the latents, as a share of their overall standard deviation
 

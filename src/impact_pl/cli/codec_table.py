@@ -1,11 +1,13 @@
-"""`python -m impact_pl.cli.codec_table --manifest M`: the figures of the built-in codec's model card, as a table.
+"""`python -m impact_pl.cli.codec_table --manifest M`: codecs compared on recordings; the table of the model card.
 
-Clips go through the codec and back, with clean latents and with Gaussian errors on them (a generator's errors look like
-that), beside the control: the same latents, decoded to the mel spectrogram and played by Griffin-Lim.
+Clips go through each codec and back, with clean latents and with Gaussian errors on them (a generator's errors look
+like that). Beside the built-in kind stands its control: the same latents, decoded to mel and played by Griffin-Lim.
 
-Columns: FD-YAMNet to the same clips' real sounds and the mean cosine and top-1 agreement of YAMNet's embeddings and
-classes (both sides dithered at -60 dB), log-mel L1 (64 bins, nepers, floored at -60 dB), and decoding time over
-sounding time. The row "real" compares other real clips, as many, with these: the floor of FD at this N.
+Columns: numbers a second of the latents; errors, as a share of the latents' overall standard deviation; FD-YAMNet and
+FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of YAMNet's embeddings and classes; L1 of
+the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; decoding time over
+sounding time on the CPU, and on the GPU where there is one. Networks hear both sides dithered at -60 dB. The row "real"
+compares other real clips, as many, with these: the floor of a distance at this N.
 """
 
 import argparse
@@ -14,20 +16,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchaudio.functional
 from torch import Generator, Tensor
 
-from impact_pl.audio import load_audio
-from impact_pl.codec import load_codec
+from impact_pl.audio import SAMPLE_RATE, load_audio, resample
+from impact_pl.cli.griffin_lim import griffin_lim
+from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.codec_builtin import BuiltinCodec
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.errors import user_errors
-from impact_pl.evaluation.features import Features, YamNet
-from impact_pl.evaluation.metrics import embedding_cosine, frechet_distance, top1_agreement
+from impact_pl.evaluation.reconstruction import ReconstructionJudge
 
-ROW = "{:<14} {:>7} {:>10} {:>8} {:>7} {:>11} {:>8}"
+Decode = Callable[[Tensor, Generator], Tensor]
+DIGITS = {"FD-YAMNet": 1, "FD-aisfx": 1, "cosine": 3, "top-1": 2, "mel L1": 3, "STFT L1": 3, "CPU": 3, "GPU": 4}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,8 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ids", default="", help="only records whose id matches this regular expression")
     parser.add_argument("--limit", type=int, help="at most so many clips, drawn with the seed")
     parser.add_argument("--duration", type=float, default=10.24, help="clips are cut to so many seconds")
-    parser.add_argument("--codec", default="builtin", help="codec folder (default: builtin)")
+    parser.add_argument("--codec", nargs="+", default=["builtin"], help="codec names or folders, or LABEL=those")
     parser.add_argument("--errors", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3], help="in latent std")
+    parser.add_argument("--aisfx", type=Path, help="aisfx/models/checkpoint.pth of the PyPI package aisfx 0.1.2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-control", action="store_true", help="leave Griffin-Lim out")
@@ -54,24 +56,49 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    codec = load_codec(args.codec)
-    if not isinstance(codec, BuiltinCodec):
-        raise ValueError(f"the table is about the built-in kind of codec; {args.codec} is another")
-    yamnet = YamNet(args.threads)
+    codecs = {label: load_codec(name) for label, name in map(labelled, args.codec)}
     records = [record for path in args.manifest for record in read_manifest(path) if re.search(args.ids, record.id)]
     real = load(records, args.split, args.limit, args)
-    reference = [yamnet(waveform) for waveform in real]
-    seconds = sum(len(waveform) for waveform in real) / codec.sample_rate
-    print(f"{len(real)} clips, {seconds:.0f} s; codec {args.codec}, latents {codec.identity}")
-    print(ROW.format("system", "errors", "FD-YAMNet", "cosine", "top-1", "log-mel L1", "time"))
-    others = [yamnet(waveform) for waveform in load(records, args.floor_split, len(real), args)]
-    print(ROW.format("real", "-", f"{fd(reference, others):.1f}", "-", "-", "-", "-") + f"  (N = {len(others)})")
-    systems = {"codec": codec.decode} if args.no_control else {"codec": codec.decode, "Griffin-Lim": control(codec)}
-    for error in args.errors:
-        for name, decode in systems.items():
-            sounds, elapsed = reconstruct(codec, decode, real, error, args.seed)
-            figures = compare(codec, yamnet, real, reference, sounds)
-            print(ROW.format(name, f"{error:g}", *figures, f"{elapsed / seconds:.3f}"), flush=True)
+    others = load(records, args.floor_split, len(real), args)
+    judge = ReconstructionJudge(real, args.threads, args.aisfx)
+    print(f"{len(real)} clips, {seconds(real):.0f} s; {torch.get_num_threads()} threads")
+    for label, codec in codecs.items():
+        print(f"{label}: {codec.name}, latents {codec.identity}")
+    columns = [name for name in DIGITS if name != "FD-aisfx" or args.aisfx]
+    print_row(["system", "numbers/s", "errors", *columns])
+    floor = judge.distances(others)
+    print_row(["real", "-", "-", *(show(floor, name) for name in columns)])
+    for label, system, codec in systems(codecs, not args.no_control):
+        for error in args.errors:
+            sounds, speed = reconstruct(codec, system, real, error, args.seed)
+            figures = {**judge(sounds), "CPU": speed}
+            if torch.cuda.is_available() and system == codec.decode:
+                figures["GPU"] = gpu_speed(codec, real, args.seed)
+            rate = codec.latent_channels * codec.latent_width * codec.sample_rate / codec.samples_per_latent
+            print_row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)])
+
+
+def labelled(argument: str) -> tuple[str, str]:
+    """``LABEL=NAME`` -> both; ``NAME`` is its own label."""
+    label, equals, name = argument.partition("=")
+    return (label, name) if equals else (argument, argument)
+
+
+def systems(codecs: dict[str, AudioCodec], control: bool) -> list[tuple[str, Decode, AudioCodec]]:
+    """(label, decode, codec) of each row: the decoders, and Griffin-Lim once for all codecs of the same mel latents."""
+    found: list[tuple[str, Decode, AudioCodec]] = [(label, codec.decode, codec) for label, codec in codecs.items()]
+    kinds = {codec.identity: codec for codec in codecs.values() if isinstance(codec, BuiltinCodec)}
+    if control:
+        found += [(f"Griffin-Lim {identity}", griffin_lim(codec), codec) for identity, codec in kinds.items()]
+    return found
+
+
+def show(figures: dict[str, float], name: str) -> str:
+    return f"{figures[name]:.{DIGITS[name]}f}" if name in figures else "-"
+
+
+def print_row(cells: list[str]) -> None:
+    print("| " + " | ".join([f"{cells[0]:<24}", *(f"{cell:>9}" for cell in cells[1:])]) + " |", flush=True)
 
 
 def load(records: list[Record], split: str, limit: int | None, args: argparse.Namespace) -> list[Tensor]:
@@ -85,63 +112,49 @@ def load(records: list[Record], split: str, limit: int | None, args: argparse.Na
     return [load_audio(r.path, start=r.start, duration=min(r.duration or 1e9, args.duration)) for r in chosen]
 
 
-def fd(first: list[Features], second: list[Features]) -> float:
-    return frechet_distance(pool(first), pool(second))
-
-
-def pool(features: list[Features]) -> np.ndarray:
-    """One embedding a sound (N, 1024): the mean over its patches."""
-    return np.stack([feature.embeddings.mean(axis=0) for feature in features])
+def seconds(waveforms: list[Tensor]) -> float:
+    return sum(map(len, waveforms)) / SAMPLE_RATE
 
 
 @torch.inference_mode()
 def reconstruct(
-    codec: BuiltinCodec, decode: Callable, real: list[Tensor], error: float, seed: int
+    codec: AudioCodec, decode: Decode, real: list[Tensor], error: float, seed: int
 ) -> tuple[list[Tensor], float]:
-    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; and the seconds spent in ``decode``."""
+    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; decoding time over sounding time."""
+    latents = [encode(codec, waveform) for waveform in real]
+    channels = torch.cat([z[0].transpose(1, 2).flatten(0, 1) for z in latents], dim=1)  # (C W, all H)
+    overall = channels.var(dim=1).mean().sqrt()
     generator, elapsed, sounds = Generator().manual_seed(seed), 0.0, []
-    for waveform in real:
-        latents, _ = codec.encode(waveform[None]).chunk(2, dim=1)  # (1, C, H, 1)
-        latents = latents + error * codec.latent_std * torch.randn(latents.shape, generator=generator)
+    for waveform, clean in zip(real, latents, strict=True):
+        noisy = clean + error * overall * torch.randn(clean.shape, generator=generator)
         start = time.perf_counter()
-        sound = decode(latents, generator)[0, : len(waveform)]
+        sound = decode(noisy, generator)[0]
         elapsed += time.perf_counter() - start
-        sounds.append(sound.clamp(-1, 1))
-    return sounds, elapsed
+        sounds.append(resample(sound, codec.sample_rate, SAMPLE_RATE)[: len(waveform)].clamp(-1, 1))
+    return sounds, elapsed / seconds(real)
 
 
-def compare(codec: BuiltinCodec, yamnet: YamNet, real: list[Tensor], reference: list[Features], sounds: list[Tensor]):
-    """The four figures of a row, formatted."""
-    features = [yamnet(sound) for sound in sounds]
-    scores = [np.stack([f.scores.mean(axis=0) for f in group]) for group in (reference, features)]
-    differences = [
-        (codec.mel_patches(a[None]) - codec.mel_patches(b[None])).abs() for a, b in zip(real, sounds, strict=True)
-    ]
-    return (
-        f"{fd(reference, features):.1f}",
-        f"{embedding_cosine(pool(reference), pool(features)).mean():.3f}",
-        f"{top1_agreement(*scores).mean():.2f}",
-        f"{torch.cat([d.flatten() for d in differences]).mean():.3f}",
-    )
+def encode(codec: AudioCodec, waveform: Tensor) -> Tensor:
+    """Waveform (S,) at 16 kHz -> the latents' mean (1, C, H, W)."""
+    return codec.encode(resample(waveform, SAMPLE_RATE, codec.sample_rate)[None]).chunk(2, dim=1)[0]
 
 
-def control(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
-    """Griffin-Lim (60 iterations, momentum 0.99) on the mel spectrogram that the same latents hold."""
-    n_fft, hop, filters = codec.spec.n_fft, codec.spec.hop, codec.log_mel.filters  # (F, K)
-
-    def decode(latents: Tensor, generator: Generator) -> Tensor:
-        mel = (codec.excess_level(codec.decode_mel(latents)) + codec.unit_noise_mel[:, None]).exp()  # (1, F, M)
-        magnitude = filters.T @ (mel / filters.sum(dim=1)[:, None]) + 1e-8  # (1, K, M)
-        for _ in range(100):  # non-negative least squares by multiplicative updates
-            magnitude = magnitude * (filters.T @ mel) / (filters.T @ (filters @ magnitude)).clamp(min=1e-12)
-        torch.manual_seed(0)  # Griffin-Lim's own first phases
-        waveform = torchaudio.functional.griffinlim(
-            magnitude, codec.log_mel.window, n_fft, hop, n_fft, 1.0, 60, 0.99, (mel.shape[-1] - 1) * hop, True
-        )
-        # Its frames are centred on multiples of the hop, the log-mel's half a hop later.
-        return torch.nn.functional.pad(waveform, (hop // 2, hop // 2))
-
-    return decode
+@torch.inference_mode()
+def gpu_speed(codec: AudioCodec, real: list[Tensor], seed: int) -> float:
+    """Decoding time over sounding time on the GPU, one clip at a time, each once before as a warm-up."""
+    latents = [encode(codec, waveform).cuda() for waveform in real]
+    codec.cuda()
+    try:
+        for _ in range(2):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for each in latents:
+                codec.decode(each, Generator().manual_seed(seed))
+            torch.cuda.synchronize()
+            elapsed = time.perf_counter() - start
+    finally:
+        codec.cpu()
+    return elapsed / seconds(real)
 
 
 if __name__ == "__main__":

@@ -220,8 +220,14 @@ def _initial_codec(config: TrainConfig) -> BuiltinCodec:
     if config.init_from:
         return BuiltinCodec.from_pretrained(config.init_from).train()
     torch.manual_seed(config.seed)
-    spec = BuiltinCodecSpec(decoder_dim=config.codec.decoder_dim, decoder_depth=config.codec.decoder_depth)
-    return BuiltinCodec(spec)
+    settings = config.codec
+    return BuiltinCodec(
+        BuiltinCodecSpec(
+            decoder_dim=settings.decoder_dim,
+            decoder_depth=settings.decoder_depth,
+            mel_corrections=settings.mel_corrections,
+        )
+    )
 
 
 def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, callbacks: list[Any]) -> Trainer:

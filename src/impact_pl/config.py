@@ -30,6 +30,7 @@ class ModelConfig:
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
     patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
+    local_kernel: int = 0  # patches that a patch sees besides attention, of each channel (for short trainings); 0: MAR
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | energy (models/heads)
     head_width: int = 1024
     head_depth: int = 3

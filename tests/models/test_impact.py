@@ -330,3 +330,20 @@ def test_gradients_are_the_same_on_every_run_of_two_threads():
     finally:
         torch.set_num_threads(before)
     assert all(torch.equal(*pair) for run in runs[1:] for pair in zip(runs[0], run, strict=True) if pair[0] is not None)
+
+
+def test_a_masked_patch_sees_its_neighbours_before_attention():
+    """With blocks that do nothing, a hidden vector is made of the kept patches within half a kernel."""
+    model = build({}, local_kernel=3)
+    for block in (*model.encoder.enc1.blocks, *model.encoder.enc2.blocks):
+        torch.nn.init.zeros_(block.attn.proj.weight)
+        torch.nn.init.zeros_(block.attn.proj.bias)
+        torch.nn.init.zeros_(block.mlp.fc2.weight)
+        torch.nn.init.zeros_(block.mlp.fc2.bias)
+    patches = torch.randn(1, 12, 4, generator=rng(), requires_grad=True)
+    mask = torch.zeros(1, 12, dtype=torch.bool)
+    mask[0, 5] = True
+    model.encoder(patches, mask, None, torch.tensor([[5]])).sum().backward()
+    assert patches.grad[0].abs().sum(dim=1).nonzero().flatten().tolist() == [4, 6]
+    with pytest.raises(ValueError, match="choose an odd number"):
+        build({}, local_kernel=4)

@@ -34,6 +34,7 @@ INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
     (r"head\.(.*modulation|final_proj)\.", nn.init.zeros_),
     (r"head\.time_embed\..*weight$", lambda weight: nn.init.normal_(weight, std=0.02)),
     (r"(_pos|_embed|null_cond)$", lambda weight: nn.init.normal_(weight, std=0.02)),
+    (r"local\.conv\.weight$", lambda weight: nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)),
     (r"norm\d?\.weight$", nn.init.ones_),
     (r"bias$", nn.init.zeros_),
     (r"weight$", nn.init.xavier_uniform_),

@@ -36,6 +36,23 @@ class Stack(nn.Module):
         return last(x, positions)
 
 
+class Neighbours(nn.Module):
+    """Adds to every patch a weighted sum of its neighbours, each channel by itself: (B, N, D) -> (B, N, D).
+
+    Not in the paper (``model.local_kernel``). Attention over learned positions has to find out which patches are
+    neighbours, which takes long training; a masked patch sees the kept ones beside it here from the first step.
+    """
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"model.local_kernel = {kernel}: choose an odd number of patches, or 0 for none.")
+        self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
 class LatentEncoder(nn.Module):
     """Enc1 sees [text; kept patches]; mask embeddings are re-inserted; Enc2 sees [text; all patches]."""
 
@@ -48,6 +65,7 @@ class LatentEncoder(nn.Module):
         self.enc1 = Stack(config, text_length)
         self.bridge = nn.Linear(config.dim, config.dim)
         self.mask_embed = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.local = Neighbours(config.dim, config.local_kernel) if config.local_kernel else nn.Identity()
         self.enc2 = Stack(config, text_length)
         self.diffusion_pos = nn.Parameter(torch.zeros(1, config.max_patches, config.dim))
 
@@ -90,7 +108,7 @@ class LatentEncoder(nn.Module):
 
         text, x = x[:, : self.text_length], x[:, self.text_length :]
         filled = self.mask_embed.to(x.dtype).repeat(batch, num_patches, 1)
-        x = filled.scatter(1, columns(kept, x), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
+        x = self.local(filled.scatter(1, columns(kept, x), x)) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
         if self.enc2.text_pos is not None:
             x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
         if positions is None:

@@ -28,6 +28,7 @@ ALLOWED = {
     "model": {
         **dict.fromkeys(("dim", "depth", "num_heads", "patch_size", "max_patches"), AT_LEAST_1),
         **dict.fromkeys(("head_width", "head_depth", "num_timesteps", "diffusion_batch_mul"), AT_LEAST_1),
+        "local_kernel": AT_LEAST_0,
         **dict.fromkeys(("num_codebooks", "codebook_size"), AT_LEAST_1),
         "mlp_ratio": POSITIVE,
         **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),

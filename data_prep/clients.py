@@ -15,6 +15,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from impact_pl.data_prep.rcc import rcc_files
+
 SUFFIX = {"apt": ".deb", "npm": ".tgz", "pypi": ".whl"}
 
 
@@ -42,16 +44,24 @@ def fetch(client: str, name: str, version: str | None, cache: Path) -> Path:
 
 
 def read_files(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of the wanted files that the archive holds; ``a.zip!/b`` is the file b in the zip archive a."""
+    """(path, content) of the wanted files that are there; ``a.zip!/b`` is the file b in the archive a (zip or rcc)."""
     outer = {path.partition("!/")[0] for path in wanted}
     for path, content in _members(archive, outer):
         if path in wanted:
             yield path, content
         inner = {name.partition("!/")[2] for name in wanted if name.startswith(f"{path}!/")}
         if inner:
-            with zipfile.ZipFile(io.BytesIO(content)) as nested:
-                for name in inner & set(nested.namelist()):
-                    yield f"{path}!/{name}", nested.read(name)
+            for name, nested in _nested_files(path, content, inner):
+                yield f"{path}!/{name}", nested
+
+
+def _nested_files(path: str, content: bytes, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
+    if path.endswith(".rcc"):
+        yield from ((name, nested) for name, nested in rcc_files(content) if name in wanted)
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        for name in wanted & set(archive.namelist()):
+            yield name, archive.read(name)
 
 
 def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:

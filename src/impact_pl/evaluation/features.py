@@ -17,6 +17,7 @@ import hashlib
 import importlib.util
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ class YamNet:
         options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         with open(folder / "yamnet_class_map.csv", newline="", encoding="utf-8") as file:
-            self.class_names: list[str] = [row["display_name"] for row in csv.DictReader(file)]
+            self.class_names: Sequence[str] = [row["display_name"] for row in csv.DictReader(file)]
         digest = hashlib.sha256(archive.read_bytes() + _FRONT_END.encode()).hexdigest()
         self.identity = f"yamnet-{digest[:16]}"
         self._mel = mel_filters()  # (FFT / 2 + 1, 64)

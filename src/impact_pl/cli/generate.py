@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--captions-file",
         type=Path,
-        help="a text file with a caption a line, a manifest .jsonl, or a test list .csv, .tsv; builtin: twenty captions",
+        help="a text file with a caption a line, a manifest .jsonl, a test list .csv or .tsv; builtin: twenty captions",
     )
     add("--split", help="of a manifest: only the records of this split")
     add("--limit", type=options.positive_int, help="at most so many captions")

@@ -142,8 +142,8 @@ def listen_section(rows: list[Row]) -> str:
     if not rows:
         return ""
     intro = (
-        "<p>Each block is one caption; none was chosen by listening. The pictures are log-mel spectrograms on one scale, "
-        "0 to 8 kHz from bottom to top. Press one to play it from there; its round button pauses.</p>"
+        "<p>Each block is one caption; none was chosen by listening. The pictures are log-mel spectrograms on one "
+        "scale, 0 to 8 kHz from bottom to top. Press one to play it from there; its round button pauses.</p>"
     )
     blocks = []
     for row in rows:

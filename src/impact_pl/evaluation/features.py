@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.evaluation import metrics
-from impact_pl.evaluation.figures import Clips, frechet, mean_of_pairs, of_the_set
+from impact_pl.evaluation.figures import Clips, Figure, frechet, mean_of_pairs, of_the_set
 from impact_pl.evaluation.judges import TextJudge
 from impact_pl.text import TextEncoder
 
@@ -80,7 +80,7 @@ class YamNet:
     name = "yamnet"
     sample_rate = SAMPLE_RATE
     checkpoint: str | None = None
-    figures = (
+    figures: tuple[Figure, ...] = (
         of_the_set("fd_yamnet", frechet),
         of_the_set("inception_score", lambda _, clips: metrics.inception_score(class_distributions(clips))),
         mean_of_pairs("kl", lambda a, b: metrics.kl_divergence(class_distributions(a), class_distributions(b))),

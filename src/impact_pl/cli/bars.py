@@ -2,11 +2,14 @@
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from impact_pl.audio import audio_seconds
+from impact_pl.audio import SAMPLE_RATE, audio_seconds, fit_length, load_audio
 from impact_pl.cli.reconstruct import write_clip
 from impact_pl.codec import load_codec
 from impact_pl.data.lists import Sounds
@@ -18,7 +21,7 @@ from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.features import YamNet
 from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.labels import labels_of
-from impact_pl.evaluation.replay import replay_rows
+from impact_pl.evaluation.replay import envelope, nearest_embeddings, nearest_envelopes, replay_rows
 from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import distinct, draw, levels_of, list_sounds, white_noise
 from impact_pl.parts import tensors_identity
@@ -26,6 +29,16 @@ from impact_pl.progress import progress
 from impact_pl.text import load_text_encoder
 
 REPLAYED = "codec, training"  # what replaying would look like
+CLASS_ROWS = ("real, held out", "real, training", "codec, held out", REPLAYED, "generated", "white noise")
+REPLAY_ROWS = tuple(name for name in CLASS_ROWS if name != "real, training")
+
+
+@dataclass
+class Heard:
+    """A set of sounds: what YAMNet says, and their envelopes (N, F, T)."""
+
+    clips: Clips
+    envelopes: Tensor
 
 
 class Bars:
@@ -44,13 +57,11 @@ class Bars:
         self.args, self.generator = args, generator
         self.held_out = distinct(list_sounds(args.manifest, args.split))
         self.training = distinct(list_sounds(args.manifest, args.train_split))
-        self.captioned = self._captioned()
         for split, sounds in {args.split: self.held_out, args.train_split: self.training}.items():
             lacking = [label for label in CAPTIONS if label not in labels_of(sounds).values()]
             if lacking:
-                raise ValueError(
-                    f"{args.manifest}: no clip of split {split!r} has the label {lacking[0]!r}, alone of the ten"
-                )
+                raise ValueError(f"{args.manifest}: no clip of split {split!r} has the label {lacking[0]!r} of the ten")
+        self.captioned = self._captioned()
         self.codec = load_codec(codec)
         self.codec_folder = args.out / f"codec-{tensors_identity(self.codec.state_dict())}"
         self.yamnet = YamNet(args.threads)
@@ -69,69 +80,61 @@ class Bars:
         classes, class_sets = self.classes()
         captions, caption_sets = self.captions()
         parts = self.training_parts()
-        bank = embeddings(self.hear("all training clips", list(parts.values())))
-        return {
-            "held_out": len(self.held_out),
-            "training": len(self.training),
-            "training_parts": len(parts),
-            "classes": classes,
-            "captions": captions,
-            "replay_classes": replay_rows(class_sets, bank, list(parts), REPLAYED),
-            "replay_captions": replay_rows(caption_sets, bank, list(parts), REPLAYED),
+        bank = self.hear("all training clips", list(parts.values()))
+        replay = {
+            "classes": replay_tables("classes", class_sets, bank, list(parts)),
+            "captions": replay_tables("captions", caption_sets, bank, list(parts)),
         }
+        counts = {"held_out": len(self.held_out), "training": len(self.training), "training_parts": len(parts)}
+        return counts | {"classes": classes, "captions": captions, "replay": replay}
 
-    def classes(self) -> tuple[dict, dict[str, np.ndarray]]:
-        """Rows of the ten classes; and the embeddings of each row whose nearest training clips are of interest."""
-        labels = [label for label in CAPTIONS for _ in range(self.args.clips)]
+    def classes(self) -> tuple[dict, dict[str, Heard]]:
+        """Figures of the ten classes, by row; and the sounds whose nearest training clips are of interest."""
         file = self.args.out / "classes.txt"
-        file.write_text("".join(f"{CAPTIONS[label]}\n" for label in labels), encoding="utf-8")
-        generated = Labelled(labels, self.hear("generated, classes", as_records(self.generator("classes", file))))
-        rows = {}
+        labels = {"generated": [label for label in CAPTIONS for _ in range(self.args.clips)]}
+        file.write_text("".join(f"{CAPTIONS[label]}\n" for label in labels["generated"]), encoding="utf-8")
+        heard = {"generated": self.hear("generated, classes", as_records(self.generator("classes", file)))}
         for name, sounds in {"held out": self.held_out, "training": self.training}.items():
             label_of = labels_of(sounds)
-            records = [sounds[each] for each in label_of]
-            for kind, heard in {"real": records, "codec": self.coded(f"{name}, classes", records)}.items():
-                clips = self.hear(f"{kind}, {name}, classes", heard)
-                rows[f"{kind}, {name}"] = Labelled(list(label_of.values()), clips)
-        reference = rows["real, held out"]
-        held_out = [self.held_out[name] for name in labels_of(self.held_out)]
-        rows |= {"generated": generated, "white noise": Labelled(reference.labels, self.noise(held_out))}
-        figures = class_rows(reference, rows, list(self.yamnet.class_names), self.args.seed)
-        return figures, {name: embeddings(row.clips) for name, row in rows.items() if name != "real, training"}
+            real = [sounds[each] for each in label_of]
+            for kind, records in {"real": real, "codec": self.coded(f"{name}, classes", real)}.items():
+                labels[f"{kind}, {name}"] = list(label_of.values())
+                heard[f"{kind}, {name}"] = self.hear(f"{kind}, {name}, classes", records)
+        labels["white noise"] = labels["real, held out"]
+        heard["white noise"] = self.noise([self.held_out[name] for name in labels_of(self.held_out)])
+        rows = {name: Labelled(labels[name], heard[name].clips) for name in CLASS_ROWS}
+        figures = class_rows(rows["real, held out"], rows, list(self.yamnet.class_names), self.args.seed)
+        return figures, {name: heard[name] for name in REPLAY_ROWS}
 
-    def captions(self) -> tuple[dict, dict[str, np.ndarray]]:
-        """What impact-evaluate says of the held-out captions; and embeddings, as of the classes."""
-        file = self.args.out / "captions.jsonl"
-        real = list(self.captioned.values())
+    def captions(self) -> tuple[dict, dict[str, Heard]]:
+        """What impact-evaluate says of the held-out captions; and sounds, as of the classes."""
+        file, real = self.args.out / "captions.jsonl", list(self.captioned.values())
         write_manifest(file, real)
-        generated, coded = as_records(self.generator("captions", file)), self.coded("held out", real)
-        names = list(self.captioned)
-        sounds = {
-            name: dict(zip(names, each, strict=True)) for name, each in {"made": generated, "codec": coded}.items()
+        made, coded = as_records(self.generator("captions", file)), self.coded("held out", real)
+        some = draw(list(self.training.values()), len(real), np.random.default_rng(self.args.seed))
+        heard = {
+            "real, held out": self.hear("real, held out", real),
+            "codec, held out": self.hear("codec, held out", coded),
+            REPLAYED: self.hear(REPLAYED, self.coded("training", some)),
+            "generated": self.hear("generated, captions", made),
+            "white noise": self.noise(real),
         }
+        generated = dict(zip(self.captioned, made, strict=True))
         request = EvaluationRequest(
-            generated=sounds["made"],
+            generated=generated,
             reference=self.captioned,
             floor=self.training,
-            baselines={"codec": sounds["codec"], "captions shuffled": shuffled(sounds["made"], self.captioned)},
+            baselines={
+                "codec": dict(zip(self.captioned, coded, strict=True)),
+                "captions shuffled": shuffled(generated, self.captioned),
+            },
             captions={name: record.caption or "" for name, record in self.captioned.items()},
             labels=labels_of(self.captioned),
             duration=self.args.duration,
             seed=self.args.seed,
         )
-        heard = {
-            "real, held out": self.hear("real, held out", real),
-            "codec, held out": self.hear("codec, held out", coded),
-            REPLAYED: self.hear(REPLAYED, self.coded("training", self.some_training(len(real)))),
-            "generated": self.hear("generated, captions", generated),
-            "white noise": self.noise(real),
-        }
         figures = evaluate(request, [self.yamnet], load_text_encoder("minilm"), self.args.out / "features")
-        return figures, {name: embeddings(clips) for name, clips in heard.items()}
-
-    def some_training(self, num: int) -> list[Record]:
-        records = list(self.training.values())
-        return draw(records, num, np.random.default_rng(self.args.seed))
+        return figures, {name: heard[name] for name in REPLAY_ROWS}
 
     def training_parts(self) -> Sounds:
         """All training clips, cut as for training into parts that are no longer than a generated sound."""
@@ -148,12 +151,16 @@ class Bars:
                 parts[f"{record.id} at {start:g} s"] = Record(record.id, record.path, start, duration)
         return parts
 
-    def hear(self, what: str, records: list[Record]) -> Clips:
-        """What YAMNet says about sounds; kept in the folder, found again by content."""
+    def hear(self, what: str, records: list[Record]) -> Heard:
+        """Sounds, all fitted to one length; what YAMNet says is kept in the folder, and found again by content."""
         with progress(f"hearing {what}", len(records), unit="sounds") as bar:
             folder = self.args.out / "features"
             features = extract(self.yamnet, records, self.args.duration, folder, lambda done, total: bar.advance())
-        return self.yamnet.clips(features)
+        return Heard(self.yamnet.clips(features), torch.stack([self.envelope(record) for record in records]))
+
+    def envelope(self, record: Record) -> Tensor:
+        waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
+        return envelope(fit_length(waveform, round(self.args.duration * SAMPLE_RATE)))
 
     def coded(self, what: str, records: list[Record]) -> list[Record]:
         """The codec's reconstructions of clips; the folder is that of this very codec."""
@@ -163,17 +170,27 @@ class Bars:
                 bar.advance()
         return as_records([self.codec_folder / f"{file_stem(record.id)}.flac" for record in records])
 
-    def noise(self, records: list[Record]) -> Clips:
+    def noise(self, records: list[Record]) -> Heard:
         """White noise, at the level of each of the clips."""
         levels = levels_of(records, self.args.duration)
-        return self.yamnet.clips(
-            [self.yamnet(each) for each in white_noise(levels, self.args.duration, self.args.seed)]
-        )
+        noises = list(white_noise(levels, self.args.duration, self.args.seed))
+        envelopes = torch.stack([envelope(torch.from_numpy(each)) for each in noises])
+        return Heard(self.yamnet.clips([self.yamnet(each) for each in noises]), envelopes)
 
 
-def embeddings(clips: Clips) -> np.ndarray:
-    """One a sound (N, 1024)."""
-    return np.concatenate(clips.embeddings)
+def replay_tables(what: str, sets: dict[str, Heard], bank: Heard, ids: list[str]) -> dict[str, dict]:
+    """The nearest training clips, by both measures."""
+    training = np.concatenate(bank.clips.embeddings)  # (M, 1024)
+    embeddings, envelopes = {}, {}
+    with progress(f"nearest training clips, {what}", len(sets), unit="sets") as bar:
+        for name, heard in sets.items():
+            embeddings[name] = nearest_embeddings(np.concatenate(heard.clips.embeddings), training)
+            envelopes[name] = nearest_envelopes(heard.envelopes, bank.envelopes)
+            bar.advance()
+    return {
+        "embedding": replay_rows(embeddings, ids, REPLAYED),
+        "envelope": replay_rows(envelopes, ids, REPLAYED),
+    }
 
 
 def as_records(files: list[Path]) -> list[Record]:

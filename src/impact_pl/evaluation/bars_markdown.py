@@ -111,20 +111,23 @@ def replay_lines(result: dict) -> list[str]:
     lines = [
         "### Nearest training clip",
         "",
-        "The largest cosine of a sound's YAMNet embedding with those of all training clips "
-        f"({result['training_parts']} parts of {result['training']} clips): the distribution over a row's sounds, in "
-        "percentiles. Codec reconstructions of training clips are what replaying would look like, held-out real clips "
-        "what other recordings of such sounds look like. The last column is the share of sounds that are as near to a "
-        "training clip as nine tenths of those reconstructions are.",
+        f"Of each sound's similarities to all training clips ({result['training_parts']} parts of {result['training']} "
+        "clips) the largest, and its distribution over a row's sounds, in percentiles. Cosine of YAMNet's embeddings: "
+        "near 1 for sounds of one kind. Correlation of spectral envelopes (16 bands, 25 frames a second, any shift in "
+        "time): near 1 for copies only, though short sounds in silence are alike. Codec reconstructions of training "
+        "clips are what replaying would look like, held-out real clips what other recordings look like. Last column: "
+        "share of sounds as near to a training clip as nine tenths of those reconstructions are.",
         "",
     ]
     heads = ["", *("least" if p == 0 else "most" if p == 100 else f"{p} %" for p in PERCENTILES), "as replayed"]
-    for title, key in (("Ten classes:", "replay_classes"), ("Held-out captions:", "replay_captions")):
-        body = [
-            [SAID.get(name, name), *(f"{each:.3f}" for each in row["percentiles"]), f"{row['as_replayed']:.2f}"]
-            for name, row in result[key].items()
-        ]
-        lines += [title, "", *table(heads, body), ""]
+    measures = {"embedding": "cosine of embeddings", "envelope": "correlation of envelopes"}
+    for key, title in {"classes": "Ten classes", "captions": "Held-out captions"}.items():
+        for measure, words in measures.items():
+            body = [
+                [SAID.get(name, name), *(f"{each:.2f}" for each in row["percentiles"]), f"{row['as_replayed']:.2f}"]
+                for name, row in result["replay"][key][measure].items()
+            ]
+            lines += [f"{title}, {words}:", "", *table(heads, body), ""]
     return lines
 
 

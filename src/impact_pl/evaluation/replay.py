@@ -44,10 +44,10 @@ def envelope(waveform: Tensor) -> Tensor:
 def nearest_envelopes(envelopes: Tensor, training: Tensor) -> Found:
     """Envelopes (N, F, T) and (M, F, T) -> the largest correlation over all clips and all shifts in time."""
     length = 2 * envelopes.shape[2]  # no shift wraps around
-    clips = torch.fft.rfft(training, length).conj().permute(2, 1, 0)  # (frequencies, F, M)
+    clips = torch.fft.rfft(training, length).permute(2, 1, 0).conj_physical().contiguous()  # (frequencies, F, M)
     largest, whose = [], []
     for sounds in envelopes.split(CHUNK):
-        spectra = torch.fft.rfft(sounds, length).permute(2, 0, 1) @ clips  # (frequencies, N', M), summed over bands
+        spectra = torch.fft.rfft(sounds, length).permute(2, 0, 1).contiguous() @ clips  # (frequencies, N', M), summed over bands
         best = torch.fft.irfft(spectra, length, dim=0).amax(dim=0).max(dim=1)
         largest.append(best.values.numpy())
         whose.append(best.indices.numpy())

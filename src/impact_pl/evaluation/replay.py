@@ -47,8 +47,9 @@ def nearest_envelopes(envelopes: Tensor, training: Tensor) -> Found:
     clips = torch.fft.rfft(training, length).permute(2, 1, 0).conj_physical().contiguous()  # (frequencies, F, M)
     largest, whose = [], []
     for sounds in envelopes.split(CHUNK):
-        spectra = torch.fft.rfft(sounds, length).permute(2, 0, 1).contiguous() @ clips  # (frequencies, N', M), summed over bands
-        best = torch.fft.irfft(spectra, length, dim=0).amax(dim=0).max(dim=1)
+        spectra = torch.fft.rfft(sounds, length).permute(2, 0, 1).contiguous()  # (frequencies, N', F)
+        correlations = torch.fft.irfft(spectra @ clips, length, dim=0)  # (shifts, N', M), summed over bands
+        best = correlations.amax(dim=0).max(dim=1)
         largest.append(best.values.numpy())
         whose.append(best.indices.numpy())
     return np.concatenate(largest), np.concatenate(whose)

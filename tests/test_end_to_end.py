@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import soundfile
 import torch
 
 import impact_pl
-from impact_pl.cli import generate, train
+from impact_pl.cli import export, generate, train
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.models import folder
 from impact_pl.pipeline import ImpactPipeline
 
 QUICK = ["--iterations", 3, "--diffusion-steps", 4, "--duration", 1.0]
@@ -73,6 +76,42 @@ def test_same_seed_same_file_bit_for_bit(trained, tmp_path, run):
     a, b, c = ((tmp_path / f"{name}.wav").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_same_seed_same_file_of_the_command_itself(trained, tmp_path):
+    """Two processes, each with all of its threads, as a user starts them."""
+    argv = ["-m", "impact_pl.cli.generate", "a low hum", "--model", trained / "text" / "model", "--seed", 1, *QUICK]
+    made = []
+    for name in ("one.wav", "two.wav"):
+        subprocess.run([sys.executable, *map(str, argv), "-o", tmp_path / name], check=True, capture_output=True)
+        made.append((tmp_path / name).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_the_built_in_model_is_found_by_name(trained, tmp_path, run, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder, "BUILTIN_FOLDER", tmp_path / "assets")
+    assert run(generate.main, "a high beep", *QUICK) == 2
+    assert "this installation has no built-in model" in capsys.readouterr().err
+    assert run(export.main, trained / "text" / "model", tmp_path / "assets", "--half") == 0
+    assert run(generate.main, "a high beep", "--page", "page.html", *QUICK) == 0
+    waveform, _ = soundfile.read("a_high_beep.wav", dtype="float32")
+    page = Path("page.html").read_text()
+    assert page.count("data:audio/flac") == page.count("data:image/png") == page.count("<h3>a high beep</h3>") == 1
+    quick = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
+    again = ImpactPipeline.from_pretrained("builtin")("a high beep", duration=1.0, decoding=quick)[0]
+    assert np.abs(waveform - again.numpy()).max() < 1e-4  # 16 bits
+
+
+@pytest.mark.skipif(not (folder.BUILTIN_FOLDER / "model.safetensors").is_file(), reason="no weights in this checkout")
+def test_the_built_in_model_fits_the_built_in_parts():
+    quick = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
+    waveforms = ImpactPipeline.from_pretrained("builtin")(
+        ["a rooster crows", "rain falls"], 5.0, seed=1, decoding=quick
+    )
+    assert waveforms.shape[0] == 2
+    assert torch.isfinite(waveforms).all()
+    assert (waveforms.square().mean(dim=1) > 1e-8).all()
 
 
 def test_generation_continues_where_it_was_stopped(trained, tmp_path, run):

@@ -33,6 +33,7 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.data.cache": 2,
     "impact_pl.data.index": 2,
     "impact_pl.models": 1,
+    "impact_pl.models.folder": 1,
     "impact_pl.models.spec": 1,
     "impact_pl.models.transformer": 1,
     "impact_pl.models.latent_encoder": 2,

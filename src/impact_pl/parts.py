@@ -10,7 +10,7 @@ import inspect
 import json
 import pickle
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,14 @@ def files_sha256(files: Iterable[Path], salt: str = "") -> str:
 def files_identity(salt: str, files: Iterable[Path]) -> str:
     """16 hex digits that change with ``salt`` or with any byte of the files; their names do not matter."""
     return files_sha256(files, salt)[:16]
+
+
+def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
+    """16 hex digits that change with any number or name of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def first_line(error: Exception) -> str:

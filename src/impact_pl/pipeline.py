@@ -51,7 +51,7 @@ class ImpactPipeline:
         """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
 
         Args:
-            path: the model folder.
+            path: the model folder, or ``builtin``, the model that comes with the package.
             device: where everything runs.
             codec: name or folder of the codec, where it is no longer at the place that the model noted.
             text_encoder: name of the text encoder, likewise.

@@ -1,6 +1,7 @@
 """impact-generate before any model is loaded: captions, files, what is finished."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,23 @@ def plan(*argv: str):
 def test_one_caption_to_one_file(tmp_path):
     _, jobs = plan("a dog barks", "-o", tmp_path / "dog.wav")
     assert [(job.caption, job.file) for job in jobs] == [("a dog barks", tmp_path / "dog.wav")]
+
+
+def test_without_a_name_a_single_caption_gives_one_and_several_go_to_a_folder(tmp_path):
+    for caption, name in {"A rooster crows!": "a_rooster_crows.wav", "...": "sound.wav"}.items():
+        args, jobs = plan(caption)
+        assert args.out == jobs[0].file == Path(name)
+    assert plan("rain", "--format", "flac")[1][0].file == Path("rain.flac")
+    (tmp_path / "captions.txt").write_text("rain falls\n")
+    for argv in (["rain", "wind"], ["--captions-file", tmp_path / "captions.txt"]):
+        args, jobs = plan(*argv)
+        assert args.out == jobs[0].file.parent == Path("generated")
+
+
+def test_twenty_captions_come_with_the_package():
+    captions = [job.caption for job in plan("--captions-file", "builtin")[1]]
+    assert len(captions) == len(set(captions)) == 20
+    assert captions[0] == "a rooster crows"
 
 
 def test_captions_and_files_of_captions_are_joined(tmp_path):
@@ -105,7 +123,8 @@ def test_mistakes(argv, message):
 
 def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
     out = tmp_path / "out"
-    args, jobs = plan("rain", "wind", "-o", out)
+    model = ["--model", tmp_path / "model"]
+    args, jobs = plan("rain", "wind", "-o", out, *model)
     settings = generate.settings_of(args)
     out.mkdir()
     for job in jobs:
@@ -118,7 +137,7 @@ def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
     generate.remember(out, jobs[1:], settings)
     assert all(generate.is_finished(job, settings, generate.read_finished(out)) for job in jobs)
 
-    other = generate.settings_of(plan("rain", "wind", "-o", out, "--seed", "1")[0])
+    other = generate.settings_of(plan("rain", "wind", "-o", out, "--seed", "1", *model)[0])
     assert not generate.is_finished(jobs[0], other, finished)
     jobs[0].file.unlink()
     assert not generate.is_finished(jobs[0], settings, finished)

@@ -138,6 +138,9 @@ def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):
         average = averaged_weights(open_checkpoint(stage1 / "checkpoints" / "last.ckpt"))
         assert exported.keys() == average.keys()
         assert all(torch.equal(exported[name], average[name]) for name in average)
+    assert run(export.main, tmp_path / "outTrue", tmp_path / "half", "--half") == 0  # of a model folder, too
+    halves = Impact.from_pretrained(tmp_path / "half").state_dict()
+    assert all(torch.equal(halves[name], average[name].half().float()) for name in average)
     assert run(export.main, tmp_path / "nothing", tmp_path / "x") == 2
     assert load_averaged(stage1).spec.latent_channels == SHAPE[0]
 

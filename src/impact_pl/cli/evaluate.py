@@ -20,8 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact-evaluate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance; or, with the files\n"
-        "of the published networks in a folder, FD, KL and IS on CNN14, FAD on VGGish, and the CLAP score.\n"
+        description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance, and class accuracy\n"
+        "where sounds have labels; or, with the files of the published networks in a folder, FD, KL and IS on CNN14,\n"
+        "FAD on VGGish, and the CLAP score.\n"
         "Printed beside them: the real-against-real floor, noise, and the baselines that you give.\n"
         "Sounds belong together when their names (file stem, record id) are equal; with a test list, when they are\n"
         "of one clip (a YouTube id, with or without Y before it and seconds behind it).",
@@ -63,7 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--captions",
         type=Path,
         metavar="JSONL",
-        help="captions by id or file (default: generated.jsonl of the generated folder, then the reference manifest)",
+        help="captions, and labels if it has some, by id or file (default: captions of the generated folder's "
+        "generated.jsonl, then of the reference manifest; labels of the latter)",
     )
     add("--text-encoder", default="minilm", help="for text relevance; none: leave it out (default: %(default)s)")
     add("--unpaired", action="store_true", help="names do not match: no KL, cosine and top-1")
@@ -144,6 +146,7 @@ def make_request(args: argparse.Namespace):
         floor=list_sounds(args.floor, args.floor_split) if args.floor else {},
         baselines=baselines,
         captions=captions,
+        labels=find_labels(args.captions, reference),
         paired=not args.unpaired,
         duration=args.duration,
         num_samples=args.num_samples,
@@ -211,6 +214,14 @@ def find_captions(given: Path | None, generated: Path, reference: dict) -> dict[
     if given is not None or written.is_file():
         return read_captions(given or written)
     return {name: record.caption for name, record in reference.items() if record.caption}
+
+
+def find_labels(given: Path | None, reference: dict) -> dict[str, str]:
+    """Of the reference's manifest, and of --captions, which decides where both have one."""
+    from impact_pl.evaluation.labels import labels_of
+    from impact_pl.evaluation.sounds import read_labels
+
+    return labels_of(reference) | (read_labels(given) if given is not None else {})
 
 
 def show_progress(what: str, done: int, total: int) -> None:

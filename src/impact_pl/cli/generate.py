@@ -5,17 +5,22 @@ import hashlib
 import json
 import os
 import re
+import shlex
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from impact_pl import assets
 from impact_pl.audio import save_audio, spectrogram_png
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
+from impact_pl.models.folder import BUILTIN, find_model
 from impact_pl.progress import progress
 
 SUFFIXES = (".wav", ".flac")
+CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # twenty of them: --captions-file builtin
 DECODING = {  # option -> field of DecodingConfig, and what it is
     "--iterations": ("num_iterations", "decoding iterations"),
     "--diffusion-steps": ("num_diffusion_steps", "of the reverse diffusion, an iteration"),
@@ -44,20 +49,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact-generate",
         description="Generate one sound for each caption.",
-        epilog='example: impact-generate "a dog barks" -o dog.wav --model runs/demo/text/model --seed 1',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='examples:\n  impact-generate "a rooster crows" -o rooster.wav --seed 1\n'
+        "  impact-generate --captions-file builtin -o twenty --page twenty.html\n"
+        '  impact-generate "a dog barks" "rain falls" -o sounds --model runs/demo/text/model',
     )
     add = parser.add_argument
     add("captions", nargs="*", help="one caption or several, each in quotes")
     add(
         "--captions-file",
         type=Path,
-        help="a text file with a caption a line, a manifest .jsonl, or a test list .csv, .tsv",
+        help="a text file with a caption a line, a manifest .jsonl, a test list .csv or .tsv; builtin: twenty captions",
     )
     add("--split", help="of a manifest: only the records of this split")
     add("--limit", type=options.positive_int, help="at most so many captions")
-    add("--model", type=Path, default=Path("runs/demo/text/model"), help="model folder (default: %(default)s)")
-    add("-o", "--out", type=Path, default=Path("generated"), help="a .wav or .flac file, or a folder (%(default)s)")
+    add("--model", default=BUILTIN, help="model folder, or builtin: the one that comes with the package (the default)")
+    add(
+        *("-o", "--out"),
+        type=Path,
+        help="a .wav or .flac file, or a folder (default: a file named after the caption; of several, generated/)",
+    )
     add("--format", choices=["wav", "flac"], default="wav", help="of the files in a folder (default: wav)")
+    add("--page", type=Path, metavar="HTML", help="write all sounds, with players and spectrograms, as one page")
     add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram beside each file")
     add("--duration", type=options.seconds, help="seconds (default: the longest that the model can do)")
     add("--seed", type=options.seed, default=0)
@@ -95,10 +108,12 @@ def main(argv: list[str] | None = None) -> None:
     made = sum(len(batches[i]) for i in todo)
     where = jobs[0].file if len(jobs) == 1 else args.out
     print(f"{where}: {made} generated, {len(jobs) - made} were finished before")
+    if args.page is not None:
+        write_page(args, jobs, shlex.join(["impact-generate", *(sys.argv[1:] if argv is None else argv)]))
 
 
 def plan_jobs(args: argparse.Namespace) -> list[Job]:
-    """Captions from the command line and the captions file, each with its output file."""
+    """Captions from the command line and the captions file, each with its output file; fills in ``args.out``."""
     named = [(_stem(index, caption), caption) for index, caption in enumerate(args.captions)]
     if args.captions_file is not None:
         named += _read_captions_file(args.captions_file, args.split, first_index=len(named))
@@ -107,6 +122,9 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
         where = f" in split {args.split!r}" if args.split else ""
         source = f"{args.captions_file} holds no caption{where}" if args.captions_file else "no caption given"
         raise ValueError(f'{source}: say for example impact-generate "a dog barks" -o dog.wav')
+    if args.out is None:
+        alone = len(args.captions) == 1 and args.captions_file is None
+        args.out = Path(f"{_words(args.captions[0]) or 'sound'}.{args.format}" if alone else "generated")
     if args.out.suffix and args.out.suffix not in SUFFIXES:
         raise ValueError(f"-o {args.out}: unknown audio format {args.out.suffix!r}, choose .wav, .flac or a folder")
     if args.out.suffix and len(named) > 1:
@@ -118,6 +136,7 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
+    path = CAPTIONS if str(path) == BUILTIN else path
     if not path.is_file():
         raise ValueError(f"no captions file at {path}")
     if path.suffix == ".jsonl":
@@ -133,8 +152,11 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
 
 
 def _stem(index: int, caption: str) -> str:
-    words = re.sub(r"\W+", "_", caption.lower()).strip("_")[:60]
-    return f"{index:04d}_{words}"
+    return f"{index:04d}_{_words(caption)}"
+
+
+def _words(caption: str) -> str:
+    return re.sub(r"\W+", "_", caption.lower()).strip("_")[:60]
 
 
 def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
@@ -177,13 +199,20 @@ def make_writable(folder: Path) -> None:
         raise ValueError(f"{folder}: no permission to write there; choose another folder with -o")
 
 
-# A folder of results carries generated.jsonl: caption and settings of every finished file, one a line. The same command
-# skips the files that stand there with equal settings; files made with other settings are made again.
+def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:
+    """All sounds with their spectrograms and players, as one page that needs nothing else."""
+    from impact_pl.cli.facts import generation_facts, model_facts
+    from impact_pl.evaluation.report import Report, Row, write_report
+
+    rows = [Row(job.caption, {"generated": job.file}) for job in jobs]
+    facts = model_facts(find_model(args.model)) | generation_facts(args.out)
+    size = write_report(Report(rows=rows, commands=command, facts=facts), args.page)
+    print(f"{args.page}: {len(rows)} captions, {size / 1e6:.1f} MB")
 
 
 def settings_of(args: argparse.Namespace) -> dict:
     """Everything that decides the sound of a caption."""
-    model_file = args.model / "model.safetensors"
+    model_file = find_model(args.model) / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
     keys = ("duration", "seed", "batch_size", "codec")
     return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))

@@ -39,23 +39,25 @@ def main(argv: list[str] | None = None) -> None:
     codec = load_codec(args.codec)
     with progress("reconstructing", len(records)) as bar:
         for record in records:
-            write_clip(record, codec, args)
+            write_clip(record, codec, args.duration, args.reconstructed, args.real)
             bar.advance()
     print(f"{len(records)} clips in {args.real}" + (f" and {args.reconstructed}" if args.reconstructed else ""))
 
 
-def write_clip(record: Record, codec: AudioCodec, args: argparse.Namespace) -> None:
-    """One record into the folders where it is not yet."""
+def write_clip(
+    record: Record, codec: AudioCodec, duration: float, reconstructed: Path | None, real: Path | None = None
+) -> None:
+    """One record into the folders where it is not yet: as the codec gives it back, and as it is."""
     name = file_stem(record.id) + ".flac"
-    targets = [folder / name for folder in (args.real, args.reconstructed) if folder is not None]
-    if all(target.is_file() for target in targets):
+    folders = [folder for folder in (real, reconstructed) if folder is not None and not (folder / name).is_file()]
+    if not folders:
         return
-    waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, args.duration))
-    waveform = fit_length(waveform, round(args.duration * codec.sample_rate))
-    sounds = [waveform] if len(targets) == 1 else [waveform, reconstruct(codec, waveform)]
-    for target, sound in zip(targets, sounds, strict=True):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_audio(target, sound, codec.sample_rate)
+    waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, duration))
+    waveform = fit_length(waveform, round(duration * codec.sample_rate))
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        sound = waveform if folder is real else reconstruct(codec, waveform)
+        save_audio(folder / name, sound, codec.sample_rate)
 
 
 def choose(records: list[Record], split: str | None, limit: int | None, seed: int) -> list[Record]:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+from impact_pl.cli.facts import generation_facts, model_facts
 from impact_pl.errors import user_errors
 
 STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional"}
@@ -177,73 +178,6 @@ def find_losses(args: argparse.Namespace) -> dict[str, Path]:
         found = {name: args.run / stage / "metrics.csv" for stage, name in STAGES.items()}
         losses = {name: path for name, path in found.items() if path.is_file()}
     return losses
-
-
-def model_facts(config: Path | None) -> dict[str, str]:
-    """Sizes, codec and text encoder of an exported model, from its config.json and the header of its weights."""
-    if config is None:
-        return {}
-    config = config / "config.json" if config.is_dir() else config
-    if not config.is_file():
-        raise ValueError(f"{config}: no such file; --model wants an exported model folder")
-    try:
-        spec = json.loads(config.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{config}: not JSON ({error.msg})") from error
-    model, codec, text = spec.get("model", {}), spec.get("codec", {}), spec.get("text_encoder") or {}
-    facts = {}
-    if {"dim", "depth", "num_heads"} <= set(model):
-        size = count_parameters(config.with_name("model.safetensors"))
-        facts["Model"] = (
-            f"{size}width {model['dim']}, {model['depth']} + {model['depth']} blocks, {model['num_heads']} heads; "
-            f"{model.get('head', 'diffusion')} head of {model.get('head_depth')} x {model.get('head_width')}"
-        )
-    if codec:
-        rate, hop = codec.get("sample_rate"), codec.get("samples_per_latent")
-        grid = (
-            f", {rate / hop:g} latents a second of {spec.get('latent_channels')} x {spec.get('latent_width')} numbers"
-            if hop
-            else ""
-        )
-        facts["Codec"] = f"{codec.get('name')} ({codec.get('identity')}), {rate} Hz{grid}"
-    if text:
-        facts["Text encoder"] = f"{text.get('name')} ({text.get('identity')})"
-    return facts
-
-
-def count_parameters(weights: Path) -> str:
-    """``"10.2 M parameters, "``, from the header alone; empty where there are no weights."""
-    if not weights.is_file():
-        return ""
-    with weights.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            count = 1
-            for length in tensor["shape"]:
-                count *= length
-            total += count
-    return f"{total / 1e6:.1f} M parameters, "
-
-
-def generation_facts(folder: Path | None) -> dict[str, str]:
-    """How the generated sounds were decoded, as generation wrote it down beside them."""
-    log = folder / "generated.jsonl" if folder else None
-    if log is None or not log.is_file():
-        return {}
-    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    entry = json.loads(lines[-1]) if lines else {}
-    words = {
-        "iterations": "{} iterations",
-        "diffusion_steps": "{} diffusion steps",
-        "guidance": "guidance {}",
-        "order": "{} order",
-        "temperature": "temperature {}",
-        "seed": "seed {}",
-    }
-    said = [text.format(entry[key]) for key, text in words.items() if entry.get(key) is not None]
-    return {"Decoding": ", ".join(said)} if said else {}
 
 
 if __name__ == "__main__":

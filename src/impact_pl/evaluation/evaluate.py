@@ -25,6 +25,7 @@ from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import SAMPLE_RATE
 from impact_pl.evaluation.figures import Clips, figures_of
 from impact_pl.evaluation.judges import Judge, judged
+from impact_pl.evaluation.labels import ESC10, accuracy
 from impact_pl.evaluation.networks.interface import Network
 from impact_pl.evaluation.provenance import versions
 from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
@@ -63,6 +64,7 @@ def evaluate(
     judges = {network.name: network.judge(captions, text_encoder) for network in networks}
     levels = levels_of(reference, duration)
     rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
+    labels = {label: labels_of_row(label, request, names, reference_names) for label in rows}
     described = {}
     for network in networks:
         fitted = duration if network.fits_duration else request.duration
@@ -71,6 +73,9 @@ def evaluate(
         clips["noise"] = network.clips([network(resample_noise(noise, network.sample_rate)) for noise in noises])
         for label, row in rows.items():
             row |= row_on(network, label, clips[label], clips["reference"], request, judges[network.name])
+            if network.class_names and any(labels[label]):
+                heard = clips["reference" if label == "real" else label].scores
+                row |= accuracy(labels[label], heard, network.class_names, np.random.default_rng(request.seed))
         described[network.name] = {"identity": network.identity, "fitted_seconds": fitted}
     return {
         "format": 2,
@@ -83,7 +88,7 @@ def evaluate(
         "text_judges": {judge.key: judge.identity for judge in judges.values() if judge is not None},
         "versions": versions(),
         "rows": list(rows.values()),
-        "notes": notes(request, len(names), networks, judges),
+        "notes": notes(request, len(names), networks, judges) + label_notes(labels["generated"]),
     }
 
 
@@ -113,6 +118,15 @@ def row_on(
         sounds = reference if label == "real" else clips  # the floor's captions are others; its text figure is
         row |= judged(judge, sounds if said else None, generator)  # that of the reference, whose captions are known
     return row
+
+
+def labels_of_row(
+    label: str, request: EvaluationRequest, names: list[str], reference_names: list[str]
+) -> list[str | None]:
+    """The label of each sound of a row, None where it has none or nobody knows it; the floor's are the reference's."""
+    known = request.paired or label in ("real", "generated", "noise")
+    named = reference_names if label == "real" else names
+    return [request.labels.get(name) if known else None for name in named]
 
 
 def describe_list(request: EvaluationRequest) -> dict | None:
@@ -160,6 +174,13 @@ def notes(request: EvaluationRequest, num: int, networks: Sequence[Network], jud
         if network.judges is not None and judges[network.name] is None:
             lines.append(f"No {network.judges}: it needs a caption for every generated sound and a text encoder.")
     return lines
+
+
+def label_notes(labels: list[str | None]) -> list[str]:
+    """What the accuracy is made of, where there is one."""
+    labelled = sum(label is not None for label in labels)
+    said = f"Accuracy is over the {labelled} of {len(labels)} sounds with one label of ESC-10; guessing gives "
+    return [f"{said}{1 / len(ESC10):.2f}."] if labelled else []
 
 
 def _pick(sounds: Sounds, names: list[str], request: EvaluationRequest) -> list[str]:

@@ -17,13 +17,14 @@ import hashlib
 import importlib.util
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from impact_pl.evaluation import metrics
-from impact_pl.evaluation.figures import Clips, frechet, mean_of_pairs, of_the_set
+from impact_pl.evaluation.figures import Clips, Figure, frechet, mean_of_pairs, of_the_set
 from impact_pl.evaluation.judges import TextJudge
 from impact_pl.text import TextEncoder
 
@@ -79,7 +80,7 @@ class YamNet:
     name = "yamnet"
     sample_rate = SAMPLE_RATE
     checkpoint: str | None = None
-    figures = (
+    figures: tuple[Figure, ...] = (
         of_the_set("fd_yamnet", frechet),
         of_the_set("inception_score", lambda _, clips: metrics.inception_score(class_distributions(clips))),
         mean_of_pairs("kl", lambda a, b: metrics.kl_divergence(class_distributions(a), class_distributions(b))),
@@ -110,7 +111,7 @@ class YamNet:
         options.inter_op_num_threads = 1
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         with open(folder / "yamnet_class_map.csv", newline="", encoding="utf-8") as file:
-            self.class_names: list[str] = [row["display_name"] for row in csv.DictReader(file)]
+            self.class_names: Sequence[str] = [row["display_name"] for row in csv.DictReader(file)]
         digest = hashlib.sha256(archive.read_bytes() + _FRONT_END.encode()).hexdigest()
         self.identity = f"yamnet-{digest[:16]}"
         self._mel = mel_filters()  # (FFT / 2 + 1, 64)

@@ -3,6 +3,7 @@
 Dimension key: N sounds and captions, D dimensions, K classes.
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,7 +30,7 @@ class TextJudge:
 
     key = "text_relevance"
 
-    def __init__(self, encoder: TextEncoder, captions: list[str], class_names: list[str]):
+    def __init__(self, encoder: TextEncoder, captions: list[str], class_names: Sequence[str]):
         self.identity = f"{encoder.name}-{encoder.identity}"
         self.captions = sentence_embeddings(encoder, captions)  # (N, D)
         self.class_names = sentence_embeddings(encoder, class_names)  # (K, D)
@@ -62,12 +63,12 @@ def judged(judge: Judge, heard: Clips | None, generator: np.random.Generator) ->
     return {key: float(own.mean()), f"{key}_interval": interval, f"{key}_shuffled": float(others.mean())}
 
 
-def sentence_embeddings(encoder: TextEncoder, texts: list[str], batch_size: int = 64) -> np.ndarray:
+def sentence_embeddings(encoder: TextEncoder, texts: Sequence[str], batch_size: int = 64) -> np.ndarray:
     """Mean of the token states of an encoder's first feature over real positions, which is how MiniLM was trained."""
     name, (length, _) = next(iter(encoder.features.items()))
     parts = []
     for start in range(0, len(texts), batch_size):
-        text = encoder.encode(texts[start : start + batch_size])
+        text = encoder.encode(list(texts[start : start + batch_size]))
         mask = text.mask[:, :length, None].float()  # (B, L, 1)
         parts.append(((text.features[name] * mask).sum(1) / mask.sum(1).clamp(min=1)).cpu().numpy())
     return np.concatenate(parts)

@@ -120,7 +120,11 @@ def read_rows(path: str | Path) -> list[Row]:
 def lead(report: Report) -> str:
     """The result in two sentences, from the metrics."""
     if not report.metrics:
-        return '<p class="lead">Real recordings, what the codec keeps of them, new sounds for the same captions.</p>'
+        kinds = {kind for row in report.rows for kind in row.sounds}
+        said = "Real recordings, what the codec keeps of them, new sounds for the same captions."
+        return (
+            f'<p class="lead">{said if kinds != {"generated"} else "One new sound for each caption, as it came."}</p>'
+        )
     headline = next((key for key in HEADLINES if key in report.metrics["rows"][0]), None)
     if headline is None:
         return ""
@@ -138,8 +142,8 @@ def listen_section(rows: list[Row]) -> str:
     if not rows:
         return ""
     intro = (
-        "<p>Each block is one caption, chosen without listening. The pictures are log-mel spectrograms on one scale, "
-        "0 to 8 kHz from bottom to top. Press one to play it from there; its round button pauses.</p>"
+        "<p>Each block is one caption; none was chosen by listening. The pictures are log-mel spectrograms on one "
+        "scale, 0 to 8 kHz from bottom to top. Press one to play it from there; its round button pauses.</p>"
     )
     blocks = []
     for row in rows:

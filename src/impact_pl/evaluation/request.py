@@ -20,6 +20,7 @@ class EvaluationRequest:
     floor: Sounds = field(default_factory=dict)  # {}: reference sounds that no row uses; with a test list: no floor
     baselines: dict[str, Sounds] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # by sound name
+    labels: dict[str, str] = field(default_factory=dict)  # by sound name, of generated and reference sounds
     paired: bool = True  # generated sounds and baselines have the names of their references
     duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
     num_samples: int | None = None  # None: as many as every row has

@@ -10,6 +10,7 @@ from impact_pl.audio import SUFFIXES, fit_length, load_audio
 from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
 from impact_pl.evaluation.features import SAMPLE_RATE
+from impact_pl.evaluation.labels import labels_of
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
@@ -45,24 +46,48 @@ def read_captions(path: str | Path) -> dict[str, str]:
     Raises:
         ValueError: missing or empty file, or a line without these keys (its number is named).
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file of captions")
     captions = {}
-    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            name = file_stem(entry["id"]) if "id" in entry else Path(entry["file"]).stem
-            caption = entry["caption"] if "file" in entry else entry.get("caption")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f'{path}, line {number}: expected {{"id" or "file": ..., "caption": ...}}') from error
-        if caption:
-            captions[name] = caption
+    for name, entry, where in _entries(Path(path)):
+        if "file" in entry and "caption" not in entry:
+            raise ValueError(f"{where}: {EXPECTED}")
+        if entry.get("caption"):
+            captions[name] = entry["caption"]
     if not captions:
         raise ValueError(f"{path}: holds no caption")
     return captions
+
+
+def read_labels(path: str | Path) -> dict[str, str]:
+    """Labels by sound name, from the same lines, of those that have ``labels`` (labels.py says which count).
+
+    Raises:
+        ValueError: as :func:`read_captions`, or labels that are no list.
+    """
+    named = {}
+    for name, entry, where in _entries(Path(path)):
+        if not isinstance(entry.get("labels", []), list):
+            raise ValueError(f"{where}: key 'labels' must be a list of strings, got {entry['labels']!r}")
+        named[name] = Record(name, name, labels=tuple(entry.get("labels", ())))
+    return labels_of(named)
+
+
+EXPECTED = 'expected {"id" or "file": ..., "caption": ...}'
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict, str]]:
+    """(sound name, entry, where it stands) of each line."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file of captions")
+    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry = json.loads(line)
+            name = file_stem(entry["id"]) if "id" in entry else Path(entry["file"]).stem
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{where}: {EXPECTED}") from error
+        yield name, entry, where
 
 
 def part_of(record: Record) -> tuple[str, float, float | None]:

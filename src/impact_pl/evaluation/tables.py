@@ -40,6 +40,12 @@ METRICS = {  # key in a row -> heading, digits, meaning; of every figure that a 
         "Cosine between the caption and the names of the classes heard (sentence embeddings of both). Below it, the "
         "same with captions shuffled: the gap is what the captions explain.",
     ),
+    "accuracy": (
+        "Accuracy ↑",
+        3,
+        "Share of sounds with a label of ESC-10 whose label scores highest among the ten in YAMNet's ears. Guessing "
+        "gives 0.1.",
+    ),
     "embedding_cosine": ("Cosine ↑", 3, "Of the embeddings of a sound and of the real sound of its caption."),
     "top1_agreement": ("Top-1 ↑", 2, "Share of sounds whose likeliest class is that of the real sound of its caption."),
     "REL": ("REL ↑", 2, "Raters' mean: how well the sound fits its caption, from 1 to 5."),

@@ -22,6 +22,7 @@ from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.engine import Engine, bind, build_engine
+from impact_pl.models.folder import FILES, find_model, halved
 from impact_pl.models.heads import check_order, head_class
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
@@ -206,23 +207,23 @@ class Impact(nn.Module):
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into ``folder``."""
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write config.json and model.safetensors into ``folder``; ``half``: in half precision (models/folder.py)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_spec(self.spec, folder / "config.json")
         weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_file(halved(weights) if half else weights, folder / "model.safetensors")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Impact":
-        """The model that :meth:`save_pretrained` wrote, in eval mode.
+        """The model that :meth:`save_pretrained` wrote, in float32 and eval mode; ``builtin`` comes with the package.
 
         Raises:
             ValueError: folder or files missing or damaged, or written by another format version.
         """
-        folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
+        folder = find_model(folder)
+        for name in FILES:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
         model = cls(read_spec(folder / "config.json"))

@@ -99,15 +99,15 @@ def load_averaged(path: Path) -> Impact:
     return model.eval()
 
 
-def export(path: Path, out: Path) -> None:
+def export(path: Path, out: Path, half: bool = False) -> None:
     """Write the self-contained model folder of a checkpoint or run directory: all or nothing."""
-    save_model(load_averaged(path), out)
+    save_model(load_averaged(path), out, half)
 
 
-def save_model(model: Impact, out: Path) -> None:
+def save_model(model: Impact, out: Path, half: bool = False) -> None:
     """``save_pretrained`` into a temporary name beside ``out``, then renamed file by file."""
     partial = out.with_name(out.name + ".partial")
-    model.save_pretrained(partial)
+    model.save_pretrained(partial, half)
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(partial.iterdir(), reverse=True):  # config.json last: a folder without it is no model
         os.replace(file, out / file.name)

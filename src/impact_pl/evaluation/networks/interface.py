@@ -37,6 +37,7 @@ class Network(Protocol):
     figures: tuple[Figure, ...] = ()
     features_class: type = NetworkFeatures  # a dataclass of arrays, which the cache can keep
     fits_duration: bool = False  # sounds are fitted to one length first; else they are heard whole
+    class_names: Sequence[str] = ()  # of AudioSet, if its clips have scores of them
     judges: str | None = None  # the text figure that it can make, with captions
     note: str | None = None  # what a reader of its figures has to know
 

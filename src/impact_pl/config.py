@@ -53,6 +53,32 @@ class DecodingConfig:
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence
     confidence_steps: int = 10  # diffusion steps of each such draw
+    reveal: str = "cosine"  # how many patches an iteration reveals: cosine (S1) | linear | sqrt (masking.py)
+    final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
+    solver: str = "ancestral"  # of the reverse diffusion (solvers.py)
+    engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
+    precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
+
+
+DECODING_CHOICES = {  # of the fields that are names
+    "guidance_schedule": ("cosine", "constant", "linear"),
+    "order": ("random", "confidence"),
+    "reveal": ("cosine", "linear", "sqrt"),
+    "solver": ("ancestral",),
+    "engine": ("exact", "plain"),
+    "precision": ("32-true", "bf16", "auto"),
+}
+
+# By name (`impact-generate --preset`): the way to generate that figures come from, and a quick one.
+PRESETS = {
+    "exact": DecodingConfig(),
+    "fast": DecodingConfig(num_iterations=16, num_diffusion_steps=25, final_diffusion_steps=5, precision="auto"),
+}
+
+
+def _of_samples() -> DecodingConfig:
+    """While training: from the weights where they lie, which may be sharded and change with every step."""
+    return DecodingConfig(engine="plain")
 
 
 @dataclass
@@ -128,7 +154,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)  # of the audio in TensorBoard
+    decoding: DecodingConfig = field(default_factory=_of_samples)  # of the audio in TensorBoard
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None
 

@@ -20,8 +20,8 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
+from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.heads import check_order, head_class
-from impact_pl.models.heads.base import Sampling
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
@@ -175,10 +175,12 @@ class Impact(nn.Module):
         decoding: DecodingConfig,
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
     ) -> Tensor:
         """Raw latents (B, C, H, W), H = ``num_frames``, ready for the codec (S1 Sec. 3.2).
 
         ``text`` None samples the null condition, or an unconditional model; guidance then has nothing to do.
+        ``engine`` is what :func:`build_engine` made of this model, None: made here for this call alone.
         """
         check_decoding(decoding, self.spec.model.num_timesteps)
         check_order(self.spec.model.head, decoding.order)
@@ -190,27 +192,13 @@ class Impact(nn.Module):
         was_training = self.training
         self.eval()
         try:
+            engine = engine or build_engine(self, decoding)
             cond = self.embed_text(text, batch_size)
-            both = None  # condition and null condition, when they differ
-            if cond is not None and text is not None and self.null_cond is not None:
-                both = torch.cat([cond, self.null_cond.expand_as(cond).to(cond.dtype)])
-
-            def encode(patches: Tensor, mask: Tensor, positions: Tensor, guided: bool):
-                if not guided or both is None:
-                    return self.encoder(patches, mask, cond, positions).float(), None
-                hidden = self.encoder(patches.repeat(2, 1, 1), mask.repeat(2, 1), both, positions.repeat(2, 1))
-                return hidden.float().chunk(2)
-
-            def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
-                sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
-                return self.head.sample(hidden, null_hidden, sampling, generator)
-
-            def propose(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
-                sampling = Sampling(guidance_scale, temperature=decoding.temperature)
-                return self.head.propose(hidden, null_hidden, sampling, generator)
-
-            known = propose if self.head.confidence == "log_probability" else None
-            patches = decode(encode, sample, patches, decoding, generator, progress, known)
+            null = None if cond is None or text is None else self.null_cond  # where it is another one
+            with torch.autocast(device.type, engine.autocast, enabled=engine.autocast is not None):
+                calls = bind(engine, cond, null, decoding, generator)
+                propose = calls.propose if self.head.confidence == "log_probability" else None
+                patches = decode(calls.encode, calls.sample, patches, decoding, generator, progress, propose)
         finally:
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))

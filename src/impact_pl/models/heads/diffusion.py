@@ -19,7 +19,8 @@ from impact_pl.diffusion import (
     draw_normal,
     make_schedule,
 )
-from impact_pl.models.heads.base import Head, Sampling, guided
+from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
+from impact_pl.models.heads.diffusion_loop import DiffusionLoop
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 NUM_FREQUENCIES = 256
@@ -32,6 +33,16 @@ def timestep_features(timesteps: Tensor) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[..., None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimestepEmbedding(nn.Sequential):
+    """Of timesteps (...): (..., V)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return super().forward(timestep_features(timesteps))
 
 
 class AdaLNBlock(nn.Module):
@@ -59,7 +70,7 @@ class DiffusionHead(Head):
         width = config.head_width
         self.patch_dim = patch_dim
         self.num_timesteps = config.num_timesteps
-        self.time_embed = nn.Sequential(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.time_embed = TimestepEmbedding(width)
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)
         self.blocks = nn.ModuleList(self.make_block(width) for _ in range(config.head_depth))
@@ -82,7 +93,7 @@ class DiffusionHead(Head):
     def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy (..., P) at timesteps (...) or (1,), given cond = ``cond_proj(hidden)`` (..., V)."""
         x = self.input_proj(noisy)
-        cond = F.silu(self.time_embed(timestep_features(timesteps)) + cond)
+        cond = F.silu(self.time_embed(timesteps) + cond)
         for block in self.blocks:
             x = block(x, cond)
         shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
@@ -129,16 +140,19 @@ class DiffusionHead(Head):
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
-        Guidance works on the noise; the variance is the conditional one, as in MAR.
+        Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition
+        and timestep only is computed in every step, for every row; :class:`DiffusionLoop` does better.
         """
-        if null_hidden is None or guidance_scale == 1:
-            cond = self.cond_proj(hidden)
-            return lambda noisy, timestep: self(noisy, timestep, cond)
-        cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2B, K, V)
+        both = hidden if null_hidden is None else torch.cat([hidden, null_hidden])  # (B or 2B, K, D)
 
         def denoise(noisy: Tensor, timestep: Tensor) -> Prediction:
-            both = self(torch.cat([noisy, noisy]), timestep, cond)
-            noise = guided(both.noise, guidance_scale)
-            return Prediction(noise, both.variance[: len(noise)])
+            if null_hidden is None:
+                return self(noisy, timestep.expand(noisy.shape[:-1]), self.cond_proj(hidden))
+            noisy = torch.cat([noisy, noisy])
+            prediction = self(noisy, timestep.expand(noisy.shape[:-1]), self.cond_proj(both))
+            return Prediction(guided(prediction.noise, guidance_scale), prediction.variance[: len(hidden)])
 
         return denoise
+
+    def for_inference(self, dtype: torch.dtype) -> Sampler:
+        return DiffusionLoop(self, dtype)

@@ -28,11 +28,12 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     dropout: float = 0.1  # of the projections in attention and MLP (MAR: 0.1)
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
-    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
+    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
-    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete (models/heads)
+    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | energy (models/heads)
     head_width: int = 1024
     head_depth: int = 3
+    prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
     num_timesteps: int = 1000
     diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
     num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over
@@ -91,6 +92,7 @@ class OptimConfig:
     warmup_steps: int = 1000
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
+    head_only: bool = False  # train the head; all else stays as init_from has it (experiment=distill)
 
 
 @dataclass

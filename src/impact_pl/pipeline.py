@@ -88,8 +88,9 @@ class ImpactPipeline:
     @property
     def max_duration(self) -> float:
         """Longest clip that the model's position embeddings allow, in seconds."""
-        config, codec = self.model.spec.model, self.codec
-        frames = config.max_patches * config.patch_size // (codec.latent_width // config.patch_size)
+        spec, codec = self.model.spec, self.codec
+        frames, width = spec.patch_shape
+        frames = spec.model.max_patches * frames // (codec.latent_width // width)
         return frames * codec.samples_per_latent / codec.sample_rate
 
     @torch.inference_mode()

@@ -1,7 +1,8 @@
 """The whole model: latents and text features in, loss or latents out (S1 Sec. 3).
 
-Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), p patch size,
-N = H/p * W/p patches of P = C p^2 numbers, L text positions, D width, K masked positions of the batch.
+Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), patches of p frames and q
+widths (q = p, or W where that is less), N = H/p * W/q of them, P = C p q numbers each, L text positions, D width,
+K masked positions of the batch.
 """
 
 import dataclasses
@@ -58,12 +59,13 @@ class Impact(nn.Module):
         super().__init__()
         self.spec = spec
         config = spec.model
-        if spec.latent_width % config.patch_size:
+        frames, width = spec.patch_shape
+        if spec.latent_width % width:
             raise ValueError(
                 f"model.patch_size = {config.patch_size} does not divide the codec's latent width "
                 f"{spec.latent_width}: set model.patch_size to a divisor of it."
             )
-        self.patch_dim = spec.latent_channels * config.patch_size**2  # P
+        self.patch_dim = spec.latent_channels * frames * width  # P
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
@@ -90,8 +92,8 @@ class Impact(nn.Module):
         return torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, p)."""
-        p = self.spec.model.patch_size
+        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, q)."""
+        p, q = self.spec.patch_shape
         if latents.shape[1] != self.spec.latent_channels or latents.shape[3] != self.spec.latent_width:
             raise ValueError(
                 f"Latents of shape {tuple(latents.shape)}, but this model takes {self.spec.latent_channels} channels "
@@ -99,13 +101,13 @@ class Impact(nn.Module):
             )
         if latents.shape[2] % p:
             raise ValueError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
-        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, C, H, W)."""
-        p = self.spec.model.patch_size
-        w = self.spec.latent_width // p
-        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=p)
+        p, q = self.spec.patch_shape
+        w = self.spec.latent_width // q
+        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Tensor | None:
         """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.

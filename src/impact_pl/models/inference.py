@@ -15,13 +15,13 @@ class FastLinear(nn.Module):
     against ``F.linear``: float32 2.5 times faster at 2 rows, 1.2 at 64 and 1.15 at 668; bf16 2, 1.1 and 1.15.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
         self.packed = _can_pack(weight.device, dtype)
         weight = weight.detach().to(dtype, copy=True)
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packed else weight
-        self.bias = bias.detach().to(dtype, copy=True)
+        self.bias = None if bias is None else bias.detach().to(dtype, copy=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in) of any type -> (..., out) of ``dtype``."""

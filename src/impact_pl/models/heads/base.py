@@ -44,11 +44,15 @@ class Head(nn.Module, ABC):
         confidence: how sure the head is at a position, for ``order=confidence``: by the spread of several ``draws``, by
             the ``log_probability`` of one (then :meth:`propose` gives both), or ``none``.
         blocks: the repeated part, which sharding gathers block by block.
+        teacher: name of the head whose trained weights may start this one (but for ``own_weights``), beside its like.
+        own_weights: first parts of the names that a teacher's weights cannot give.
         num_fit_patches: patches of the training set that :meth:`fit` wants to see before the first step; 0: none.
     """
 
     confidence: Literal["draws", "log_probability", "none"] = "draws"
     blocks: nn.ModuleList
+    teacher: str | None = None
+    own_weights: tuple[str, ...] = ()
     num_fit_patches: int = 0
 
     @abstractmethod

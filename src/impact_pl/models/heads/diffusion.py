@@ -18,6 +18,7 @@ from impact_pl.diffusion import (
     diffusion_loss,
     draw_normal,
     make_schedule,
+    noise_of_velocity,
 )
 from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
 from impact_pl.models.heads.diffusion_loop import DiffusionLoop
@@ -25,6 +26,7 @@ from impact_pl.models.transformer import LAYER_NORM_EPS
 
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
+PREDICTIONS = ("noise", "velocity")
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -63,13 +65,21 @@ class AdaLNBlock(nn.Module):
 
 
 class DiffusionHead(Head):
-    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix)."""
+    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix).
+
+    Note: with ``model.prediction=velocity`` its output is the velocity instead, and the noise follows from it. MAR
+    predicts the noise; near the last timestep, where what a sound is gets decided, the clean patch is then an error of
+    the network divided by the square root of alpha_bar, which a short training does not survive.
+    """
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__()
         width = config.head_width
         self.patch_dim = patch_dim
         self.num_timesteps = config.num_timesteps
+        if config.prediction not in PREDICTIONS:
+            raise ValueError(f"model.prediction = {config.prediction!r}: choose {', '.join(PREDICTIONS)}.")
+        self.predicts_velocity = config.prediction == "velocity"
         self.time_embed = TimestepEmbedding(width)
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)
@@ -98,7 +108,11 @@ class DiffusionHead(Head):
             x = block(x, cond)
         shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
         x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (..., 2P)
-        return Prediction(*x.float().chunk(2, dim=-1))
+        prediction = Prediction(*x.float().chunk(2, dim=-1))
+        if self.predicts_velocity:
+            schedule = self.schedule(self.num_timesteps, noisy.device)
+            return prediction._replace(noise=noise_of_velocity(schedule, noisy, timesteps, prediction.noise))
+        return prediction
 
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
@@ -120,7 +134,8 @@ class DiffusionHead(Head):
         cond = self.cond_proj(hidden)
         cond = torch.cat([cond] * (len(target) // len(cond)))
         prediction = self(noisy, timesteps, cond)
-        return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise), timesteps
+        weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # makes it the velocity's error
+        return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise, weight), timesteps
 
     def sample(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator

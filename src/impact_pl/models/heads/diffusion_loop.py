@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from impact_pl.diffusion import Prediction, draw_normal
+from impact_pl.diffusion import draw_normal
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.inference import FastLinear, inference_copy
 from impact_pl.models.transformer import LAYER_NORM_EPS
@@ -38,6 +38,7 @@ class DiffusionLoop:
 
     def __init__(self, head: "DiffusionHead", dtype: torch.dtype) -> None:
         self.patch_dim, self.schedule, self.width = head.patch_dim, head.schedule, head.cond_proj.out_features
+        self.predicts_velocity = head.predicts_velocity
         self.time_embed = inference_copy(head.time_embed, torch.float32)
         self.cond_proj, self.input_proj, self.final_proj = (
             _fast(layer, dtype) for layer in (head.cond_proj, head.input_proj, head.final_proj)
@@ -69,7 +70,7 @@ class DiffusionLoop:
         if key not in self._plans:
             schedule = self.schedule(sampling.num_diffusion_steps, device, sampling.min_alpha_bar)
             times = self.time_embed(schedule.timesteps.flip(0))
-            self._plans[key] = ancestral_steps(schedule, sampling.temperature), times
+            self._plans[key] = ancestral_steps(schedule, self.predicts_velocity, sampling.temperature), times
         return self._plans[key]
 
     def _solve(
@@ -82,20 +83,26 @@ class DiffusionLoop:
             embedded = F.silu(times[first : first + together, None, None] + cond)  # (s, G, R, V)
             modulations = self.modulation(embedded).unflatten(-1, (-1, self.width))  # (s, G, R, M, V)
             for step, modulation in zip(steps[first : first + together], modulations, strict=True):
-                x = advance(step, x, self._denoise(x, modulation, guidance_scale), next(noise))
+                x = advance(step, x, *self._denoise(x, modulation, guidance_scale), next(noise))
         return x
 
-    def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: float) -> Prediction:
-        """Guided noise and conditional variance, each (R, P), of noisy x (R, P), with modulations (G, R, M, V)."""
+    def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+        """The head's output under guidance, noise or velocity, and the conditional variance, each (R, P).
+
+        Guidance works on the noise: of noise and velocity, each is linear in the other for a given x, so on both alike.
+
+        Args:
+            x: noisy patches (R, P).
+            modulation: (G, R, M, V) of a timestep.
+        """
         modulations = iter(modulation.unbind(-2))
         h = self.input_proj(x)  # (R, V); (G, R, V) from the first block on
         for fc1, fc2 in self.blocks:
             shift, scale, gate = next(modulations), next(modulations), next(modulations)
             h = torch.addcmul(h, gate, fc2(F.silu(fc1(self._modulate(h, shift, scale)))))
-        out = self.final_proj(self._modulate(h, *modulations)).float()  # (G, R, 2P)
-        noise, variance = out.chunk(2, dim=-1)
-        guided = noise[0] if len(noise) == 1 else torch.lerp(noise[1], noise[0], guidance_scale)
-        return Prediction(guided, variance[0])
+        output, variance = self.final_proj(self._modulate(h, *modulations)).float().chunk(2, dim=-1)  # (G, R, P)
+        guided = output[0] if len(output) == 1 else torch.lerp(output[1], output[0], guidance_scale)
+        return guided, variance[0]
 
     def _modulate(self, h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return torch.addcmul(shift, F.layer_norm(h, (self.width,), eps=LAYER_NORM_EPS), scale)

@@ -6,9 +6,10 @@ INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
 CLAP    := .venv-clap
 SLURM   := slurmctld slurmd slurm-client munge
+BENCH   ?= runs/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm test-clap lint format corpus precompute-latents tensorboard clean
+.PHONY: help setup demo test test-all test-slurm test-clap bench bench-gpu lint format corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,27 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	$(CLAP)/bin/pip install -q -c constraints.txt -r tests/clap/requirements.txt
 	$(CLAP)/bin/pip install -q --no-deps laion-clap==1.1.7 wget==3.2 progressbar==2.5
 	@touch $@
+
+# BENCH=docs/performance makes the committed page and its records anew.
+bench: setup ## speed on this CPU (half an hour on two cores) -> $(BENCH)/*.json and $(BENCH).md
+	$(BIN)/impact-benchmark latency --batch 1 8 --preset fast --json $(BENCH)/cpu-latency.json
+	$(BIN)/impact-benchmark throughput --engine exact --batch 1 2 4 8 16 --points 2 --preset fast --json $(BENCH)/cpu-throughput.json
+	$(BIN)/impact-benchmark scaling --engine exact --batch 1 --points 3 --json $(BENCH)/cpu-scaling.json
+	$(BIN)/impact-benchmark training --batch 8 --json $(BENCH)/cpu-training.json
+	$(BIN)/impact-benchmark reading --json $(BENCH)/cpu-reading.json
+	$(BIN)/impact-benchmark peers --batch 1 8 --repeats 1 --preset fast --json $(BENCH)/cpu-peers.json
+	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
+
+bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH)/*.json and $(BENCH).md
+	$(BIN)/impact-benchmark latency --device cuda --whole --batch 1 8 --preset fast --json $(BENCH)/gpu-latency.json
+	$(BIN)/impact-benchmark latency --device cuda --whole --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
+	$(BIN)/impact-benchmark throughput --device cuda --whole --preset fast --json $(BENCH)/gpu-throughput.json
+	$(BIN)/impact-benchmark scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
+	$(BIN)/impact-benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 9 10 --steps 50 --json $(BENCH)/gpu-training.json
+	$(BIN)/impact-benchmark training --device cuda --model large --batch 32 --ways 5 9 10 --steps 50 --json $(BENCH)/gpu-training-large.json
+	$(BIN)/impact-benchmark reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
+	$(BIN)/impact-benchmark peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
+	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -44,9 +44,10 @@ def _import_package() -> None:
     import impact_pl  # noqa: F401  # what unpickling any of the package's functions does in a worker
 
 
-@pytest.mark.parametrize(
-    "command", ["train", "precompute", "generate", "evaluate", "export", "report", "reconstruct", "model_table"]
-)
+COMMANDS = ["train", "precompute", "generate", "evaluate", "export", "report", "reconstruct", "model_table", "benchmark"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_that_names_an_example(command):
     done = python("-m", f"impact_pl.cli.{command}", "--help")
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.cli import compose, evaluate, generate, listening, precompute, train
+from impact_pl.cli import benchmark_options, compose, evaluate, generate, listening, precompute, train
 from impact_pl.config import PrecomputeConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -46,6 +46,8 @@ def test_commands_exist_and_parse(command, capsys):
     elif program == "impact-evaluate":
         parser = listening if arguments[0] in ("listening", "ratings") else evaluate
         parser.build_parser().parse_args(arguments)
+    elif program == "impact-benchmark":
+        benchmark_options.build_parser().parse_args(arguments)
     elif program == "impact-export":
         assert len([argument for argument in arguments if argument != "--half"]) == 2
     elif program == "pip":

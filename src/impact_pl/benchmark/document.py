@@ -1,0 +1,99 @@
+"""docs/performance.md, made from records: no number in it is typed."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from impact_pl.benchmark import tables
+from impact_pl.benchmark.plots import longest, plot, ways
+from impact_pl.benchmark.record import read_record
+from impact_pl.data.partial import write_whole
+
+INTRODUCTION = """\
+# Performance
+
+Made by `impact-benchmark document` from the records that stand beside it; every record names its command, and
+`make bench` (a CPU, minutes) or `make bench-gpu` (CUDA, everything) makes them all anew.
+
+**Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
+the measured bandwidth, or starting its operations, whichever is longest; iterations wait for each other, so theirs add
+up. Counted is the work that the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does.
+**Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
+from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. Times are
+medians after a warm-up, ways taking turns, with random weights where a model is only named. Ratios are within one run.
+The paper's seconds are for a batch of 8 on one V100.
+"""
+TITLES = {
+    "latency": "Latency",
+    "throughput": "Throughput",
+    "scaling": "Cost by duration",
+    "training": "Training",
+    "reading": "Reading shards",
+    "precompute": "Making shards",
+    "peers": "Other systems",
+    "outside": "Timed outside",
+}
+
+
+def write_document(paths: list[Path], out: Path) -> None:
+    """Write ``out`` and its pictures, which lie in the folder of the same name beside it.
+
+    Raises:
+        ValueError: no records, or a file that is none.
+    """
+    if not paths:
+        raise ValueError("no records to make a document of: give the files that --json wrote")
+    records = {path.stem: read_record(path) for path in paths}
+    machines: dict[str, list[str]] = {}
+    for stem, record in records.items():
+        machines.setdefault(record["machine"]["name"], []).append(stem)
+    lines = [INTRODUCTION]
+    for machine, stems in machines.items():
+        lines.append(f"## {machine}\n")
+        outside = [records[stem] for stem in stems if records[stem]["part"] == "outside"]
+        for part in TITLES:
+            for stem in stems:
+                if records[stem]["part"] == part:
+                    lines += section(records[stem], stem, outside, out)
+    write_whole(out, "\n".join(lines).rstrip() + "\n")
+
+
+def section(record: dict, stem: str, outside: list[dict], out: Path) -> list[str]:
+    """One record: where it comes from, its tables, its pictures."""
+    lines = [f"### {TITLES[record['part']]}{title_of(record)}\n", f"`{record['command']}`, {record['taken']}\n"]
+    lines += body(record, outside)
+    for path in plot(record, out.with_suffix(""), stem):
+        lines.append(f"![{path.stem}]({os.path.relpath(path, out.parent)})\n")
+    return lines
+
+
+def body(record: dict, outside: Sequence[dict] = ()) -> list[str]:
+    """A record's machine and tables; ``outside``: records of other implementations, to compare with."""
+    part, lines = record["part"], [tables.machine_lines(record) + "\n"]
+    if "how" in record:
+        lines.append(record["how"] + "\n")
+    if part == "latency":
+        lines += [tables.rates_table(record) + "\n", tables.latency_table(record, outside) + "\n", *breakdowns(record)]
+    elif part == "training":
+        lines += [tables.training_table(record, outside) + "\n", tables.waiting_table(record) + "\n"]
+    else:
+        lines.append(tables.TABLES[part](record) + "\n")
+    return lines
+
+
+def title_of(record: dict) -> str:
+    """What tells a section from others of its part."""
+    said = record.get("name") or record["settings"].get("model", "")
+    return f": {said}" if said else ""
+
+
+def breakdowns(record: dict) -> list[str]:
+    """Where the time goes: of each way's longest generation at the smallest batch."""
+    rows = record["rows"]
+    batch = min(row["batch"] for row in rows)
+    lines = []
+    for way in ways(rows):
+        row = longest([row for row in rows if row["way"] == way and row["batch"] == batch])
+        lines.append(f"Where the time goes, {way}, batch {batch}, {row['iterations']} x {row['diffusion_steps']}:\n")
+        lines.append(tables.breakdown_table(row) + "\n")
+    return lines

@@ -1,0 +1,207 @@
+"""How much there is to do: floating-point operations and bytes of each part, from the model's shapes; and the time that
+they take at least.
+
+Counted is what the algorithm needs, not what a program does: the last block of Enc2 works at the positions that are
+revealed alone (its keys and values are those of all), guidance's second half is there only where beta is not 1, weights
+are read once a pass. Matrix products and attention, 2 operations a multiply-add; norms and activations are left out.
+
+Dimensions: B clips, N patches of P numbers, L text positions, S positions of a stack, D width, V width of the head,
+K positions revealed in an iteration, T iterations.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from impact_pl.benchmark.machine import Rates
+from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.decoding import decode
+from impact_pl.models.heads.diffusion import NUM_FREQUENCIES
+from impact_pl.models.spec import ImpactSpec
+
+BYTES = {"32-true": 4, "bf16": 2}  # precision -> of a number
+
+
+class Iteration(NamedTuple):
+    """One iteration of decoding, a clip: patches known before it, revealed by it; guidance; steps of the head."""
+
+    kept: int
+    revealed: int
+    guidance_scale: float
+    num_diffusion_steps: int
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance_scale != 1
+
+
+def iterations_of(config: DecodingConfig, num_patches: int) -> list[Iteration]:
+    """What ``config`` does to a clip, found by decoding one with stand-ins for encoder and head.
+
+    Raises:
+        ValueError: decoding in the order of confidence, whose drafts are not counted here.
+    """
+    if config.order != "random":
+        raise ValueError(f"order = {config.order!r}: work is counted for order = 'random' only.")
+    found: list[Iteration] = []
+    kept: list[int] = []
+
+    def encode(patches, mask, positions, num_kept, guided):
+        kept.append(num_kept)
+        hidden = torch.zeros(1, positions.shape[1], 1)
+        return hidden, hidden if guided else None
+
+    def sample(hidden, null_hidden, guidance_scale, num_diffusion_steps):
+        found.append(Iteration(kept[-1], hidden.shape[1], guidance_scale, num_diffusion_steps))
+        return torch.zeros(1, hidden.shape[1], 1)
+
+    decode(encode, sample, torch.zeros(1, num_patches, 1), config, torch.Generator().manual_seed(0))
+    return found
+
+
+@dataclass(frozen=True)
+class Work:
+    """``flops``; ``bytes`` that have to be read or written; ``working_set``, those that are read again each time."""
+
+    flops: float = 0.0
+    bytes: float = 0.0
+    working_set: float = 0.0
+
+    def seconds(self, rates: Rates, precision: str) -> tuple[float, float]:
+        """What arithmetic takes at least, and what memory takes at least."""
+        return self.flops / rates.gemm[precision], self.bytes / rates.bandwidth_of(self.working_set)
+
+
+def linear(rows: int, inputs: int, outputs: int) -> int:
+    """Operations of a linear layer."""
+    return 2 * rows * inputs * outputs
+
+
+def attention(queries: int, keys: int, width: int) -> int:
+    """Operations of attention itself: scores and weighted sums, all heads."""
+    return 4 * queries * keys * width
+
+
+def block(config: ModelConfig, positions: int, queries: int | None = None) -> int:
+    """Operations of a transformer block over ``positions``; ``queries``: where its output is wanted, None: all."""
+    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+    queries = positions if queries is None else queries
+    keys_values = linear(positions, dim, 2 * dim)
+    rest = linear(queries, dim, 2 * dim) + 2 * linear(queries, dim, hidden)  # queries, projection; MLP
+    return keys_values + rest + attention(queries, positions, dim)
+
+
+def patch_dim(spec: ImpactSpec) -> int:
+    """P."""
+    return spec.latent_channels * spec.model.patch_size**2
+
+
+def encoder_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int | None = None) -> int:
+    """Of one clip's pass; ``revealed``: positions asked for, None: as the plain encoder works, all to the end."""
+    config = spec.model
+    inner, outer = spec.text_length + kept, spec.text_length + num_patches
+    ends = linear(kept, patch_dim(spec), config.dim) + linear(inner, config.dim, config.dim)
+    enc1 = config.depth * block(config, inner)
+    return ends + enc1 + (config.depth - 1) * block(config, outer) + block(config, outer, revealed)
+
+
+def encoder_weights(spec: ImpactSpec) -> int:
+    """Numbers in its matrices."""
+    config = spec.model
+    blocks = 2 * config.depth * int(config.dim**2 * (4 + 2 * config.mlp_ratio))
+    return blocks + config.dim**2 + patch_dim(spec) * config.dim
+
+
+def encoder_work(spec: ImpactSpec, precision: str, batch: int, num_patches: int, it: Iteration) -> Work:
+    """Of one iteration, guidance included."""
+    rows = batch * (2 if it.guided else 1)
+    weights = encoder_weights(spec) * BYTES[precision]
+    ends = batch * (it.kept * patch_dim(spec) + it.revealed * spec.model.dim) * BYTES[precision]
+    return Work(rows * encoder_flops(spec, num_patches, it.kept, it.revealed), weights + ends, weights)
+
+
+def head_sizes(spec: ImpactSpec) -> tuple[int, int]:
+    """Numbers in the matrices of the diffusion head that noisy patches pass, and in those of its modulations."""
+    width, depth = spec.model.head_width, spec.model.head_depth
+    return patch_dim(spec) * 3 * width + depth * 2 * width**2, (3 * depth + 2) * width**2
+
+
+def head_flops(spec: ImpactSpec, rows: int, steps: int) -> int:
+    """Of denoising so many rows in so many steps: what is done once, what once a step, and the rest."""
+    width = spec.model.head_width
+    loop, modulation = head_sizes(spec)
+    times = linear(steps, NUM_FREQUENCIES, width) + linear(steps, width, width)
+    return linear(rows, spec.model.dim, width) + times + 2 * rows * steps * (loop + modulation)
+
+
+def head_work(spec: ImpactSpec, precision: str, batch: int, it: Iteration) -> Work:
+    """Of one iteration's loop, guidance included.
+
+    Modulations depend on condition and timestep only: all steps' can be made in one product, which reads their matrices
+    once, but writes and reads its results; with many rows reading the matrices in each step is less.
+    """
+    rows = batch * it.revealed * (2 if it.guided else 1)
+    steps, width = it.num_diffusion_steps, spec.model.head_width
+    loop, modulation = head_sizes(spec)
+    results = 2 * rows * steps * (3 * spec.model.head_depth + 2) * width
+    noise = 2 * batch * it.revealed * steps * patch_dim(spec)  # drawn, then read
+    numbers = loop * steps + min(modulation * steps, modulation + results) + noise
+    return Work(head_flops(spec, rows, steps), numbers * BYTES[precision], loop * BYTES[precision])
+
+
+class Parts(NamedTuple):
+    """Least seconds of all iterations: by arithmetic, by memory, and by the slower of both each time."""
+
+    flops: float
+    bytes: float
+    compute: float
+    memory: float
+    bound: float
+
+
+def total(works: list[Work], rates: Rates, precision: str) -> Parts:
+    """Passes wait for each other, so each has its own bound and they add up."""
+    times = [work.seconds(rates, precision) for work in works]
+    return Parts(
+        math.fsum(work.flops for work in works),
+        math.fsum(work.bytes for work in works),
+        math.fsum(compute for compute, _ in times),
+        math.fsum(memory for _, memory in times),
+        math.fsum(max(pair) for pair in times),
+    )
+
+
+def generation(
+    spec: ImpactSpec, rates: Rates, precision: str, batch: int, num_patches: int, plan: list[Iteration]
+) -> dict[str, Parts]:
+    """Part -> its bound: encoder and head without guidance's second half, then what that half adds.
+
+    Raises:
+        ValueError: a head that is not ``diffusion``.
+    """
+    if spec.model.head != "diffusion":
+        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for the diffusion head only.")
+    counts: dict[str, Callable[[Iteration], Work]] = {
+        "encoder": lambda it: encoder_work(spec, precision, batch, num_patches, it),
+        "head": lambda it: head_work(spec, precision, batch, it),
+    }
+    found = {}
+    for part, count in counts.items():
+        plain = total([count(it._replace(guidance_scale=1.0)) for it in plan], rates, precision)
+        whole = total([count(it) for it in plan], rates, precision)
+        found[part] = plain
+        found[f"{part}, guidance"] = Parts(*(a - b for a, b in zip(whole, plain, strict=True)))
+    return found
+
+
+def training_flops(spec: ImpactSpec, num_patches: int, masked: int) -> float:
+    """Of one clip's step: forward once, backward twice that; the head at masked positions only, no recomputation."""
+    config = spec.model
+    rows = masked * config.diffusion_batch_mul
+    loop, modulation = head_sizes(spec)
+    times = linear(rows, NUM_FREQUENCIES, config.head_width) + linear(rows, config.head_width, config.head_width)
+    head = linear(masked, config.dim, config.head_width) + times + 2 * rows * (loop + modulation)
+    return 3.0 * (encoder_flops(spec, num_patches, num_patches - masked, masked) + head)

@@ -1,0 +1,102 @@
+"""Options of `impact-benchmark`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from impact_pl.cli import options
+from impact_pl.config import DecodingConfig
+
+SUMMARIES = {
+    "latency": "seconds of a generation, its parts, and the time that its work takes at least",
+    "throughput": "clips a second by batch",
+    "scaling": "cost by duration",
+    "training": "clips a second, memory and utilisation of a training step, and what each way to make it adds",
+    "reading": "the training's DataLoader against plain ways to read the same shards",
+    "precompute": "impact-precompute against a plain loop",
+    "peers": "other text-to-audio systems in their published sizes, and ours",
+    "document": "records (what --json wrote) as a Markdown page with pictures",
+}
+BATCHES = {"latency": [1], "throughput": [1, 2, 4, 8, 16, 32, 64], "scaling": [1, 8], "peers": [1, 8]}
+ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64], "peers": [64]}
+DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
+DEFAULTS = DecodingConfig()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="impact-benchmark",
+        description="How fast generation, training and data are here, beside what the machine allows.",
+        epilog="example: impact-benchmark latency --model base --iterations 16 64 --json latency.json",
+    )
+    parsers = parser.add_subparsers(dest="part", required=True)
+    for part in ("latency", "throughput", "scaling", "peers"):
+        add_generation(parsers.add_parser(part, help=SUMMARIES[part]), part)
+    add_training(parsers.add_parser("training", help=SUMMARIES["training"]))
+    add_data(parsers)
+    document = parsers.add_parser("document", help=SUMMARIES["document"])
+    document.add_argument("records", type=Path, nargs="+", help="files that --json wrote")
+    document.add_argument("--out", type=Path, default=Path("performance.md"), help="(default: %(default)s)")
+    return parser
+
+
+def add_common(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+    add = parser.add_argument
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add("--threads", type=options.positive_int, help="of the CPU (default: PyTorch's choice)")
+    add("--repeats", type=options.positive_int, default=3, help="of what takes less than 5 s (default: %(default)s)")
+    add("--json", type=Path, help="write the record there, row by row")
+    add("--plots", type=Path, help="a folder for pictures (SVG)")
+    return add
+
+
+def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
+    add = add_common(parser)
+    numbers: dict[str, Any] = {"type": options.positive_int, "nargs": "+"}
+    add("--model", default="base", help="a name under conf/model (random weights), or a model folder (%(default)s)")
+    add("--batch", **numbers, default=BATCHES[part], help="clips generated together (default: %(default)s)")
+    add("--iterations", **numbers, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
+    add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
+    add("--engine", nargs="+", default=["plain", "exact"], help="(default: %(default)s)")
+    add("--precision", nargs="+", default=["32-true", "bf16"], help="(default: %(default)s)")
+    add("--preset", nargs="*", default=[], help="names of presets, which fix iterations, steps and engine themselves")
+    durations = DURATIONS if part == "scaling" else [10.24]
+    several = "+" if part == "scaling" else None
+    default = durations if several else durations[0]
+    add("--duration", type=options.seconds, nargs=several, default=default, help="seconds of sound (%(default)s)")
+    add("--points", type=options.positive_int, default=5, help="iterations at which the encoder is timed (%(default)s)")
+    add("--whole", action="store_true", help="run generations to their end; else they are put together from units")
+    if part == "peers":
+        add("--systems", nargs="+", default=None, help="(default: all)")
+    if part != "scaling":
+        add("--no-codec", action="store_true", help="leave codec and text encoder out")
+
+
+def add_training(parser: argparse.ArgumentParser) -> None:
+    add = add_common(parser)
+    add("--model", default="base", help="a name under conf/model (default: %(default)s)")
+    add("--batch", type=options.positive_int, default=8, help="clips a step (default: %(default)s)")
+    add("--duration", type=options.seconds, default=10.24, help="seconds of a clip (default: %(default)s)")
+    add("--ways", nargs="+", help="by number, from 1 (default: all but the compiled one)")
+    add("--data", type=Path, help="the `out` folder of impact-precompute to read (default: random shards)")
+    add("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader processes to try (default: %(default)s)")
+    add("--steps", type=options.positive_int, default=4, help="steps in which waiting is timed (default: %(default)s)")
+
+
+def add_data(parsers: Any) -> None:
+    reading = parsers.add_parser("reading", help=SUMMARIES["reading"])
+    add = add_common(reading)
+    add("--data", type=Path, help="the `out` folder of impact-precompute (default: random shards)")
+    add("--split", default="train")
+    add("--workers", type=int, nargs="+", default=[0, 1, 2], help="DataLoader processes to try")
+    add("--batch-size", type=options.positive_int, default=16)
+    add("--epochs", type=options.positive_int, default=3, help="of the set, in a repeat")
+    making = parsers.add_parser("precompute", help=SUMMARIES["precompute"])
+    add = add_common(making)
+    add("--manifest", type=Path, required=True)
+    add("--clips", type=options.positive_int, default=200, help="records, drawn from the manifest")
+    add("--clip-seconds", type=options.seconds, default=10.24)
+    add("--text-encoder", default="none")
+    add("--workers", type=options.positive_int, nargs="+", default=[1, 2], help="processes to try")
+    add("--rate", type=options.positive_int, help="write the clips as WAV of this rate first")

@@ -1,0 +1,59 @@
+"""Steps of the reference's kind and ours train the same model, and differ in what they keep and how they count."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from impact_pl.benchmark import training
+from impact_pl.benchmark.machine import Rates
+from impact_pl.benchmark.subject import named
+from impact_pl.config import MaskRatioConfig, ModelConfig
+from impact_pl.masking import draw_mask_ratio
+
+CONFIG = ModelConfig(dim=32, depth=2, num_heads=2, head_width=32, head_depth=1, max_patches=16, dropout=0.0)
+RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)
+
+
+@pytest.fixture(scope="module")
+def stepper():
+    subject = named("little", CONFIG, duration=0.64, device=torch.device("cpu"), parts=False)
+    return training.Stepper(subject, 4, 16)
+
+
+def test_the_mean_mask_ratio():
+    config = MaskRatioConfig()
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw_mask_ratio(config, generator) for _ in range(4000)]
+    assert training.mean_mask_ratio(config) == pytest.approx(sum(drawn) / len(drawn), abs=3e-3)
+    assert training.mean_mask_ratio(MaskRatioConfig(kind="fixed", value=0.5)) == 0.5
+
+
+def test_the_loss_at_all_positions_is_the_loss_at_masked_ones_on_average(stepper):
+    """The same expectation: noise and masks differ, the mean over many draws does not."""
+    masked = dataclasses.replace(training.REFERENCE, attention_dropout=0.0, masked_only=True)
+    everywhere = dataclasses.replace(masked, masked_only=False)
+    with torch.no_grad():
+        means = [torch.stack([stepper.loss(way) for _ in range(40)]) for way in (masked, everywhere)]
+    error = (means[0].var() / 40 + means[1].var() / 40).sqrt()
+    assert abs(means[0].mean() - means[1].mean()) < 4 * error
+
+
+def test_rows_and_what_ways_keep(stepper):
+    before = [p.clone() for p in stepper.model.parameters()]
+    rows = {row["way"]: row for row in training.measure(stepper, training.WAYS_WITHOUT_COMPILATION, RATES, 1)}
+    assert any(not torch.equal(a, b) for a, b in zip(before, stepper.model.parameters(), strict=True))
+    for row in rows.values():
+        assert row["clips_per_second"] == pytest.approx(4 / row["seconds"])
+        assert row["utilisation"] == pytest.approx(row["flops"] / row["seconds"] / RATES.gemm[row["precision"]])
+        assert row["peak_bytes"] is None  # of a CPU
+    kept = {name: row["kept_bytes"] for name, row in rows.items()}
+    ours = kept["ours: all that and fused AdamW"]
+    assert kept["ours, activation checkpointing"] < ours < kept["ours, head at all positions"]
+    assert ours < kept["ours in float32"]
+
+
+def test_layouts_leave_no_trace(stepper):
+    way = training.WAYS["ours, activation checkpointing"]
+    stepper.kept_bytes(way)
+    assert [b.forward for b in training.transformer_blocks(stepper.model)] == stepper.plain_forwards

@@ -1,0 +1,96 @@
+"""What is put together from units is what a generation is made of."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from impact_pl.benchmark import latency
+from impact_pl.benchmark.machine import Rates
+from impact_pl.benchmark.subject import named
+from impact_pl.benchmark.timing import count_launches, in_turns
+from impact_pl.benchmark.units import Runner, Times, Unit, Way, loop_lengths, spread, units_of
+from impact_pl.benchmark.work import iterations_of
+from impact_pl.config import DecodingConfig, ModelConfig
+
+CPU = torch.device("cpu")
+RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)
+DECODING = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
+WAYS = [Way(engine, dataclasses.replace(DECODING, engine=engine)) for engine in ("plain", "exact")]
+
+
+@pytest.fixture(scope="module")
+def subject():
+    config = ModelConfig(dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=16)
+    return named("little", config, duration=0.64, device=CPU, parts=False)
+
+
+def test_every_unit_of_every_plan_can_be_read_off(subject):
+    runner = Runner(subject, WAYS[1], 1, 16)
+    plans = [iterations_of(dataclasses.replace(DECODING, num_iterations=count), 16) for count in (2, 8)]
+    units = units_of(runner, plans, points=3)
+    assert {unit.guided for unit in units} == {True, False}
+    times = Times({unit: float(unit.count + 1) * (2 if unit.guided else 1) for unit in units})
+    for it in itertools.chain(*plans):
+        expected = it.kept + 1
+        assert times.encoder(it.kept, False) == pytest.approx(expected)
+        assert times.encoder(it.kept, True) == pytest.approx(2 * expected)
+        assert times.head(it.revealed, False, 4) == pytest.approx(it.revealed + 1)
+    parts = times.parts(runner, plans[0])
+    assert parts["encoder"] == pytest.approx(sum(it.kept + 1 for it in plans[0]))
+    assert parts["encoder, guidance"] == pytest.approx(plans[0][0].kept + 1)  # the last iteration has none
+
+
+def test_long_loops_are_continued():
+    assert loop_lengths(10, [100, 100]) == (100,)
+    assert loop_lengths(10, [50, 5, 20]) == (5, 50)
+    assert loop_lengths(10_000, [100]) == (10, 20)
+    times = Times({Unit("head", 3, False, 10): 1.5, Unit("head", 3, False, 20): 2.5})
+    assert times.head(3, False, 100) == pytest.approx(10.5)  # half a second once, a tenth a step
+
+
+def test_spread_keeps_both_ends():
+    assert spread([5, 1, 1, 3], 4) == [1, 3, 5]
+    assert spread(range(100), 3)[::2] == [0, 99]
+    assert len(spread(range(100), 5)) == 5
+
+
+def test_the_plain_engine_guides_always(subject):
+    plain, exact = (Runner(subject, way, 1, 16) for way in WAYS)
+    last = iterations_of(DECODING, 16)[-1]
+    assert not last.guided
+    assert (plain.guides(last), exact.guides(last)) == (True, False)
+
+
+def test_rows_are_consistent(subject):
+    rows = latency.measure(subject, WAYS, 2, [2, 3], 0.64, RATES, points=2, repeats=1, whole=True)
+    assert [(row["way"], row["iterations"]) for row in rows] == [(w.name, t) for t in (2, 3) for w in WAYS]
+    for row in rows:
+        parts = row["parts"]
+        assert list(parts) == ["encoder", "encoder, guidance", "head", "head, guidance", "rest"]
+        assert row["units_seconds"] == pytest.approx(sum(part["seconds"] for part in parts.values()))
+        assert row["seconds"] == row["generation_seconds"] > 0
+        assert row["bound_seconds"] == pytest.approx(sum(part["bound_seconds"] for part in parts.values()))
+        for name, part in parts.items():
+            if name != "rest":
+                assert part["flops"] > 0
+                assert part["ratio"] == pytest.approx(part["seconds"] / part["bound_seconds"])
+            if name in ("encoder", "head"):
+                most = max(part["compute_seconds"], part["memory_seconds"], part["launch_seconds"])
+                assert part["bound_seconds"] >= most - 1e-12
+    plain, exact = rows[:2]
+    assert plain["parts"]["head"]["launches"] > exact["parts"]["head"]["launches"] > 0
+    assert plain["parts"]["head"]["flops"] == exact["parts"]["head"]["flops"]  # the algorithm's, not the program's
+
+
+def test_ways_take_turns_after_a_warm_up():
+    calls = []
+    seconds = in_turns({name: (lambda name=name: calls.append(name)) for name in "ab"}, 2, CPU)
+    assert calls == ["a", "b"] * 3
+    assert all(value >= 0 for value in seconds.values())
+
+
+def test_operations_are_counted():
+    x = torch.zeros(3)
+    assert count_launches(lambda: (x + 1).view(3, 1) * 2, CPU) == 2  # a view starts nothing

@@ -1,0 +1,122 @@
+"""Counted work is what a model does, and bounds are what a machine allows."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from impact_pl.benchmark import work
+from impact_pl.benchmark.machine import Rates
+from impact_pl.benchmark.work import Iteration
+from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.masking import masked_counts
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
+
+RATES = Rates({"32-true": 1e9, "bf16": 4e9}, {}, {1 << 20: 4e9, 1 << 26: 1e9}, 1e-6)
+CONFIG = ModelConfig(dim=16, depth=2, num_heads=2, head_width=24, head_depth=2, max_patches=12, dropout=0.0)
+SPEC = ImpactSpec(CONFIG, 4, 1, [0.0] * 4, 1.0, text_features={"words": (3, 5)})
+
+
+def counted(call) -> int:
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return Impact(SPEC).eval()
+
+
+def test_a_linear_layer_by_hand():
+    assert work.linear(3, 5, 7) == 3 * 7 * (5 + 5)  # five products and five additions for each of 3 x 7 results
+    assert work.linear(3, 5, 7) == counted(lambda: nn.Linear(5, 7)(torch.zeros(3, 5)))
+
+
+@pytest.mark.parametrize("kept", [0, 5, 11])
+def test_the_encoder_as_it_runs(model, kept):
+    """At all positions: exactly what the plain encoder does. At some: what the last block has less."""
+    mask = torch.arange(12)[None] >= kept
+    cond = torch.zeros(1, 3, 16)
+    whole = work.encoder_flops(SPEC, 12, kept)
+    assert whole == counted(lambda: model.encoder(torch.zeros(1, 12, 4), mask, cond))
+    fewer = work.block(CONFIG, 15) - work.block(CONFIG, 15, queries=2)
+    assert whole - work.encoder_flops(SPEC, 12, kept, revealed=2) == fewer > 0
+
+
+def test_weights_are_those_of_the_model(model):
+    matrices = sum(p.numel() for name, p in model.encoder.named_parameters() if p.ndim == 2 and "weight" in name)
+    assert work.encoder_weights(SPEC) == matrices
+    loop, modulation = work.head_sizes(SPEC)
+    once = sum(
+        layer.weight.numel() for layer in (model.head.cond_proj, *model.head.time_embed) if hasattr(layer, "weight")
+    )
+    assert loop + modulation + once == sum(p.numel() for p in model.head.parameters() if p.ndim == 2)
+
+
+def test_the_head_as_it_runs(model):
+    """The plain head embeds the timestep in each step, for each row or for all: the steps' own part is the same."""
+    hidden = torch.zeros(2, 3, 16)
+
+    def sample(steps: int) -> int:
+        return counted(lambda: model.head.sample(hidden, hidden, Sampling(2.0, steps), torch.Generator()))
+
+    loop, modulation = work.head_sizes(SPEC)
+    done = sample(2) - sample(1)
+    assert work.head_flops(SPEC, 12, 2) - work.head_flops(SPEC, 12, 1) <= done
+    assert done >= 2 * 12 * (loop + modulation)
+
+
+def test_iterations_are_those_of_decoding():
+    config = DecodingConfig(num_iterations=5, num_diffusion_steps=7)
+    plan = work.iterations_of(config, 12)
+    left = masked_counts(12, 5)
+    assert [it.kept for it in plan] == [0, *(12 - count for count in left[:-1])]
+    assert sum(it.revealed for it in plan) == 12
+    assert [it.guided for it in plan] == [True] * 4 + [False]  # the paper's guidance falls to 1
+    assert {it.num_diffusion_steps for it in plan} == {7}
+    with pytest.raises(ValueError, match="random"):
+        work.iterations_of(dataclasses.replace(config, order="confidence"), 12)
+
+
+def test_a_bound_is_the_slower_of_arithmetic_and_memory():
+    busy, hungry = work.Work(flops=2e9, bytes=1e6, working_set=2e6), work.Work(flops=1e6, bytes=8e9, working_set=1e9)
+    parts = work.total([busy, hungry], RATES, "32-true")
+    assert parts.bound == pytest.approx(2.0 + 8.0)
+    assert (parts.compute, parts.memory) == (pytest.approx(2.001), pytest.approx(8.00025))
+    assert work.total([busy], RATES, "bf16").bound == pytest.approx(0.5)
+
+
+def test_small_working_sets_are_read_from_the_cache():
+    assert RATES.bandwidth_of(1e5) == RATES.bandwidth_of(2e6) == 4e9
+    assert RATES.bandwidth_of(1e9) == 1e9
+
+
+def test_guidance_doubles_arithmetic_and_reads_weights_once():
+    plan = [Iteration(0, 6, 2.0, 10), Iteration(6, 6, 1.0, 10)]
+    parts = work.generation(SPEC, RATES, "32-true", 2, 12, plan)
+    alone = 2 * work.encoder_flops(SPEC, 12, 0, 6)
+    assert parts["encoder, guidance"].flops == alone
+    assert parts["encoder"].flops == alone + 2 * work.encoder_flops(SPEC, 12, 6, 6)
+    assert parts["encoder, guidance"].bytes == 0
+    assert parts["head"].flops > parts["head, guidance"].flops > 0
+
+
+def test_training_is_three_times_the_forward_pass(model):
+    """The head works on four draws of each masked position."""
+    config = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, diffusion_batch_mul=4))
+    hidden, target = torch.zeros(1, 9, 16), torch.zeros(1, 9, 4)
+    head = counted(lambda: model.head.loss(hidden, target, torch.Generator(), 4))
+    assert work.training_flops(config, 12, 9) == 3 * (work.encoder_flops(SPEC, 12, 3, 9) + head)
+
+
+def test_other_heads_are_refused():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="mse"))
+    with pytest.raises(ValueError, match="diffusion head only"):
+        work.generation(spec, RATES, "32-true", 1, 12, [])

@@ -11,6 +11,7 @@ from impact_pl.ablation.verdicts import FAILS, HOLDS, NOT_RUN, REVERSED, UNRESOL
 from impact_pl.data.partial import write_whole
 
 SIGNS = {HOLDS: "✔ holds", REVERSED: "✘ reversed", FAILS: "✘ does not hold", UNRESOLVED: "~ not resolved"}
+LETTERS = {"num_iterations": "T", "num_diffusion_steps": "S", "guidance_scale": "guidance"}  # in the plot
 RULE = """Verdicts are computed by one rule (`src/impact_pl/ablation/verdicts.py`). Two rows are compared seed by seed.
 Δ is the mean difference with its 95 % interval (Student's t over the seeds' differences; for latency, over repeats),
 and beside it stands Δ in units of the seeds' spread (the standard deviation over seeds, root mean square of both rows).
@@ -61,7 +62,9 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     ]
     if with_plot:
         parts += ["## Quality against latency", "![FD-YAMNet against latency](ablation/pareto.svg)"]
-        parts.append("Named: rows, and what nothing else beats in both (the dashed line).")
+        parts.append(
+            "Named: rows, and what nothing else beats in both (the dashed line); T iterations, S diffusion steps."
+        )
     parts += ["## Again", again(results["size"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -83,11 +86,21 @@ def said_decoding(decoding: dict[str, Any]) -> str:
 
 
 def summary_of(verdicts: list[Verdict]) -> str:
-    """How many hold."""
-    ran = [each.verdict for each in verdicts if each.verdict != NOT_RUN]
-    counts = {verdict: ran.count(verdict) for verdict in SIGNS if verdict in ran}
-    said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
-    return f"Of {len(ran)} comparisons: {said}." if ran else "No claim could be judged yet."
+    """How many hold, and where one does not."""
+    ran = [each for each in verdicts if each.verdict != NOT_RUN]
+    if not ran:
+        return "No claim could be judged yet."
+    words = {HOLDS: "hold", REVERSED: "are reversed", FAILS: "do not hold", UNRESOLVED: "are not resolved"}
+    counts = {verdict: sum(each.verdict == verdict for each in ran) for verdict in words}
+    said = ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
+    against = [
+        f"- {each.claim.text} {FIGURES[each.figure][0]}: {each.verdict}."
+        for each in ran
+        if each.verdict in (REVERSED, FAILS)
+    ]
+    return "\n".join(
+        [f"Of {len(ran)} comparisons {said}.", *(["", "Not as claimed:", "", *against] if against else [])]
+    )
 
 
 def verdicts_table(verdicts: list[Verdict]) -> str:
@@ -163,9 +176,16 @@ def points_of(rows: Rows) -> list[Point]:
             values = list(row["fd_yamnet"].values())
             spread = statistics.stdev(values) if len(values) > 1 else 0.0
             seconds = statistics.median(row["latency"].values())
-            short = name.removeprefix(f"{FULL}/")
-            points.append(Point(short, seconds, statistics.fmean(values), spread, "/" not in name))
+            points.append(Point(short_label(name), seconds, statistics.fmean(values), spread, "/" not in name))
     return points
+
+
+def short_label(name: str) -> str:
+    """A row or setting in the plot: ``T=4, S=50``."""
+    label = name.removeprefix(f"{FULL}/").replace(",", ", ")
+    for field, letter in LETTERS.items():
+        label = label.replace(field, letter)
+    return label
 
 
 def again(size: str) -> str:

@@ -48,9 +48,10 @@ def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict
             reference = {"real": chosen(of["real"]), "codec": chosen(of["generated"]), "noise": chosen(of["noise"])}
             facts = facts | {"samples": result["figures"]["num_samples"]}
         elif unit.kind == "figures":
-            for row in [row for row in result["figures"]["rows"] if row["name"] in unit.subjects]:
-                for key, value in chosen(row).items():
-                    rows.setdefault(unit.subjects[row["name"]], {}).setdefault(key, {})[str(unit.seed)] = value
+            of = {row["name"]: row for row in result["figures"]["rows"]}
+            for name, subject in unit.subjects.items():
+                for key, value in chosen(of[name]).items():
+                    rows.setdefault(subject, {}).setdefault(key, {})[str(unit.seed)] = value
         elif unit.kind == "speed":
             row = rows.setdefault(unit.subjects[""], {})
             row["latency"] = {str(index): value for index, value in enumerate(result["figures"]["latency"])}

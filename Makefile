@@ -5,10 +5,12 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
 CLAP    := .venv-clap
+SIZE    ?= quick
+DATA    ?= data/builtin/manifest.jsonl
 SLURM   := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm test-clap lint format precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-slurm test-clap lint format precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +26,10 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(DEMO)
+
+ablation: setup ## [SIZE=smoke|quick|full] [DATA=manifest.jsonl]: what each part of the method is worth here -> runs/ablation/SIZE/ablation.md
+	@test -e "$(DATA)" || test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
+	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
 test: setup ## the fast tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest

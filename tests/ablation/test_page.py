@@ -46,7 +46,7 @@ def results() -> dict:
 
 def test_verdicts_and_tables_come_from_the_numbers(results, tmp_path):
     page = write_page(results, tmp_path).read_text()
-    assert "Of 3 comparisons 2 hold, 1 are not resolved." in page
+    assert "3 comparisons: 2 × holds, 1 × not resolved." in page
     assert "Not as claimed" not in page
     line = next(each for each in page.splitlines() if "direct regression" in each)
     assert "N: FD 15.92 against 25.84" in line
@@ -58,9 +58,9 @@ def test_verdicts_and_tables_come_from_the_numbers(results, tmp_path):
 
     results["rows"]["head_mse"]["fd_yamnet"] = seeds(30, 31.5, 32)
     page = write_page(results, tmp_path).read_text()
-    assert "Of 3 comparisons 1 hold, 1 are reversed, 1 are not resolved." in page
+    assert "3 comparisons: 1 × holds, 1 × reversed, 1 × not resolved." in page
     assert "- The diffusion head is better than direct regression. FD-YAMNet: reversed." in page
-    assert "✘ reversed" in next(each for each in page.splitlines() if "direct regression" in each)
+    assert "✘ reversed" in next(each for each in page.splitlines() if each.startswith("| The diffusion head"))
 
 
 def test_the_page_needs_nothing_but_its_folder(results, tmp_path):

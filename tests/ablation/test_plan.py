@@ -107,7 +107,7 @@ def test_one_row_of_one_seed_brings_what_it_needs(places):
         "seed1/shared/sounds/base",
         "seed1/shared/figures",
     ]
-    with pytest.raises(ValueError, match=r"no row 'head_mse' with seed 1: rows are full, shared.* seeds 0 to 1"):
+    with pytest.raises(ValueError, match=r"no row 'head_mse' of seed 1; rows are full, shared.* seeds 0 to 1"):
         select(units, "head_mse", 1)
 
 

@@ -90,17 +90,14 @@ def summary_of(verdicts: list[Verdict]) -> str:
     ran = [each for each in verdicts if each.verdict != NOT_RUN]
     if not ran:
         return "No claim could be judged yet."
-    words = {HOLDS: "hold", REVERSED: "are reversed", FAILS: "do not hold", UNRESOLVED: "are not resolved"}
-    counts = {verdict: sum(each.verdict == verdict for each in ran) for verdict in words}
-    said = ", ".join(f"{count} {words[verdict]}" for verdict, count in counts.items() if count)
+    counts = {verdict: sum(each.verdict == verdict for each in ran) for verdict in SIGNS}
+    said = ", ".join(f"{count} × {verdict}" for verdict, count in counts.items() if count)
     against = [
         f"- {each.claim.text} {FIGURES[each.figure][0]}: {each.verdict}."
         for each in ran
         if each.verdict in (REVERSED, FAILS)
     ]
-    return "\n".join(
-        [f"Of {len(ran)} comparisons {said}.", *(["", "Not as claimed:", "", *against] if against else [])]
-    )
+    return "\n".join([f"{len(ran)} comparisons: {said}.", *(["", "Not as claimed:", "", *against] if against else [])])
 
 
 def verdicts_table(verdicts: list[Verdict]) -> str:

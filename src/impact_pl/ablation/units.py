@@ -217,9 +217,10 @@ def select(units: Sequence[Unit], group: str, seed: int | None) -> list[Unit]:
     """
     wanted = [unit for unit in units if unit.group == group and seed in (None, unit.seed)]
     if not wanted:
-        known = ", ".join(dict.fromkeys(unit.group for unit in units if unit.group is not None))
+        known = ", ".join(dict.fromkeys(str(unit.group) for unit in units if unit.kind == "figures"))
         seeds = max(unit.seed for unit in units if unit.seed is not None)
-        raise ValueError(f"no row {group!r} with seed {seed}: rows are {known}, seeds 0 to {seeds}")
+        which = f"row {group!r}" + ("" if seed is None else f" of seed {seed}")
+        raise ValueError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
     needed = {unit.name for unit in wanted}
     for unit in reversed(units):  # those that need others come after them
         if unit.name in needed:

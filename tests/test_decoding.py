@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from impact_pl.config import DecodingConfig
-from impact_pl.decoding import check_decoding, confidence, decode, guidance_at
+from impact_pl.config import PRESETS, DecodingConfig
+from impact_pl.decoding import check_decoding, confidence, decode, diffusion_steps_at, guidance_at
 
 
 class Recorder:
@@ -13,7 +13,8 @@ class Recorder:
         self.certain = certain
         self.noise = torch.Generator().manual_seed(7)
 
-    def encode(self, patches, mask, positions, guided):
+    def encode(self, patches, mask, positions, num_kept, guided):
+        assert ((~mask).sum(dim=1) == num_kept).all()
         assert mask.gather(1, positions).all()  # asks for masked patches only
         n = torch.arange(mask.shape[1]).expand_as(mask)
         assert torch.equal(patches[..., 0], torch.where(mask, 0, n + 1.0))  # what was revealed stays
@@ -117,11 +118,30 @@ def test_guidance_in_the_loop_and_none_at_scale_one():
         ("min_alpha_bar", 0.9),
         ("guidance_schedule", "sine"),
         ("order", "left"),
+        ("reveal", "parabola"),
+        ("solver", "ddim"),
+        ("engine", "steam"),
+        ("precision", "int8"),
+        ("final_diffusion_steps", 101),
+        ("final_diffusion_steps", -1),
     ],
 )
 def test_impossible_decoding_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         check_decoding(DecodingConfig(**{field: value}), 1000)
+
+
+def test_presets_can_be_decoded_with():
+    for preset in PRESETS.values():
+        check_decoding(preset, 1000)
+    assert PRESETS["exact"] == DecodingConfig()
+
+
+def test_diffusion_steps_fall_evenly():
+    steps = lambda **config: [diffusion_steps_at(DecodingConfig(**config), t) for t in range(1, 5)]  # noqa: E731
+    assert steps(num_iterations=4) == [100] * 4
+    assert steps(num_iterations=4, num_diffusion_steps=50, final_diffusion_steps=5) == [50, 35, 20, 5]
+    assert diffusion_steps_at(DecodingConfig(num_iterations=1, final_diffusion_steps=5), 1) == 100
 
 
 def test_confidence_needs_two_draws():

@@ -10,6 +10,7 @@ from impact_pl.diffusion import (
     cosine_betas,
     diffusion_loss,
     make_schedule,
+    noise_of_velocity,
     posterior_mean,
     respaced_timesteps,
     variational_bound,
@@ -128,3 +129,11 @@ def test_variational_term_does_not_reach_the_predicted_noise():
     diffusion_loss(schedule, Prediction(predicted, variance), x0, noisy, step, noise).sum().backward()
     torch.testing.assert_close(predicted.grad, -2 * noise / 3)  # of the squared error alone
     assert (variance.grad != 0).all()
+
+
+def test_velocity_gives_back_the_noise():
+    schedule, step = make_schedule(1000), torch.tensor([0, 300, 978, 999])
+    x0, noise = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    noisy = add_noise(schedule, x0, step, noise)
+    signal, rest = schedule.sqrt_alpha_bars[step, None], schedule.sqrt_one_minus_alpha_bars[step, None]
+    torch.testing.assert_close(noise_of_velocity(schedule, noisy, step, signal * noise - rest * x0), noise)

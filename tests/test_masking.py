@@ -1,10 +1,11 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 
 from impact_pl.config import MaskRatioConfig
-from impact_pl.masking import draw_mask_ratio, mask_from_order, masked_counts, num_masked, random_order
+from impact_pl.masking import REVEALS, draw_mask_ratio, mask_from_order, masked_counts, num_masked, random_order
 
 
 def test_masks_nest_and_sum():
@@ -29,6 +30,18 @@ def test_every_iteration_reveals_along_the_cosine(num_patches, num_iterations):
     for t, left in enumerate(counts[:-1], start=1):
         cosine = math.floor(num_patches * math.cos(math.pi / 2 * t / num_iterations))
         assert left == cosine or left == min(num_patches - t, max(cosine, 1)), t  # one at a time where it is flat
+
+
+@pytest.mark.parametrize("reveal", REVEALS)
+def test_reveal_schedules(reveal):
+    assert REVEALS[reveal](0) == 1
+    assert REVEALS[reveal](1) == pytest.approx(0, abs=1e-12)
+    counts = [256, *masked_counts(256, 16, reveal)]
+    revealed = [before - after for before, after in pairwise(counts)]
+    assert sum(revealed) == 256
+    assert min(revealed) >= 1
+    rises = {"cosine": revealed[0] < revealed[-1], "linear": set(revealed) == {16}, "sqrt": revealed[0] > revealed[-1]}
+    assert rises[reveal]
 
 
 def test_more_iterations_than_patches():

@@ -73,13 +73,15 @@ def mar_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stage1(shards, tmp_path_factory):
-    """head -> the run directory of its stage 1, trained when it is first asked for."""
+    """head -> the run directory of its stage 1 (of "text": of a whole model), trained when it is first asked for."""
     runs, done = tmp_path_factory.mktemp("stage1"), {}
 
     def run_of(head: str) -> Path:
         if head not in done:
-            config = configure(["experiment=pretrain", f"model.head={head}", f"name={head}"], shards, runs)
-            assert train(config) == 0
+            arguments = ["experiment=pretrain", f"model.head={head}"]
+            if head == "text":
+                arguments = ["experiment=text", f"init_from={run_of('diffusion')}"]
+            assert train(configure([*arguments, f"name={head}"], shards, runs)) == 0
             done[head] = runs / head
         return done[head]
 
@@ -105,7 +107,7 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     if wanted.init_from.startswith("mar:"):
         arguments.append(f"init_from=mar:{mar_file}")
     elif wanted.init_from:
-        arguments.append(f"init_from={stage1(wanted.model.head)}")
+        arguments.append(f"init_from={stage1('text' if wanted.optim.head_only else wanted.model.head)}")
     config = configure(arguments, shards, tmp_path)
     assert train(config) == 0
 
@@ -224,3 +226,22 @@ def test_model_folders_of_before_the_codebooks_still_load(stage1, tmp_path):
         del content["model"][key]
     (tmp_path / "model" / "config.json").write_text(json.dumps(content))
     assert Impact.from_pretrained(tmp_path / "model").spec.model.head == "diffusion"
+
+
+def test_distilling_trains_the_head_alone(shards, stage1, tmp_path):
+    teacher = Impact.from_pretrained(stage1("text") / "model")
+    config = configure(["experiment=distill", f"init_from={stage1('text')}", "model.dropout=0.5"], shards, tmp_path)
+    assert train(config) == 0
+    student = Impact.from_pretrained(tmp_path / "distill" / "model")
+    before, after = teacher.state_dict(), student.state_dict()
+    for name, weight in after.items():
+        if not name.startswith("head."):
+            assert torch.equal(weight, before[name]), name
+    assert not torch.equal(after["head.input_proj.weight"], before["head.input_proj.weight"])
+
+
+def test_distilling_wants_a_model_with_text(shards, stage1, tmp_path):
+    with pytest.raises(ValueError, match="start from a trained model of the stage text"):
+        train(configure(["experiment=distill", f"init_from={stage1('diffusion')}"], shards, tmp_path))
+    with pytest.raises(ValueError, match="name the trained model with init_from"):
+        train(configure(["experiment=distill", "init_from="], shards, tmp_path))

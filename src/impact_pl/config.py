@@ -28,11 +28,12 @@ class ModelConfig:
     mlp_ratio: float = 4.0
     dropout: float = 0.1  # of the projections in attention and MLP (MAR: 0.1)
     attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
-    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/p patches of C*p*p numbers
+    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
-    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete (models/heads)
+    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | energy (models/heads)
     head_width: int = 1024
     head_depth: int = 3
+    prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
     num_timesteps: int = 1000
     diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
     num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over
@@ -53,6 +54,32 @@ class DecodingConfig:
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence
     confidence_steps: int = 10  # diffusion steps of each such draw
+    reveal: str = "cosine"  # how many patches an iteration reveals: cosine (S1) | linear | sqrt (masking.py)
+    final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
+    solver: str = "ancestral"  # of the reverse diffusion (solvers.py)
+    engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
+    precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
+
+
+DECODING_CHOICES = {  # of the fields that are names
+    "guidance_schedule": ("cosine", "constant", "linear"),
+    "order": ("random", "confidence"),
+    "reveal": ("cosine", "linear", "sqrt"),
+    "solver": ("ancestral",),
+    "engine": ("exact", "plain"),
+    "precision": ("32-true", "bf16", "auto"),
+}
+
+# By name (`impact-generate --preset`): the way to generate that figures come from, and a quick one.
+PRESETS = {
+    "exact": DecodingConfig(),
+    "fast": DecodingConfig(num_iterations=16, num_diffusion_steps=25, final_diffusion_steps=5, precision="auto"),
+}
+
+
+def _of_samples() -> DecodingConfig:
+    """While training: from the weights where they lie, which may be sharded and change with every step."""
+    return DecodingConfig(engine="plain")
 
 
 @dataclass
@@ -65,6 +92,7 @@ class OptimConfig:
     warmup_steps: int = 1000
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
+    head_only: bool = False  # train the head; all else stays as init_from has it (experiment=distill)
 
 
 @dataclass
@@ -128,7 +156,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: DecodingConfig = field(default_factory=DecodingConfig)  # of the audio in TensorBoard
+    decoding: DecodingConfig = field(default_factory=_of_samples)  # of the audio in TensorBoard
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None
 

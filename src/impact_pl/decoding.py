@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from impact_pl.config import DecodingConfig
+from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.diffusion import draw_gumbel
 from impact_pl.masking import columns, masked_counts, random_order, take
 
@@ -23,17 +23,17 @@ GUIDANCE_SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "linear": lambda progress: 1 - math.cos(math.pi / 2 * progress),  # MAR: linear in the share revealed, rises
 }
-ORDERS = ("random", "confidence")
 
 
 class Encode(Protocol):
-    """(patches (B, N, P), mask (B, N), positions (B, K), guided) -> hidden (B, K, D) and that of the null condition.
+    """(patches (B, N, P), mask (B, N), positions (B, K), number kept, guided) -> hidden (B, K, D), null_hidden.
 
-    The second is None unless ``guided`` and there is a condition.
+    The number, N less those that are masked, is told because counting them would wait for the device. ``null_hidden``
+    (B, K, D) is that of the null condition: None unless there is a condition and the guidance scale is not 1.
     """
 
     def __call__(
-        self, patches: Tensor, mask: Tensor, positions: Tensor, guided: bool
+        self, patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, guided: bool
     ) -> tuple[Tensor, Tensor | None]: ...
 
 
@@ -66,6 +66,16 @@ def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterat
     return 1 + GUIDANCE_SCHEDULES[schedule](iteration / num_iterations) * (guidance_scale - 1)
 
 
+def diffusion_steps_at(config: DecodingConfig, iteration: int) -> int:
+    """Of iteration t in 1 .. T: falling evenly from num_diffusion_steps to final_diffusion_steps.
+
+    DiSA (arXiv 2505.20297): the more patches are known, the narrower is the distribution of the others, and the fewer
+    steps it takes to draw from it.
+    """
+    first, last = config.num_diffusion_steps, config.final_diffusion_steps or config.num_diffusion_steps
+    return round(first + (last - first) * (iteration - 1) / max(1, config.num_iterations - 1))
+
+
 def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
     """ValueError, with the choices, for a configuration that cannot be decoded with."""
     if config.num_iterations < 1:
@@ -79,10 +89,14 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
         raise ValueError(f"temperature = {config.temperature}: choose a number from 0 up.")
     if not 0 <= config.min_alpha_bar <= 0.5:
         raise ValueError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
-    if config.guidance_schedule not in GUIDANCE_SCHEDULES:
-        raise ValueError(f"guidance_schedule = {config.guidance_schedule!r}: choose {', '.join(GUIDANCE_SCHEDULES)}.")
-    if config.order not in ORDERS:
-        raise ValueError(f"order = {config.order!r}: choose {', '.join(ORDERS)}.")
+    if not 0 <= config.final_diffusion_steps <= config.num_diffusion_steps:
+        raise ValueError(
+            f"final_diffusion_steps = {config.final_diffusion_steps}: choose 1 to num_diffusion_steps = "
+            f"{config.num_diffusion_steps}, or 0 for the same number in all iterations."
+        )
+    for name, choices in DECODING_CHOICES.items():
+        if getattr(config, name) not in choices:
+            raise ValueError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
     if config.order == "confidence" and config.confidence_candidates < 2:
         raise ValueError(f"confidence_candidates = {config.confidence_candidates}: a spread needs at least 2 draws.")
 
@@ -106,13 +120,14 @@ def decode(
     propose = propose or (lambda hidden, null_hidden, guidance_scale: (None, confidence(hidden, sample, config)))
     batch, num_patches, _ = patches.shape
     mask = torch.ones(batch, num_patches, dtype=torch.bool, device=patches.device)
+    counts = masked_counts(num_patches, config.num_iterations, config.reveal)
     masked = random_order(batch, num_patches, generator, patches.device)  # (B, R); revealed from its end
-    for iteration, left in enumerate(masked_counts(num_patches, config.num_iterations), start=1):
+    for iteration, left in enumerate(counts, start=1):
         if left < masked.shape[1]:
             beta = guidance_at(config.guidance_schedule, config.guidance_scale, iteration, config.num_iterations)
             choose = config.order == "confidence" and left > 0
             wanted = masked if choose else masked[:, left:]
-            hidden, null_hidden = encode(patches, mask, wanted, beta != 1)
+            hidden, null_hidden = encode(patches, mask, wanted, num_patches - masked.shape[1], beta != 1)
             new: Tensor | None = None
             if choose:
                 new, score = propose(hidden, null_hidden, beta)
@@ -123,7 +138,7 @@ def decode(
                 null_hidden, new = (None if x is None else take(x, chosen) for x in (null_hidden, new))
             revealed, masked = masked[:, left:], masked[:, :left]  # (B, K), (B, R - K)
             if new is None:
-                new = sample(hidden, null_hidden, beta, config.num_diffusion_steps)
+                new = sample(hidden, null_hidden, beta, diffusion_steps_at(config, iteration))
             patches = patches.scatter(1, columns(revealed, patches), new)
             mask = mask.scatter(1, revealed, False)
         if progress is not None:

@@ -121,6 +121,14 @@ def add_noise(schedule: Schedule, x0: Tensor, step: Tensor, noise: Tensor) -> Te
     return schedule.sqrt_alpha_bars[step, None] * x0 + schedule.sqrt_one_minus_alpha_bars[step, None] * noise
 
 
+def noise_of_velocity(schedule: Schedule, noisy: Tensor, step: Tensor, velocity: Tensor) -> Tensor:
+    """Noise (K, P) for a predicted v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix D).
+
+    Its error is the velocity's times sqrt(alpha_bar), and that of x_0 times sqrt(1 - alpha_bar): bounded everywhere.
+    """
+    return schedule.sqrt_one_minus_alpha_bars[step, None] * noisy + schedule.sqrt_alpha_bars[step, None] * velocity
+
+
 def posterior_mean(schedule: Schedule, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
     """Mean of q(x_{t-1} | x_t, x_0) (DDPM Eq. 7)."""
     return schedule.posterior_mean_x0[step, None] * x0 + schedule.posterior_mean_noisy[step, None] * noisy
@@ -135,12 +143,22 @@ def reverse_step(schedule: Schedule, noisy: Tensor, step: Tensor, prediction: Pr
     return posterior_mean(schedule, x0, noisy, step), log_variance
 
 
-def diffusion_loss(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy: Tensor, step: Tensor, noise: Tensor):
+def diffusion_loss(
+    schedule: Schedule,
+    prediction: Prediction,
+    x0: Tensor,
+    noisy: Tensor,
+    step: Tensor,
+    noise: Tensor,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Loss (K,) of the predictions: mean squared noise error + variational bound in bits per number (IDDPM Eq. 16).
 
-    The bound sees the predicted mean detached, so it trains the variance only. As in MAR it enters with weight 1.
+    ``weight`` (K,) is of the noise error. The bound sees the predicted mean detached, so it trains the variance only.
+    As in MAR it enters with weight 1.
     """
     error = (noise - prediction.noise).square().mean(dim=-1)
+    error = error if weight is None else weight * error
     return error + variational_bound(schedule, prediction._replace(noise=prediction.noise.detach()), x0, noisy, step)
 
 

@@ -4,6 +4,7 @@ Dimensions: B clips, N patches, T decoding iterations. A mask (B, N) is True whe
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -45,8 +46,16 @@ def mask_from_order(order: Tensor, count: int) -> Tensor:
     return mask.scatter(1, order[:, :count], True)
 
 
-def masked_counts(num_patches: int, num_iterations: int) -> list[int]:
-    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (S1 Sec. 3.2, MaskGIT arXiv 2202.04200).
+REVEALS: dict[str, Callable[[float], float]] = {
+    # share still masked, of the progress t/T in 0 .. 1 (names of MaskGIT, arXiv 2202.04200, Sec. 4.4)
+    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # S1 Sec. 3.2: few first, many last
+    "linear": lambda progress: 1 - progress,  # the same number always
+    "sqrt": lambda progress: 1 - math.sqrt(progress),  # many first, few last
+}
+
+
+def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine") -> list[int]:
+    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (S1 Sec. 3.2), or another of REVEALS.
 
     As in MAR every iteration reveals at least one patch while more than one is left, and the last reveals all; with
     T > N some iterations therefore reveal none, and cost nothing.
@@ -55,7 +64,7 @@ def masked_counts(num_patches: int, num_iterations: int) -> list[int]:
         raise ValueError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
     counts, remaining = [], num_patches
     for iteration in range(1, num_iterations):
-        planned = math.floor(num_patches * math.cos(math.pi / 2 * iteration / num_iterations))
+        planned = math.floor(num_patches * REVEALS[reveal](iteration / num_iterations))
         remaining = max(1, min(remaining - 1, planned))
         counts.append(remaining)
     return [*counts, 0]

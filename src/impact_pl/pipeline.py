@@ -13,6 +13,7 @@ from torch import Tensor
 
 from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.config import DecodingConfig
+from impact_pl.models.engine import Engine, build_engine, weights_version
 from impact_pl.models.impact import Impact
 from impact_pl.parts import is_gone
 from impact_pl.text import TextEncoder, load_text_encoder
@@ -37,6 +38,7 @@ class ImpactPipeline:
                 raise ValueError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
             _require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
+        self._engine: tuple[tuple, Engine] | None = None  # what it was made for, and the engine
 
     @classmethod
     def from_pretrained(
@@ -86,8 +88,9 @@ class ImpactPipeline:
     @property
     def max_duration(self) -> float:
         """Longest clip that the model's position embeddings allow, in seconds."""
-        config, codec = self.model.spec.model, self.codec
-        frames = config.max_patches * config.patch_size // (codec.latent_width // config.patch_size)
+        spec, codec = self.model.spec, self.codec
+        frames, width = spec.patch_shape
+        frames = spec.model.max_patches * frames // (codec.latent_width // width)
         return frames * codec.samples_per_latent / codec.sample_rate
 
     @torch.inference_mode()
@@ -105,7 +108,7 @@ class ImpactPipeline:
             captions: one caption or several; None draws one unconditional clip from a stage-1 model.
             duration: seconds; None is the longest that the model can do.
             seed: the same seed and the same captions give the same waveforms, bit for bit on CPU.
-            decoding: iterations, diffusion steps, guidance, order, temperature.
+            decoding: iterations, diffusion steps, guidance, order, temperature, engine; see ``config.PRESETS``.
             progress: called with (iteration, num_iterations).
 
         Returns:
@@ -116,6 +119,7 @@ class ImpactPipeline:
                 unconditional model.
         """
         captions = [captions] if isinstance(captions, str) else captions
+        decoding = decoding or DecodingConfig()
         num_samples, num_frames = self._length(duration)
         device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)
@@ -123,12 +127,21 @@ class ImpactPipeline:
             self._encode_captions(captions),
             num_frames=num_frames,
             batch_size=len(captions) if captions else 1,
-            decoding=decoding or DecodingConfig(),
+            decoding=decoding,
             generator=generator,
             progress=progress,
+            engine=self._prepared(decoding),
         )  # (B, C, H, W), raw
         excitation = torch.Generator().manual_seed(seed)  # a codec draws on the CPU, wherever the model runs
         return self.codec.decode(latents, generator=excitation)[:, :num_samples].clamp(-1, 1)  # (B, S)
+
+    def _prepared(self, decoding: DecodingConfig) -> Engine:
+        """The engine that ``decoding`` names, kept from call to call until another is wanted or the weights change."""
+        key = (decoding.engine, decoding.precision, weights_version(self.model))
+        if self._engine is None or self._engine[0] != key:
+            self._engine = None  # its memory is free before another one takes as much
+            self._engine = key, build_engine(self.model, decoding)
+        return self._engine[1]
 
     def _encode_captions(self, captions: list[str] | None):
         if captions is None:

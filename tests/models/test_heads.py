@@ -9,9 +9,12 @@ from safetensors.torch import load_file
 from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
-from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, MseHead
+from impact_pl.diffusion import make_schedule, variational_bound
+from impact_pl.models.engine import Engine
+from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, EnergyHead, MseHead
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.codebook import ResidualQuantizer
+from impact_pl.models.heads.energy import energy_score
 from impact_pl.models.impact import Impact
 
 CODES = {"num_codebooks": 2, "codebook_size": 8}
@@ -59,7 +62,7 @@ def test_guidance_of_scale_one_is_none(name):
     head = model_with(name).head
     hidden, null_hidden = torch.randn(2, 2, 6, 32, generator=rng())
     draw = lambda null, scale: head.sample(hidden, null, Sampling(scale, 4), rng())  # noqa: E731
-    assert torch.equal(draw(null_hidden, 1.0), draw(None, 5.0))
+    torch.testing.assert_close(draw(null_hidden, 1.0), draw(None, 5.0))
     assert not torch.equal(draw(null_hidden, 5.0), draw(None, 1.0))
     # Scale 0 is the null condition's answer alone; for diffusion only the noise's: the variance stays conditional.
     if name in ("mse", "discrete"):
@@ -69,7 +72,7 @@ def test_guidance_of_scale_one_is_none(name):
 @pytest.mark.parametrize("name", HEADS)
 def test_passes_are_those_that_sampling_takes(name):
     head, taken = model_with(name).head, []
-    head.register_forward_hook(lambda *args: taken.append(1))
+    head.blocks[0].register_forward_hook(lambda *args: taken.append(1))
     head.sample(*torch.randn(2, 2, 6, 32, generator=rng()), Sampling(3.0, 7), rng())
     assert len(taken) == head.num_passes(7) == {"mse": 1, "discrete": 2}.get(name, 7)
 
@@ -80,9 +83,9 @@ def test_every_parameter_gets_a_gradient(name):
     loss = model.loss(latents(), captions(), rng())
     loss.loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
-    draws = 4 if issubclass(HEADS[name], DiffusionHead) else 1  # batch_mul
+    draws = 4 if name in ("diffusion", "attention") else 1  # batch_mul, each with a loss of its own
     assert loss.per_position.shape == (2 * 12 * draws,)
-    assert (loss.timesteps is None) == (draws == 1)
+    assert (loss.timesteps is None) == (name in ("mse", "discrete"))
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -105,6 +108,26 @@ def test_overfits_one_patch_a_position(name):
     distance = torch.cdist(drawn[0], target[0])
     assert distance.argmin(dim=1).tolist() == list(range(8))
     assert distance.diagonal().mean() < 0.5 * torch.cdist(target[0], target[0]).mean()
+
+
+def test_loss_of_a_predicted_velocity_is_its_error():
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, prediction="velocity")
+    head = DiffusionHead(config, 4)
+    torch.nn.init.normal_(head.final_proj.weight)
+    hidden, target, noise = torch.randn(1, 6, 32), torch.randn(1, 6, 4), torch.randn(1, 6, 4)
+    timesteps = torch.tensor([[0, 10, 500, 900, 978, 999]])
+    losses, _ = head.loss_at(hidden, target, timesteps, noise)
+    schedule = make_schedule(1000)
+    signal, rest = schedule.sqrt_alpha_bars[timesteps, None], schedule.sqrt_one_minus_alpha_bars[timesteps, None]
+    noisy = signal * target + rest * noise
+    prediction = head(noisy, timesteps, head.cond_proj(hidden))
+    velocity = (prediction.noise - rest * noisy) / signal  # what the network said
+    error = (velocity - (signal * noise - rest * target)).square().mean(dim=-1)
+    bound = variational_bound(schedule, prediction, target, noisy, timesteps)
+    torch.testing.assert_close(losses, error + bound, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="choose noise, velocity"):
+        DiffusionHead(dataclasses.replace(CONFIG, prediction="v"), 4)
 
 
 # Direct regression
@@ -247,20 +270,19 @@ def test_confident_tokens_come_first(monkeypatch):
     monkeypatch.setattr("impact_pl.decoding.GUMBEL_SCALE", 0.0)
     model = model_with("discrete")
     proposals, masks = [], []
-    propose, encode = model.head.propose, model.encoder.forward
+    propose = model.head.propose
 
     def watch_proposals(*args):
         proposals.append(propose(*args))
         return proposals[-1]
 
-    def watch_masks(patches, mask, cond, positions):
+    def watch_masks(patches, mask, cond, positions, num_kept):
         masks.append((patches, mask, positions))
-        return encode(patches, mask, cond, positions)
+        return model.encoder(patches, mask, cond, positions, num_kept)
 
     monkeypatch.setattr(model.head, "propose", watch_proposals)
-    monkeypatch.setattr(model.encoder, "forward", watch_masks)
     config = DecodingConfig(num_iterations=3, guidance_scale=1.0, order="confidence")
-    model.generate(captions(), 12, 2, config, rng())
+    model.generate(captions(), 12, 2, config, rng(), engine=Engine(watch_masks, model.head))
     for (drawn, score), (_, before, positions), (patches, after, _) in zip(proposals, masks, masks[1:], strict=False):
         for row in range(2):
             revealed = before[row] & ~after[row]
@@ -282,3 +304,33 @@ def test_the_encoder_sees_in_training_what_it_sees_in_decoding():
     generated = model.patchify((model.generate(captions(), 12, 2, QUICK, rng()) - model._latent_mean(x)) / 2.0)
     sums = (model.head.quantizer.codebooks[0][:, None] + model.head.quantizer.codebooks[1]).flatten(0, 1)
     assert (generated[..., None, :] - sums).abs().amax(dim=-1).amin(dim=-1).max() < 1e-5
+
+
+# One step
+
+
+def test_energy_score_by_hand():
+    drawn, target = torch.tensor([[[0.0, 0.0]], [[2.0, 2.0]], [[0.0, 4.0]]]), torch.tensor([[0.0, 0.0]])
+    # root mean squares: to the target 0, 2, sqrt(8); between the draws 2, sqrt(8), 2
+    by_hand = torch.tensor([(0 + 2 + 8**0.5) / 3 - (2 + 8**0.5 + 2) / 3 / 2])
+    torch.testing.assert_close(energy_score(drawn, target), by_hand)
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_energy_head_learns_a_spread_and_not_its_mean(num_steps):
+    """Patches of one hidden vector lie on two sides, at +1 and -1: draws of the trained head do so, too."""
+    torch.manual_seed(0)
+    head = EnergyHead(dataclasses.replace(CONFIG, head="energy", head_width=64, head_depth=2), 4)
+    sides = (torch.arange(256) % 2 * 2.0 - 1)[None, :, None].expand(1, 256, 4)
+    hidden = torch.ones(1, 256, 32)
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    generator = rng()
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(hidden, sides, generator, 4)[0].mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        drawn = head.sample(hidden, None, Sampling(1.0, num_steps), rng())[0]
+    assert drawn.abs().mean() > 0.8
+    assert 0.3 < (drawn.mean(dim=1) > 0).float().mean() < 0.7
+    assert drawn.std(dim=1).mean() < 0.4  # the four numbers of a patch agree

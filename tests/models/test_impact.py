@@ -222,7 +222,17 @@ def test_patches_of_a_two_dimensional_latent():
     with pytest.raises(ValueError, match="multiple of patch_size"):
         model.patchify(x[:, :, :10])
     with pytest.raises(ValueError, match="does not divide"):
-        build(patch_size=4)
+        Impact(dataclasses.replace(spec, latent_width=6))
+
+
+def test_patches_of_a_latent_without_width_are_frames():
+    model = build(patch_size=4)
+    x = torch.arange(4 * 12.0).view(1, 4, 12, 1)
+    patches = model.patchify(x)
+    assert patches.shape == (1, 3, 16)
+    assert torch.equal(patches[0, 1], x[0, :, 4:8, 0].flatten())
+    assert torch.equal(model.unpatchify(patches), x)
+    assert model.generate(captions(), 12, 2, QUICK, rng()).shape == (2, 4, 12, 1)
 
 
 def test_whitening():

@@ -134,7 +134,7 @@ def test_whole_generation(golden, model, monkeypatch):
     taken = 0
     rows = None
 
-    def encode(patches, mask, positions, guided):
+    def encode(patches, mask, positions, num_kept, guided):
         nonlocal rows
         # The reference lists the patches of an iteration in ascending position; its noise has that order.
         rows = positions.argsort(dim=1).argsort(dim=1) + positions.shape[1] * torch.arange(2)[:, None]

@@ -5,18 +5,31 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from impact_pl.audio import save_audio, spectrogram_png
 from impact_pl.cli import options
-from impact_pl.config import DecodingConfig
+from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress
 
 SUFFIXES = (".wav", ".flac")
-DEFAULTS = DecodingConfig()
+DECODING = {  # option -> field of DecodingConfig, and what it is
+    "--iterations": ("num_iterations", "decoding iterations"),
+    "--diffusion-steps": ("num_diffusion_steps", "of the reverse diffusion, an iteration"),
+    "--final-diffusion-steps": ("final_diffusion_steps", "fall to so many in the last iteration; 0: the same in all"),
+    "--solver": ("solver", "of the reverse diffusion"),
+    "--guidance": ("guidance_scale", "beta_max; 1 is off"),
+    "--guidance-schedule": ("guidance_schedule", "of beta over the iterations"),
+    "--temperature": ("temperature", "factor of the noise that sampling adds"),
+    "--min-alpha-bar": ("min_alpha_bar", "share of signal at which sampling starts; 0: at the last timestep, as MAR"),
+    "--order": ("order", "in which patches are revealed"),
+    "--reveal": ("reveal", "how many patches an iteration reveals"),
+    "--engine": ("engine", "plain computes all that the reference computes; the result is the same to rounding"),
+    "--precision": ("precision", "of the model; auto: bf16 where the processor computes in it"),
+}
 
 
 @dataclass
@@ -49,22 +62,23 @@ def build_parser() -> argparse.ArgumentParser:
     add("--duration", type=options.seconds, help="seconds (default: the longest that the model can do)")
     add("--seed", type=options.seed, default=0)
     add("--batch-size", type=options.positive_int, default=8, help="captions generated together (default: %(default)s)")
-    add("--iterations", type=int, default=DEFAULTS.num_iterations, help="decoding iterations (%(default)s)")
-    add("--diffusion-steps", type=int, default=DEFAULTS.num_diffusion_steps, help="an iteration (%(default)s)")
-    add("--guidance", type=float, default=DEFAULTS.guidance_scale, help="beta_max; 1 is off (default: %(default)s)")
-    add("--guidance-schedule", choices=["cosine", "constant", "linear"], default=DEFAULTS.guidance_schedule)
-    add("--temperature", type=float, default=DEFAULTS.temperature)
-    add(
-        "--min-alpha-bar",
-        type=float,
-        default=DEFAULTS.min_alpha_bar,
-        help="share of signal at which sampling starts; 0: at the last timestep, as in the paper (%(default)s)",
-    )
-    add("--order", choices=["random", "confidence"], default=DEFAULTS.order, help="in which patches are revealed")
     add("--codec", help="name or folder of the codec (default: where the model noted it)")
     add("--text-encoder", help="name of the text encoder, as t5:FOLDER (default: what the model noted)")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    add_decoding(parser.add_argument_group("decoding"))
     return parser
+
+
+def add_decoding(group: argparse._ArgumentGroup) -> None:
+    """A preset, and an option for each field of DecodingConfig that is worth one; None: as in the preset."""
+    group.add_argument(
+        "--preset", choices=list(PRESETS), default="exact", help="values of all that follows; yours go first (exact)"
+    )
+    for flag, (field, text) in DECODING.items():
+        default, choices = getattr(PRESETS["exact"], field), DECODING_CHOICES.get(field)
+        metavar = None if choices else "N" if isinstance(default, int) else "X"
+        kind = type(default)
+        group.add_argument(flag, dest=field, type=kind, choices=choices, metavar=metavar, help=f"{text} ({default})")
 
 
 @user_errors
@@ -128,16 +142,8 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
 
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec, args.text_encoder)
     make_writable(args.out.parent if args.out.suffix else args.out)
-    decoding = DecodingConfig(
-        num_iterations=args.iterations,
-        num_diffusion_steps=args.diffusion_steps,
-        guidance_scale=args.guidance,
-        guidance_schedule=args.guidance_schedule,
-        temperature=args.temperature,
-        min_alpha_bar=args.min_alpha_bar,
-        order=args.order,
-    )
-    with progress("generating", len(todo) * args.iterations, unit="iterations") as bar:
+    decoding = decoding_of(args)
+    with progress("generating", len(todo) * decoding.num_iterations, unit="iterations") as bar:
         for index in todo:
             batch = batches[index]
             waveforms = pipeline(
@@ -152,6 +158,12 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
                 if args.spectrogram:
                     spectrogram_png(waveform, pipeline.sample_rate, job.file.with_suffix(".png"), title=job.caption)
             remember(args.out, batch, settings)
+
+
+def decoding_of(args: argparse.Namespace) -> DecodingConfig:
+    """The preset with what was given explicitly."""
+    given = {field: getattr(args, field) for field, _ in DECODING.values()}
+    return replace(PRESETS[args.preset], **{field: value for field, value in given.items() if value is not None})
 
 
 def make_writable(folder: Path) -> None:
@@ -173,10 +185,8 @@ def settings_of(args: argparse.Namespace) -> dict:
     """Everything that decides the sound of a caption."""
     model_file = args.model / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
-    keys = ("duration", "seed", "batch_size", "iterations", "diffusion_steps", "guidance", "guidance_schedule")
-    return {"model": model} | {
-        key: getattr(args, key) for key in (*keys, "temperature", "min_alpha_bar", "order", "codec")
-    }
+    keys = ("duration", "seed", "batch_size", "codec")
+    return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
 
 
 def read_finished(out: Path) -> dict[str, dict]:

@@ -15,7 +15,8 @@ training (Ctrl-C, SIGTERM and SIGUSR1 save first) and does nothing once it is fi
   impact-train experiment=pretrain model=nano trainer=cpu data.path=LATENTS name=mine/pretrain
   impact-train experiment=text model=nano trainer=cpu data.path=LATENTS name=mine/text init_from=runs/mine/pretrain
 
-base and large have the paper's patch_size=4, for AudioLDM's latents; with the built-in codec's add model.patch_size=1.
+base and large have the paper's patch_size=4, for AudioLDM's latents; of the built-in codec's, which have no frequency
+axis, that is four frames (0.16 s) a patch: model.patch_size=1 or 2 is finer.
 
 groups:
   experiment   pretrain | text | demo_pretrain | demo_text | codec | no_pretrain | mar_init

@@ -1,7 +1,8 @@
 """The whole model: latents and text features in, loss or latents out (S1 Sec. 3).
 
-Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), p patch size,
-N = H/p * W/p patches of P = C p^2 numbers, L text positions, D width, K masked positions of the batch.
+Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), patches of p frames and q
+widths (q = p, or W where that is less), N = H/p * W/q of them, P = C p q numbers each, L text positions, D width,
+K masked positions of the batch.
 """
 
 import dataclasses
@@ -20,8 +21,8 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
+from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.heads import check_order, head_class
-from impact_pl.models.heads.base import Sampling
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
@@ -58,12 +59,13 @@ class Impact(nn.Module):
         super().__init__()
         self.spec = spec
         config = spec.model
-        if spec.latent_width % config.patch_size:
+        frames, width = spec.patch_shape
+        if spec.latent_width % width:
             raise ValueError(
                 f"model.patch_size = {config.patch_size} does not divide the codec's latent width "
                 f"{spec.latent_width}: set model.patch_size to a divisor of it."
             )
-        self.patch_dim = spec.latent_channels * config.patch_size**2  # P
+        self.patch_dim = spec.latent_channels * frames * width  # P
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
@@ -90,8 +92,8 @@ class Impact(nn.Module):
         return torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, p)."""
-        p = self.spec.model.patch_size
+        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, q)."""
+        p, q = self.spec.patch_shape
         if latents.shape[1] != self.spec.latent_channels or latents.shape[3] != self.spec.latent_width:
             raise ValueError(
                 f"Latents of shape {tuple(latents.shape)}, but this model takes {self.spec.latent_channels} channels "
@@ -99,13 +101,13 @@ class Impact(nn.Module):
             )
         if latents.shape[2] % p:
             raise ValueError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
-        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=p)
+        return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, P) -> (B, C, H, W)."""
-        p = self.spec.model.patch_size
-        w = self.spec.latent_width // p
-        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=p)
+        p, q = self.spec.patch_shape
+        w = self.spec.latent_width // q
+        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Tensor | None:
         """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.
@@ -175,10 +177,12 @@ class Impact(nn.Module):
         decoding: DecodingConfig,
         generator: torch.Generator,
         progress: Callable[[int, int], None] | None = None,
+        engine: Engine | None = None,
     ) -> Tensor:
         """Raw latents (B, C, H, W), H = ``num_frames``, ready for the codec (S1 Sec. 3.2).
 
         ``text`` None samples the null condition, or an unconditional model; guidance then has nothing to do.
+        ``engine`` is what :func:`build_engine` made of this model, None: made here for this call alone.
         """
         check_decoding(decoding, self.spec.model.num_timesteps)
         check_order(self.spec.model.head, decoding.order)
@@ -190,27 +194,13 @@ class Impact(nn.Module):
         was_training = self.training
         self.eval()
         try:
+            engine = engine or build_engine(self, decoding)
             cond = self.embed_text(text, batch_size)
-            both = None  # condition and null condition, when they differ
-            if cond is not None and text is not None and self.null_cond is not None:
-                both = torch.cat([cond, self.null_cond.expand_as(cond).to(cond.dtype)])
-
-            def encode(patches: Tensor, mask: Tensor, positions: Tensor, guided: bool):
-                if not guided or both is None:
-                    return self.encoder(patches, mask, cond, positions).float(), None
-                hidden = self.encoder(patches.repeat(2, 1, 1), mask.repeat(2, 1), both, positions.repeat(2, 1))
-                return hidden.float().chunk(2)
-
-            def sample(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int):
-                sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
-                return self.head.sample(hidden, null_hidden, sampling, generator)
-
-            def propose(hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
-                sampling = Sampling(guidance_scale, temperature=decoding.temperature)
-                return self.head.propose(hidden, null_hidden, sampling, generator)
-
-            known = propose if self.head.confidence == "log_probability" else None
-            patches = decode(encode, sample, patches, decoding, generator, progress, known)
+            null = None if cond is None or text is None else self.null_cond  # where it is another one
+            with torch.autocast(device.type, engine.autocast, enabled=engine.autocast is not None):
+                calls = bind(engine, cond, null, decoding, generator)
+                propose = calls.propose if self.head.confidence == "log_probability" else None
+                patches = decode(calls.encode, calls.sample, patches, decoding, generator, progress, propose)
         finally:
             self.train(was_training)
         return self.unwhiten(self.unpatchify(patches))

@@ -28,11 +28,12 @@ class Stack(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D)."""
-        for block in self.blocks:
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K)."""
+        *others, last = self.blocks
+        for block in others:
             x = block(x)
-        return x
+        return last(x, positions)
 
 
 class LatentEncoder(nn.Module):
@@ -50,19 +51,35 @@ class LatentEncoder(nn.Module):
         self.enc2 = Stack(config, text_length)
         self.diffusion_pos = nn.Parameter(torch.zeros(1, config.max_patches, config.dim))
 
-    def forward(self, patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        patches: Tensor,
+        mask: Tensor,
+        cond: Tensor | None,
+        positions: Tensor | None = None,
+        num_kept: int | None = None,
+    ) -> Tensor:
         """Hidden vectors (B, K, D) for the head at ``positions`` (B, K) int64; None: at all N patches.
 
         Args:
             patches: (B, N, P); what stands at masked patches is never read.
             mask: (B, N) bool, True = to predict; every row with the same count.
             cond: (B, L, D), or None when the encoder has no text.
+            positions: the last block is computed there only.
+            num_kept: N_keep, where it is known; None counts, for which the host waits for the device.
 
         Raises:
             ValueError: rows of the mask differ in their count; more patches than the encoder has positions for.
         """
         batch, num_patches, _ = patches.shape
-        num_kept = self._count_kept(mask, cond)
+        assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
+        if num_patches > self.max_patches:
+            raise ValueError(
+                f"{num_patches} patches, but this model has positions for {self.max_patches}: shorten the clip, or "
+                f"train with model.max_patches={num_patches}."
+            )
+        if num_kept is None:
+            num_kept = _count_kept(mask)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
         # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
@@ -76,21 +93,15 @@ class LatentEncoder(nn.Module):
         x = filled.scatter(1, columns(kept, x), x) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
         if self.enc2.text_pos is not None:
             x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
-        x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
-
         if positions is None:
+            x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        return self.enc2.norm(take(x, positions)) + F.embedding(positions, self.diffusion_pos[0])  # (B, K, D)
+        x = self.enc2(x, positions + self.text_length)  # (B, K, D)
+        return self.enc2.norm(x) + F.embedding(positions, self.diffusion_pos[0])
 
-    def _count_kept(self, mask: Tensor, cond: Tensor | None) -> int:
-        num_patches = mask.shape[1]
-        if num_patches > self.max_patches:
-            raise ValueError(
-                f"{num_patches} patches, but this model has positions for {self.max_patches}: shorten the clip, or "
-                f"train with model.max_patches={num_patches}."
-            )
-        counts = mask.sum(dim=1).tolist()
-        if len(set(counts)) > 1:
-            raise ValueError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
-        assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
-        return num_patches - counts[0]
+
+def _count_kept(mask: Tensor) -> int:
+    counts = mask.sum(dim=1).tolist()
+    if len(set(counts)) > 1:
+        raise ValueError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
+    return mask.shape[1] - counts[0]

@@ -24,6 +24,11 @@ class ImpactSpec:
     text_encoder: dict | None = None  # name, identity
 
     @property
+    def patch_shape(self) -> tuple[int, int]:
+        """(frames, width) of a patch: square, or as wide as a latent that is narrower than that."""
+        return self.model.patch_size, min(self.model.patch_size, self.latent_width)
+
+    @property
     def text_length(self) -> int:
         """L, over all text features."""
         return sum(length for length, _ in self.text_features.values())

@@ -1,11 +1,13 @@
 """Transformer block with the parameter names of MAR's (and timm's), so that its checkpoints load.
 
-Dimensions: B clips, S positions, D width, A attention heads.
+Dimensions: B clips, S positions, K positions that are asked for, D width, A attention heads.
 """
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from impact_pl.masking import take
 
 LAYER_NORM_EPS = 1e-6
 
@@ -23,11 +25,14 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        q, k, v = rearrange(self.qkv(x), "b s (qkv a d) -> qkv b a s d", qkv=3, a=self.num_heads)
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K), which attend to all S."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if positions is not None:
+            q = take(q, positions)
+        q, k, v = (rearrange(part, "b s (a d) -> b a s d", a=self.num_heads) for part in (q, k, v))
         dropout = self.attention_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, S, D/A)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, S or K, D/A)
         return self.dropout(self.proj(rearrange(x, "b a s d -> b s (a d)")))
 
 
@@ -57,7 +62,8 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K) and nothing computed that they do not need."""
+        attended = self.attn(self.norm1(x), positions)
+        x = attended + (x if positions is None else take(x, positions))
         return x + self.mlp(self.norm2(x))

@@ -70,6 +70,8 @@ def check_config(config: TrainConfig) -> None:
     model = config.model
     if model.dim % model.num_heads:
         raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
+    if config.optim.head_only and not config.init_from:
+        raise ValueError("optim.head_only=true trains the head alone: name the trained model with init_from=...")
     if len(config.optim.betas) != 2:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.trainer.sample_every_steps and config.stage != "codec":

@@ -17,7 +17,7 @@ EMA_PREFIX = "ema.model."
 # What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
 SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches"),
-    *("head", "head_width", "head_depth", "num_timesteps", "num_codebooks", "codebook_size"),
+    *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
 )
 
 
@@ -153,14 +153,21 @@ def inherit_statistics(old: ImpactSpec, new: ImpactSpec) -> ImpactSpec:
 
 
 def start_from(model: Impact, source: Impact) -> list[str]:
-    """Copy every weight of ``source`` into ``model``; returns the names that stay new (text parts only).
+    """Copy every weight of ``source`` into ``model``; returns the names that stay new.
+
+    They are text parts, and where the source's head is the teacher of the model's, what this head has of its own.
 
     Raises:
-        ValueError: the source has weights that the model lacks, or lacks others than text parts.
+        ValueError: the source has weights that the model lacks, or lacks others than these.
     """
-    result = model.load_state_dict(source.state_dict(), strict=False)
-    text_parts = ("text_proj", "null_cond", "text_pos")
-    strange = [name for name in result.missing_keys if not any(part in name for part in text_parts)]
+    new: tuple[str, ...] = ("text_proj", "null_cond", "text_pos")
+    weights = source.state_dict()
+    if source.spec.model.head != model.spec.model.head:
+        own = tuple(f"head.{name}." for name in model.head.own_weights)
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(own)}
+        new += own
+    result = model.load_state_dict(weights, strict=False)
+    strange = [name for name in result.missing_keys if not any(part in name for part in new)]
     if result.unexpected_keys or strange:
         raise ValueError(f"init_from has other weights: too many {result.unexpected_keys}, missing {strange}")
     return list(result.missing_keys)

@@ -43,6 +43,9 @@ class ImpactTraining(LightningModule):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
+        if config.optim.head_only:
+            self.model.requires_grad_(False)
+            self.model.head.requires_grad_(True)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
         self.gradient_norm = self.last_lr = math.nan
         self.valid_loss: float | None = None
@@ -66,6 +69,7 @@ class ImpactTraining(LightningModule):
         slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
         seed, step = self.config.seed, self.global_step
         torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
+        self.model.encoder.train(not self.config.optim.head_only)  # a frozen one is used as it will be: no dropout
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, step, slot, NOISE))
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         result = self.model(latents, self.condition(batch), generator, self.caption_dropout)

@@ -7,7 +7,10 @@ from impact_pl.config import OptimConfig
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head."""
+    """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head.
+
+    The last group is the one without decay; it is the only one where the head alone is trained.
+    """
     decayed: list[tuple[str, nn.Parameter]] = []  # with names, which the optimizer keeps beside its state
     plain: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
@@ -15,7 +18,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
             continue
         exempt = parameter.ndim <= 1 or name.endswith(".bias") or name.startswith("head.")
         (plain if exempt else decayed).append((name, parameter))
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return groups if decayed else groups[1:]
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
@@ -42,7 +46,8 @@ def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch
 def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
     """Let the present configuration win over the learning rate, betas and decay stored in a checkpoint (in place)."""
     for state in checkpoint["optimizer_states"]:
-        for group, decay in zip(state["param_groups"], (config.weight_decay, 0.0), strict=True):
+        groups = state["param_groups"]
+        for group, decay in zip(groups, (config.weight_decay, 0.0)[-len(groups) :], strict=True):
             group.update(initial_lr=config.lr, betas=tuple(config.betas), weight_decay=decay)
     for schedule in checkpoint["lr_schedulers"]:
         schedule["base_lrs"] = [config.lr] * len(schedule["base_lrs"])

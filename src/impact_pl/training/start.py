@@ -1,5 +1,6 @@
 """What a training starts from: random weights, another model's, or its own last checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.models.heads import head_class
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec
@@ -146,7 +148,10 @@ def _fit_head(config: TrainConfig, model: Impact, cache: ShardCache | None) -> N
 
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:
-    changed = differences(source.spec, spec, text=bool(source.spec.text_features))
+    learned = source.spec
+    if head_class(spec.model.head).teacher == learned.model.head:
+        learned = replace(learned, model=replace(learned.model, head=spec.model.head))
+    changed = differences(learned, spec, text=bool(source.spec.text_features))
     if changed:
         raise ValueError(
             f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... it was "
@@ -154,5 +159,11 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
         )
     module = STAGES[config.stage](inherit_statistics(source.spec, spec), config)
     new = start_from(module.model, source)
+    untrained = [name for name in new if not name.startswith("head.")]
+    if config.optim.head_only and untrained:
+        raise ValueError(
+            f"optim.head_only=true trains the head alone, but init_from={config.init_from} has no weights for "
+            f"{', '.join(untrained)}: start from a trained model of the stage {config.stage}"
+        )
     say(f"weights from {config.init_from} (EMA)" + (f"; new: {', '.join(new)}" if new else ""))
     return module

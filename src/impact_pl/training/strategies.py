@@ -1,15 +1,13 @@
 """How a training is laid out on processors: precision and strategy by name. Parallelisation stands beside the model."""
 
-import functools
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from impact_pl.config import TrainerConfig
+from impact_pl.precision import cpu_computes_bf16
 from impact_pl.training.deepspeed import ZeroStrategy, clip_in_engine
 from impact_pl.training.fsdp2 import FSDP2Strategy
 from impact_pl.training.parallel import clip_gradients
@@ -57,20 +55,7 @@ def resolve_precision(config: TrainerConfig) -> str:
 def _computes_bf16(accelerator: str) -> bool:
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return accelerator in ("auto", "cpu") and _cpu_computes_bf16()
-
-
-@functools.cache
-def _cpu_computes_bf16() -> bool:
-    """Whether the processor says that it has bf16 instructions, and really executes them.
-
-    Some virtual machines advertise AMX and kill the process that uses it (illegal instruction), so another process
-    tries first.
-    """
-    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
-        return False
-    trial = "import torch; torch.set_num_threads(1); x = torch.ones(256, 256, dtype=torch.bfloat16); x @ x"
-    return subprocess.run([sys.executable, "-c", trial], stderr=subprocess.DEVNULL).returncode == 0
+    return accelerator in ("auto", "cpu") and cpu_computes_bf16()
 
 
 def _auto(config: TrainerConfig) -> str | Strategy:

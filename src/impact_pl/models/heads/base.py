@@ -5,12 +5,13 @@ Dimensions: B clips, K positions that are predicted together, D width of hidden,
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from impact_pl.models.inference import inference_copy
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 
@@ -28,6 +29,14 @@ class Sampling:
     min_alpha_bar: float = 0.0  # sampling starts where this share of signal is left
 
 
+class Sampler(Protocol):
+    """What decoding asks of a head, or of what stands in for it: :meth:`Head.sample`."""
+
+    def sample(
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+    ) -> Tensor: ...
+
+
 class Head(nn.Module, ABC):
     """From hidden vectors (B, K, D) to the patches (B, K, P) at their positions.
 
@@ -35,11 +44,15 @@ class Head(nn.Module, ABC):
         confidence: how sure the head is at a position, for ``order=confidence``: by the spread of several ``draws``, by
             the ``log_probability`` of one (then :meth:`propose` gives both), or ``none``.
         blocks: the repeated part, which sharding gathers block by block.
+        teacher: name of the head whose trained weights may start this one (but for ``own_weights``), beside its like.
+        own_weights: first parts of the names that a teacher's weights cannot give.
         num_fit_patches: patches of the training set that :meth:`fit` wants to see before the first step; 0: none.
     """
 
     confidence: Literal["draws", "log_probability", "none"] = "draws"
     blocks: nn.ModuleList
+    teacher: str | None = None
+    own_weights: tuple[str, ...] = ()
     num_fit_patches: int = 0
 
     @abstractmethod
@@ -61,8 +74,7 @@ class Head(nn.Module, ABC):
     ) -> Tensor:
         """Patches (B, K, P) for hidden (B, K, D).
 
-        ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None, or a scale of 1, costs no second
-        pass.
+        ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None costs no second pass.
         """
 
     def num_passes(self, num_diffusion_steps: int) -> int:
@@ -74,6 +86,10 @@ class Head(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
         raise NotImplementedError
+
+    def for_inference(self, dtype: torch.dtype) -> Sampler:
+        """The same draws, up to the rounding of ``dtype``, from a snapshot of the weights that samples faster."""
+        return cast(Sampler, inference_copy(self, dtype))
 
     def visible(self, patches: Tensor) -> Tensor:
         """Patches (B, N, P) as the encoder is to see them in training: as this head would have drawn them."""

@@ -18,12 +18,15 @@ from impact_pl.diffusion import (
     diffusion_loss,
     draw_normal,
     make_schedule,
+    noise_of_velocity,
 )
-from impact_pl.models.heads.base import Head, Sampling, guided
+from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
+from impact_pl.models.heads.diffusion_loop import DiffusionLoop
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
+PREDICTIONS = ("noise", "velocity")
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -32,6 +35,16 @@ def timestep_features(timesteps: Tensor) -> Tensor:
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[..., None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class TimestepEmbedding(nn.Sequential):
+    """Of timesteps (...): (..., V)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, timesteps: Tensor) -> Tensor:
+        return super().forward(timestep_features(timesteps))
 
 
 class AdaLNBlock(nn.Module):
@@ -52,14 +65,22 @@ class AdaLNBlock(nn.Module):
 
 
 class DiffusionHead(Head):
-    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix)."""
+    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix).
+
+    Note: with ``model.prediction=velocity`` its output is the velocity instead, and the noise follows from it. MAR
+    predicts the noise; near the last timestep, where what a sound is gets decided, the clean patch is then an error of
+    the network divided by the square root of alpha_bar, which a short training does not survive.
+    """
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__()
         width = config.head_width
         self.patch_dim = patch_dim
         self.num_timesteps = config.num_timesteps
-        self.time_embed = nn.Sequential(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        if config.prediction not in PREDICTIONS:
+            raise ValueError(f"model.prediction = {config.prediction!r}: choose {', '.join(PREDICTIONS)}.")
+        self.predicts_velocity = config.prediction == "velocity"
+        self.time_embed = TimestepEmbedding(width)
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)
         self.blocks = nn.ModuleList(self.make_block(width) for _ in range(config.head_depth))
@@ -82,12 +103,16 @@ class DiffusionHead(Head):
     def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
         """Predict from noisy (..., P) at timesteps (...) or (1,), given cond = ``cond_proj(hidden)`` (..., V)."""
         x = self.input_proj(noisy)
-        cond = F.silu(self.time_embed(timestep_features(timesteps)) + cond)
+        cond = F.silu(self.time_embed(timesteps) + cond)
         for block in self.blocks:
             x = block(x, cond)
         shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
         x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (..., 2P)
-        return Prediction(*x.float().chunk(2, dim=-1))
+        prediction = Prediction(*x.float().chunk(2, dim=-1))
+        if self.predicts_velocity:
+            schedule = self.schedule(self.num_timesteps, noisy.device)
+            return prediction._replace(noise=noise_of_velocity(schedule, noisy, timesteps, prediction.noise))
+        return prediction
 
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
@@ -109,7 +134,8 @@ class DiffusionHead(Head):
         cond = self.cond_proj(hidden)
         cond = torch.cat([cond] * (len(target) // len(cond)))
         prediction = self(noisy, timesteps, cond)
-        return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise), timesteps
+        weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # makes it the velocity's error
+        return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise, weight), timesteps
 
     def sample(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
@@ -129,16 +155,19 @@ class DiffusionHead(Head):
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
-        Guidance works on the noise; the variance is the conditional one, as in MAR.
+        Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition
+        and timestep only is computed in every step, for every row; :class:`DiffusionLoop` does better.
         """
-        if null_hidden is None or guidance_scale == 1:
-            cond = self.cond_proj(hidden)
-            return lambda noisy, timestep: self(noisy, timestep, cond)
-        cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2B, K, V)
+        both = hidden if null_hidden is None else torch.cat([hidden, null_hidden])  # (B or 2B, K, D)
 
         def denoise(noisy: Tensor, timestep: Tensor) -> Prediction:
-            both = self(torch.cat([noisy, noisy]), timestep, cond)
-            noise = guided(both.noise, guidance_scale)
-            return Prediction(noise, both.variance[: len(noise)])
+            if null_hidden is None:
+                return self(noisy, timestep.expand(noisy.shape[:-1]), self.cond_proj(hidden))
+            noisy = torch.cat([noisy, noisy])
+            prediction = self(noisy, timestep.expand(noisy.shape[:-1]), self.cond_proj(both))
+            return Prediction(guided(prediction.noise, guidance_scale), prediction.variance[: len(hidden)])
 
         return denoise
+
+    def for_inference(self, dtype: torch.dtype) -> Sampler:
+        return DiffusionLoop(self, dtype)

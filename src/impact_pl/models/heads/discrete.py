@@ -30,7 +30,7 @@ class DiscreteHead(Head):
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__()
-        width = config.head_width
+        width, self.patch_dim = config.head_width, patch_dim
         self.num_fit_patches = PATCHES_A_CODE * config.codebook_size
         self.quantizer = ResidualQuantizer(config.num_codebooks, config.codebook_size, patch_dim)
         self.hidden_proj = nn.Linear(config.dim, width)
@@ -83,11 +83,11 @@ class DiscreteHead(Head):
         The log probability is that of all codes of a position together, at temperature 1 (MaskGIT).
         """
         shape = hidden.shape[:2]
-        is_guided = null_hidden is not None and sampling.guidance_scale != 1
-        if null_hidden is not None and is_guided:
+        is_guided = null_hidden is not None
+        if null_hidden is not None:
             hidden = torch.cat([hidden, null_hidden])
         hidden = self.hidden_proj(hidden)  # (B or 2B, K, V)
-        partial = torch.zeros(*shape, self.partial_proj.in_features, device=hidden.device)
+        partial = torch.zeros(*shape, self.patch_dim, device=hidden.device)
         log_probability = torch.zeros(shape, device=hidden.device)
         for level in range(len(self.final_proj)):
             logits = self(hidden, partial.repeat(1 + is_guided, 1, 1), level)

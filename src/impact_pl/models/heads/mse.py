@@ -42,6 +42,6 @@ class MseHead(Head):
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
-        if null_hidden is None or sampling.guidance_scale == 1:
+        if null_hidden is None:
             return self(hidden)
         return guided(self(torch.cat([hidden, null_hidden])), sampling.guidance_scale)

@@ -1,0 +1,132 @@
+"""Two ways to compute what decoding asks of a model (``decoding.engine``): as the reference does, and faster.
+
+Dimensions: B clips, N patches, K positions asked for, P numbers a patch, L text positions, D width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from impact_pl.config import DecodingConfig
+from impact_pl.decoding import check_decoding
+from impact_pl.masking import take
+from impact_pl.models.heads.base import Head, Sampler, Sampling
+from impact_pl.models.inference import inference_copy
+from impact_pl.precision import dtype_of
+
+if TYPE_CHECKING:
+    from impact_pl.models.impact import Impact
+
+
+class Encoder(Protocol):
+    """(patches (B, N, P), mask (B, N), cond (B, L, D) | None, positions (B, K), number kept) -> hidden (B, K, D)."""
+
+    def __call__(
+        self, patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model's encoder and head, or what computes the same in their place.
+
+    Attributes:
+        guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
+        autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
+    """
+
+    encode: Encoder
+    head: Sampler
+    guides_always: bool = False
+    autocast: torch.dtype | None = None
+
+
+def plain(model: "Impact", dtype: torch.dtype) -> Engine:
+    """The reference's operations (LTH14/mar) in their order: the yardstick, for speed and for what comes out.
+
+    The encoder runs at all positions, guidance has always both halves, and the head computes in every diffusion step
+    what depends on condition and timestep only. bf16 is autocast, as there.
+    """
+
+    def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
+        return take(model.encoder(patches, mask, cond), positions)
+
+    return Engine(encode, model.head, guides_always=True, autocast=None if dtype == torch.float32 else dtype)
+
+
+def exact(model: "Impact", dtype: torch.dtype) -> Engine:
+    """The same numbers up to the rounding of ``dtype``, with nothing computed twice or for nothing.
+
+    Weights are a snapshot: cast and packed once, here (they take their memory a second time).
+    """
+    encoder = inference_copy(model.encoder, dtype)
+
+    def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
+        return encoder(patches, mask, None if cond is None else cond.to(dtype), positions, num_kept)
+
+    return Engine(encode, model.head.for_inference(dtype))
+
+
+ENGINES: dict[str, Callable[["Impact", torch.dtype], Engine]] = {"plain": plain, "exact": exact}
+
+
+def build_engine(model: "Impact", decoding: DecodingConfig) -> Engine:
+    """The engine that ``decoding`` names, for the weights that the model has now.
+
+    Raises:
+        ValueError: what :func:`check_decoding` refuses.
+    """
+    check_decoding(decoding, model.spec.model.num_timesteps)
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        return ENGINES[decoding.engine](model, dtype_of(decoding.precision, device))
+
+
+def weights_version(model: nn.Module) -> tuple:
+    """Another value whenever a weight of ``model`` is replaced, moved or written to (in inference mode: unnoticed)."""
+    return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
+
+
+@dataclass(frozen=True)
+class Bound:
+    """An engine with the conditions of a batch: the callables that :func:`impact_pl.decoding.decode` takes."""
+
+    engine: Engine
+    cond: Tensor | None  # (B, L, D)
+    both: Tensor | None  # (2B, L, D) with the null condition; None: there is nothing to guide with
+    decoding: DecodingConfig
+    generator: torch.Generator
+
+    def encode(
+        self, patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, guided: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        guided = guided or (self.engine.guides_always and self.decoding.guidance_scale != 1)
+        if self.both is None or not guided:
+            return self.engine.encode(patches, mask, self.cond, positions, num_kept).float(), None
+        patches, mask, positions = patches.repeat(2, 1, 1), mask.repeat(2, 1), positions.repeat(2, 1)
+        hidden, null_hidden = self.engine.encode(patches, mask, self.both, positions, num_kept).float().chunk(2)
+        return hidden, null_hidden
+
+    def sample(
+        self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int
+    ) -> Tensor:
+        decoding = self.decoding
+        sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
+        return self.engine.head.sample(hidden, null_hidden, sampling, self.generator)
+
+    def propose(
+        self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float
+    ) -> tuple[Tensor | None, Tensor]:
+        sampling = Sampling(guidance_scale, temperature=self.decoding.temperature)
+        return cast(Head, self.engine.head).propose(hidden, null_hidden, sampling, self.generator)
+
+
+def bind(
+    engine: Engine, cond: Tensor | None, null: Tensor | None, decoding: DecodingConfig, generator: torch.Generator
+) -> Bound:
+    """``cond`` (B, L, D), and the null condition (1, L, D) to guide with, None where there is no other one."""
+    both = None if cond is None or null is None else torch.cat([cond, null.expand_as(cond).to(cond.dtype)])
+    return Bound(engine, cond, both, decoding, generator)

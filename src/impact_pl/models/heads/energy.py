@@ -1,0 +1,114 @@
+"""The one-step head: it draws a patch at once, and refines it in a few steps where there is time.
+
+Dimensions: B clips, K positions, M draws of one patch, P numbers a patch, V width of the head; ``...`` are (B, K)
+or more.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.diffusion import add_noise, draw_normal, posterior_mean
+from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
+from impact_pl.models.heads.diffusion import DiffusionHead
+
+FIRST_STEP_SHARE = 0.5  # of the positions in training: from pure noise, where one-step sampling starts
+EXPONENT = 1.0  # of the distance; below 2, where the score would be satisfied by the right mean alone
+
+
+class EnergyHead(DiffusionHead):
+    """The diffusion head's network with a second noise as input, whose output is a draw of the clean patch.
+
+    Trained by the energy score, it learns the whole distribution p(x_0 | x_t, hidden), not its mean: one step from pure
+    noise is a sample (as AudioDEAR, arXiv 2605.00329, does for this paper's model), and S steps are a diffusion whose
+    every step draws x_0 and then x_{t-1} from the exact posterior (De Bortoli et al., arXiv 2502.02483, Alg. 2).
+
+    Its weights have the diffusion head's names, so that a trained one is its start; new are ``noise_proj`` and
+    ``final_proj``, since that one predicts the noise and a variance.
+
+    Note: 2605.00329 pulls the hidden states of a trainable encoder towards the teacher's, with a weight of about 1000.
+    Here the encoder *is* the teacher's and stays as it is (``optim.head_only``), the limit of that weight.
+    """
+
+    teacher = "diffusion"
+    own_weights = ("noise_proj", "final_proj")
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__(config, patch_dim)
+        self.noise_proj = nn.Linear(patch_dim, config.head_width, bias=False)
+        self.final_proj = nn.Linear(config.head_width, patch_dim)
+
+    def draw(self, noisy: Tensor, timesteps: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
+        """Clean patches (..., P) for noisy (..., P) at timesteps, given ``cond_proj(hidden)`` and noise (..., P).
+
+        ``noise`` may have a dimension M in front: as many draws, for one reckoning of the condition.
+        """
+        x = self.input_proj(noisy) + self.noise_proj(noise)
+        cond = F.silu(self.time_embed(timesteps) + cond)
+        for block in self.blocks:
+            x = block(x, cond)
+        shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
+        return self.final_proj(self.final_norm(x) * (1 + scale) + shift).float()
+
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Energy scores of M = max(2, ``batch_mul``) draws a position, and the positions' timesteps, both (B, K)."""
+        draws, target = max(2, batch_mul), target.float()
+        timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
+        first = torch.rand(timesteps.shape, generator=generator, device=generator.device) < FIRST_STEP_SHARE
+        timesteps = timesteps.masked_fill(first, self.num_timesteps - 1).to(target.device)
+        schedule = self.schedule(self.num_timesteps, target.device)
+        noisy = add_noise(schedule, target, timesteps, draw_normal(target.shape, generator, target.device))
+        noise = draw_normal((draws, *target.shape), generator, target.device)
+        cond = self.cond_proj(hidden)
+        drawn = self.draw(noisy, timesteps, cond, noise)  # (M, B, K, P)
+        return energy_score(drawn, target), timesteps
+
+    def sample(
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+    ) -> Tensor:
+        """Patches (B, K, P) in ``num_diffusion_steps`` steps; ``temperature`` scales all noise but x_T.
+
+        ``min_alpha_bar`` has no use here: no small error is divided by the square root of alpha_bar.
+        """
+        schedule = self.schedule(sampling.num_diffusion_steps, hidden.device)
+        if null_hidden is None or sampling.guidance_scale == 1:
+            cond, null_hidden = self.cond_proj(hidden), None
+        else:
+            cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2B, K, V)
+        shape = (*hidden.shape[:-1], self.patch_dim)
+        x = draw_normal(shape, generator, hidden.device)
+        for i in reversed(range(len(schedule))):
+            step = torch.tensor([i], device=x.device)
+            noise = sampling.temperature * draw_normal(shape, generator, x.device)
+            timestep = schedule.timesteps[step]
+            if null_hidden is None:
+                x0 = self.draw(x, timestep, cond, noise)
+            else:  # the same noise on both sides: they differ by the condition alone
+                both = self.draw(torch.cat([x, x]), timestep, cond, torch.cat([noise, noise]))
+                x0 = guided(both, sampling.guidance_scale)
+            if i == 0:
+                return x0
+            spread = torch.exp(0.5 * schedule.posterior_log_variance[step]) * sampling.temperature
+            x = posterior_mean(schedule, x0, x, step) + spread * draw_normal(shape, generator, x.device)
+        raise AssertionError("a schedule has at least one step")
+
+    def for_inference(self, dtype: torch.dtype) -> Sampler:
+        return Head.for_inference(self, dtype)  # another loop, and a short one
+
+
+def energy_score(drawn: Tensor, target: Tensor) -> Tensor:
+    """Energy score (...,) of draws (M, ..., P) for target (..., P): E|x - y|^a - E|x - x'|^a / 2.
+
+    Strictly proper for 0 < a < 2 (Gneiting, Raftery 2007): its expectation is smallest when the draws are distributed
+    as the targets are. The norm is the root of the mean square over the P numbers: its scale does not depend on P.
+    """
+    to_target = _distance(drawn, target).mean(dim=0)
+    pairs = [_distance(drawn[i], drawn[j]) for i in range(len(drawn)) for j in range(i)]
+    return to_target - torch.stack(pairs).mean(dim=0) / 2
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    return ((a - b).square().mean(dim=-1) + 1e-12) ** (EXPONENT / 2)

@@ -1,0 +1,36 @@
+"""In which numbers a processor computes best."""
+
+import functools
+import subprocess
+import sys
+
+import torch
+
+PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16": torch.bfloat16}  # of decoding; and "auto"
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The type that ``precision`` names; ``auto`` is bf16 where the processor computes in it."""
+    if precision == "auto":
+        return torch.bfloat16 if computes_bf16(device) else torch.float32
+    return PRECISIONS[precision]
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether matrix products in bf16 are faster than in float32 there, and not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and cpu_computes_bf16()
+
+
+@functools.cache
+def cpu_computes_bf16() -> bool:
+    """Whether the processor says that it has bf16 instructions, and really executes them.
+
+    Some virtual machines advertise AMX and kill the process that uses it (illegal instruction), so another process
+    tries first.
+    """
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
+    trial = "import torch; torch.set_num_threads(1); x = torch.ones(256, 256, dtype=torch.bfloat16); x @ x"
+    return subprocess.run([sys.executable, "-c", trial], stderr=subprocess.DEVNULL).returncode == 0

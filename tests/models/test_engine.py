@@ -1,0 +1,111 @@
+"""The exact engine against the plain path: the same seed gives the same latents, up to rounding."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_heads import model_with
+from test_impact import QUICK, TINY, build, captions, rng
+
+from impact_pl.config import DECODING_CHOICES, DecodingConfig
+from impact_pl.decoding import GUIDANCE_SCHEDULES
+from impact_pl.masking import REVEALS
+from impact_pl.models.engine import ENGINES, build_engine
+from impact_pl.models.heads import HEADS
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.heads.diffusion_loop import CHUNK_ROWS
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
+from impact_pl.solvers import SOLVERS
+
+# Rounding of float32 (6e-8) through three iterations: what the first one draws is seen by the next ones.
+CLOSE = 1e-4  # of the largest number
+
+
+def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE * theirs.abs().max().item())
+
+
+def both(model, text, num_frames, batch, **config):
+    decoding = DecodingConfig(**{"num_iterations": 3, "num_diffusion_steps": 12, "confidence_steps": 2} | config)
+    return [
+        model.generate(text, num_frames, batch, dataclasses.replace(decoding, engine=engine), rng())
+        for engine in ("exact", "plain")
+    ]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("schedule", ["cosine", "constant", "linear"])
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_same_latents(batch, schedule, order):
+    model = build(depth=2, head_depth=2)
+    assert_same(*both(model, captions(batch), 12, batch, guidance_schedule=schedule, order=order))
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_same_latents_with_every_head(head):
+    assert_same(*both(model_with(head), captions(), 12, 2))
+
+
+def test_same_latents_from_a_predicted_velocity():
+    assert_same(*both(build(prediction="velocity", head_depth=2), captions(), 12, 2))
+
+
+@pytest.mark.parametrize("patch_size", [1, 2, 4])
+def test_same_latents_with_every_patch_size(patch_size):
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, patch_size=patch_size, max_patches=64)
+    model = Impact(ImpactSpec(config, 8, 4, [0.0] * 8, 1.0, text_features={"clap": (1, 5), "words": (3, 6)})).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    assert_same(*both(model, captions(), 8, 2))
+
+
+@pytest.mark.parametrize("text_features", [{}, None])
+def test_same_latents_without_captions(text_features):
+    model = build() if text_features is None else build(text_features)
+    assert_same(*both(model, None, 12, 2))
+
+
+@pytest.mark.parametrize("config", [{"min_alpha_bar": 0.0}, {"temperature": 0.7}, {"guidance_scale": 1.0}])
+def test_same_latents_with_other_knobs(config):
+    assert_same(*both(build(), captions(), 12, 2, **config))
+
+
+def test_chunks_of_timesteps_do_not_matter():
+    """One row computes all modulations at once, many rows a timestep's at a time."""
+    head = build(head_depth=2).head
+    loop, sampling = head.for_inference(torch.float32), Sampling(3.0, 30, min_alpha_bar=1e-3)
+    for rows in (1, CHUNK_ROWS // 14, CHUNK_ROWS):
+        hidden, null_hidden = torch.randn(2, 1, rows, 32, generator=rng())
+        with torch.no_grad():
+            assert_same(*(s.sample(hidden, null_hidden, sampling, rng()) for s in (loop, head)))
+
+
+def test_bf16_is_near():
+    """Rounding of bf16 (0.4 %) in trunk and head; one iteration, so that nothing makes another clip of it."""
+    model = build(depth=2, head_depth=2)
+    exact, plain = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0, precision="bf16")
+    full, _ = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0)
+    for result in (exact, plain):
+        assert 1e-6 < ((result - full).norm() / full.norm()) < 0.05
+
+
+def test_an_engine_is_a_snapshot():
+    model, text = build(), captions()
+    engine = build_engine(model, QUICK)
+    before = model.generate(text, 12, 2, QUICK, rng())
+    assert torch.equal(model.generate(text, 12, 2, QUICK, rng(), engine=engine), before)
+    with torch.no_grad():
+        model.head.final_proj.bias.add_(1)
+    assert torch.equal(model.generate(text, 12, 2, QUICK, rng(), engine=engine), before)
+    assert not torch.equal(model.generate(text, 12, 2, QUICK, rng()), before)
+
+
+@pytest.mark.parametrize(
+    ("field", "table"),
+    [("engine", ENGINES), ("guidance_schedule", GUIDANCE_SCHEDULES), ("reveal", REVEALS), ("solver", SOLVERS)],
+)
+def test_every_name_stands_for_something(field, table):
+    assert set(DECODING_CHOICES[field]) == set(table)

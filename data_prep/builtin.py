@@ -29,7 +29,7 @@ class Clip:
     id: str
     package: str
     path: str  # inside the package; a.zip!/b is the file b in the zip archive a
-    caption: str
+    caption: str | None
     seconds: float
     split: str
     source: str
@@ -58,12 +58,22 @@ def build(corpus: Path, out: Path, cache: Path) -> None:
     Raises:
         ValueError: fewer than half of the clips could be had.
     """
-    packages, clips = read_corpus(corpus)
-    differing = _read_differing(out, corpus)
+    clips = gather([corpus], out, cache)
+    write_manifest(out / "manifest.jsonl", [record_of(clip) for clip in clips])
+
+
+def gather(corpora: list[Path], out: Path, cache: Path) -> list[Clip]:
+    """Copy what is missing of the lists' clips into ``out/audio``; returns those that are there.
+
+    Raises:
+        ValueError: fewer than half of the clips could be had.
+    """
+    packages, clips = read_corpora(corpora)
+    differing = _read_differing(out, corpora)
     missing = [clip for clip in clips if clip.id not in differing and not is_there(clip, out)]
-    if not missing and (out / "manifest.jsonl").is_file():
+    if not missing:
         print(f"{out}: nothing to do, {len(clips) - len(differing)} of {len(clips)} clips are there")
-        return
+        return [clip for clip in clips if clip.id not in differing]
     failures = {}
     for package in packages:
         wanted = [clip for clip in missing if clip.package == package["name"]]
@@ -76,14 +86,24 @@ def build(corpus: Path, out: Path, cache: Path) -> None:
         except ValueError as error:
             failures[package["name"]] = str(error)
             print(f"  could not be fetched: {error}", flush=True)
-    _write_differing(out, corpus, differing)
-    _finish(clips, out, differing, failures)
+    _write_differing(out, corpora, differing)
+    return _report(clips, out, differing, failures)
 
 
-def read_corpus(path: Path) -> tuple[list[dict], list[Clip]]:
-    """Packages and clips of the list."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    return values["packages"], [Clip(**clip) for clip in values["clips"]]
+def read_corpora(paths: list[Path]) -> tuple[list[dict], list[Clip]]:
+    """Packages and clips of the lists; a later list's clips may be in packages of an earlier one."""
+    packages: list[dict] = []
+    clips: list[Clip] = []
+    for path in paths:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        packages += values["packages"]
+        clips += [Clip(**clip) for clip in values["clips"]]
+    return packages, clips
+
+
+def record_of(clip: Clip) -> Record:
+    """The manifest's record of a clip."""
+    return Record(clip.id, clip.file, caption=clip.caption, split=clip.split, licence=clip.licence, source=clip.source)
 
 
 def is_there(clip: Clip, out: Path) -> bool:
@@ -110,20 +130,15 @@ def copy_clips(archive: Path, wanted: list[Clip], out: Path) -> dict[str, str]:
     return differing
 
 
-def _finish(clips: list[Clip], out: Path, differing: dict[str, str], failures: dict[str, str]) -> None:
+def _report(clips: list[Clip], out: Path, differing: dict[str, str], failures: dict[str, str]) -> list[Clip]:
     there = [clip for clip in clips if clip.id not in differing and is_there(clip, out)]
     if len(there) < len(clips) / 2:
         reasons = (
             "; ".join(f"{name}: {reason}" for name, reason in failures.items()) or "other releases of the packages"
         )
         raise ValueError(f"only {len(there)} of {len(clips)} clips could be had ({reasons}). {OWN_SOUNDS}")
-    records = [
-        Record(clip.id, clip.file, caption=clip.caption, split=clip.split, licence=clip.licence, source=clip.source)
-        for clip in there
-    ]
-    write_manifest(out / "manifest.jsonl", records)
     hours = sum(clip.seconds for clip in there) / 3600
-    print(f"{out / 'manifest.jsonl'}: {len(there)} of {len(clips)} clips, {hours:.2f} hours")
+    print(f"{out}: {len(there)} of {len(clips)} clips, {hours:.2f} hours")
     for split in sorted({clip.split for clip in there}):
         print(f"  {split}: {sum(clip.split == split for clip in there)}")
     if differing:
@@ -132,21 +147,26 @@ def _finish(clips: list[Clip], out: Path, differing: dict[str, str], failures: d
             print(f"  {name}: {reason}")
     if failures:
         print(f"packages that could not be fetched: {', '.join(failures)}; run the same command again to retry")
+    return there
 
 
-def _read_differing(out: Path, corpus: Path) -> dict[str, str]:
-    """Clips found to differ by an earlier call for the same list; they are not fetched again."""
+def _read_differing(out: Path, corpora: list[Path]) -> dict[str, str]:
+    """Clips found to differ by an earlier call for the same lists; they are not fetched again."""
     path = out / "left_out.json"
     if not path.is_file():
         return {}
     state = json.loads(path.read_text(encoding="utf-8"))
-    return state["clips"] if state["corpus"] == hashlib.sha256(corpus.read_bytes()).hexdigest() else {}
+    return state["clips"] if state["corpus"] == _digest(corpora) else {}
 
 
-def _write_differing(out: Path, corpus: Path, differing: dict[str, str]) -> None:
+def _write_differing(out: Path, corpora: list[Path], differing: dict[str, str]) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    state = {"corpus": hashlib.sha256(corpus.read_bytes()).hexdigest(), "clips": differing}
+    state = {"corpus": _digest(corpora), "clips": differing}
     (out / "left_out.json").write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+
+
+def _digest(corpora: list[Path]) -> str:
+    return hashlib.sha256(b"".join(path.read_bytes() for path in corpora)).hexdigest()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ def test_commands_are_listed_and_not_run(data, tmp_path, run, capsys):
         (["--seed", "1"], "--seed chooses a seed of one row"),
         (["--only", "head_x"], "--only: there is no row 'head_x'; rows are full, no_pretrain"),
         (["--only", "full", "--seed", "9"], "there is no row 'full' of seed 9; rows"),
+        (["--only", "full", "--publish", "docs"], "leave --only out"),
         (["--data", "absent.jsonl"], "absent.jsonl: no such manifest"),
         (["--against", "absent.json"], "absent.json: no such results"),
     ],

@@ -33,7 +33,16 @@ def results() -> dict:
         "head_mse": {"fd_yamnet": seeds(60, 61.5, 62), "kl": seeds(2.9, 3.2, 3.1), "latency": seeds(0.5, 0.4)},
         "full/num_iterations=1": {"fd_yamnet": seeds(50, 50.5, 52), "latency": seeds(0.2, 0.21)},
     }
-    facts = {"samples": 8, "labelled": 4, "clips": 99, "cores": 2, "workers": 2, "code": "abc", "versions": {}}
+    facts = {
+        "samples": 8,
+        "labelled": 4,
+        "clips": 99,
+        "cores": 2,
+        "workers": 2,
+        "code": "abc",
+        "data": "d",
+        "versions": {},
+    }
     return {
         "format": 1,
         "size": "quick",

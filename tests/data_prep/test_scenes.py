@@ -1,0 +1,81 @@
+"""Scenes are composed of clips of one split, the same ones for a seed, and say what they are made of."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from impact_pl.audio import load_audio
+from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.data_prep import scenes
+
+RATE = 16_000
+SOUNDS = {
+    "train": ("a dog barks", "rain falls", "a bell rings", "a cat meows"),
+    "valid": ("a cow moos", "wind blows", "a gong"),
+}
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    records = []
+    generator = np.random.default_rng(0)
+    for split, captions in SOUNDS.items():
+        for i, caption in enumerate(captions):
+            path = tmp_path / f"{split}-{i}.wav"
+            soundfile.write(path, generator.normal(0, 0.1, RATE * (1 + 3 * i)), RATE)
+            records.append(
+                Record(f"{split}/{i}", path.name, caption=caption, split=split, source=f"{split}{i}", licence="CC0")
+            )
+    write_manifest(tmp_path / "manifest.jsonl", records)
+    return tmp_path / "manifest.jsonl"
+
+
+def composed(manifest, name="composed.jsonl", seed=0):
+    out = manifest.parent / name
+    scenes.main(["--manifest", str(manifest), "--out", str(out), "--count", "20", "--seed", str(seed)])
+    return read_manifest(out)
+
+
+def test_scenes_are_made_of_one_split_and_say_so(manifest):
+    records = composed(manifest)
+    assert [record.split for record in records] == ["train"] * 20 + ["valid"] * 2
+    assert {record.duration for record in records} == {5.0, 10.0}
+    assert len({record.caption.replace(" then", "").count(" ") for record in records}) > 1
+    for record in records:
+        assert record.source.startswith("composed: ")
+        assert record.licence == "CC0"
+        ids = record.source.removeprefix("composed: ").split(" + ")
+        assert len(set(ids)) == len(ids) >= 2
+        assert {part.split("/")[0] for part in ids} == {record.split}
+        said = [SOUNDS[record.split][int(part.split("/")[1])] for part in ids]
+        assert all(caption in record.caption for caption in said)
+        waveform = load_audio(record.path)
+        assert len(waveform) == record.duration * RATE
+        assert 0.01 < waveform.abs().max() <= 0.951
+
+
+def test_the_parts_are_listed_with_their_gains(manifest):
+    records = composed(manifest)
+    lines = (manifest.parent / "composed.parts.jsonl").read_text().splitlines()
+    parts = {line["id"]: line["parts"] for line in map(json.loads, lines)}
+    for record in records:
+        assert " + ".join(part["id"] for part in parts[record.id]) == record.source.removeprefix("composed: ")
+        for part in parts[record.id]:
+            assert part["begin"] + part["seconds"] <= record.duration + 1e-6
+            assert -40 < part["gain_db"] < 40
+
+
+def test_the_seed_decides(manifest):
+    first, again = composed(manifest), composed(manifest, "again.jsonl")
+    assert [record.caption for record in first] == [record.caption for record in again]
+    assert all((load_audio(one.path) == load_audio(other.path)).all() for one, other in zip(first, again, strict=True))
+    other = composed(manifest, "other.jsonl", seed=1)
+    assert [record.caption for record in first] != [record.caption for record in other]
+
+
+def test_too_few_sources_is_a_mistake(manifest):
+    records = [record for record in read_manifest(manifest) if record.id in ("train/0", "train/1")]
+    with pytest.raises(ValueError, match="no scene can be composed: 3 sources"):
+        scenes.compose_scenes(records, manifest.parent / "c.jsonl", 5, 0)

@@ -5,11 +5,13 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/pip install -q -c constraints.txt
 DEMO    := runs/demo
 CLAP    := .venv-clap
+SIZE    ?= quick
+DATA    ?= $(firstword $(wildcard data/corpus/manifest.jsonl) data/builtin/manifest.jsonl)
 SLURM   := slurmctld slurmd slurm-client munge
 BENCH   ?= runs/bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-slurm test-clap bench bench-gpu lint format corpus precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-slurm test-clap bench bench-gpu lint format corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +27,10 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(DEMO)
+
+ablation: setup ## [SIZE=quick] [DATA=manifest.jsonl, else of make corpus if it is there, else the demo's]: which claims hold -> runs/ablation
+	@test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
+	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
 test: setup ## the fast tests (under ten minutes on two cores)
 	$(BIN)/python -m pytest

@@ -57,6 +57,7 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.evaluation": 4,
     "impact_pl.data_prep": 4,
     "impact_pl.benchmark": 4,
+    "impact_pl.ablation": 4,
     "impact_pl.cli": 5,
 }
 FORBIDDEN = [  # (importing package, imported package): sideways ways that are closed as well

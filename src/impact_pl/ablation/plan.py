@@ -1,0 +1,220 @@
+"""What an ablation trains and generates: names and numbers in conf/ablation/, checked before anything is run.
+
+A *row* is a model: how it is trained, and how its sounds are generated. A *setting* is another way of generating the
+sounds of the row ``full``, written as what differs from the plan's ``decoding``: ``full/num_iterations=4``. Each row
+and each setting is there once a seed, on the same steps, clips and captions as all others.
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import yaml
+
+from impact_pl.config import DecodingConfig
+
+FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
+SETTINGS = "settings"  # all of them together, where rows are named
+OWN, NONE, SKIPPED = "own", "none", "skipped"
+SIZES = ("smoke", "quick", "full")
+
+
+@dataclass
+class Row:
+    """A model of the ablation.
+
+    Attributes:
+        experiment: of impact-train, for stage 2 (and with stage=pretrain for stage 1).
+        train: further arguments of impact-train, in both stages.
+        pretrain: whose stage 1 it starts from: ``own``, another row's name, ``none`` (its steps are added to stage 2,
+            so that the budget is the same) or ``skipped`` (they are not).
+        text: further arguments of impact-train in stage 2 only.
+        decoding: what its generation does otherwise than the plan's.
+    """
+
+    experiment: str = "text"
+    train: list[str] = field(default_factory=list)
+    pretrain: str = OWN
+    text: list[str] = field(default_factory=list)
+    decoding: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """One size of the ablation.
+
+    Attributes:
+        seeds: how many; each is the seed of a row's training and of its sounds.
+        clip_seconds: length of clips and sounds.
+        num_samples: held-out captions (of any split but train), at most.
+        num_labelled: how many of them have a label, if there are as many: for the class accuracy.
+        batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
+        pretrain_steps, text_steps: of the two stages.
+        train: arguments of impact-train for every row and both stages.
+        decoding: fields of DecodingConfig.
+        sweeps: name -> a field's values, or several fields' (every combination).
+        combinations: further settings, one by one.
+        speed_batch, speed_repeats: clips generated at once where latency and memory are measured, and how often.
+    """
+
+    seeds: int
+    clip_seconds: float
+    num_samples: int
+    pretrain_steps: int
+    text_steps: int
+    codec: str = "builtin"
+    text_encoder: str = "minilm"
+    num_labelled: int = 0
+    batch_size: int = 32
+    train: list[str] = field(default_factory=list)
+    decoding: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    sweeps: dict[str, dict[str, list]] = field(default_factory=dict)
+    combinations: list[dict[str, Any]] = field(default_factory=list)
+    speed_batch: int = 8
+    speed_repeats: int = 3
+
+    def settings(self) -> dict[str, dict[str, Any]]:
+        """Name -> overrides of every setting beside the plan's own decoding, each once."""
+        wanted = [
+            dict(zip(sweep, values, strict=True))
+            for sweep in self.sweeps.values()
+            for values in itertools.product(*sweep.values())
+        ]
+        found = {self.setting_name(overrides): overrides for overrides in [*wanted, *self.combinations]}
+        found.pop(FULL, None)
+        return found
+
+    def groups(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """What is judged together: a row, or all settings; each name -> its fields of DecodingConfig."""
+        groups = {name: {name: self.decoding | row.decoding} for name, row in self.rows.items()}
+        settings = {name: self.decoding | overrides for name, overrides in self.settings().items()}
+        return groups | ({SETTINGS: settings} if settings else {})
+
+    def setting_name(self, overrides: dict[str, Any]) -> str:
+        """``full/num_iterations=4,num_diffusion_steps=50``; ``full`` where nothing differs from the plan's decoding."""
+        base, other = decoding_config(self.decoding), decoding_config(self.decoding | overrides)
+        values = {each.name: getattr(other, each.name) for each in dataclasses.fields(DecodingConfig)}
+        changed = [f"{name}={value}" for name, value in values.items() if value != getattr(base, name)]
+        return f"{FULL}/{','.join(changed)}" if changed else FULL
+
+    def resolve(self, name: str) -> str:
+        """The name under which a row or setting is run: ``full/num_iterations=64`` is ``full`` where 64 is the plan's.
+
+        Raises:
+            ValueError: it names an unknown field of the decoding.
+        """
+        row, _, said = name.partition("/")
+        return self.setting_name({key: yaml.safe_load(value) for key, value in _pairs(said)}) if said else row
+
+
+def load_plan(size: str) -> Plan:
+    """The plan of conf/ablation/<size>.yaml, checked.
+
+    Raises:
+        ValueError: as :func:`make_plan`.
+    """
+    text = files("impact_pl.conf").joinpath(f"ablation/{size}.yaml").read_text(encoding="utf-8")
+    return make_plan(yaml.safe_load(text), f"conf/ablation/{size}.yaml")
+
+
+def make_plan(values: dict[str, Any], where: str) -> Plan:
+    """A plan of plain values, with the rows of missing text encoders added.
+
+    Raises:
+        ValueError: a missing or unknown key, or a number that no ablation can work with; ``where`` is named.
+    """
+    rows = {name: _build(Row, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
+    plan = _build(Plan, {**values, "rows": rows}, where)
+    plan.rows |= rows_without(plan.text_encoder)
+    _check(plan, where)
+    return plan
+
+
+def rows_without(text_encoder: str) -> dict[str, Row]:
+    """For each text encoder that is there, the row that does without it, on the stage 1 of ``full``.
+
+    Without the only one nothing is left to be conditioned on: every caption is dropped, so it is stage 1 continued by
+    the steps of stage 2, and sounds are drawn from the null condition.
+    """
+    parts = [part.partition(":")[0] for part in text_encoder.split("+")]
+    if len(parts) == 1:
+        unconditional = {"guidance_scale": 0.0, "guidance_schedule": "constant"}
+        return {f"without_{parts[0]}": Row(pretrain=FULL, text=["data.caption_dropout=1.0"], decoding=unconditional)}
+    features = {part: feature_of(part) for part in parts}
+    return {
+        f"without_{part}": Row(
+            pretrain=FULL, text=[f"data.text_features=[{','.join(features[each] for each in parts if each != part)}]"]
+        )
+        for part in parts
+    }
+
+
+def feature_of(text_encoder: str) -> str:
+    """The name of a text encoder's feature in shards."""
+    return {"laion_clap": "clap"}.get(text_encoder, text_encoder)
+
+
+def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
+    """DecodingConfig with some fields set.
+
+    Raises:
+        ValueError: an unknown field.
+    """
+    known = [each.name for each in dataclasses.fields(DecodingConfig)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(f"decoding: there is no {unknown[0]!r}; choose of {', '.join(known)}")
+    values: dict[str, Any] = {}
+    for name, value in overrides.items():  # YAML's 3 is a guidance_scale of 3.0
+        values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
+    return DecodingConfig(**values)
+
+
+def _pairs(said: str) -> list[tuple[str, str]]:
+    """``a=1,b=2`` -> its keys and values."""
+    return [(key, value) for key, _, value in (part.partition("=") for part in said.split(","))]
+
+
+def _build(kind: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where}: expected keys and values, got {values!r}")
+    known = {each.name: each for each in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; choose of {', '.join(known)}")
+    required = [
+        name
+        for name, each in known.items()
+        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in required if name not in values]
+    if missing:
+        raise ValueError(f"{where}: {missing[0]} is missing")
+    return kind(**values)
+
+
+def _check(plan: Plan, where: str) -> None:
+    if FULL not in plan.rows:
+        raise ValueError(f"{where}: rows need {FULL!r}, with which all others are compared")
+    for name in ("seeds", "num_samples", "pretrain_steps", "text_steps", "batch_size", "speed_batch", "speed_repeats"):
+        if getattr(plan, name) < 1:
+            raise ValueError(f"{where}: {name} = {getattr(plan, name)}: choose 1 or more")
+    for sweep, fields in plan.sweeps.items():
+        for name, values in fields.items():
+            if not isinstance(values, list):
+                raise ValueError(f"{where}: sweeps.{sweep}.{name}: expected a list of values, got {values!r}")
+    for name, row in plan.rows.items():
+        if "/" in name or name in (OWN, NONE, SKIPPED, SETTINGS):
+            raise ValueError(
+                f"{where}: rows.{name}: choose another name, without / and none of own, none, skipped, settings"
+            )
+        if row.pretrain not in (OWN, NONE, SKIPPED) and row.pretrain not in plan.rows:
+            choices = ", ".join([OWN, NONE, SKIPPED, *plan.rows])
+            raise ValueError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose of {choices}")
+        if row.pretrain in plan.rows and plan.rows[row.pretrain].pretrain != OWN:
+            raise ValueError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}, which has no stage 1 of its own")
+    for overrides in [plan.decoding, *(row.decoding for row in plan.rows.values()), *plan.settings().values()]:
+        decoding_config(overrides)

@@ -1,0 +1,228 @@
+"""What an ablation has to do, as units that can be run one by one, found finished, and repeated by hand.
+
+A unit is a few commands of this project. It is finished when its result was written for the same commands on the same
+results of the units before it; that is what its key stands for.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from impact_pl.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
+
+Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
+FLAGS = {"num_iterations": "iterations", "num_diffusion_steps": "diffusion-steps", "guidance_scale": "guidance"}
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A step of the ablation.
+
+    Attributes:
+        name: as ``seed1/head_mse/text``.
+        kind: data, train, sounds, figures or speed; units of a kind take about the same time.
+        commands: run one after the other in a process of their own.
+        needs: the units before it.
+        group: the row that it belongs to, or ``settings``; None: all of them.
+        seed: likewise.
+        result: a JSON file that the commands write, which becomes part of the unit's result.
+        subjects: of the result: row in it -> row or setting that it is about.
+        alone: nothing else runs beside it, because it measures time.
+        inputs: what else decides its result, as a checksum.
+    """
+
+    name: str
+    kind: str
+    commands: tuple[Command, ...]
+    needs: tuple["Unit", ...] = ()
+    group: str | None = None
+    seed: int | None = None
+    result: Path | None = None
+    subjects: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
+    inputs: str = ""
+
+    @cached_property
+    def key(self) -> str:
+        """A checksum of the commands and of everything before them."""
+        said = json.dumps([self.commands, [unit.key for unit in self.needs], self.inputs])
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where everything lies.
+
+    Attributes:
+        manifest: all clips.
+        captions: the manifest of those whose captions are generated.
+        out: the ablation's folder.
+    """
+
+    manifest: Path
+    captions: Path
+    out: Path
+
+    @property
+    def latents(self) -> Path:
+        return self.out / "latents"
+
+    @property
+    def real(self) -> Path:
+        return self.out / "real"
+
+    @property
+    def reconstructed(self) -> Path:
+        return self.out / "reconstructed"
+
+
+def plan_units(plan: Plan, places: Places) -> list[Unit]:
+    """Every unit, each after those that it needs."""
+    latents, reference = data_units(plan, places)
+    stages: list[Unit] = []
+    judged: list[Unit] = []
+    speeds: list[Unit] = []
+    for seed in range(plan.seeds):
+        models = train_units(plan, places, seed, latents)
+        stages += models.values()
+        for group, subjects in plan.groups().items():
+            row = FULL if group == SETTINGS else group
+            model = models[f"seed{seed}/{row}/text"]
+            judged += sounds_units(plan, places, seed, group, row, subjects, model, reference)
+            speeds += speed_units(plan, places, group, row, subjects, model) if seed == 0 else []
+    return [latents, reference, *stages, *judged, *speeds]
+
+
+def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
+    """Shards of latents; and the real sounds and the codec's, with the figures of both."""
+    precompute = (
+        "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
+        f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
+    )  # fmt: skip
+    reconstruct = (
+        "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
+        "--codec", plan.codec, "--real", str(places.real), "--reconstructed", str(places.reconstructed),
+    )  # fmt: skip
+    result = places.out / "reference.json"
+    evaluate = evaluation(plan, places, places.reconstructed, result)
+    inputs = checksum(places.manifest)
+    return (
+        Unit("latents", "data", (precompute,), inputs=inputs),
+        Unit("reference", "data", (reconstruct, evaluate), result=result, inputs=inputs + checksum(places.captions)),
+    )
+
+
+def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[str, Unit]:
+    """Both stages of every row, by name; a stage 1 that rows share is there once."""
+    units: dict[str, Unit] = {}
+    for name, row in plan.rows.items():
+        if row.pretrain == OWN:
+            unit = f"seed{seed}/{name}/pretrain"
+            stage = ["stage=pretrain", "init_from=", f"trainer.max_steps={plan.pretrain_steps}", *row.train]
+            command = train_command(plan, places, seed, unit, row, stage)
+            units[unit] = Unit(unit, "train", (command,), (latents,), group=name, seed=seed)
+    for name, row in plan.rows.items():
+        unit = f"seed{seed}/{name}/text"
+        needs: tuple[Unit, ...] = (latents,)
+        start = ""
+        if row.pretrain not in (NONE, SKIPPED):
+            before = units[f"seed{seed}/{name if row.pretrain == OWN else row.pretrain}/pretrain"]
+            needs, start = (latents, before), str(places.out / before.name)
+        steps = plan.text_steps + (plan.pretrain_steps if row.pretrain == NONE else 0)
+        stage = [f"init_from={start}", f"trainer.max_steps={steps}", *row.train, *row.text]
+        command = train_command(plan, places, seed, unit, row, stage)
+        units[unit] = Unit(unit, "train", (command,), needs, group=name, seed=seed)
+    return units
+
+
+def train_command(plan: Plan, places: Places, seed: int, name: str, row: Row, stage: Sequence[str]) -> Command:
+    return (
+        "impact_pl.cli.train", f"experiment={row.experiment}", f"runs_dir={places.out}", f"name={name}",
+        f"data.path={places.latents}", f"seed={seed}", *plan.train, *stage,
+    )  # fmt: skip
+
+
+def sounds_units(
+    plan: Plan, places: Places, seed: int, group: str, row: str, subjects: dict[str, dict], model: Unit, reference: Unit
+) -> list[Unit]:
+    """The sounds of a row, or of all settings, and one evaluation of them: what is real is listened to once."""
+    units = []
+    for subject, decoding in subjects.items():
+        name = f"seed{seed}/{group}/sounds/{short_name(subject)}"
+        command = (
+            "impact_pl.cli.generate", "--captions-file", str(places.captions), "--out", str(places.out / name),
+            "--model", str(places.out / model.name / "model"), "--duration", str(plan.clip_seconds),
+            "--format", "flac", "--batch-size", str(plan.batch_size), "--seed", str(seed), *flags(decoding),
+        )  # fmt: skip
+        units.append(Unit(name, "sounds", (command,), (model,), group, seed))
+    name = f"seed{seed}/{group}/figures"
+    result = places.out / f"{name}.json"
+    first, *others = units
+    rows = {short_name(subject).replace("=", " "): subject for subject in subjects}  # --baseline NAME=DIR has one =
+    baselines = [f"{label}={places.out / unit.name}" for label, unit in zip(list(rows)[1:], others, strict=True)]
+    command = evaluation(plan, places, places.out / first.name, result, baselines)
+    rows = {"generated" if index == 0 else label: subject for index, (label, subject) in enumerate(rows.items())}
+    return [*units, Unit(name, "figures", (command,), (reference, *units), group, seed, result, rows)]
+
+
+def speed_units(plan: Plan, places: Places, group: str, row: str, subjects: dict[str, dict], model: Unit) -> list[Unit]:
+    """Latency and memory of each row or setting, on the first seed's model."""
+    units = []
+    for subject, decoding in subjects.items():
+        name = f"speed/{group}/{short_name(subject)}"
+        result = places.out / f"{name}.json"
+        command = (
+            "impact_pl.ablation.speed", "--model", str(places.out / model.name / "model"), "--out", str(result),
+            "--duration", str(plan.clip_seconds), "--batch-size", str(plan.speed_batch),
+            "--repeats", str(plan.speed_repeats), "--decoding", json.dumps(decoding),
+        )  # fmt: skip
+        units.append(Unit(name, "speed", (command,), (model,), group, 0, result, {"": subject}, alone=True))
+    return units
+
+
+def short_name(subject: str) -> str:
+    """Of a row or setting: ``num_iterations=4``; ``base`` is a row's own decoding."""
+    return subject.partition("/")[2] or "base"
+
+
+def evaluation(plan: Plan, places: Places, sounds: Path, result: Path, baselines: Sequence[str] = ()) -> Command:
+    """Compare folders of sounds with the real ones; the training clips are the floor."""
+    return (
+        "impact_pl.cli.evaluate", "--generated", str(sounds), "--reference", str(places.real),
+        "--floor", str(places.manifest), "--floor-split", "train", "--captions", str(places.captions),
+        "--duration", str(plan.clip_seconds), "--out", str(result),
+        *(word for baseline in baselines for word in ("--baseline", baseline)),
+    )  # fmt: skip
+
+
+def flags(decoding: dict) -> list[str]:
+    """impact-generate's options for fields of DecodingConfig."""
+    decoding_config(decoding)
+    pairs = [(FLAGS.get(name, name.replace("_", "-")), value) for name, value in decoding.items()]
+    return [said for name, value in pairs for said in (f"--{name}", str(value))]
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def select(units: Sequence[Unit], group: str, seed: int | None) -> list[Unit]:
+    """The units of one row (or of ``settings``), of one seed or all, and those that they need.
+
+    Raises:
+        ValueError: there is no such row or seed.
+    """
+    wanted = [unit for unit in units if unit.group == group and seed in (None, unit.seed)]
+    if not wanted:
+        known = ", ".join(dict.fromkeys(str(unit.group) for unit in units if unit.kind == "figures"))
+        seeds = max(unit.seed for unit in units if unit.seed is not None)
+        which = f"row {group!r}" + ("" if seed is None else f" of seed {seed}")
+        raise ValueError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
+    needed = {unit.name for unit in wanted}
+    for unit in reversed(units):  # those that need others come after them
+        if unit.name in needed:
+            needed |= {each.name for each in unit.needs}
+    return [unit for unit in units if unit.name in needed]

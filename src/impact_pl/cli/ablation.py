@@ -1,0 +1,98 @@
+"""`python -m impact_pl.cli.ablation`: train and judge every row of the ablation -> results, tables, plot, verdicts."""
+
+import argparse
+import os
+from pathlib import Path
+
+from impact_pl.cli import options
+from impact_pl.errors import user_errors
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m impact_pl.cli.ablation",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Train the rows of the ablation on the same steps and clips, several seeds each, generate with\n"
+        "each in several ways, and write what comes out: results.json, and a page that says which claims of\n"
+        "the paper hold here. The same command continues what was stopped, and does nothing that is done.\n"
+        "Sizes are plans in conf/ablation/: smoke (a minute), quick (under an hour on two cores), full (hours).",
+        epilog="example: python -m impact_pl.cli.ablation --size quick --data data/builtin/manifest.jsonl",
+    )
+    add = parser.add_argument
+    add("--size", choices=["smoke", "quick", "full"], default="quick", help="(default: %(default)s)")
+    add("--data", type=Path, default=Path("data/corpus/manifest.jsonl"), help="manifest.jsonl (default: %(default)s)")
+    add("--out", type=Path, help="folder for everything (default: runs/ablation/SIZE)")
+    add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
+    add("--seed", type=options.seed, help="with --only: this seed")
+    add("--workers", type=options.positive_int, help="units at a time (default: one a core, at most 4)")
+    add("--publish", type=Path, metavar="DIR", help="write the page there as well, as docs/ablation.md in the project")
+    add("--against", type=Path, metavar="JSON", help="print figures beside those of other results, as committed ones")
+    add("--list", action="store_true", help="print the units and their commands, and run nothing")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    from impact_pl.ablation.clips import write_captions
+    from impact_pl.ablation.page import write_page
+    from impact_pl.ablation.plan import load_plan
+    from impact_pl.ablation.results import collect, read_results
+    from impact_pl.ablation.run import read_result, run_units
+    from impact_pl.ablation.units import Places, plan_units, select
+    from impact_pl.data.index import ShardIndex
+
+    if args.seed is not None and args.only is None:
+        raise ValueError("--seed chooses a seed of one row: say which with --only ROW")
+    if args.publish and args.only:
+        raise ValueError("--publish writes a page of all rows: leave --only out")
+    plan = load_plan(args.size)
+    out = args.out or Path("runs/ablation") / args.size
+    against = read_results(args.against) if args.against else None
+    places = Places(args.data, out / "captions.jsonl", out)
+    facts = write_captions(plan, args.data, places.captions)
+    units = plan_units(plan, places)
+    chosen = select(units, args.only, args.seed) if args.only else units
+    if args.list:
+        print_units(chosen)
+        return
+    workers = args.workers or min(4, os.cpu_count() or 1)
+    failure = run_units(chosen, out, workers)
+    if read_result(out, units[0]) is None:  # not even the data
+        raise ValueError(failure)
+    clips = ShardIndex.load(places.latents / "train").num_samples
+    results = collect(plan, args.size, units, out, facts | {"workers": workers, "clips": clips})
+    for folder in [out, *([args.publish] if args.publish else [])]:
+        print(f"the page is {write_page(results, folder)}")
+    print_figures(results, args.only, against)
+    if failure:
+        raise ValueError(failure)
+
+
+def print_units(units: list) -> None:
+    for unit in units:
+        print(f"{unit.name} ({unit.kind})")
+        for module, *arguments in unit.commands:
+            print("  python -m", module, *arguments)
+
+
+def print_figures(results: dict, only: str | None, against: dict | None) -> None:
+    """Every row's figures (or one row's), seed by seed where there are others to compare with."""
+    from impact_pl.ablation.page import cell
+    from impact_pl.ablation.plan import SETTINGS
+    from impact_pl.ablation.results import FIGURES
+
+    if against and against["facts"]["data"] != results["facts"]["data"]:
+        print("the other results are of other data: figures differ for that reason alone")
+    for name, row in results["rows"].items():
+        if only not in (None, name, SETTINGS if "/" in name else name):
+            continue
+        for key, values in row.items():
+            line = f"{name}: {FIGURES[key][0]} {cell(key, values).replace('<br>', ', ')}"
+            theirs = against["rows"].get(name, {}).get(key, {}) if against else {}
+            pairs = [f"seed {seed} {values[seed]:.6g} (there {theirs[seed]:.6g})" for seed in values if seed in theirs]
+            print(line + (f"; {', '.join(pairs)}" if pairs else ""))
+
+
+if __name__ == "__main__":
+    main()

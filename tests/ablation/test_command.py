@@ -1,0 +1,80 @@
+"""The command: what it refuses, what it lists, and the whole way at the smallest size."""
+
+import dataclasses
+import json
+
+import pytest
+
+from impact_pl.cli.ablation import main
+from impact_pl.data.manifest import read_manifest, write_manifest
+
+
+@pytest.fixture
+def data(sounds, tmp_path):
+    """The test sounds, held-out ones with labels."""
+    records = [
+        dataclasses.replace(record, labels=("rain", "dog")[: index % 2 + 1])
+        for index, record in enumerate(read_manifest(sounds))
+    ]
+    write_manifest(tmp_path / "m.jsonl", records)
+    return tmp_path / "m.jsonl"
+
+
+def test_commands_are_listed_and_not_run(data, tmp_path, run, capsys):
+    arguments = ["--size", "smoke", "--data", data, "--out", tmp_path / "out", "--list"]
+    assert run(main, *arguments, "--only", "head_mse", "--seed", "1") == 0
+    listed = capsys.readouterr().out
+    assert "seed1/head_mse/text (train)" in listed
+    assert "python -m impact_pl.cli.train experiment=head_mse" in listed
+    assert "seed0" not in listed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["captions.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seed", "1"], "--seed chooses a seed of one row"),
+        (["--only", "head_x"], "--only: there is no row 'head_x'; rows are full, no_pretrain"),
+        (["--only", "full", "--seed", "9"], "there is no row 'full' of seed 9; rows"),
+        (["--only", "full", "--publish", "docs"], "leave --only out"),
+        (["--data", "absent.jsonl"], "absent.jsonl: no such manifest"),
+        (["--against", "absent.json"], "absent.json: no such results"),
+    ],
+)
+def test_mistakes_end_with_a_message(data, tmp_path, run, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    known = ["--size", "smoke", "--data", data, "--out", tmp_path / "out"]
+    assert run(main, *known, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_whole_way(data, tmp_path, run, capsys):
+    """All units of the smallest size; the same command finds them finished; one row made elsewhere is the same."""
+    pytest.importorskip("onnxruntime")
+    known = ["--size", "smoke", "--data", data]
+    assert run(main, *known, "--out", tmp_path / "out", "--publish", tmp_path / "docs") == 0
+    results = json.loads((tmp_path / "docs/ablation/results.json").read_text())
+    assert list(results["rows"]) == [
+        *("full", "no_pretrain", "head_discrete", "head_mse", "without_minilm"),
+        *("full/num_iterations=1", "full/order=confidence"),
+    ]
+    for row in results["rows"].values():
+        assert set(row) == {"fd_yamnet", "kl", "inception_score", "accuracy", "text_relevance", "latency", "memory"}
+        assert set(row["fd_yamnet"]) == set(row["kl"]) == {"0", "1"}
+        assert all(seconds > 0 for seconds in row["latency"].values())
+    assert set(results["reference"]) == {"real", "codec", "noise"}
+    assert "| `head_mse` |" in (tmp_path / "docs/ablation.md").read_text()
+
+    capsys.readouterr()
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.flac")}
+    assert run(main, *known, "--out", tmp_path / "out") == 0
+    assert "finished before" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.flac")} == written
+
+    against = ["--against", tmp_path / "docs/ablation/results.json"]
+    assert run(main, *known, "--out", tmp_path / "again", "--only", "head_mse", "--seed", "1", *against) == 0
+    theirs = results["rows"]["head_mse"]["fd_yamnet"]["1"]
+    assert f"seed 1 {theirs:.6g} (there {theirs:.6g})" in capsys.readouterr().out

@@ -1,0 +1,100 @@
+"""The page says what the numbers say."""
+
+import dataclasses
+import re
+
+import pytest
+
+from impact_pl.ablation.page import write_page
+from impact_pl.ablation.pareto import Point, front, pareto_svg
+from impact_pl.ablation.plan import make_plan
+from impact_pl.ablation.results import read_results, rounded
+
+PLAN = {
+    "seeds": 3,
+    "clip_seconds": 2.56,
+    "num_samples": 8,
+    "pretrain_steps": 10,
+    "text_steps": 20,
+    "decoding": {"num_iterations": 16},
+    "rows": {"full": {}, "head_mse": {"experiment": "head_mse"}},
+    "sweeps": {"iterations": {"num_iterations": [1, 16]}},
+}
+
+
+def seeds(*values: float) -> dict[str, float]:
+    return {str(seed): value for seed, value in enumerate(values)}
+
+
+@pytest.fixture
+def results() -> dict:
+    rows = {
+        "full": {"fd_yamnet": seeds(40, 41, 42), "kl": seeds(3, 3.1, 3.2), "latency": seeds(2.0, 2.1)},
+        "head_mse": {"fd_yamnet": seeds(60, 61.5, 62), "kl": seeds(2.9, 3.2, 3.1), "latency": seeds(0.5, 0.4)},
+        "full/num_iterations=1": {"fd_yamnet": seeds(50, 50.5, 52), "latency": seeds(0.2, 0.21)},
+    }
+    facts = {
+        "samples": 8,
+        "labelled": 4,
+        "clips": 99,
+        "cores": 2,
+        "workers": 2,
+        "code": "abc",
+        "data": "d",
+        "versions": {},
+    }
+    return {
+        "format": 1,
+        "size": "quick",
+        "facts": facts,
+        "plan": dataclasses.asdict(make_plan(PLAN, "here")),
+        "reference": {"real": {"fd_yamnet": 20.06}, "codec": {"fd_yamnet": 12.5, "kl": 1.46}, "noise": {"kl": 6.2}},
+        "rows": rows,
+    }
+
+
+def test_verdicts_and_tables_come_from_the_numbers(results, tmp_path):
+    page = write_page(results, tmp_path).read_text()
+    assert "3 comparisons: 2 × holds, 1 × not resolved." in page
+    assert "Not as claimed" not in page
+    line = next(each for each in page.splitlines() if "direct regression" in each)
+    assert "N: FD 15.92 against 25.84" in line
+    assert "| 41.0, 61.2 | -20.2 (-20.9 to -19.4) | -19.8 | ✔ holds |" in line
+    assert "| `head_mse` | 61.2 ± 1.0<br>60.0 to 62.0 |" in page
+    assert "| *real sounds (the floor)* | 20.1 | – | – |" in page
+    assert "| `full/num_iterations=1` | 50.8 ± 1.0<br>50.0 to 52.0 | – | 0.21 ± 0.01" in page
+    assert "- A heavy attention head is no better than the small MLP. (`head_attention`, `full`)" in page
+
+    results["rows"]["head_mse"]["fd_yamnet"] = seeds(30, 31.5, 32)
+    page = write_page(results, tmp_path).read_text()
+    assert "3 comparisons: 1 × holds, 1 × reversed, 1 × not resolved." in page
+    assert "- The diffusion head is better than direct regression. FD-YAMNet: reversed." in page
+    assert "✘ reversed" in next(each for each in page.splitlines() if each.startswith("| The diffusion head"))
+
+
+def test_the_page_needs_nothing_but_its_folder(results, tmp_path):
+    page = write_page(results, tmp_path).read_text()
+    for target in re.findall(r"!\[.*?\]\((.*?)\)", page):
+        assert (tmp_path / target).is_file()
+    assert read_results(tmp_path / "ablation/results.json") == rounded(results)
+    table = page.split("## Rows")[1].split("##")[0]
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) == 1
+
+
+def test_unreadable_results_are_named(tmp_path):
+    with pytest.raises(ValueError, match="no such results"):
+        read_results(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="not the results of an ablation"):
+        read_results(tmp_path / "x.json")
+
+
+def test_the_front_is_what_nothing_beats():
+    points = [
+        Point(name, *place, 1.0, True) for name, place in {"a": (1, 9), "b": (2, 9), "c": (3, 5), "d": (4, 6)}.items()
+    ]
+    assert [point.name for point in front(points)] == ["a", "c"]
+    svg = pareto_svg([*points, Point("<x>", 2, 7, 0.5, False)], "seconds", "distance")
+    assert svg.count("<circle") == 5
+    assert "&lt;x&gt;: 7.00 ± 0.50, 2 s" in svg
+    assert svg.count('class="name"') >= 3

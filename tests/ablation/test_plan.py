@@ -1,0 +1,201 @@
+"""Plans: checked when read, rows and settings named, and every command that they lead to one that parses."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from impact_pl.ablation.clips import choose_clips
+from impact_pl.ablation.plan import SIZES, decoding_config, load_plan, make_plan, rows_without
+from impact_pl.ablation.units import Places, Unit, plan_units, select
+from impact_pl.ablation.verdicts import load_claims
+from impact_pl.cli import evaluate, generate, reconstruct
+from impact_pl.cli.compose import compose
+from impact_pl.config import PRESETS, PrecomputeConfig, TrainConfig
+from impact_pl.data.manifest import Record
+
+SMALL = {
+    "seeds": 2,
+    "clip_seconds": 1.28,
+    "num_samples": 4,
+    "pretrain_steps": 10,
+    "text_steps": 20,
+    "decoding": {"num_iterations": 16, "guidance_scale": 3},
+    "rows": {
+        "full": None,
+        "shared": {"pretrain": "full", "train": ["model.head=mse"]},
+        "more_text": {"pretrain": "none"},
+        "less": {"pretrain": "skipped"},
+    },
+    "sweeps": {"grid": {"num_iterations": [4, 16], "guidance_scale": [1, 3.0]}},
+    "combinations": [{"order": "confidence"}, {"num_iterations": 4}],
+}
+
+
+def small(**changes) -> dict:
+    return {**copy.deepcopy(SMALL), **changes}
+
+
+@pytest.fixture
+def places(tmp_path):
+    for name in ("m.jsonl", "captions.jsonl"):
+        (tmp_path / name).write_text('{"id": "a", "path": "a.wav"}\n')
+    return Places(tmp_path / "m.jsonl", tmp_path / "captions.jsonl", tmp_path / "out")
+
+
+def commands(units: list[Unit]) -> list[tuple[str, list[str]]]:
+    return [(module, list(arguments)) for unit in units for module, *arguments in unit.commands]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_command_of_every_size_parses(size, places):
+    for module, arguments in commands(plan_units(load_plan(size), places)):
+        if module.endswith("train"):
+            config = compose("train", TrainConfig, arguments)
+            assert config.trainer.max_steps > 0
+            assert Path(config.data.path).name == "latents"
+        elif module.endswith("precompute"):
+            compose("precompute", PrecomputeConfig, arguments)
+        elif module.endswith("speed"):
+            assert "--decoding" in arguments
+        else:
+            parser = {"generate": generate, "evaluate": evaluate, "reconstruct": reconstruct}[module.split(".")[-1]]
+            parser.build_parser().parse_args(arguments)
+
+
+def test_names_of_settings_say_what_differs():
+    plan = make_plan(small(), "here")
+    assert list(plan.settings()) == [
+        "full/num_iterations=4,guidance_scale=1.0",
+        "full/num_iterations=4",
+        "full/guidance_scale=1.0",
+        "full/order=confidence",
+    ]
+    assert plan.resolve("full/num_iterations=16") == "full"
+    assert plan.resolve("full/guidance_scale=1,num_iterations=4") == "full/num_iterations=4,guidance_scale=1.0"
+    assert plan.resolve("less") == "less"
+
+
+def test_equal_budgets_and_shared_stages(places):
+    units = {unit.name: unit for unit in plan_units(make_plan(small(), "here"), places)}
+    steps = {
+        name: next(each for each in unit.commands[0] if each.startswith("trainer.max_steps="))
+        for name, unit in units.items()
+        if unit.kind == "train" and unit.seed == 1
+    }
+    assert steps == {
+        "seed1/full/pretrain": "trainer.max_steps=10",
+        "seed1/full/text": "trainer.max_steps=20",
+        "seed1/shared/text": "trainer.max_steps=20",
+        "seed1/more_text/text": "trainer.max_steps=30",  # the budget of both stages
+        "seed1/less/text": "trainer.max_steps=20",
+        "seed1/without_minilm/text": "trainer.max_steps=20",
+    }
+    assert units["seed1/full/pretrain"] in units["seed1/shared/text"].needs
+    assert f"init_from={places.out}/seed1/full/pretrain" in units["seed1/without_minilm/text"].commands[0]
+    assert "init_from=" in units["seed1/more_text/text"].commands[0]
+
+
+def test_one_row_of_one_seed_brings_what_it_needs(places):
+    units = plan_units(make_plan(small(), "here"), places)
+    assert [unit.name for unit in select(units, "shared", 1)] == [
+        "latents",
+        "reference",
+        "seed1/full/pretrain",
+        "seed1/shared/text",
+        "seed1/shared/sounds/base",
+        "seed1/shared/figures",
+    ]
+    with pytest.raises(ValueError, match=r"no row 'head_mse' of seed 1; rows are full, shared.* seeds 0 to 1"):
+        select(units, "head_mse", 1)
+
+
+def test_a_setting_is_told_from_others_in_one_evaluation(places):
+    units = {unit.name: unit for unit in plan_units(make_plan(small(), "here"), places)}
+    figures = units["seed0/settings/figures"]
+    assert figures.subjects == {
+        "generated": "full/num_iterations=4,guidance_scale=1.0",
+        "num_iterations 4": "full/num_iterations=4",
+        "guidance_scale 1.0": "full/guidance_scale=1.0",
+        "order confidence": "full/order=confidence",
+    }
+    arguments = evaluate.build_parser().parse_args(figures.commands[0][1:])
+    folders = evaluate.parse_baselines(arguments.baseline)
+    assert folders["num_iterations 4"] == places.out / "seed0/settings/sounds/num_iterations=4"
+    assert list(folders) == list(figures.subjects)[1:]
+
+
+def test_without_each_text_encoder():
+    (alone,) = rows_without("minilm").values()
+    assert alone.text == ["data.caption_dropout=1.0"]
+    assert alone.decoding["guidance_scale"] == 0
+    both = rows_without("laion_clap:a.pt+t5:flan")
+    assert {name: row.text for name, row in both.items()} == {
+        "without_laion_clap": ["data.text_features=[t5]"],
+        "without_t5": ["data.text_features=[clap]"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 3}, "here: unknown key 'seed'"),
+        ({"seeds": 0}, "here: seeds = 0: choose 1 or more"),
+        ({"rows": {"head_mse": {}}}, "here: rows need 'full'"),
+        ({"rows": {"full": {"head": "mse"}}}, "here: rows.full: unknown key 'head'"),
+        ({"rows": {"full": {}, "a": {"pretrain": "b"}}}, "rows.a.pretrain = 'b': choose of own, none, skipped, full"),
+        ({"rows": {"full": {}, "a": {"pretrain": "skipped"}, "b": {"pretrain": "a"}}}, "'a', which has no stage 1"),
+        ({"rows": {"full": {}, "a/b": {}}}, "rows.a/b: choose another name"),
+        ({"decoding": {"iterations": 4}}, "decoding: there is no 'iterations'; choose of num_iterations"),
+        ({"sweeps": {"a": {"steps": [1]}}}, "decoding: there is no 'steps'"),
+        ({"sweeps": {"a": {"num_iterations": 4}}}, "sweeps.a.num_iterations: expected a list of values, got 4"),
+    ],
+)
+def test_mistakes_are_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_plan(small(**change), "here")
+
+
+def test_a_missing_key_is_named():
+    values = small()
+    del values["seeds"]
+    with pytest.raises(ValueError, match="here: seeds is missing"):
+        make_plan(values, "here")
+
+
+def test_claims_are_about_rows_that_are_run():
+    """But for the one that needs CLAP, every claim has both its sides in the full size."""
+    plan = load_plan("full")
+    known = {*plan.rows, *plan.settings()}
+    unknown = {name for claim in load_claims() for name in claim.pair if plan.resolve(name) not in known}
+    assert unknown == {"without_laion_clap"}
+
+
+def test_the_preset_fast_is_a_setting():
+    plan = load_plan("full")
+    assert PRESETS["fast"] in [decoding_config(plan.decoding | overrides) for overrides in plan.settings().values()]
+
+
+def test_labelled_clips_come_first():
+    records = [Record(f"c{i}", f"{i}.wav", caption="x", split="valid") for i in range(20)]
+    for record in records[:5]:
+        record.labels = ("dog",)
+    records.append(Record("t", "t.wav", caption="x"))
+    plan = make_plan(small(num_samples=8, num_labelled=4), "here")
+    chosen = choose_clips(plan, records, "m.jsonl")
+    assert len(chosen) == 8
+    assert sum(bool(record.labels) for record in chosen) >= 4
+    assert chosen == [record for record in records if record in chosen]  # in the manifest's order
+    assert chosen == choose_clips(plan, records, "m.jsonl")
+    with pytest.raises(ValueError, match=r"m\.jsonl: 0 captioned clips in the splits valid and test"):
+        choose_clips(plan, records[-1:], "m.jsonl")
+
+
+def test_plans_are_plain_yaml(places):
+    """A plan survives results.json: it is read from there again for the page."""
+    import dataclasses
+
+    plan = load_plan("quick")
+    again = make_plan(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(plan))), "results.json")
+    assert again == plan

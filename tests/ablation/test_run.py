@@ -1,0 +1,128 @@
+"""Units are run once, in their order, and what fails or is stopped costs nothing that was finished."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from impact_pl.ablation import run
+from impact_pl.ablation.run import read_result, run_units, startable
+from impact_pl.ablation.units import Unit
+
+STEP = '''
+import json, os, sys, time
+from pathlib import Path
+
+def main(arguments):
+    """NAME FILE SECONDS: note the name in FILE; the unit called bad fails."""
+    name, file, seconds = arguments
+    with open(file, "a") as stream:
+        stream.write(name + "\\n")
+    print("hello from", name)
+    if name == "bad":
+        print("error: this one is bad", file=sys.stderr)
+        sys.exit(2)
+    time.sleep(float(seconds))
+    Path(file).with_name(name + ".json").write_text(json.dumps({"threads": __import__("torch").get_num_threads()}))
+'''
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Makes units of the command ``step``, which counts its calls."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "step.py").write_text(STEP)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    monkeypatch.setattr(run, "PRELOADED", [])  # these commands need no libraries
+
+    def unit(name: str, *needs: Unit, seconds: float = 0.0, **more) -> Unit:
+        command = ("step", name, str(tmp_path / "calls"), str(seconds))
+        return Unit(name, "train", (command,), needs, result=tmp_path / f"{name}.json", **more)
+
+    return unit
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "calls").read_text().split()
+
+
+def test_a_finished_unit_is_not_run_again(make, tmp_path):
+    said: list[str] = []
+    first = make("first")
+    units = [first, make("second", first), make("alone", first, alone=True)]
+    assert run_units(units, tmp_path / "out", 2, said.append) is None
+    assert calls(tmp_path) == ["first", "second", "alone"]
+    assert read_result(tmp_path / "out", units[0])["figures"]["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    assert read_result(tmp_path / "out", units[2])["figures"]["threads"] == os.cpu_count()
+    assert said[-1].startswith("unit 3 of 3: alone,")
+    assert said[-1].endswith("nothing left")
+    assert "hello from first" in (tmp_path / "out/logs/first.log").read_text()
+
+    run_units(units, tmp_path / "out", 2, said.append)
+    assert calls(tmp_path) == ["first", "second", "alone"]
+    assert said[-1] == "3 of 3 units were finished before"
+
+    changed = make("first", seconds=0.01)  # another command: it and what needs it are made again
+    units = [changed, make("second", changed), make("third")]
+    run_units(units, tmp_path / "out", 1, said.append)
+    assert calls(tmp_path)[3:] == ["first", "second", "third"]
+
+
+def test_a_failure_holds_back_only_what_needs_it(make, tmp_path):
+    said: list[str] = []
+    bad = make("bad")
+    units = [bad, make("after", bad), make("other")]
+    failure = run_units(units, tmp_path / "out", 1, said.append)
+    assert "1 units failed and 1 wait for them; the first was bad (error: this one is bad" in failure
+    assert calls(tmp_path) == ["bad", "other"]
+    assert "bad failed: error: this one is bad" in said
+    assert run_units(units, tmp_path / "out", 1, said.append) is not None
+    assert calls(tmp_path) == ["bad", "other", "bad"]
+
+
+def test_what_can_start():
+    a, b = Unit("a", "train", ()), Unit("b", "train", ())
+    speed = Unit("s", "speed", (), (a,), alone=True)
+    later = Unit("l", "sounds", (), (b,))
+    assert startable([a, b, later, speed], set(), [], 2) == [a, b]
+    assert startable([b, later, speed], {"a"}, [a], 2) == [b]
+    assert startable([speed], {"a"}, [b], 2) == []  # not beside another
+    assert startable([later, speed], {"a"}, [], 2) == [speed]
+    assert startable([later], {"a", "b"}, [speed], 2) == []
+    assert startable([later], {"a"}, [], 2) == []
+
+
+RUN = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "modules")
+from impact_pl.ablation import run
+from impact_pl.ablation.units import Unit
+run.PRELOADED = []
+first = Unit("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
+slow = Unit("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
+if __name__ == "__main__":
+    run.run_units([first, slow], Path("out"), 1)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_and_continued(make, tmp_path, signum):
+    (tmp_path / "go.py").write_text(RUN)
+    process = subprocess.Popen([sys.executable, "go.py", "600"], cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "calls").is_file() or "slow" not in calls(tmp_path):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.1)
+    process.send_signal(signum)
+    assert b"KeyboardInterrupt" in process.communicate(timeout=120)[1]
+    assert json.loads((tmp_path / "out/units/first.json").read_text())["name"] == "first"
+    assert not (tmp_path / "out/units/slow.json").exists()
+    subprocess.run([sys.executable, "go.py", "0"], cwd=tmp_path, check=True)
+    assert calls(tmp_path) == ["first", "slow", "slow"]

@@ -56,4 +56,4 @@ def test_rows_and_what_ways_keep(stepper):
 def test_layouts_leave_no_trace(stepper):
     way = training.WAYS["ours, activation checkpointing"]
     stepper.kept_bytes(way)
-    assert [b.forward for b in training.transformer_blocks(stepper.model)] == stepper.plain_forwards
+    assert [block.forward for block in stepper.blocks] == stepper.plain_forwards

@@ -13,6 +13,7 @@ from impact_pl.benchmark.timing import count_launches, in_turns
 from impact_pl.benchmark.units import Runner, Times, Unit, Way, loop_lengths, spread, units_of
 from impact_pl.benchmark.work import iterations_of
 from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.models.impact import Impact
 
 CPU = torch.device("cpu")
 RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)
@@ -31,7 +32,7 @@ def test_every_unit_of_every_plan_can_be_read_off(subject):
     plans = [iterations_of(dataclasses.replace(DECODING, num_iterations=count), 16) for count in (2, 8)]
     units = units_of(runner, plans, points=3)
     assert {unit.guided for unit in units} == {True, False}
-    times = Times({unit: float(unit.count + 1) * (2 if unit.guided else 1) for unit in units})
+    times = Times({unit: float(unit.patches + 1) * (2 if unit.guided else 1) for unit in units})
     for it in itertools.chain(*plans):
         expected = it.kept + 1
         assert times.encoder(it.kept, False) == pytest.approx(expected)
@@ -94,3 +95,14 @@ def test_ways_take_turns_after_a_warm_up():
 def test_operations_are_counted():
     x = torch.zeros(3)
     assert count_launches(lambda: (x + 1).view(3, 1) * 2, CPU) == 2  # a view starts nothing
+
+
+def test_a_model_without_text_has_no_guidance(subject):
+    """Neither is any timed, nor is its work counted."""
+    spec = dataclasses.replace(subject.model.spec, text_features={}, text_encoder=None)
+    torch.manual_seed(0)
+    bare = dataclasses.replace(subject, model=Impact(spec).eval())
+    row = latency.measure(bare, WAYS[1:], 1, [2], 0.64, RATES, points=2, repeats=1)[0]
+    for part in ("encoder", "head"):
+        assert row["parts"][part]["flops"] > 0
+        assert row["parts"][f"{part}, guidance"]["flops"] == row["parts"][f"{part}, guidance"]["seconds"] == 0

@@ -118,5 +118,12 @@ def test_training_is_three_times_the_forward_pass(model):
 
 def test_other_heads_are_refused():
     spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="mse"))
-    with pytest.raises(ValueError, match="diffusion head only"):
+    with pytest.raises(ValueError, match="diffusion, energy only"):
         work.generation(spec, RATES, "32-true", 1, 12, [])
+
+
+def test_the_energy_head_has_as_many_weights():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="energy"))
+    head = Impact(spec).head
+    once = head.cond_proj.weight.numel() + sum(p.numel() for p in head.time_embed.parameters() if p.ndim == 2)
+    assert sum(work.head_sizes(spec)) + once == sum(p.numel() for p in head.parameters() if p.ndim == 2)

@@ -90,14 +90,14 @@ def test_a_trained_model(run, trained, tmp_path):
 
 
 def test_throughput_and_scaling(run, capsys, tmp_path):
-    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "exact"]
+    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "exact", "--set", "model.head=energy"]
     assert run(benchmark.main, "throughput", *TINY, *arguments, "--batch", 1, 2, "--duration", 1.28) == 0
     assert table(capsys.readouterr().out)["clips/s at batch"] == ["1", "2"]
     out = tmp_path / "scaling.json"
     assert run(benchmark.main, "scaling", *TINY, *arguments, "--batch", 1, "--duration", 0.64, 20, "--json", out) == 0
     assert table(capsys.readouterr().out)["seconds, for a clip of"] == ["0.64 s", "20 s"]
     rows = record_of(out)["rows"]
-    assert rows[1]["parts"]["encoder"]["flops"] > 20 * rows[0]["parts"]["encoder"]["flops"] > 0
+    assert rows[1]["parts"]["encoder"]["flops"] > 15 * rows[0]["parts"]["encoder"]["flops"] > 0
 
 
 def test_training(run, capsys, tmp_path):

@@ -17,7 +17,7 @@ from impact_pl.benchmark.machine import Rates
 from impact_pl.benchmark.subject import Subject
 from impact_pl.benchmark.timing import Work, count_launches, in_turns, median_seconds
 from impact_pl.benchmark.units import Runner, Times, Unit, Way, launches_of, units_of
-from impact_pl.benchmark.work import Parts, iterations_of
+from impact_pl.benchmark.work import Parts
 from impact_pl.config import DecodingConfig
 
 LIMITS = {"arithmetic": "compute", "memory": "memory", "launches": "launch"}
@@ -81,7 +81,7 @@ def time_units(
     """Way -> the times of its units. Ways that want the same unit take turns at it."""
     units = {}
     for name, runner in runners.items():
-        plans = [iterations_of(config, runner.num_patches) for config in configs[name]]
+        plans = [runner.plan(config) for config in configs[name]]
         units[name] = units_of(runner, plans, points)
     seconds: dict[str, dict[Unit, float]] = {name: {} for name in runners}
     for unit in dict.fromkeys(unit for found in units.values() for unit in found):
@@ -98,7 +98,7 @@ def generation_parts(
     runner: Runner, config: DecodingConfig, times: Times, loop_seconds: float, rates: Rates
 ) -> dict[str, dict]:
     """Part -> its measured seconds, its work, and what that takes at least; ``rest`` is the decoding loop itself."""
-    plan = iterations_of(config, runner.num_patches)
+    plan = runner.plan(config)
     seconds, launches = times.parts(runner, plan), launches_of(runner, plan)
     spec = runner.subject.model.spec
     bounds = work.generation(spec, rates, config.precision, runner.batch, runner.num_patches, plan)

@@ -1,5 +1,6 @@
 """The machine: what it is, and how fast it multiplies matrices, reads memory and starts operations."""
 
+import functools
 import math
 import os
 import platform
@@ -102,8 +103,13 @@ def products(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[Te
     """Ways to multiply two matrices. In float32 a CPU has two libraries, and PyTorch's default may be the slower."""
     found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch.mm": torch.mm}
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        found["oneDNN"] = lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+        found["oneDNN"] = packed_product
     return found
+
+
+def packed_product(a: Tensor, b: Tensor) -> Tensor:
+    """a b^T by oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
 def gemm_rate(
@@ -115,7 +121,7 @@ def gemm_rate(
     while size <= largest:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         with torch.inference_mode():
-            seconds = median_seconds(lambda a=a, b=b: product(a, b), repeats, device)
+            seconds = median_seconds(functools.partial(product, a, b), repeats, device)
         best = max(best, 2 * size**3 / seconds)
         if seconds > GEMM_SECONDS:
             break

@@ -6,6 +6,7 @@ the result into sound. All work on 2B rows: guidance.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from impact_pl.benchmark.subject import VAE, VOCODER
 
 TEXT_LENGTH = 77  # positions of a caption's tokens
-UNET = {  # what AudioLDM's and AudioLDM2's have in common: 10.24 s are latents of 8 x 256 x 16
+Sizes = dict[str, Any]  # of a model
+UNET: Sizes = {  # what AudioLDM's and AudioLDM2's have in common: 10.24 s are latents of 8 x 256 x 16
     "in_channels": 8, "out_channels": 8, "sample_size": 128, "layers_per_block": 2,
     "block_out_channels": [128, 256, 384, 640],
     "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
@@ -24,21 +26,27 @@ AUDIOLDM_S = UNET | {  # cvssp/audioldm-s-full-v2, unet/config.json
     "projection_class_embeddings_input_dim": 512, "class_embeddings_concat": True,
 }  # fmt: skip
 AUDIOLDM2 = UNET | {"cross_attention_dim": [[None, 768, 1024]] * 4}  # cvssp/audioldm2: itself, GPT-2's, T5's states
-TANGO = {  # declare-lab/tango, configs/diffusion_model_config.json
+TANGO: Sizes = {  # declare-lab/tango, configs/diffusion_model_config.json
     "in_channels": 8, "out_channels": 8, "sample_size": [32, 2], "layers_per_block": 2,
     "block_out_channels": [320, 640, 1280, 1280], "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024,
     "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "use_linear_projection": True, "upcast_attention": True,
 }  # fmt: skip
-MAGNET_SMALL = {"dim": 1024, "depth": 24, "num_heads": 16, "codebooks": 4, "codes": 2048}  # audiocraft, small.yaml
+MAGNET_SMALL: Sizes = {
+    "dim": 1024,
+    "depth": 24,
+    "num_heads": 16,
+    "codebooks": 4,
+    "codes": 2048,
+}  # audiocraft, small.yaml
 MAGNET_PASSES = (20, 10, 10, 10)  # a codebook; audiocraft, audio_magnet_16khz.yaml
-ENCODEC_16KHZ = {  # audiocraft, encodec_large_nq4_s320.yaml: 50 frames a second
+ENCODEC_16KHZ: Sizes = {  # audiocraft, encodec_large_nq4_s320.yaml: 50 frames a second
     "sampling_rate": 16_000, "upsampling_ratios": [8, 5, 4, 2], "num_filters": 64, "codebook_size": 2048,
     "target_bandwidths": [2.2], "use_causal_conv": False, "use_conv_shortcut": False, "norm_type": "weight_norm",
 }  # fmt: skip
 ENCODEC_32KHZ = ENCODEC_16KHZ | {"sampling_rate": 32_000, "upsampling_ratios": [8, 5, 4, 4]}  # MusicGen's
-MUSICGEN_SMALL = {  # facebook/musicgen-small, config.json, decoder
+MUSICGEN_SMALL: Sizes = {  # facebook/musicgen-small, config.json, decoder
     "vocab_size": 2048, "num_hidden_layers": 24, "ffn_dim": 4096, "num_attention_heads": 16, "hidden_size": 1024,
     "num_codebooks": 4,
 }  # fmt: skip
@@ -69,16 +77,18 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def unet_peer(unet: nn.Module, condition: Callable[[int], dict], batch: int, dtype: torch.dtype, device: torch.device):
+def unet_peer(
+    unet: Any, condition: Callable[[int], dict], batch: int, dtype: torch.dtype, device: torch.device
+) -> Peer:
     """A U-Net with 200 steps of DDIM, and AudioLDM's VAE and vocoder."""
     from diffusers import AutoencoderKL, DDIMScheduler
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    def here(module: nn.Module) -> nn.Module:
+    def here(module: Any) -> Any:
         return module.to(device, dtype).eval()
 
     unet, vae, vocoder = here(unet), here(AutoencoderKL(**VAE)), here(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)))
-    scheduler = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", steps_offset=1)
+    scheduler: Any = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", steps_offset=1)
     scheduler.set_timesteps(200)
     latents = torch.randn(batch, *LATENT_SHAPE, device=device, dtype=dtype)
     extra = condition(2 * batch)
@@ -167,11 +177,12 @@ def magnet_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
     return Peer(len(codebooks), step, lambda: sound(tokens), count(model))
 
 
-def encodec(config: dict, batch: int, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], object]:
+def encodec(config: Sizes, batch: int, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], object]:
     """EnCodec's decoder: tokens (B, 4, S) -> sound; those beyond its codes are taken as the last."""
     from transformers import EncodecConfig, EncodecModel
 
-    model = EncodecModel(EncodecConfig(**config)).to(device, dtype).eval()
+    model: Any = EncodecModel(EncodecConfig(**config))
+    model = model.to(device, dtype).eval()
     last = config["codebook_size"] - 1
     return lambda tokens: model.decode(tokens.clamp(max=last)[None], [None])
 
@@ -183,7 +194,8 @@ def musicgen_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
 
     config = MusicgenDecoderConfig(**MUSICGEN_SMALL)
-    model = MusicgenForCausalLM(config).to(device, dtype).eval()
+    model: Any = MusicgenForCausalLM(config)
+    model = model.to(device, dtype).eval()
     books = MUSICGEN_SMALL["num_codebooks"]
     text = torch.randn(2 * batch, TEXT_LENGTH, config.hidden_size, device=device, dtype=dtype)
     tokens = torch.zeros(batch * books, 1, dtype=torch.long, device=device)

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,17 +27,17 @@ FRAMES_PER_SECOND = 25  # of both codecs' latents
 CAPTION = "a dog barks while rain falls on a tin roof"
 
 # AudioLDM's VAE and vocoder (cvssp/audioldm-s-full-v2, vae/config.json and vocoder/config.json).
-VAE = {
+VAE: dict[str, Any] = {
     "in_channels": 1, "out_channels": 1, "latent_channels": 8, "layers_per_block": 2,
     "block_out_channels": [128, 256, 512], "norm_num_groups": 32,
     "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
 }  # fmt: skip
-VOCODER = {
+VOCODER: dict[str, Any] = {
     "model_in_dim": 64, "sampling_rate": 16_000, "upsample_initial_channel": 1024, "normalize_before": False,
     "upsample_rates": [5, 4, 2, 2, 2], "upsample_kernel_sizes": [16, 16, 8, 4, 4],
 }  # fmt: skip
 # google/flan-t5-large, the encoder of which is used; transformers' default ClapTextConfig is CLAP's text tower.
-FLAN_T5_LARGE = {
+FLAN_T5_LARGE: dict[str, Any] = {
     "vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16,
     "feed_forward_proj": "gated-gelu",
 }  # fmt: skip
@@ -135,7 +136,8 @@ def random_audioldm(device: torch.device) -> AudioCodec:
 
     with tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        AutoencoderKL(**VAE).save_pretrained(Path(folder, "vae"))
+        vae: Any = AutoencoderKL(**VAE)
+        vae.save_pretrained(Path(folder, "vae"))
         SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)).save_pretrained(Path(folder, "vocoder"))
         Path(folder, "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
         return load_codec(f"audioldm:{folder}", device)
@@ -152,8 +154,9 @@ def text_encoder(spec: ImpactSpec, device: torch.device) -> tuple[Callable[[int]
         return encoding(load_text_encoder("minilm", device))
     from transformers import ClapTextConfig, ClapTextModelWithProjection, T5Config, T5EncoderModel
 
-    t5 = T5EncoderModel(T5Config(**FLAN_T5_LARGE)).to(device).eval()
-    clap = ClapTextModelWithProjection(ClapTextConfig()).to(device).eval()
+    t5: Any = T5EncoderModel(T5Config(**FLAN_T5_LARGE))
+    clap: Any = ClapTextModelWithProjection(ClapTextConfig())
+    t5, clap = t5.to(device).eval(), clap.to(device).eval()
     length = spec.text_features["t5"][0]
 
     @torch.no_grad()

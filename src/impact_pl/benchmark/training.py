@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from impact_pl.benchmark.machine import Rates, peak_of
 from impact_pl.benchmark.subject import Subject
-from impact_pl.benchmark.timing import in_turns, synchronize
+from impact_pl.benchmark.timing import Work, in_turns, synchronize
 from impact_pl.benchmark.work import training_flops
 from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.order import SampleStream, SlotSampler
@@ -85,6 +86,8 @@ class Stepper:
 
     def __init__(self, subject: Subject, batch: int, num_frames: int) -> None:
         spec = subject.model.spec
+        if spec.model.head != "diffusion":
+            raise ValueError(f"model.head = {spec.model.head!r}: the work of training is counted for diffusion only.")
         ratio = mean_mask_ratio(spec.model.mask_ratio)
         spec.model.mask_ratio = MaskRatioConfig(kind="fixed", value=ratio)
         self.model: Impact = subject.model.train()
@@ -96,7 +99,8 @@ class Stepper:
         self.text = subject.text(batch)
         self.generator = torch.Generator(self.device).manual_seed(0)
         self.optimizers = {fused: optimizer(self.model, fused) for fused in (False, True)}
-        self.plain_forwards = [block.forward for block in transformer_blocks(self.model)]
+        self.blocks: list[Any] = list(transformer_blocks(self.model))
+        self.plain_forwards = [block.forward for block in self.blocks]
 
     def step(self, way: Way) -> None:
         """One whole step."""
@@ -125,12 +129,12 @@ class Stepper:
         """The model with a way's dropout, checkpointing and compilation, as ``training`` fits it to these."""
         trainer = TrainerConfig(compile=way.compile, activation_checkpointing=way.checkpointing)
         prepare(self.model, self.ema.model, trainer, None)
-        for block in transformer_blocks(self.model):
+        for block in self.blocks:
             block.attn.attention_dropout = way.attention_dropout
         try:
             yield
         finally:
-            for block, forward in zip(transformer_blocks(self.model), self.plain_forwards, strict=True):
+            for block, forward in zip(self.blocks, self.plain_forwards, strict=True):
                 block.forward = forward
 
 
@@ -159,7 +163,7 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
 def measure(stepper: Stepper, ways: dict[str, Way], rates: Rates, repeats: int) -> list[dict]:
     """Rows of a record, one a way."""
     kept = {name: stepper.kept_bytes(way) for name, way in ways.items()}
-    calls = {name: functools.partial(stepper.step, way) for name, way in ways.items()}
+    calls: dict[str, Work] = {name: functools.partial(stepper.step, way) for name, way in ways.items()}
     seconds = in_turns(calls, repeats, stepper.device)
     flops = stepper.batch * training_flops(stepper.model.spec, stepper.num_patches, stepper.masked)
     peak = peak_of(torch.cuda.get_device_name(stepper.device)) if stepper.device.type == "cuda" else None

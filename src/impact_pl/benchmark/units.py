@@ -19,7 +19,7 @@ from torch import Tensor
 
 from impact_pl.benchmark.subject import Subject
 from impact_pl.benchmark.timing import Work, count_launches
-from impact_pl.benchmark.work import Iteration
+from impact_pl.benchmark.work import Iteration, iterations_of
 from impact_pl.config import DecodingConfig
 from impact_pl.decoding import decode
 from impact_pl.masking import mask_from_order, random_order
@@ -43,12 +43,12 @@ class Unit(NamedTuple):
     """What is timed: the encoder with so many patches known, or the head with so many revealed and diffusion steps."""
 
     part: str
-    count: int
+    patches: int
     guided: bool
     steps: int
 
     def __str__(self) -> str:
-        size = f"{self.count} known" if self.part == "encoder" else f"{self.count} revealed, {self.steps} steps"
+        size = f"{self.patches} known" if self.part == "encoder" else f"{self.patches} revealed, {self.steps} steps"
         return f"{self.part}, {size}{', guided' if self.guided else ''}"
 
 
@@ -72,6 +72,11 @@ class Runner:
     def num_patches(self) -> int:
         """N."""
         return self.patches.shape[1]
+
+    def plan(self, config: DecodingConfig) -> list[Iteration]:
+        """The iterations of ``config``; a model without text has nothing to guide with."""
+        plan = iterations_of(config, self.num_patches)
+        return plan if self.calls.both is not None else [it._replace(guidance_scale=1.0) for it in plan]
 
     def guides(self, it: Iteration) -> bool:
         """Whether this way computes guidance's second half in that iteration."""
@@ -165,11 +170,13 @@ class Times:
         self.seconds = seconds
 
     def encoder(self, kept: int, guided: bool) -> float:
-        known = sorted((unit.count, value) for unit, value in self.seconds.items() if unit[::2] == ("encoder", guided))
-        return float(np.interp(kept, *zip(*known, strict=True)))
+        known = sorted(
+            (unit.patches, value) for unit, value in self.seconds.items() if unit[::2] == ("encoder", guided)
+        )
+        return float(np.interp(kept, [size for size, _ in known], [value for _, value in known]))
 
     def head(self, revealed: int, guided: bool, steps: int) -> float:
-        counts = sorted({unit.count for unit in self.seconds if unit[::2] == ("head", guided)})
+        counts = sorted({unit.patches for unit in self.seconds if unit[::2] == ("head", guided)})
         values = [self._loop(count, guided, steps) for count in counts]
         return float(np.interp(revealed, counts, values))
 

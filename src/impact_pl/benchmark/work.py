@@ -23,6 +23,7 @@ from impact_pl.models.heads.diffusion import NUM_FREQUENCIES
 from impact_pl.models.spec import ImpactSpec
 
 BYTES = {"32-true": 4, "bf16": 2}  # precision -> of a number
+COUNTED = ("diffusion", "energy")  # heads
 
 
 class Iteration(NamedTuple):
@@ -124,7 +125,10 @@ def encoder_work(spec: ImpactSpec, precision: str, batch: int, num_patches: int,
 
 
 def head_sizes(spec: ImpactSpec) -> tuple[int, int]:
-    """Numbers in the matrices of the diffusion head that noisy patches pass, and in those of its modulations."""
+    """Numbers in the matrices of the diffusion head that noisy patches pass, and in those of its modulations.
+
+    The energy head has as many: a second noise comes in, no variance goes out.
+    """
     width, depth = spec.model.head_width, spec.model.head_depth
     return patch_dim(spec) * 3 * width + depth * 2 * width**2, (3 * depth + 2) * width**2
 
@@ -180,10 +184,10 @@ def generation(
     """Part -> its bound: encoder and head without guidance's second half, then what that half adds.
 
     Raises:
-        ValueError: a head that is not ``diffusion``.
+        ValueError: a head that is not in COUNTED.
     """
-    if spec.model.head != "diffusion":
-        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for the diffusion head only.")
+    if spec.model.head not in COUNTED:
+        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
     counts: dict[str, Callable[[Iteration], Work]] = {
         "encoder": lambda it: encoder_work(spec, precision, batch, num_patches, it),
         "head": lambda it: head_work(spec, precision, batch, it),

@@ -79,14 +79,14 @@ def rates_of(args: argparse.Namespace) -> "Rates":
 
 
 def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subject":
-    """``--model``: a folder, or a name under conf/model."""
+    """``--model``: a folder, or a name under conf/model with what ``--set`` changes."""
     from impact_pl.benchmark import subject
     from impact_pl.cli.compose import compose
 
     say(f"building {args.model}")
     if Path(args.model).is_dir():
         return subject.from_folder(Path(args.model), args.device, parts)
-    config = compose("train", TrainConfig, [f"model={args.model}"]).model
+    config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
     return subject.named(args.model, config, duration, args.device, parts)
 
 

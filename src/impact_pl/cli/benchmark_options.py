@@ -51,10 +51,15 @@ def add_common(parser: argparse.ArgumentParser) -> Callable[..., Any]:
     return add
 
 
+def add_set(add: Callable[..., Any]) -> None:
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the named model, as model.head=energy")
+
+
 def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
     add = add_common(parser)
     numbers: dict[str, Any] = {"type": options.positive_int, "nargs": "+"}
     add("--model", default="base", help="a name under conf/model (random weights), or a model folder (%(default)s)")
+    add_set(add)
     add("--batch", **numbers, default=BATCHES[part], help="clips generated together (default: %(default)s)")
     add("--iterations", **numbers, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
     add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
@@ -76,6 +81,7 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
 def add_training(parser: argparse.ArgumentParser) -> None:
     add = add_common(parser)
     add("--model", default="base", help="a name under conf/model (default: %(default)s)")
+    add_set(add)
     add("--batch", type=options.positive_int, default=8, help="clips a step (default: %(default)s)")
     add("--duration", type=options.seconds, default=10.24, help="seconds of a clip (default: %(default)s)")
     add("--ways", nargs="+", help="by number, from 1 (default: all but the compiled one)")

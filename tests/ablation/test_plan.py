@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from impact_pl.ablation import speed
 from impact_pl.ablation.clips import choose_clips
 from impact_pl.ablation.plan import SIZES, decoding_config, load_plan, make_plan, rows_without
 from impact_pl.ablation.units import Places, Unit, plan_units, select
@@ -33,6 +34,9 @@ SMALL = {
 }
 
 
+PARSERS = {"generate": generate, "evaluate": evaluate, "reconstruct": reconstruct, "speed": speed}
+
+
 def small(**changes) -> dict:
     return {**copy.deepcopy(SMALL), **changes}
 
@@ -48,19 +52,21 @@ def commands(units: list[Unit]) -> list[tuple[str, list[str]]]:
     return [(module, list(arguments)) for unit in units for module, *arguments in unit.commands]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_every_command_of_every_size_parses(size, places):
-    for module, arguments in commands(plan_units(load_plan(size), places)):
+ELSEWHERE = {"device": "cuda", "text_encoder": "laion_clap:a.pt+t5:flan"}
+
+
+@pytest.mark.parametrize(("size", "changes"), [*((size, {}) for size in SIZES), ("full", ELSEWHERE)])
+def test_every_command_of_every_size_parses(size, changes, places):
+    for module, arguments in commands(plan_units(load_plan(size, **changes), places)):
         if module.endswith("train"):
             config = compose("train", TrainConfig, arguments)
             assert config.trainer.max_steps > 0
             assert Path(config.data.path).name == "latents"
+            assert config.trainer.accelerator == ("gpu" if changes else "cpu")
         elif module.endswith("precompute"):
             compose("precompute", PrecomputeConfig, arguments)
-        elif module.endswith("speed"):
-            assert "--decoding" in arguments
         else:
-            parser = {"generate": generate, "evaluate": evaluate, "reconstruct": reconstruct}[module.split(".")[-1]]
+            parser = PARSERS[module.split(".")[-1]]
             parser.build_parser().parse_args(arguments)
 
 

@@ -66,6 +66,7 @@ class Plan:
     text_steps: int
     codec: str = "builtin"
     text_encoder: str = "minilm"
+    device: str = "cpu"
     num_labelled: int = 0
     batch_size: int = 32
     train: list[str] = field(default_factory=list)
@@ -110,14 +111,14 @@ class Plan:
         return self.setting_name({key: yaml.safe_load(value) for key, value in _pairs(said)}) if said else row
 
 
-def load_plan(size: str) -> Plan:
-    """The plan of conf/ablation/<size>.yaml, checked.
+def load_plan(size: str, **changes: Any) -> Plan:
+    """The plan of conf/ablation/<size>.yaml with some keys changed, checked.
 
     Raises:
         ValueError: as :func:`make_plan`.
     """
     text = files("impact_pl.conf").joinpath(f"ablation/{size}.yaml").read_text(encoding="utf-8")
-    return make_plan(yaml.safe_load(text), f"conf/ablation/{size}.yaml")
+    return make_plan({**yaml.safe_load(text), **changes}, f"conf/ablation/{size}.yaml")
 
 
 def make_plan(values: dict[str, Any], where: str) -> Plan:

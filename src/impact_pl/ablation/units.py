@@ -101,6 +101,7 @@ def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
         f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
+        f"device={plan.device}",
     )  # fmt: skip
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
@@ -141,7 +142,8 @@ def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[st
 def train_command(plan: Plan, places: Places, seed: int, name: str, row: Row, stage: Sequence[str]) -> Command:
     return (
         "impact_pl.cli.train", f"experiment={row.experiment}", f"runs_dir={places.out}", f"name={name}",
-        f"data.path={places.latents}", f"seed={seed}", *plan.train, *stage,
+        f"data.path={places.latents}", f"trainer={'cpu' if plan.device == 'cpu' else 'gpu'}", f"seed={seed}",
+        *plan.train, *stage,
     )  # fmt: skip
 
 
@@ -155,7 +157,8 @@ def sounds_units(
         command = (
             "impact_pl.cli.generate", "--captions-file", str(places.captions), "--out", str(places.out / name),
             "--model", str(places.out / model.name / "model"), "--duration", str(plan.clip_seconds),
-            "--format", "flac", "--batch-size", str(plan.batch_size), "--seed", str(seed), *flags(decoding),
+            "--format", "flac", "--batch-size", str(plan.batch_size), "--device", plan.device, "--seed", str(seed),
+            *flags(decoding),
         )  # fmt: skip
         units.append(Unit(name, "sounds", (command,), (model,), group, seed))
     name = f"seed{seed}/{group}/figures"
@@ -177,7 +180,7 @@ def speed_units(plan: Plan, places: Places, group: str, row: str, subjects: dict
         command = (
             "impact_pl.ablation.speed", "--model", str(places.out / model.name / "model"), "--out", str(result),
             "--duration", str(plan.clip_seconds), "--batch-size", str(plan.speed_batch),
-            "--repeats", str(plan.speed_repeats), "--decoding", json.dumps(decoding),
+            "--repeats", str(plan.speed_repeats), "--device", plan.device, "--decoding", json.dumps(decoding),
         )  # fmt: skip
         units.append(Unit(name, "speed", (command,), (model,), group, 0, result, {"": subject}, alone=True))
     return units

@@ -22,6 +22,9 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", choices=["smoke", "quick", "full"], default="quick", help="(default: %(default)s)")
     add("--data", type=Path, default=Path("data/corpus/manifest.jsonl"), help="manifest.jsonl (default: %(default)s)")
     add("--out", type=Path, help="folder for everything (default: runs/ablation/SIZE)")
+    add("--codec", help="name or folder (default: the plan's, builtin)")
+    add("--text-encoder", help="name, or several with + between them: a row without each (default: the plan's, minilm)")
+    add("--device", help="cpu, cuda (default: the plan's, cpu)")
     add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
     add("--seed", type=options.seed, help="with --only: this seed")
     add("--workers", type=options.positive_int, help="units at a time (default: one a core, at most 4)")
@@ -46,7 +49,8 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--seed chooses a seed of one row: say which with --only ROW")
     if args.publish and args.only:
         raise ValueError("--publish writes a page of all rows: leave --only out")
-    plan = load_plan(args.size)
+    given = {key: getattr(args, key) for key in ("codec", "text_encoder", "device")}
+    plan = load_plan(args.size, **{key: value for key, value in given.items() if value is not None})
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
     places = Places(args.data, out / "captions.jsonl", out)

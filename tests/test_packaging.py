@@ -44,7 +44,17 @@ def _import_package() -> None:
     import impact_pl  # noqa: F401  # what unpickling any of the package's functions does in a worker
 
 
-COMMANDS = "train precompute generate evaluate export report reconstruct model_table benchmark".split()
+COMMANDS = [
+    "train",
+    "precompute",
+    "generate",
+    "evaluate",
+    "export",
+    "report",
+    "reconstruct",
+    "model_table",
+    "benchmark",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

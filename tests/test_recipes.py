@@ -73,12 +73,17 @@ def mar_file(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def stage1(shards, tmp_path_factory):
-    """head -> the run directory of its stage 1 (of "text": of a whole model), trained when it is first asked for."""
+    """head -> the run directory of its stage 1, trained when it is first asked for.
+
+    Of "builtin" it is that of the shipped model, of "text" a whole model.
+    """
     runs, done = tmp_path_factory.mktemp("stage1"), {}
 
     def run_of(head: str) -> Path:
         if head not in done:
             arguments = ["experiment=pretrain", f"model.head={head}"]
+            if head == "builtin":
+                arguments = ["experiment=builtin_pretrain"]
             if head == "text":
                 arguments = ["experiment=text", f"init_from={run_of('diffusion')}"]
             assert train(configure([*arguments, f"name={head}"], shards, runs)) == 0
@@ -107,7 +112,8 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     if wanted.init_from.startswith("mar:"):
         arguments.append(f"init_from=mar:{mar_file}")
     elif wanted.init_from:
-        arguments.append(f"init_from={stage1('text' if wanted.optim.head_only else wanted.model.head)}")
+        start = "builtin" if experiment == "builtin_text" else wanted.model.head
+        arguments.append(f"init_from={stage1('text' if wanted.optim.head_only else start)}")
     config = configure(arguments, shards, tmp_path)
     assert train(config) == 0
 

@@ -59,7 +59,7 @@ def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
 
 
 def table(models: list[str], heads: list[str]) -> list[str]:
-    """One row for each of ``heads``, or of all there are, of each model."""
+    """One row for each of ``heads``, or of all that learn by themselves, of each model."""
     from impact_pl.models.heads import HEADS
     from impact_pl.training.scaling import planned_spec
 
@@ -69,7 +69,7 @@ def table(models: list[str], heads: list[str]) -> list[str]:
         "|---|---|---|---|---|---|",
     ]
     for name in models:
-        for head in heads or HEADS:
+        for head in heads or [name for name, head in HEADS.items() if head.teacher is None]:
             spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
             result = cost(spec, decoding)
             sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.head_table", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
-    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head; all by default")
+    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head (default: all but energy)")
     arguments = parser.parse_args(argv)
     print("\n".join(table(arguments.models, arguments.heads)))
 

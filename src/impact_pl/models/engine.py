@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
@@ -76,13 +77,17 @@ ENGINES: dict[str, Callable[["Impact", torch.dtype], Engine]] = {"plain": plain,
 def build_engine(model: "Impact", decoding: DecodingConfig) -> Engine:
     """The engine that ``decoding`` names, for the weights that the model has now.
 
+    Note: weights that are sharded over processes (FSDP2, while training) are computed with as they are gathered, by
+    ``plain``: a snapshot would be the whole model in every process.
+
     Raises:
         ValueError: what :func:`check_decoding` refuses.
     """
     check_decoding(decoding, model.spec.model.num_timesteps)
     device = next(model.parameters()).device
+    is_sharded = any(isinstance(weight, DTensor) for weight in model.parameters())
     with torch.no_grad():
-        return ENGINES[decoding.engine](model, dtype_of(decoding.precision, device))
+        return ENGINES["plain" if is_sharded else decoding.engine](model, dtype_of(decoding.precision, device))
 
 
 def weights_version(model: nn.Module) -> tuple:

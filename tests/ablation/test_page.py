@@ -63,7 +63,7 @@ def test_verdicts_and_tables_come_from_the_numbers(results, tmp_path):
     assert "| `head_mse` | 61.2 ± 1.0<br>60.0 to 62.0 |" in page
     assert "| *real sounds (the floor)* | 20.1 | – | – |" in page
     assert "| `full/num_iterations=1` | 50.8 ± 1.0<br>50.0 to 52.0 | – | 0.21 ± 0.01" in page
-    assert "- A heavy attention head is no better than the small MLP. (`head_attention`, `full`)" in page
+    assert "- The small MLP is as good as a heavy attention head. (`full`, `head_attention`)" in page
 
     results["rows"]["head_mse"]["fd_yamnet"] = seeds(30, 31.5, 32)
     page = write_page(results, tmp_path).read_text()

@@ -16,7 +16,8 @@ RULE = """Verdicts are computed by one rule (`src/impact_pl/ablation/verdicts.py
 Δ is the mean difference with its 95 % interval (Student's t over the seeds' differences; for latency, over repeats),
 and beside it stands Δ in units of the seeds' spread (the standard deviation over seeds, root mean square of both rows).
 *A better than B* holds where the interval lies on A's side of zero, and is reversed where it lies on B's.
-*A as good as B* holds where the interval lies within the margin, and does not hold where it lies outside it.
+*A as good as B* holds where all of the interval says that A is worse by no more than the margin, and does not hold
+where all of it says that A is worse by more.
 Else it is not resolved: so many seeds, at this size, cannot tell, and the interval says how large a difference would
 have been seen. At 95 %, one of twenty comparisons of equals comes out resolved by chance."""
 
@@ -115,7 +116,7 @@ def verdicts_table(verdicts: list[Verdict]) -> str:
         asked = (
             f"`{first}` better than `{second}`"
             if claim.better
-            else f"`{first}` as good as `{second}`, ± {claim.margin:.0%}"
+            else f"`{first}` as good as `{second}`, within {claim.margin:.0%}"
         )
         text, source = (f"{claim.text}<br>{asked}", f"{claim.source}: {claim.published or 'no figures'}")
         cells = ["", ""] if claim is before else [text, source]

@@ -8,6 +8,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -175,7 +176,7 @@ def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
 
     torch.set_num_threads(threads)
     for module, *arguments in commands:
-        print("$ python -m", module, *arguments, flush=True)
+        print("$ python -m", module, shlex.join(arguments), flush=True)
         try:
             importlib.import_module(module).main(arguments)
         except SystemExit as end:

@@ -5,8 +5,8 @@ other): d_s are the differences, d their mean over n seeds, SE = std(d_s) / sqrt
 d +- t SE of 95 %, t being Student's for n - 1 degrees of freedom (4.30 for three seeds, 2.78 for five).
 
 - "A is better than B" **holds** where the interval lies on A's side of zero, and is **reversed** where it lies on B's.
-- "A is as good as B" **holds** where the interval lies within the claim's margin (a share of B's mean), and **does not
-  hold** where it lies outside.
+- "A is as good as B" **holds** where all of the interval says that A is worse by no more than the claim's margin (a
+  share of B's mean), and **does not hold** where all of it says that A is worse by more.
 - Else it is **not resolved**: so many seeds, at this size, cannot tell.
 
 Latency is measured on one model, so its n are repeats.
@@ -38,7 +38,7 @@ class Claim:
         source: who makes it: S1, S2, MAR, N, or who else.
         published: the source's own figures.
         better, worse: the claim is that the first is better than the second; or
-        same, as_good_as: that the first is as good as the second, within ``margin``.
+        good, as_good_as: that the first is as good as the second, or worse by no more than ``margin``.
         figures: on which it is judged, one verdict each.
         margin: a share of the second's mean.
     """
@@ -49,13 +49,13 @@ class Claim:
     published: str = ""
     better: str = ""
     worse: str = ""
-    same: str = ""
+    good: str = ""
     as_good_as: str = ""
     margin: float = 0.1
 
     @property
     def pair(self) -> tuple[str, str]:
-        return (self.better, self.worse) if self.better else (self.same, self.as_good_as)
+        return (self.better, self.worse) if self.better else (self.good, self.as_good_as)
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,11 @@ def judge_one(claim: Claim, figure: str, plan: Plan, rows: Rows) -> Verdict:
     pairs = [first[seed] for seed in common], [second[seed] for seed in common]
     difference = compare(*pairs)
     means = statistics.fmean(pairs[0]), statistics.fmean(pairs[1])
+    more_is_better = FIGURES[figure][2]
     if claim.better:
-        verdict = is_better(difference, more_is_better=FIGURES[figure][2])
+        verdict = is_better(difference, more_is_better)
     else:
-        verdict = is_the_same(difference, claim.margin * abs(means[1]))
+        verdict = is_as_good(difference, more_is_better, claim.margin * abs(means[1]))
     return Verdict(claim, figure, verdict, difference, means)
 
 
@@ -138,14 +139,18 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
 
 
 def is_better(difference: Difference, more_is_better: bool) -> str:
-    low, high = (difference.low, difference.high) if more_is_better else (-difference.high, -difference.low)
-    return HOLDS if low > 0 else REVERSED if high < 0 else UNRESOLVED
+    worst, best = advantage(difference, more_is_better)
+    return HOLDS if worst > 0 else REVERSED if best < 0 else UNRESOLVED
 
 
-def is_the_same(difference: Difference, margin: float) -> str:
-    if difference.low >= -margin and difference.high <= margin:
-        return HOLDS
-    return FAILS if difference.low > margin or difference.high < -margin else UNRESOLVED
+def is_as_good(difference: Difference, more_is_better: bool, margin: float) -> str:
+    worst, best = advantage(difference, more_is_better)
+    return HOLDS if worst >= -margin else FAILS if best < -margin else UNRESOLVED
+
+
+def advantage(difference: Difference, more_is_better: bool) -> tuple[float, float]:
+    """By how much the first is better, at worst and at best."""
+    return (difference.low, difference.high) if more_is_better else (-difference.high, -difference.low)
 
 
 def load_claims() -> list[Claim]:
@@ -165,6 +170,6 @@ def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
         unknown = [figure for figure in claim.figures if figure not in FIGURES]
         if unknown or not claim.figures:
             raise ValueError(f"claim {claim.text!r}: figures {claim.figures}, choose of {', '.join(FIGURES)}")
-        if bool(claim.better and claim.worse) == bool(claim.same and claim.as_good_as):
-            raise ValueError(f"claim {claim.text!r}: give either better and worse, or same and as_good_as")
+        if bool(claim.better and claim.worse) == bool(claim.good and claim.as_good_as):
+            raise ValueError(f"claim {claim.text!r}: give either better and worse, or good and as_good_as")
     return claims

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 from pathlib import Path
 
 from impact_pl.cli import options
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda (default: the plan's, cpu)")
     add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
     add("--seed", type=options.seed, help="with --only: this seed")
-    add("--workers", type=options.positive_int, help="units at a time (default: one a core, at most 4)")
+    add("--workers", type=options.positive_int, help="units at a time (default: one a core, at most 4; on a GPU 1)")
     add("--publish", type=Path, metavar="DIR", help="write the page there as well, as docs/ablation.md in the project")
     add("--against", type=Path, metavar="JSON", help="print figures beside those of other results, as committed ones")
     add("--list", action="store_true", help="print the units and their commands, and run nothing")
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.list:
         print_units(chosen)
         return
-    workers = args.workers or min(4, os.cpu_count() or 1)
+    workers = args.workers or (min(4, os.cpu_count() or 1) if plan.device == "cpu" else 1)
     failure = run_units(chosen, out, workers)
     if read_result(out, units[0]) is None:  # not even the data
         raise ValueError(failure)
@@ -77,7 +78,7 @@ def print_units(units: list) -> None:
     for unit in units:
         print(f"{unit.name} ({unit.kind})")
         for module, *arguments in unit.commands:
-            print("  python -m", module, *arguments)
+            print("  python -m", module, shlex.join(arguments))
 
 
 def print_figures(results: dict, only: str | None, against: dict | None) -> None:

@@ -54,7 +54,7 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	@touch $@
 
 # BENCH=docs/performance makes the committed page and its records anew.
-bench: setup ## speed on this CPU (half an hour on two cores) -> $(BENCH)/*.json and $(BENCH).md
+bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
 	$(BIN)/impact-benchmark latency --batch 1 8 --preset fast --json $(BENCH)/cpu-latency.json
 	$(BIN)/impact-benchmark throughput --engine exact --batch 1 2 4 8 16 --points 2 --preset fast --json $(BENCH)/cpu-throughput.json
 	$(BIN)/impact-benchmark scaling --engine exact --batch 1 --points 3 --json $(BENCH)/cpu-scaling.json

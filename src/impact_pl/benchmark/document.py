@@ -1,4 +1,4 @@
-"""docs/performance.md, made from records: no number in it is typed."""
+"""The page of performance, made from records: no number in it is typed."""
 
 import os
 from collections.abc import Sequence

@@ -5,9 +5,9 @@
         -- --manifest manifest.jsonl --errors 0 0.2
 
 trains the VAE on the manifest's split ``train`` (once; ``--vae`` keeps it) and prints the codec table, with the
-arguments after ``--``, for it and for HiFi-GAN on the mel spectrogram itself, which no VAE can surpass. HiFi-GAN is V1
-"universal" (MIT): 22.05 kHz, hop 256; its weights are read with torch's ``weights_only``. The VAE packs 4 mel frames
-into 75 numbers: 1615 a second, where the built-in codec has 1600.
+arguments after ``--``, for it and for HiFi-GAN on the mel spectrogram itself, the best that a VAE can aim at. HiFi-GAN
+is V1 "universal" (MIT): 22.05 kHz, hop 256; its weights are read with torch's ``weights_only``. The VAE packs 4 mel
+frames into 75 numbers: 1615 a second, where the built-in codec has 1600.
 
 Dimension key: B batch, S samples, F mel bins (80), M mel frames, C latent channels, H latent frames.
 """
@@ -79,7 +79,7 @@ class MelVAECodec(AudioCodec):
 
 
 class MelCodec(AudioCodec):
-    """HiFi-GAN on the mel spectrogram as it is: what the best VAE would give."""
+    """HiFi-GAN on the mel spectrogram as it is: what the best VAE could aim at."""
 
     name, identity = "mel-hifigan", "mel-hifigan"
     sample_rate, latent_channels, latent_width, samples_per_latent = RATE, MELS, 1, HOP

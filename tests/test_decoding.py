@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from impact_pl.config import PRESETS, DecodingConfig
-from impact_pl.decoding import check_decoding, confidence, decode, diffusion_steps_at, guidance_at
+from impact_pl.decoding import Budget, check_decoding, confidence, decode, diffusion_steps_at, guidance_at
 
 
 class Recorder:
@@ -83,6 +83,27 @@ def test_confidence_is_minus_the_entropy_of_a_gaussian():
     torch.testing.assert_close(score, -std.log()[None], rtol=0, atol=0.02)
 
 
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_adaptive_reveals_at_a_stroke_what_context_has_decided(order):
+    model = Recorder()
+    model.certain = lambda hidden: 1e-3 if model.revealed else 1.0  # after the first iteration nothing is open
+    patches = model.run(order=order, reveal="adaptive", num_iterations=6, confidence_candidates=400)
+    assert torch.equal(patches[..., 0], torch.arange(1.0, 13).expand(2, -1))
+    assert [len(positions) // 2 for positions in model.revealed] == [2, 10]
+    assert model.iterations[-1] == (6, 6)
+
+
+def test_adaptive_is_linear_where_everything_stays_open_and_waits_for_the_most_uncertain_clip():
+    alike = Recorder()
+    alike.run(reveal="adaptive", num_iterations=6, confidence_candidates=400)
+    assert [len(positions) // 2 for positions in alike.revealed] == [2] * 6
+    budget = Budget(2)
+    decided, open_ = torch.full((1, 4), 9.0), torch.zeros(1, 4)
+    assert budget.left(open_.repeat(2, 1)) == 2  # the first call sets what an iteration may cost: half of it
+    assert budget.left(decided.repeat(2, 1)) == 0
+    assert budget.left(torch.cat([decided, open_])) == 2
+
+
 def test_guidance_schedules():
     assert guidance_at("cosine", 5.0, 0, 64) == 5
     assert guidance_at("cosine", 5.0, 64, 64) == 1
@@ -144,6 +165,7 @@ def test_diffusion_steps_fall_evenly():
     assert diffusion_steps_at(DecodingConfig(num_iterations=1, final_diffusion_steps=5), 1) == 100
 
 
-def test_confidence_needs_two_draws():
+@pytest.mark.parametrize("config", [{"order": "confidence"}, {"reveal": "adaptive"}])
+def test_confidence_needs_two_draws(config):
     with pytest.raises(ValueError, match="at least 2"):
-        check_decoding(DecodingConfig(order="confidence", confidence_candidates=1), 1000)
+        check_decoding(DecodingConfig(**config, confidence_candidates=1), 1000)

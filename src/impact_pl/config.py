@@ -55,9 +55,10 @@ class DecodingConfig:
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence
     confidence_steps: int = 10  # diffusion steps of each such draw
-    reveal: str = "cosine"  # how many patches an iteration reveals: cosine (S1) | linear | sqrt (masking.py)
+    reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
     final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
     solver: str = "ancestral"  # of the reverse diffusion (solvers.py)
+    encoder_reuse: int = 1  # the encoder computes all in every so many iterations, else what is new; 1: always all
     engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
     precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
 
@@ -65,7 +66,7 @@ class DecodingConfig:
 DECODING_CHOICES = {  # of the fields that are names
     "guidance_schedule": ("cosine", "constant", "linear"),
     "order": ("random", "confidence"),
-    "reveal": ("cosine", "linear", "sqrt"),
+    "reveal": ("cosine", "linear", "sqrt", "adaptive"),
     "solver": ("ancestral",),
     "engine": ("exact", "plain"),
     "precision": ("32-true", "bf16", "auto"),

@@ -15,6 +15,7 @@ from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.diffusion import draw_gumbel
 from impact_pl.masking import columns, masked_counts, random_order, take
 
+TOLERANCE = 0.1  # of a patch's numbers, whose standard deviation is about 1: an error that does not matter
 GUMBEL_SCALE = 1.0  # of the noise on the confidence when everything is still masked, in nats
 
 GUIDANCE_SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -94,10 +95,14 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
             f"final_diffusion_steps = {config.final_diffusion_steps}: choose 1 to num_diffusion_steps = "
             f"{config.num_diffusion_steps}, or 0 for the same number in all iterations."
         )
+    if not 1 <= config.encoder_reuse <= config.num_iterations:
+        raise ValueError(f"encoder_reuse = {config.encoder_reuse}: choose 1 (never) to {config.num_iterations}.")
+    if config.encoder_reuse > 1 and config.engine == "plain":
+        raise ValueError(f"encoder_reuse = {config.encoder_reuse}, but engine = plain computes everything: choose 1.")
     for name, choices in DECODING_CHOICES.items():
         if getattr(config, name) not in choices:
             raise ValueError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
-    if config.order == "confidence" and config.confidence_candidates < 2:
+    if (config.order == "confidence" or config.reveal == "adaptive") and config.confidence_candidates < 2:
         raise ValueError(f"confidence_candidates = {config.confidence_candidates}: a spread needs at least 2 draws.")
 
 
@@ -120,22 +125,26 @@ def decode(
     propose = propose or (lambda hidden, null_hidden, guidance_scale: (None, confidence(hidden, sample, config)))
     batch, num_patches, _ = patches.shape
     mask = torch.ones(batch, num_patches, dtype=torch.bool, device=patches.device)
-    counts = masked_counts(num_patches, config.num_iterations, config.reveal)
     masked = random_order(batch, num_patches, generator, patches.device)  # (B, R); revealed from its end
+    adaptive = Budget(config.num_iterations) if config.reveal == "adaptive" else None
+    counts = masked_counts(num_patches, config.num_iterations, "linear" if adaptive else config.reveal)
     for iteration, left in enumerate(counts, start=1):
         if left < masked.shape[1]:
             beta = guidance_at(config.guidance_schedule, config.guidance_scale, iteration, config.num_iterations)
-            choose = config.order == "confidence" and left > 0
-            wanted = masked if choose else masked[:, left:]
+            scored = left > 0 and (config.order == "confidence" or adaptive is not None)
+            wanted = masked if scored else masked[:, left:]
             hidden, null_hidden = encode(patches, mask, wanted, num_patches - masked.shape[1], beta != 1)
             new: Tensor | None = None
-            if choose:
+            if scored:
                 new, score = propose(hidden, null_hidden, beta)
-                noise = draw_gumbel(score.shape, generator, score.device)
-                rank = (score + GUMBEL_SCALE * left / num_patches * noise).argsort(dim=1)  # (B, R), least certain first
-                masked, chosen = masked.gather(1, rank), rank[:, left:]
-                hidden = take(hidden, chosen)
-                null_hidden, new = (None if x is None else take(x, chosen) for x in (null_hidden, new))
+                if config.order == "confidence":
+                    noise = draw_gumbel(score.shape, generator, score.device)
+                    rank = (score + GUMBEL_SCALE * left / num_patches * noise).argsort(dim=1)  # least certain first
+                    masked, score, hidden = masked.gather(1, rank), score.gather(1, rank), take(hidden, rank)
+                    null_hidden, new = (None if x is None else take(x, rank) for x in (null_hidden, new))
+                left = left if adaptive is None else min(left, adaptive.left(score))
+                hidden = hidden[:, left:]
+                null_hidden, new = (None if x is None else x[:, left:] for x in (null_hidden, new))
             revealed, masked = masked[:, left:], masked[:, :left]  # (B, K), (B, R - K)
             if new is None:
                 new = sample(hidden, null_hidden, beta, diffusion_steps_at(config, iteration))
@@ -144,6 +153,31 @@ def decode(
         if progress is not None:
             progress(iteration, config.num_iterations)
     return patches
+
+
+class Budget:
+    """``reveal=adaptive``: an iteration reveals what is together as uncertain as a T-th of the clip was at first.
+
+    Patches that are revealed together are drawn without knowing of each other; what that can get wrong is at most the
+    sum of what is uncertain about each of them. A patch of variance v costs 1/2 log(1 + v / TOLERANCE^2) nats a
+    number: the rate that tells a Gaussian up to that error, next to nothing once the context has decided it.
+
+    No iteration reveals fewer than ``linear`` would, so T are enough, and a clip that context decides quickly takes
+    fewer. In a batch the most uncertain clip decides, since all reveal the same number. The variances are those of
+    :func:`confidence`, of quick draws at all masked positions in every iteration, which are not free; and to know the
+    number, the host waits for the device.
+    """
+
+    def __init__(self, num_iterations: int) -> None:
+        self.num_iterations = num_iterations
+        self.budget: Tensor | None = None  # (B, 1)
+
+    def left(self, score: Tensor) -> int:
+        """How many of the masked patches stay so, given their confidence (B, R); they are revealed from the end."""
+        cost = 0.5 * torch.log1p(torch.exp(-2 * score) / TOLERANCE**2).flip(1)  # (B, R)
+        if self.budget is None:
+            self.budget = cost.sum(dim=1, keepdim=True) / self.num_iterations
+        return score.shape[1] - int((cost.cumsum(dim=1) <= self.budget).sum(dim=1).min())
 
 
 def confidence(hidden: Tensor, sample: Sample, config: DecodingConfig) -> Tensor:

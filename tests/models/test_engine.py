@@ -105,7 +105,12 @@ def test_an_engine_is_a_snapshot():
 
 @pytest.mark.parametrize(
     ("field", "table"),
-    [("engine", ENGINES), ("guidance_schedule", GUIDANCE_SCHEDULES), ("reveal", REVEALS), ("solver", SOLVERS)],
+    [
+        ("engine", ENGINES),
+        ("guidance_schedule", GUIDANCE_SCHEDULES),
+        ("reveal", {*REVEALS, "adaptive"}),
+        ("solver", SOLVERS),
+    ],
 )
 def test_every_name_stands_for_something(field, table):
     assert set(DECODING_CHOICES[field]) == set(table)

@@ -57,6 +57,12 @@ def test_a_head_without_confidence_says_so():
         model_with("mse").generate(captions(), 12, 2, dataclasses.replace(QUICK, order="confidence"), rng())
 
 
+@pytest.mark.parametrize("name", ["mse", "discrete"])
+def test_a_head_without_spread_reveals_nothing_adaptively(name):
+    with pytest.raises(ValueError, match=f"reveal = adaptive, but the head '{name}'"):
+        model_with(name).generate(captions(), 12, 2, dataclasses.replace(QUICK, reveal="adaptive"), rng())
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_guidance_of_scale_one_is_none(name):
     head = model_with(name).head

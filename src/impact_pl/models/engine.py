@@ -14,8 +14,11 @@ from torch.distributed.tensor import DTensor
 from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.masking import take
+from impact_pl.models.cuda_graphs import Graphed
 from impact_pl.models.heads.base import Head, Sampler, Sampling
 from impact_pl.models.inference import inference_copy
+from impact_pl.models.latent_encoder import LatentEncoder
+from impact_pl.models.reuse import ReusingEncoder
 from impact_pl.precision import dtype_of
 
 if TYPE_CHECKING:
@@ -35,12 +38,14 @@ class Engine:
     """A model's encoder and head, or what computes the same in their place.
 
     Attributes:
+        reusing: makes ``encode`` for one decoding, with ``encoder_reuse``; None: this engine computes everything.
         guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
         autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
     """
 
     encode: Encoder
     head: Sampler
+    reusing: Callable[[int], Encoder] | None = None
     guides_always: bool = False
     autocast: torch.dtype | None = None
 
@@ -63,12 +68,19 @@ def exact(model: "Impact", dtype: torch.dtype) -> Engine:
 
     Weights are a snapshot: cast and packed once, here (they take their memory a second time).
     """
-    encoder = inference_copy(model.encoder, dtype)
+    encoder = cast(LatentEncoder, inference_copy(model.encoder, dtype))
 
-    def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
-        return encoder(patches, mask, None if cond is None else cond.to(dtype), positions, num_kept)
+    def with_cast(run: Encoder) -> Encoder:
+        def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
+            return run(patches, mask, None if cond is None else cond.to(dtype), positions, num_kept)
 
-    return Engine(encode, model.head.for_inference(dtype))
+        return encode
+
+    def reusing(period: int) -> Encoder:
+        return with_cast(ReusingEncoder(encoder, period))
+
+    run = cast(Encoder, Graphed(encoder)) if encoder.mask_embed.is_cuda else encoder
+    return Engine(with_cast(run), model.head.for_inference(dtype), reusing)
 
 
 ENGINES: dict[str, Callable[["Impact", torch.dtype], Engine]] = {"plain": plain, "exact": exact}
@@ -99,7 +111,9 @@ def weights_version(model: nn.Module) -> tuple:
 class Bound:
     """An engine with the conditions of a batch: the callables that :func:`impact_pl.decoding.decode` takes."""
 
-    engine: Engine
+    encoder: Encoder
+    head: Sampler
+    guides_always: bool
     cond: Tensor | None  # (B, L, D)
     both: Tensor | None  # (2B, L, D) with the null condition; None: there is nothing to guide with
     decoding: DecodingConfig
@@ -108,25 +122,27 @@ class Bound:
     def encode(
         self, patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, guided: bool
     ) -> tuple[Tensor, Tensor | None]:
-        guided = guided or (self.engine.guides_always and self.decoding.guidance_scale != 1)
+        guided = guided or (self.guides_always and self.decoding.guidance_scale != 1)
         if self.both is None or not guided:
-            return self.engine.encode(patches, mask, self.cond, positions, num_kept).float(), None
+            return self.encoder(patches, mask, self.cond, positions, num_kept).float(), None
         patches, mask, positions = patches.repeat(2, 1, 1), mask.repeat(2, 1), positions.repeat(2, 1)
-        hidden, null_hidden = self.engine.encode(patches, mask, self.both, positions, num_kept).float().chunk(2)
+        hidden, null_hidden = self.encoder(patches, mask, self.both, positions, num_kept).float().chunk(2)
         return hidden, null_hidden
 
     def sample(
         self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int
     ) -> Tensor:
         decoding = self.decoding
-        sampling = Sampling(guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar)
-        return self.engine.head.sample(hidden, null_hidden, sampling, self.generator)
+        sampling = Sampling(
+            guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar, decoding.solver
+        )
+        return self.head.sample(hidden, null_hidden, sampling, self.generator)
 
     def propose(
         self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float
     ) -> tuple[Tensor | None, Tensor]:
         sampling = Sampling(guidance_scale, temperature=self.decoding.temperature)
-        return cast(Head, self.engine.head).propose(hidden, null_hidden, sampling, self.generator)
+        return cast(Head, self.head).propose(hidden, null_hidden, sampling, self.generator)
 
 
 def bind(
@@ -134,4 +150,8 @@ def bind(
 ) -> Bound:
     """``cond`` (B, L, D), and the null condition (1, L, D) to guide with, None where there is no other one."""
     both = None if cond is None or null is None else torch.cat([cond, null.expand_as(cond).to(cond.dtype)])
-    return Bound(engine, cond, both, decoding, generator)
+    encoder = engine.encode
+    if decoding.encoder_reuse > 1:
+        assert engine.reusing is not None, "checked by check_decoding"
+        encoder = engine.reusing(decoding.encoder_reuse)
+    return Bound(encoder, engine.head, engine.guides_always, cond, both, decoding, generator)

@@ -187,7 +187,7 @@ class Impact(nn.Module):
         ``engine`` is what :func:`build_engine` made of this model, None: made here for this call alone.
         """
         check_decoding(decoding, self.spec.model.num_timesteps)
-        check_order(self.spec.model.head, decoding.order)
+        check_order(self.spec.model.head, decoding.order, decoding.reveal)
         if text is not None and self.null_cond is None:
             raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
         device = next(self.parameters()).device

@@ -89,7 +89,7 @@ class LatentEncoder(nn.Module):
         Raises:
             ValueError: rows of the mask differ in their count; more patches than the encoder has positions for.
         """
-        batch, num_patches, _ = patches.shape
+        num_patches = patches.shape[1]
         assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
         if num_patches > self.max_patches:
             raise ValueError(
@@ -100,21 +100,30 @@ class LatentEncoder(nn.Module):
             num_kept = _count_kept(mask)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
-        x = self.patch_proj(take(patches, kept)) + F.embedding(kept, self.enc1.patch_pos[0])  # (B, N_keep, D)
-        if cond is not None and self.enc1.text_pos is not None:
-            x = torch.cat([cond + self.enc1.text_pos, x], dim=1)  # (B, L + N_keep, D)
-        x = self.bridge(self.enc1.norm(self.enc1(self.input_norm(x))))
-
-        text, x = x[:, : self.text_length], x[:, self.text_length :]
-        filled = self.mask_embed.to(x.dtype).repeat(batch, num_patches, 1)
-        x = self.local(filled.scatter(1, columns(kept, x), x)) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
-        if self.enc2.text_pos is not None:
-            x = torch.cat([text + self.enc2.text_pos, x], dim=1)  # (B, L + N, D)
+        x = self.everywhere(self.enc1(self.known(patches, kept, cond)), kept, num_patches)
         if positions is None:
             x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        x = self.enc2(x, positions + self.text_length)  # (B, K, D)
+        return self.hidden(self.enc2(x, positions + self.text_length), positions)
+
+    def known(self, patches: Tensor, kept: Tensor, cond: Tensor | None) -> Tensor:
+        """What Enc1 gets, (B, L + K, D): text, unless ``cond`` (B, L, D) is None, and patches at ``kept`` (B, K)."""
+        # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
+        x = self.patch_proj(take(patches, kept)) + F.embedding(kept, self.enc1.patch_pos[0])  # (B, K, D)
+        if cond is not None and self.enc1.text_pos is not None:
+            x = torch.cat([cond + self.enc1.text_pos, x], dim=1)
+        return self.input_norm(x)
+
+    def everywhere(self, x: Tensor, kept: Tensor, num_patches: int) -> Tensor:
+        """What Enc2 gets, (B, L + N, D), from what Enc1's blocks give (B, L + K, D) for patches at ``kept`` (B, K)."""
+        x = self.bridge(self.enc1.norm(x))
+        text, x = x[:, : self.text_length], x[:, self.text_length :]
+        filled = self.mask_embed.to(x.dtype).repeat(len(x), num_patches, 1)
+        x = self.local(filled.scatter(1, columns(kept, x), x)) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
+        return x if self.enc2.text_pos is None else torch.cat([text + self.enc2.text_pos, x], dim=1)
+
+    def hidden(self, x: Tensor, positions: Tensor) -> Tensor:
+        """For the head, from what Enc2's blocks give (B, K, D) at ``positions`` (B, K)."""
         return self.enc2.norm(x) + F.embedding(positions, self.diffusion_pos[0])
 
 

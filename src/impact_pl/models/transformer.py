@@ -3,6 +3,8 @@
 Dimensions: B clips, S positions, K positions that are asked for, D width, A attention heads.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ LAYER_NORM_EPS = 1e-6
 
 class Attention(nn.Module):
     """Multi-head self-attention over all positions; no mask, because padded text holds a learned embedding instead."""
+
+    scaled_dot_product_attention: Callable[..., Tensor] = staticmethod(F.scaled_dot_product_attention)
 
     def __init__(self, dim: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
@@ -30,9 +34,13 @@ class Attention(nn.Module):
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if positions is not None:
             q = take(q, positions)
+        return self.attend(q, k, v)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """From queries q (B, K, D) to keys and values k, v (B, S, D): (B, K, D)."""
         q, k, v = (rearrange(part, "b s (a d) -> b a s d", a=self.num_heads) for part in (q, k, v))
         dropout = self.attention_dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, S or K, D/A)
+        x = self.scaled_dot_product_attention(q, k, v, dropout_p=dropout)  # (B, A, K, D/A)
         return self.dropout(self.proj(rearrange(x, "b a s d -> b s (a d)")))
 
 

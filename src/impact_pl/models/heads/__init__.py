@@ -23,10 +23,13 @@ def head_class(name: str) -> type[Head]:
     return HEADS[name]
 
 
-def check_order(name: str, order: str) -> None:
-    """ValueError for a head that cannot be decoded in the ``order`` of a DecodingConfig."""
-    if order == "confidence" and head_class(name).confidence == "none":
+def check_order(name: str, order: str, reveal: str = "cosine") -> None:
+    """ValueError for a head that cannot be decoded in the ``order`` or with the ``reveal`` of a DecodingConfig."""
+    confidence = head_class(name).confidence
+    if order == "confidence" and confidence == "none":
         raise ValueError(
             f"order = confidence, but the head {name!r} gives one answer at a position and no idea of how sure it is "
             "of it: choose order = random."
         )
+    if reveal == "adaptive" and confidence != "draws":
+        raise ValueError(f"reveal = adaptive, but the head {name!r} has no draws whose spread tells: choose cosine.")

@@ -19,14 +19,15 @@ from impact_pl.models.transformer import LAYER_NORM_EPS
 class Sampling:
     """How patches are drawn.
 
-    A head without diffusion has no use for ``num_diffusion_steps`` and ``min_alpha_bar``, one without randomness none
-    for ``temperature``.
+    A head without diffusion has no use for ``num_diffusion_steps``, ``min_alpha_bar`` and ``solver``, one without
+    randomness none for ``temperature``.
     """
 
     guidance_scale: float = 1.0  # 1: no guidance
     num_diffusion_steps: int = 100
     temperature: float = 1.0
     min_alpha_bar: float = 0.0  # sampling starts where this share of signal is left
+    solver: str = "ancestral"  # of SOLVERS
 
 
 class Sampler(Protocol):

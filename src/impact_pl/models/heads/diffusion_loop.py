@@ -4,6 +4,7 @@ Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K pos
 patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -11,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from impact_pl.diffusion import draw_normal
+from impact_pl.diffusion import draw_normal, make_schedule
+from impact_pl.models.cuda_graphs import Graphed, bucket
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.inference import FastLinear, inference_copy
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.solvers import Step, advance, ancestral_steps
+from impact_pl.solvers import SOLVERS, Step, advance
 
 if TYPE_CHECKING:
     from impact_pl.models.heads.diffusion import AdaLNBlock, DiffusionHead
@@ -37,7 +39,7 @@ class DiffusionLoop:
     """
 
     def __init__(self, head: "DiffusionHead", dtype: torch.dtype) -> None:
-        self.patch_dim, self.schedule, self.width = head.patch_dim, head.schedule, head.cond_proj.out_features
+        self.patch_dim, self.num_timesteps, self.width = head.patch_dim, head.num_timesteps, head.cond_proj.out_features
         self.predicts_velocity = head.predicts_velocity
         self.time_embed = inference_copy(head.time_embed, torch.float32)
         self.cond_proj, self.input_proj, self.final_proj = (
@@ -50,43 +52,43 @@ class DiffusionLoop:
         weights, biases = zip(*folded, strict=True)
         self.modulation = FastLinear(torch.cat(weights), torch.cat(biases), dtype)
         self._plans: dict[Sampling, tuple[list[Step], Tensor]] = {}
+        self.solve = _in_buckets(Graphed(self._solve)) if head.final_proj.weight.is_cuda else self._solve
 
     def sample(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P)."""
-        shape = (*hidden.shape[:-1], self.patch_dim)
-        steps, times = self._plan(sampling, hidden.device)
-        start = draw_normal(shape, generator, hidden.device)
-        noises = [draw_normal(shape, generator, hidden.device).flatten(0, 1) for _ in steps[1:]]  # each (R, P)
-        both = hidden[None] if null_hidden is None else torch.stack([hidden, null_hidden])
-        cond = self.cond_proj(both.flatten(1, 2))  # (G, R, V)
-        x = self._solve(steps, times, cond, start.flatten(0, 1), noises, sampling.guidance_scale)
+        device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
+        start = draw_normal(shape, generator, device)
+        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_diffusion_steps - 1)]
+        cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
+        noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1, B, K, P)
+        guidance_scale = torch.full((), sampling.guidance_scale, device=device)  # no part of what a graph is for
+        plan = replace(sampling, guidance_scale=1.0)
+        x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)
 
     def _plan(self, sampling: Sampling, device: torch.device) -> tuple[list[Step], Tensor]:
         """Steps, and the embeddings (S, V) of their timesteps; kept, because every iteration wants the same."""
-        key = replace(sampling, guidance_scale=1.0)
-        if key not in self._plans:
-            schedule = self.schedule(sampling.num_diffusion_steps, device, sampling.min_alpha_bar)
-            times = self.time_embed(schedule.timesteps.flip(0))
-            self._plans[key] = ancestral_steps(schedule, self.predicts_velocity, sampling.temperature), times
-        return self._plans[key]
+        if sampling not in self._plans:
+            schedule = make_schedule(self.num_timesteps, sampling.num_diffusion_steps, sampling.min_alpha_bar)
+            steps = SOLVERS[sampling.solver](schedule, self.predicts_velocity, sampling.temperature)
+            self._plans[sampling] = steps, self.time_embed(schedule.timesteps.flip(0).to(device))
+        return self._plans[sampling]
 
-    def _solve(
-        self, steps: list[Step], times: Tensor, cond: Tensor, x: Tensor, noises: list[Tensor], guidance_scale: float
-    ) -> Tensor:
-        """From x_T (R, P) to a sample (R, P)."""
-        noise = iter([*noises, None])
+    def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and the noise (S - 1, R, P) to be added."""
+        steps, times = self._plan(sampling, x.device)
+        drawn = iter([*noise, None])
         together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps
         for first in range(0, len(steps), together):
             embedded = F.silu(times[first : first + together, None, None] + cond)  # (s, G, R, V)
             modulations = self.modulation(embedded).unflatten(-1, (-1, self.width))  # (s, G, R, M, V)
             for step, modulation in zip(steps[first : first + together], modulations, strict=True):
-                x = advance(step, x, *self._denoise(x, modulation, guidance_scale), next(noise))
+                x = advance(step, x, *self._denoise(x, modulation, guidance_scale), next(drawn))
         return x
 
-    def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: float) -> tuple[Tensor, Tensor]:
+    def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: Tensor) -> tuple[Tensor, Tensor]:
         """The head's output under guidance, noise or velocity, and the conditional variance, each (R, P).
 
         Guidance works on the noise: of noise and velocity, each is linear in the other for a given x, so on both alike.
@@ -110,6 +112,16 @@ class DiffusionLoop:
 
 def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
     return FastLinear(layer.weight, layer.bias, dtype)
+
+
+def _in_buckets(solve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``solve`` with its rows filled up to a number that others have too."""
+
+    def padded(sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        spare = (0, 0, 0, bucket(len(x)) - len(x))
+        return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
+
+    return padded
 
 
 def _fold(modulation: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,62 @@
+"""CUDA graphs: captured, replayed, and the same latents as without. What needs no device is tested on any machine."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_engine import CLOSE, assert_same
+from test_impact import QUICK, build, captions, rng
+
+from impact_pl.models.cuda_graphs import Graphed, bucket
+from impact_pl.models.engine import build_engine
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.heads.diffusion_loop import _in_buckets
+
+
+def test_buckets():
+    assert [bucket(rows) for rows in (1, 2, 3, 8, 9, 200)] == [1, 2, 4, 8, 16, 256]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("steps", [1, 7])
+def test_filled_up_rows_change_nothing(steps):
+    loop = build(head_depth=2).head.for_inference(torch.float32)
+    hidden, null_hidden = torch.randn(2, 1, 5, 32, generator=rng())
+    draw = lambda: loop.sample(hidden, null_hidden, Sampling(3.0, steps, min_alpha_bar=1e-3), rng())  # noqa: E731
+    alone = draw()
+    loop.solve = _in_buckets(loop._solve)
+    assert_same(draw(), alone)
+
+
+@pytest.mark.gpu
+def test_a_function_is_captured_at_the_second_call_and_replayed():
+    calls = []
+
+    def double(x, scale):
+        calls.append(x.shape)
+        return x * scale
+
+    graphed = Graphed(double)
+    for i in range(5):
+        assert torch.equal(
+            graphed(torch.full((3,), float(i), device="cuda"), 2), torch.full((3,), 2.0 * i, device="cuda")
+        )
+    assert len(calls) == 3  # eager, side stream, capture
+    assert torch.equal(graphed(torch.ones(3, device="cuda"), 3), torch.full((3,), 3.0, device="cuda"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+def test_same_latents_on_a_gpu(prediction):
+    model = build(depth=2, head_depth=2, prediction=prediction).to("cuda")
+    text = captions()
+    text.features, text.mask = {k: v.cuda() for k, v in text.features.items()}, text.mask.cuda()
+    decoding = dataclasses.replace(QUICK, num_iterations=5, num_diffusion_steps=8)
+    generator = lambda: torch.Generator("cuda").manual_seed(0)  # noqa: E731
+    plain = model.generate(text, 12, 2, dataclasses.replace(decoding, engine="plain"), generator())
+    engine = build_engine(model, decoding)
+    for _ in range(3):  # eager, captured, replayed
+        exact = model.generate(text, 12, 2, decoding, generator(), engine=engine)
+        torch.testing.assert_close(exact, plain, rtol=0, atol=CLOSE * plain.abs().max().item())
+    bf16 = dataclasses.replace(decoding, precision="bf16")
+    assert torch.isfinite(model.generate(text, 12, 2, bf16, generator())).all()

@@ -116,7 +116,8 @@ def plan_scene(sources: dict[str, list[Record]], draw: random.Random) -> Scene:
     begin = 0.0
     for place, (record, lasts) in enumerate(zip(chosen, lasting, strict=True)):
         take = min(lasts, seconds if together else seconds / number)
-        offset = record.start + draw.uniform(0.0, lasts - take)
+        spare = lasts - take if lasts > 2 * take else 0.0  # short clips begin with what they are named after
+        offset = record.start + draw.uniform(0.0, spare)
         if together:
             begin = draw.uniform(0.0, min(seconds - take, 0.3 * seconds))
         parts.append(Part(record.id, record.path, offset, take, begin, draw.uniform(*LEVELS_DB)))

@@ -66,7 +66,7 @@ def table(sets: list[Sounds], paired: bool, networks: list, encoder: TextEncoder
         }
         captions = {name: record.caption for name, record in sounds.items() if record.caption}
         request = EvaluationRequest(
-            sounds, reference, others, baselines, captions, paired, args.duration, seed=args.seed
+            sounds, reference, others, baselines, captions, paired=paired, duration=args.duration, seed=args.seed
         )
         return evaluate(request, networks, encoder)
 

@@ -218,7 +218,7 @@ def test_the_document_holds_all_records(run, tmp_path):
     assert run(benchmark.main, "document", *files, "--out", out) == 0
     page = out.read_text()
     exact = record["rows"][1]
-    assert f"| {1234 / exact['generation_seconds']:,.0f} |" in page or "e+" in page
+    assert f"| {1234 / exact['generation_seconds']:,.0f} |" in page
     for text in ("With a stopwatch.", record["command"], "### Timed outside: the reference", record["machine"]["name"]):
         assert text in page
     for picture in ("cpu-latency-iterations.svg", "cpu-latency-parts.svg"):

@@ -13,7 +13,7 @@ INTRODUCTION = """\
 # Performance
 
 Made by `impact-benchmark document` from the records that stand beside it; every record names its command, and
-`make bench` (a CPU, minutes) or `make bench-gpu` (CUDA, everything) makes them all anew.
+`make bench` (a CPU, half an hour) or `make bench-gpu` (CUDA, everything) makes them all anew.
 
 **Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
 the measured bandwidth, or starting its operations, whichever is longest; iterations wait for each other, so theirs add

@@ -9,6 +9,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from impact_pl.benchmark.tables import number
 
 STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "impact", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
 PARTS = ("text", "encoder", "encoder, guidance", "head", "head, guidance", "codec", "rest")
@@ -40,6 +43,8 @@ def curves(rows: list[dict], axes: Axes, x: str, y: Callable[[dict], float], lin
     ticks = sorted({row[x] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
 
 
@@ -57,7 +62,7 @@ def breakdown(rows: list[dict], axes: Axes) -> None:
     left = [0.0] * len(chosen)
     names = [f"{row['way']}\n{row['iterations']} x {row['diffusion_steps']}" for row in chosen]
     for part in PARTS:
-        seconds = [row["parts"].get(part, {"seconds": 0.0})["seconds"] for row in chosen]
+        seconds = [max(0.0, row["parts"].get(part, {"seconds": 0.0})["seconds"]) for row in chosen]
         axes.barh(names, seconds, left=left, color=COLOURS[part], label=part)
         left = [a + b for a, b in zip(left, seconds, strict=True)]
     axes.plot([row["bound_seconds"] for row in chosen], names, "k|", markersize=16, label="bound")
@@ -105,9 +110,9 @@ def peers(rows: list[dict], axes: Axes) -> None:
     names = [f"{row['system']}, {row['precision']}" for row in chosen]
     colours = [COLOURS["head"] if row.get("ours") else COLOURS["encoder"] for row in chosen]
     bars = axes.barh(names, [row["seconds"] for row in chosen], color=colours)
-    axes.bar_label(bars, [f" {row['seconds']:.3g}" for row in chosen], fontsize=8)
+    axes.bar_label(bars, [f" {number(row['seconds'])}" for row in chosen], fontsize=8)
     axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.invert_yaxis()
     axes.set(xlabel=f"seconds for a batch of {batch}, 10 s of sound each")
 

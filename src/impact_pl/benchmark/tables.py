@@ -34,7 +34,7 @@ def machine_lines(record: dict) -> str:
     where = f"{machine['name']}, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if machine["device"] != "cpu":
         where += f"; host {machine['processor']}"
-    return f"{where}; {machine['cores']} cores, {machine['threads']} threads; {versions}; code {machine['code']}"
+    return f"{where}; {machine['cores']} core(s), {machine['threads']} thread(s); {versions}; code {machine['code']}"
 
 
 def rates_table(record: dict) -> str:
@@ -57,6 +57,11 @@ def plain_of(row: dict, rows: list[dict]) -> dict | None:
     return None
 
 
+def of_model(record: dict, outside: Sequence[dict]) -> list[dict]:
+    """Those of ``outside`` that are of the record's model."""
+    return [other for other in outside if other["settings"]["model"] == record["settings"]["model"]]
+
+
 def reference_of(row: dict, outside: Sequence[dict], same: Sequence[str]) -> float | None:
     """Seconds of an implementation that was timed elsewhere, at its best, where ``same`` is the same."""
     found = [other for record in outside for other in record["rows"] if all(other.get(key) == row[key] for key in same)]
@@ -66,7 +71,7 @@ def reference_of(row: dict, outside: Sequence[dict], same: Sequence[str]) -> flo
 
 def latency_table(record: dict, outside: Sequence[dict] = ()) -> str:
     """Seconds of a generation, from condition to latents, and with what stands around it."""
-    rows = record["rows"]
+    rows, outside = record["rows"], of_model(record, outside)
     lines = []
     for row in sorted(rows, key=lambda row: (row["batch"], -row["iterations"])):
         plain = plain_of(row, rows)
@@ -129,7 +134,7 @@ def scaling_table(record: dict) -> str:
 
 def training_table(record: dict, outside: Sequence[dict] = ()) -> str:
     """Clips a second, memory and utilisation of each way to make a step."""
-    rows = [row for row in record["rows"] if "way" in row]
+    rows, outside = [row for row in record["rows"] if "way" in row], of_model(record, outside)
     first = rows[0]["clips_per_second"]
     lines = []
     for row in rows:

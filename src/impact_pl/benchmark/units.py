@@ -125,9 +125,10 @@ class Runner:
     def launches(self) -> dict[tuple[str, bool], float]:
         """Operations that one encoder pass starts, and one step of the head; with and without guidance."""
         found: dict[tuple[str, bool], float] = {}
+        revealed = min(2, self.num_patches)
         for guided in {False, self.calls.both is not None}:
-            found["encoder", guided] = count_launches(self.encoder(1, 1, guided), self.device)
-            few, more = (count_launches(self.head(1, guided, steps), self.device) for steps in SHORT_LOOPS)
+            found["encoder", guided] = count_launches(self.encoder(0, revealed, guided), self.device)
+            few, more = (count_launches(self.head(revealed, guided, steps), self.device) for steps in SHORT_LOOPS)
             found["head", guided] = (more - few) / (SHORT_LOOPS[1] - SHORT_LOOPS[0])
         return found
 

@@ -14,6 +14,7 @@ from impact_pl.benchmark.units import Runner, Times, Unit, Way, loop_lengths, sp
 from impact_pl.benchmark.work import iterations_of
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.models.impact import Impact
+from impact_pl.models.reuse import ReusingEncoder
 
 CPU = torch.device("cpu")
 RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)
@@ -106,3 +107,23 @@ def test_a_model_without_text_has_no_guidance(subject):
     for part in ("encoder", "head"):
         assert row["parts"][part]["flops"] > 0
         assert row["parts"][f"{part}, guidance"]["flops"] == row["parts"][f"{part}, guidance"]["seconds"] == 0
+
+
+def test_an_encoder_that_reuses_is_timed_from_pass_to_pass(subject):
+    """Its passes depend on each other: they are run in order, as often as decoding does, with the same arguments."""
+    way = Way("reusing", dataclasses.replace(DECODING, num_iterations=4, encoder_reuse=2))
+    runner = Runner(subject, way, 1, 16)
+    plan = runner.plan(way.decoding)
+    seen, encode = [], ReusingEncoder.__call__
+
+    def spy(self, patches, mask, cond, positions, num_kept):
+        seen.append((len(patches), num_kept, positions.shape[1], int(mask[0].sum())))
+        return encode(self, patches, mask, cond, positions, num_kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ReusingEncoder, "__call__", spy)
+        runner.sequence(plan, True)()
+    assert seen == [(2 if it.guided else 1, it.kept, it.revealed, 16 - it.kept) for it in plan]
+    row = latency.measure(subject, [way], 1, [4], 0.64, RATES, points=2, repeats=1)[0]
+    assert row["parts"]["encoder"]["seconds"] > 0
+    assert row["parts"]["encoder"]["launches"] > 0

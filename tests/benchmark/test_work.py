@@ -127,3 +127,8 @@ def test_the_energy_head_has_as_many_weights():
     head = Impact(spec).head
     once = head.cond_proj.weight.numel() + sum(p.numel() for p in head.time_embed.parameters() if p.ndim == 2)
     assert sum(work.head_sizes(spec)) + once == sum(p.numel() for p in head.parameters() if p.ndim == 2)
+
+
+def test_reveals_that_depend_on_drafts_are_refused():
+    with pytest.raises(ValueError, match="adaptive"):
+        work.iterations_of(DecodingConfig(num_iterations=4, reveal="adaptive"), 12)

@@ -40,7 +40,10 @@ class Way:
 
 
 class Unit(NamedTuple):
-    """What is timed: the encoder with so many patches known, or the head with so many revealed and diffusion steps."""
+    """What is timed: the encoder with so many patches known, or the head with so many revealed and diffusion steps.
+
+    ``passes`` are the encoder's of so many iterations together, where each depends on those before it.
+    """
 
     part: str
     patches: int
@@ -48,8 +51,9 @@ class Unit(NamedTuple):
     steps: int
 
     def __str__(self) -> str:
-        size = f"{self.patches} known" if self.part == "encoder" else f"{self.patches} revealed, {self.steps} steps"
-        return f"{self.part}, {size}{', guided' if self.guided else ''}"
+        size = {"encoder": f"{self.patches} known", "passes": f"{self.patches} iterations"}
+        shown = size.get(self.part, f"{self.patches} revealed, {self.steps} steps")
+        return f"{self.part}, {shown}{', guided' if self.guided else ''}"
 
 
 class Runner:
@@ -62,11 +66,19 @@ class Runner:
         self.engine = build_engine(model, decoding)
         self.generator = torch.Generator(self.device).manual_seed(0)
         with torch.no_grad():
-            cond = model.embed_text(subject.text(batch), batch)
-        self.calls = bind(self.engine, cond, model.null_cond, decoding, self.generator)
+            self.cond = model.embed_text(subject.text(batch), batch)
+        self.calls = self._bind()
         self.unguided = dataclasses.replace(self.calls, both=None)
         shape = (batch, subject.num_patches(num_frames), model.patch_dim)
         self.patches = torch.zeros(shape, device=self.device)
+
+    def _bind(self) -> Bound:
+        return bind(self.engine, self.cond, self.subject.model.null_cond, self.way.decoding, self.generator)
+
+    @property
+    def reuses(self) -> bool:
+        """Whether an encoder pass depends on the passes before it."""
+        return self.way.decoding.encoder_reuse > 1
 
     @property
     def num_patches(self) -> int:
@@ -88,6 +100,22 @@ class Runner:
         order = random_order(self.batch, self.num_patches, self.generator, self.device)
         mask = mask_from_order(order, self.num_patches - kept)
         return self._run(lambda: calls.encode(self.patches, mask, order[:, :revealed], kept, guided))
+
+    def sequence(self, plan: list[Iteration], guided: bool) -> Work:
+        """The encoder's passes of all iterations one after the other, for an encoder that reuses what it computed."""
+        order = random_order(self.batch, self.num_patches, self.generator, self.device)
+
+        def run() -> None:
+            calls = self._bind()
+            for it in plan:
+                left = self.num_patches - it.kept
+                on = guided and self.guides(it)
+                here = calls if on else dataclasses.replace(calls, both=None)
+                here.encode(
+                    self.patches, mask_from_order(order, left), order[:, left - it.revealed : left], it.kept, on
+                )
+
+        return self._run(run)
 
     def head(self, revealed: int, guided: bool, steps: int) -> Work:
         calls: Bound = self.calls if guided else self.unguided
@@ -148,12 +176,18 @@ def units_of(runner: Runner, plans: list[list[Iteration]], points: int) -> dict[
     revealed = {it.kept: it.revealed for it in iterations}
     units: dict[Unit, Work] = {}
     for guided in guidance:
-        for kept in spread(revealed, points):
+        for plan in plans if runner.reuses else []:
+            units[passes(plan, guided)] = runner.sequence(plan, guided)
+        for kept in [] if runner.reuses else spread(revealed, points):
             units[Unit("encoder", kept, guided, 0)] = runner.encoder(kept, revealed[kept], guided)
         for count in spread((it.revealed for it in iterations), MAX_COUNTS):
             for steps in loop_lengths(runner.batch * count, [it.num_diffusion_steps for it in iterations]):
                 units[Unit("head", count, guided, steps)] = runner.head(count, guided, steps)
     return units
+
+
+def passes(plan: list[Iteration], guided: bool) -> Unit:
+    return Unit("passes", len(plan), guided, 0)
 
 
 def loop_lengths(rows: int, steps: Iterable[int]) -> tuple[int, ...]:
@@ -192,10 +226,13 @@ class Times:
 
     def parts(self, runner: Runner, plan: list[Iteration]) -> dict[str, float]:
         """Seconds of all iterations: encoder and head for the condition alone, and what guidance adds to each."""
-        encoder = sum(self.encoder(it.kept, False) for it in plan)
-        head = sum(self.head(it.revealed, False, it.num_diffusion_steps) for it in plan)
         guided = [(it, runner.guides(it)) for it in plan]
-        both = sum(self.encoder(it.kept, on) for it, on in guided)
+        if runner.reuses:
+            encoder, both = (self.seconds[passes(plan, on)] for on in (False, any(on for _, on in guided)))
+        else:
+            encoder = sum(self.encoder(it.kept, False) for it in plan)
+            both = sum(self.encoder(it.kept, on) for it, on in guided)
+        head = sum(self.head(it.revealed, False, it.num_diffusion_steps) for it in plan)
         both_head = sum(self.head(it.revealed, on, it.num_diffusion_steps) for it, on in guided)
         return {
             "encoder": encoder,
@@ -214,4 +251,7 @@ def launches_of(runner: Runner, plan: list[Iteration]) -> dict[str, float]:
             alone = counts[part, False]
             found[part] += times * alone
             found[f"{part}, guidance"] += times * (counts[part, runner.guides(it)] - alone)
+    if runner.reuses:
+        alone, both = (count_launches(runner.sequence(plan, on), runner.device) for on in (False, True))
+        found |= {"encoder": alone, "encoder, guidance": both - alone}
     return found

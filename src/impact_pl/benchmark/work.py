@@ -43,10 +43,13 @@ def iterations_of(config: DecodingConfig, num_patches: int) -> list[Iteration]:
     """What ``config`` does to a clip, found by decoding one with stand-ins for encoder and head.
 
     Raises:
-        ValueError: decoding in the order of confidence, whose drafts are not counted here.
+        ValueError: an order or a reveal that looks at drafts: how many there are depends on what is drawn.
     """
-    if config.order != "random":
-        raise ValueError(f"order = {config.order!r}: work is counted for order = 'random' only.")
+    if config.order != "random" or config.reveal == "adaptive":
+        raise ValueError(
+            f"order = {config.order!r}, reveal = {config.reveal!r}: work is counted for order = 'random' and reveals "
+            "that are known beforehand."
+        )
     found: list[Iteration] = []
     kept: list[int] = []
 

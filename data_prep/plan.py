@@ -18,6 +18,7 @@ from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record
 from impact_pl.data.partial import create_whole
 from impact_pl.data.shards import LatentDataset
+from impact_pl.data_prep.segments import PADDINGS
 from impact_pl.text import TextEncoder
 
 ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}
@@ -80,6 +81,8 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
             raise ValueError(f"{key}={getattr(config, key)}: at least 1")
     if not (math.isfinite(config.clip_seconds) and config.clip_seconds > 0):
         raise ValueError(f"clip_seconds={config.clip_seconds}: must be above 0")
+    if config.padding not in PADDINGS:
+        raise ValueError(f"padding={config.padding}: choose {' or '.join(PADDINGS)}")
     num_samples = round(config.clip_seconds * codec.sample_rate)
     frames = max(1, round(num_samples / codec.samples_per_latent))
     if num_samples != frames * codec.samples_per_latent:
@@ -105,6 +108,7 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
         "codec": f"{codec.name} {codec.identity}",
         "text_encoder": f"{encoder.name} {encoder.identity}" if encoder else None,
         "clip_seconds": config.clip_seconds,
+        "padding": config.padding,
         "samples_per_shard": config.samples_per_shard,
         "batch_size": config.batch_size,
     }
@@ -113,7 +117,7 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
     note = {**run, "shards": dict(Counter(shard.split for shard in shards))}
     if not path.is_file() and create_whole(path, json.dumps(note, indent=1) + "\n"):
         return
-    begun = read_note(path, [], f"delete {out} to begin again")
+    begun = {"padding": "silence", **read_note(path, [], f"delete {out} to begin again")}  # earlier versions' only way
     for key, value in run.items():
         if begun.get(key) != value:
             raise ValueError(

@@ -162,7 +162,9 @@ class Precomputer:
     def _load(self, numbered: tuple[int, Record]) -> Loaded:
         rejects: list[Reject] = []
         index, record = numbered
-        segments = usable_segments(index, record, self.config.clip_seconds, self.codec.sample_rate, rejects)
+        segments = usable_segments(
+            index, record, self.config.clip_seconds, self.codec.sample_rate, rejects, self.config.padding
+        )
         first = list(islice(segments, SEGMENTS_AHEAD))
         return chain(first, segments), rejects
 

@@ -13,6 +13,7 @@ from impact_pl.data.manifest import Record
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
 SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
+PADDINGS = ("silence", "repeat")
 LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
 
 
@@ -23,7 +24,7 @@ class Segment:
     key: str
     record: Record
     start: float  # in the file, in seconds
-    waveform: Tensor  # (S,), padded with zeros
+    waveform: Tensor  # (S,), as long as every other
 
 
 @dataclass
@@ -58,9 +59,13 @@ def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> l
 
 
 def usable_segments(
-    index: int, record: Record, clip_seconds: float, sample_rate: int, rejects: list[Reject]
+    index: int, record: Record, clip_seconds: float, sample_rate: int, rejects: list[Reject], padding: str = "silence"
 ) -> Iterator[Segment]:
-    """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``."""
+    """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``.
+
+    A short one is followed by silence, or with ``padding`` "repeat" by itself, as long as that fits (LAION-CLAP's
+    "repeatpad"): a model that hears a set of short effects followed by silence learns above all to be silent.
+    """
     try:
         spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
         read = span_reader(record, spans, sample_rate)
@@ -76,7 +81,10 @@ def usable_segments(
         except ValueError as error:
             rejects.append(Reject(record.id, record.path, start, str(error)))
             continue
-        waveform = fit_length(waveform, round(clip_seconds * sample_rate))
+        num_samples = round(clip_seconds * sample_rate)
+        if padding == "repeat":
+            waveform = waveform.repeat(max(1, num_samples // len(waveform)))
+        waveform = fit_length(waveform, num_samples)
         yield Segment(f"{index:06d}-{number:03d}-{slug}", record, start, waveform)
 
 

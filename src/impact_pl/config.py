@@ -72,10 +72,11 @@ DECODING_CHOICES = {  # of the fields that are names
     "precision": ("32-true", "bf16", "auto"),
 }
 
-# By name (`impact-generate --preset`): the way to generate that figures come from, and a quick one.
-PRESETS = {
-    "exact": DecodingConfig(),
-    "fast": DecodingConfig(num_iterations=16, num_diffusion_steps=25, final_diffusion_steps=5, precision="auto"),
+# By name (`impact-generate --preset`), what is done otherwise than the model is made for: nothing, as for figures; and
+# a quick way.
+PRESETS: dict[str, dict[str, Any]] = {
+    "exact": {},
+    "fast": {"num_iterations": 16, "num_diffusion_steps": 25, "final_diffusion_steps": 5, "precision": "auto"},
 }
 
 
@@ -173,6 +174,7 @@ class PrecomputeConfig:
     codec: str = "builtin"
     text_encoder: str = "minilm"
     clip_seconds: float = 10.24
+    padding: str = "silence"  # what follows a shorter recording: silence, or repeat
     samples_per_shard: int = 256
     batch_size: int = 1  # clips that are encoded at once; more than one is for GPUs: a CPU is faster one by one
     device: str = "cpu"

@@ -108,7 +108,7 @@ class ImpactPipeline:
             captions: one caption or several; None draws one unconditional clip from a stage-1 model.
             duration: seconds; None is the longest that the model can do.
             seed: the same seed and the same captions give the same waveforms, bit for bit on CPU.
-            decoding: iterations, diffusion steps, guidance, order, temperature, engine; see ``config.PRESETS``.
+            decoding: iterations, diffusion steps, guidance, order, temperature, engine; None: as the model is made for.
             progress: called with (iteration, num_iterations).
 
         Returns:
@@ -119,7 +119,7 @@ class ImpactPipeline:
                 unconditional model.
         """
         captions = [captions] if isinstance(captions, str) else captions
-        decoding = decoding or DecodingConfig()
+        decoding = decoding or self.model.spec.own_decoding
         num_samples, num_frames = self._length(duration)
         device = next(self.model.parameters()).device
         generator = torch.Generator(device).manual_seed(seed)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from impact_pl.cli import generate
+from impact_pl.config import PRESETS, DecodingConfig, ModelConfig
 from impact_pl.data.manifest import Record, write_manifest
+from impact_pl.models.spec import ImpactSpec, write_spec
 
 
 def plan(*argv: str):
@@ -119,6 +121,21 @@ def test_unreadable_captions_and_unwritable_folders(tmp_path):
 def test_mistakes(argv, message):
     with pytest.raises(ValueError, match=message):
         plan(*argv)
+
+
+def test_decoding_is_the_models_own_but_for_what_is_given(tmp_path):
+    model = ["rain", "--model", str(tmp_path)]
+    assert generate.decoding_of(plan(*model)[0]) == DecodingConfig()
+    own = {"num_iterations": 7, "guidance_scale": 2.0, "temperature": 0.8}
+    spec = ImpactSpec(ModelConfig(), 8, 16, [0.0] * 8, 1.0, decoding=own)
+    write_spec(spec, tmp_path / "config.json")
+    assert generate.decoding_of(plan(*model)[0]) == DecodingConfig(**own)
+    fast = generate.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "9")[0])
+    assert fast == DecodingConfig(**own | PRESETS["fast"] | {"num_diffusion_steps": 9})
+    spec.decoding = {"iterations": 7}
+    write_spec(spec, tmp_path / "config.json")
+    with pytest.raises(ValueError, match=r"not the configuration of an Impact model: .*'iterations'"):
+        generate.decoding_of(plan(*model)[0])
 
 
 def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):

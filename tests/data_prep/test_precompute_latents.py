@@ -186,6 +186,7 @@ def test_other_inputs_are_refused(config, tmp_path):
         ("clip_seconds", 0.996, r"no multiple of 0\.01 s.*the nearest is 1"),
         ("clip_seconds", -1.0, "must be above 0"),
         ("clip_seconds", math.nan, "must be above 0"),
+        ("padding", "loop", "choose silence or repeat"),
         ("samples_per_shard", 0, "at least 1"),
         ("batch_size", 0, "at least 1"),
     ],
@@ -253,6 +254,19 @@ def test_long_recordings_are_read_by_parts_with_the_same_result(tmp_path, monkey
     by_parts = [segment.waveform for segment in usable_segments(0, record, 1.0, RATE, [])]
     assert len(at_once) == 4
     assert all(torch.equal(one, other) for one, other in zip(at_once, by_parts, strict=True))
+
+
+def test_what_follows_a_short_recording(tmp_path):
+    save_audio(tmp_path / "short.wav", torch.linspace(0.1, 0.5, 400), RATE)
+    record = Record("a", str(tmp_path / "short.wav"))
+    [silence] = usable_segments(0, record, 1.0, RATE, [])
+    [repeat] = usable_segments(0, record, 1.0, RATE, [], "repeat")
+    sound = silence.waveform[:400]
+    torch.testing.assert_close(sound, torch.linspace(0.1, 0.5, 400), atol=1e-4, rtol=0)
+    assert torch.equal(silence.waveform, torch.cat([sound, torch.zeros(600)]))
+    assert torch.equal(repeat.waveform, torch.cat([sound, sound, torch.zeros(200)]))
+    whole = next(usable_segments(0, record, 0.3, RATE, [], "repeat"))
+    assert torch.equal(whole.waveform, sound[:300])
 
 
 def test_a_rest_of_a_second_is_kept():

@@ -76,7 +76,7 @@ class Subject:
     def num_patches(self, num_frames: int) -> int:
         """N of so many latent frames."""
         spec = self.model.spec
-        return num_frames * spec.latent_width // spec.model.patch_size**2
+        return num_frames * spec.latent_width // math.prod(spec.patch_shape)
 
     def text(self, batch: int) -> TextFeatures | None:
         """Random features of so many captions; None for a model without text."""

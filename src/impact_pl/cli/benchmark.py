@@ -90,8 +90,8 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
     return subject.named(args.model, config, duration, args.device, parts)
 
 
-def ways_of(args: argparse.Namespace) -> "list[Way]":
-    """Every engine in every precision, then the presets."""
+def ways_of(args: argparse.Namespace, base: DecodingConfig) -> "list[Way]":
+    """Every engine in every precision, then the presets, which change ``base``."""
     from impact_pl.benchmark.units import Way
     from impact_pl.precision import computes_bf16
 
@@ -103,10 +103,11 @@ def ways_of(args: argparse.Namespace) -> "list[Way]":
     for name in args.preset:
         if name not in PRESETS:
             raise ValueError(f"--preset {name}: choose {', '.join(PRESETS)}")
-        precision = PRESETS[name].precision
+        preset = dataclasses.replace(base, **PRESETS[name])
+        precision = preset.precision
         if precision == "auto":
             precision = "bf16" if computes_bf16(args.device) else "32-true"
-        decoding = dataclasses.replace(PRESETS[name], precision=precision)
+        decoding = dataclasses.replace(preset, precision=precision)
         found.append(Way(f"preset {name}, {precision}", decoding, preset=True))
     return found
 
@@ -117,7 +118,7 @@ def generation(args: argparse.Namespace) -> None:
 
     durations = args.duration if isinstance(args.duration, list) else [args.duration]
     subject = subject_of(args, max(durations), parts=not getattr(args, "no_codec", True))
-    ways, rates = ways_of(args), rates_of(args)
+    ways, rates = ways_of(args, subject.model.spec.own_decoding), rates_of(args)
     with recording(args, rates) as record:
         for duration, batch in itertools.product(durations, args.batch):
             common = (rates, args.points, args.repeats, args.whole, say)
@@ -186,10 +187,11 @@ def peers(args: argparse.Namespace) -> None:
     if unknown := set(systems) - set(PEERS):
         raise ValueError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
     rates, subject = rates_of(args), subject_of(args, args.duration, parts=True)
+    ways = ways_of(args, subject.model.spec.own_decoding)
     with recording(args, rates) as record:
         for batch in args.batch:
             common = (rates, args.points, args.repeats, args.whole, say)
-            for row in latency.measure(subject, ways_of(args), batch, args.iterations, args.duration, *common):
+            for row in latency.measure(subject, ways, batch, args.iterations, args.duration, *common):
                 record.add(others.own_row(subject, row))
             for name, precision in itertools.product(systems, args.precision):
                 record.add(others.measure(name, precision, batch, args.device, args.repeats, args.whole))

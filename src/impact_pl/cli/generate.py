@@ -17,6 +17,7 @@ from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
 from impact_pl.models.folder import BUILTIN, find_model
+from impact_pl.models.spec import read_spec
 from impact_pl.progress import progress
 
 SUFFIXES = (".wav", ".flac")
@@ -83,12 +84,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_decoding(group: argparse._ArgumentGroup) -> None:
-    """A preset, and an option for each field of DecodingConfig that is worth one; None: as in the preset."""
+    """A preset, and an option for each field of DecodingConfig that is worth one; None: as the preset or the model."""
     group.add_argument(
-        "--preset", choices=list(PRESETS), default="exact", help="values of all that follows; yours go first (exact)"
+        "--preset",
+        choices=list(PRESETS),
+        default="exact",
+        help="exact: as the model is made for (the default); fast: fewer steps; what you give yourself goes first",
     )
+    paper = DecodingConfig()
     for flag, (field, text) in DECODING.items():
-        default, choices = getattr(PRESETS["exact"], field), DECODING_CHOICES.get(field)
+        default, choices = getattr(paper, field), DECODING_CHOICES.get(field)
         metavar = None if choices else "N" if isinstance(default, int) else "X"
         kind = type(default)
         group.add_argument(flag, dest=field, type=kind, choices=choices, metavar=metavar, help=f"{text} ({default})")
@@ -183,9 +188,14 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
 
 
 def decoding_of(args: argparse.Namespace) -> DecodingConfig:
-    """The preset with what was given explicitly."""
+    """The model's own, with the preset's changes and what was given explicitly."""
+    config = find_model(args.model) / "config.json"
+    own = (
+        read_spec(config).own_decoding if config.is_file() else DecodingConfig()
+    )  # no model: refused when it is loaded
     given = {field: getattr(args, field) for field, _ in DECODING.values()}
-    return replace(PRESETS[args.preset], **{field: value for field, value in given.items() if value is not None})
+    given = {field: value for field, value in given.items() if value is not None}
+    return replace(own, **PRESETS[args.preset] | given)
 
 
 def make_writable(folder: Path) -> None:

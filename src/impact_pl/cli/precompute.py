@@ -13,9 +13,10 @@ usage: impact-precompute manifest=FILE out=FOLDER [key=value ...]
        impact-precompute verify out=FOLDER [manifest=FILE] [codec=...] [text_encoder=...]
 
 Encode every sound of a manifest once, before training: codec latents and caption features, in WebDataset shards.
-Recordings longer than clip_seconds are cut into segments, shorter ones padded with silence. Files that cannot be
-used (unreadable, silent, too short) are listed with the reason in FOLDER/rejected.jsonl. The same command continues
-an interrupted run and does nothing once it is finished.
+Recordings longer than clip_seconds are cut into segments, shorter ones padded with silence; padding=repeat plays them
+again as long as they fit, which a training on short effects needs. Files that cannot be used (unreadable, silent, too
+short) are listed with the reason in FOLDER/rejected.jsonl. The same command continues an interrupted run and does
+nothing once it is finished.
 
   impact-precompute manifest=data/builtin/manifest.jsonl out=latents clip_seconds=5.12
   impact-precompute manifest=audioset.jsonl out=latents text_encoder=none device=cuda batch_size=64

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from impact_pl.config import MaskRatioConfig, ModelConfig
+from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 
 FORMAT = 1  # of a saved model folder
 
@@ -22,11 +22,17 @@ class ImpactSpec:
     text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
     codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
     text_encoder: dict | None = None  # name, identity
+    decoding: dict = dataclasses.field(default_factory=dict)  # fields of DecodingConfig, of the training's `decoding`
 
     @property
     def patch_shape(self) -> tuple[int, int]:
         """(frames, width) of a patch: square, or as wide as a latent that is narrower than that."""
         return self.model.patch_size, min(self.model.patch_size, self.latent_width)
+
+    @property
+    def own_decoding(self) -> DecodingConfig:
+        """How this model is to be decoded, unless one says otherwise."""
+        return DecodingConfig(**self.decoding)
 
     @property
     def text_length(self) -> int:
@@ -52,6 +58,8 @@ def read_spec(path: Path) -> ImpactSpec:
         model = config.pop("model")
         ratio = MaskRatioConfig(**model.pop("mask_ratio"))
         features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
-        return ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
+        spec = ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
+        _ = spec.own_decoding  # of known fields alone
+        return spec
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the configuration of an Impact model: {error}") from error

@@ -1,6 +1,6 @@
 """What a training starts from: random weights, another model's, or its own last checkpoint."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,9 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
                 "training, or train experiment=pretrain on them"
             )
         text = dict(index.text_encoder)
+    decoding = asdict(config.decoding)
+    for name in ("engine", "precision"):  # of the samples while training, not of what is sampled
+        del decoding[name]
     return ImpactSpec(
         model=config.model,
         latent_channels=channels,
@@ -61,6 +64,7 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         text_features={} if text is None else _text_features(config, text["features"]),
         codec=dict(index.codec),
         text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
+        decoding=decoding,
     )
 
 

@@ -87,12 +87,13 @@ def _of_samples() -> DecodingConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedule: linear warm-up, then constant."""
+    """AdamW and its schedule: linear warm-up, then constant, then (not in the paper) a decay."""
 
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.02
     warmup_steps: int = 1000
+    decay_steps: int = 0  # over the last so many steps the learning rate falls linearly to 0; 0: it stays
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
     head_only: bool = False  # train the head; all else stays as init_from has it (experiment=distill)
@@ -108,6 +109,7 @@ class DataConfig:
     block_shards: int = 0  # shards that are shuffled together, 0: all; see data/order.py
     batch_size: int = 16  # clips a process and step
     num_workers: int = 0
+    random_shift: bool = False  # begin clips at any of their frames, the beginning after the end: for small data sets
     caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
     text_encoder: str = ""  # stage 2: whose features; empty: those in the shards, whoever made them
     encode_captions: bool = False  # by text_encoder while training, even where the shards have features

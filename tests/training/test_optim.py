@@ -25,25 +25,26 @@ def test_biases_norms_and_the_head_are_not_decayed(model):
     assert all(kinds[id(names[name])] == 0.0 for name in exempt)
 
 
-def test_learning_rate_rises_linearly_and_stays(model):
+@pytest.mark.parametrize(("decay_steps", "last"), [(0, [1.0, 1.0, 1.0]), (3, [1.0, 2 / 3, 1 / 3])])
+def test_learning_rate_rises_linearly_and_stays_or_falls(model, decay_steps, last):
     optimizer = build_optimizer(model, OptimConfig(lr=1.0))
-    schedule = build_schedule(optimizer, 4)
+    schedule = build_schedule(optimizer, OptimConfig(warmup_steps=4, decay_steps=decay_steps), max_steps=7)
     rates = []
     for _ in range(7):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         schedule.step()
-    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+    assert rates == [0.25, 0.5, 0.75, 1.0, *last]
 
 
 def test_present_configuration_wins_over_a_checkpoint(model):
     optimizer = build_optimizer(model, OptimConfig(lr=1.0))
-    schedule = build_schedule(optimizer, 4)
+    schedule = build_schedule(optimizer, OptimConfig(warmup_steps=4), 10)
     checkpoint = {"optimizer_states": [optimizer.state_dict()], "lr_schedulers": [schedule.state_dict()]}
     new = OptimConfig(lr=0.1, weight_decay=0.5, warmup_steps=2)
-    set_hyperparameters(checkpoint, new)
+    set_hyperparameters(checkpoint, new, 10)
     optimizer = build_optimizer(model, new)
-    schedule = build_schedule(optimizer, 2)
+    schedule = build_schedule(optimizer, new, 10)
     optimizer.load_state_dict(checkpoint["optimizer_states"][0])
     schedule.load_state_dict(checkpoint["lr_schedulers"][0])
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)

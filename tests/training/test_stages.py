@@ -12,6 +12,7 @@ from impact_pl.data.shards import ShardIndex
 from impact_pl.models.impact import Impact
 from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.fit import train
+from impact_pl.training.modules import shift_in_time
 from impact_pl.training.start import build_spec, new_module
 
 
@@ -128,6 +129,24 @@ def test_no_steps_never_replace_a_model(config, capsys):
     config.model.dim = 32
     with pytest.raises(ValueError, match=r"another model: model\.dim 16 -> 32"):
         train(config)
+
+
+def test_shifted_clips_are_the_same_frames_from_another_one_on():
+    latents = torch.arange(64 * 3 * 5, dtype=torch.float32).view(64, 3, 5, 1)
+    shifted = shift_in_time(latents, torch.Generator().manual_seed(0))
+    firsts = (shifted[:, 0, 0, 0] - latents[:, 0, 0, 0]).int().tolist()
+    assert set(firsts) == set(range(5))
+    for clip, moved, first in zip(latents, shifted, firsts, strict=True):
+        assert torch.equal(moved, clip.roll(-first, dims=1))
+
+
+def test_a_shift_changes_what_is_learned(config):
+    learned = []
+    for name, shift in (("plain", False), ("shifted", True)):
+        config.name, config.data.random_shift = name, shift
+        assert train(config) == 0
+        learned.append(load_averaged(Path(config.runs_dir) / name).encoder.patch_proj.weight)
+    assert not torch.equal(*learned)
 
 
 def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):

@@ -49,7 +49,7 @@ ALLOWED = {
     "optim": {
         "lr": POSITIVE,
         "betas": BELOW_1,
-        **dict.fromkeys(("weight_decay", "warmup_steps"), AT_LEAST_0),
+        **dict.fromkeys(("weight_decay", "warmup_steps", "decay_steps"), AT_LEAST_0),
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },

@@ -72,6 +72,8 @@ class ImpactTraining(LightningModule):
         self.model.encoder.train(not self.config.optim.head_only)  # a frozen one is used as it will be: no dropout
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, step, slot, NOISE))
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
+        if self.config.data.random_shift:
+            latents = shift_in_time(latents, generator)
         result = self.model(latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
@@ -123,7 +125,7 @@ class ImpactTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.config.optim)
-        schedule = build_schedule(optimizer, self.config.optim.warmup_steps)
+        schedule = build_schedule(optimizer, self.config.optim, self.config.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -175,7 +177,15 @@ class ImpactTraining(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         rewind_loops(checkpoint, self.trainer)
-        set_hyperparameters(checkpoint, self.config.optim)
+        set_hyperparameters(checkpoint, self.config.optim, self.config.trainer.max_steps)
+
+
+def shift_in_time(latents: Tensor, generator: torch.Generator) -> Tensor:
+    """Every clip of latents (B, C, H, W) begins at another of its frames, and its beginning follows its end."""
+    batch, _, frames, _ = latents.shape
+    first = torch.randint(frames, (batch, 1), generator=generator, device=generator.device).to(latents.device)
+    order = (first + torch.arange(frames, device=latents.device)) % frames  # (B, H)
+    return latents.gather(2, order[:, None, :, None].expand_as(latents))
 
 
 class UnconditionalPretraining(ImpactTraining):

@@ -1,4 +1,4 @@
-"""AdamW, its parameter groups, and the schedule: linear warm-up, then constant (as MAR)."""
+"""AdamW, its parameter groups, and the schedule: linear warm-up, then constant (as MAR), perhaps a decay at the end."""
 
 import torch
 from torch import nn
@@ -38,12 +38,24 @@ def warmup(step: int, warmup_steps: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, warmup_steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """Linear warm-up, then constant."""
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup(step, warmup_steps))
+def decay(step: int, decay_steps: int, max_steps: int) -> float:
+    """Factor on the learning rate in step n: over the last ``decay_steps`` it falls linearly, to 0 after the last."""
+    return min(1.0, max(0, max_steps - step) / decay_steps) if decay_steps else 1.0
 
 
-def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
+def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
+    """Linear warm-up, then constant, then the decay, if there is one."""
+    return warmup(step, config.warmup_steps) * decay(step, config.decay_steps, max_steps)
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """:func:`learning_rate_factor` as PyTorch's."""
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config, max_steps))
+
+
+def set_hyperparameters(checkpoint: dict, config: OptimConfig, max_steps: int) -> None:
     """Let the present configuration win over the learning rate, betas and decay stored in a checkpoint (in place)."""
     for state in checkpoint["optimizer_states"]:
         groups = state["param_groups"]
@@ -51,7 +63,7 @@ def set_hyperparameters(checkpoint: dict, config: OptimConfig) -> None:
             group.update(initial_lr=config.lr, betas=tuple(config.betas), weight_decay=decay)
     for schedule in checkpoint["lr_schedulers"]:
         schedule["base_lrs"] = [config.lr] * len(schedule["base_lrs"])
-        lr = config.lr * warmup(schedule["last_epoch"], config.warmup_steps)
+        lr = config.lr * learning_rate_factor(schedule["last_epoch"], config, max_steps)
         schedule["_last_lr"] = [lr] * len(schedule["base_lrs"])
         for state in checkpoint["optimizer_states"]:
             for group in state["param_groups"]:

@@ -57,7 +57,7 @@ class DecodingConfig:
     confidence_steps: int = 10  # diffusion steps of each such draw
     reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
     final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
-    solver: str = "ancestral"  # of the reverse diffusion (solvers.py)
+    solver: str = "ancestral"  # ancestral (S1, MAR) | multistep (for few diffusion steps; solvers.py)
     encoder_reuse: int = 1  # the encoder computes all in every so many iterations, else what is new; 1: always all
     engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
     precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
@@ -67,7 +67,7 @@ DECODING_CHOICES = {  # of the fields that are names
     "guidance_schedule": ("cosine", "constant", "linear"),
     "order": ("random", "confidence"),
     "reveal": ("cosine", "linear", "sqrt", "adaptive"),
-    "solver": ("ancestral",),
+    "solver": ("ancestral", "multistep"),
     "engine": ("exact", "plain"),
     "precision": ("32-true", "bf16", "auto"),
 }

@@ -47,8 +47,10 @@ def test_same_latents_with_every_head(head):
     assert_same(*both(model_with(head), captions(), 12, 2))
 
 
-def test_same_latents_from_a_predicted_velocity():
-    assert_same(*both(build(prediction="velocity", head_depth=2), captions(), 12, 2))
+@pytest.mark.parametrize("prediction", ["noise", "velocity"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_same_latents_by_every_solver(prediction, solver):
+    assert_same(*both(build(prediction=prediction, head_depth=2), captions(), 12, 2, solver=solver))
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, 4])

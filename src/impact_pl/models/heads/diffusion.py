@@ -23,6 +23,7 @@ from impact_pl.diffusion import (
 from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
 from impact_pl.models.heads.diffusion_loop import DiffusionLoop
 from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.solvers import SOLVERS, solve
 
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
@@ -140,14 +141,18 @@ class DiffusionHead(Head):
     def sample(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
-        """Patches (B, K, P) by ancestral sampling; ``min_alpha_bar``: see :func:`make_schedule`."""
+        """Patches (B, K, P) by ancestral sampling or another solver; ``min_alpha_bar``: see :func:`make_schedule`."""
         steps = sampling.num_diffusion_steps
         schedule = self.schedule(steps, hidden.device, sampling.min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
         start = draw_normal(shape, generator, hidden.device)
         noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
-        return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
+        if sampling.solver == "ancestral":
+            return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
+        plan = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)
+        timesteps = schedule.timesteps.flip(0)
+        return solve(lambda x, step: denoise(x, timesteps[step : step + 1]), plan, start, noises)
 
     def num_passes(self, num_diffusion_steps: int) -> int:
         return num_diffusion_steps

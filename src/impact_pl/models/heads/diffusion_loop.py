@@ -4,7 +4,7 @@ Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K pos
 patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +17,7 @@ from impact_pl.models.cuda_graphs import Graphed, bucket
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.inference import FastLinear, inference_copy
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.solvers import SOLVERS, Step, advance
+from impact_pl.solvers import SOLVERS, Step, solve
 
 if TYPE_CHECKING:
     from impact_pl.models.heads.diffusion import AdaLNBlock, DiffusionHead
@@ -79,14 +79,15 @@ class DiffusionLoop:
     def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
         """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and the noise (S - 1, R, P) to be added."""
         steps, times = self._plan(sampling, x.device)
-        drawn = iter([*noise, None])
+        modulations = self._modulations(times, cond)
+        return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)
+
+    def _modulations(self, times: Tensor, cond: Tensor) -> Iterator[Tensor]:
+        """Of every timestep in turn (G, R, M, V), given their embeddings (S, V) and the conditions (G, R, V)."""
         together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps
-        for first in range(0, len(steps), together):
-            embedded = F.silu(times[first : first + together, None, None] + cond)  # (s, G, R, V)
-            modulations = self.modulation(embedded).unflatten(-1, (-1, self.width))  # (s, G, R, M, V)
-            for step, modulation in zip(steps[first : first + together], modulations, strict=True):
-                x = advance(step, x, *self._denoise(x, modulation, guidance_scale), next(drawn))
-        return x
+        for some in times.split(together):
+            embedded = F.silu(some[:, None, None] + cond)  # (s, G, R, V)
+            yield from self.modulation(embedded).unflatten(-1, (-1, self.width))
 
     def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: Tensor) -> tuple[Tensor, Tensor]:
         """The head's output under guidance, noise or velocity, and the conditional variance, each (R, P).

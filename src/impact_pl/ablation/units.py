@@ -100,8 +100,8 @@ def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
     """Shards of latents; and the real sounds and the codec's, with the figures of both."""
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
-        f"clip_seconds={plan.clip_seconds}", f"padding={plan.padding}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
-        f"device={plan.device}",
+        f"clip_seconds={plan.clip_seconds}", f"padding={plan.padding}", f"codec={plan.codec}",
+        f"text_encoder={plan.text_encoder}", f"device={plan.device}",
     )  # fmt: skip
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),

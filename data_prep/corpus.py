@@ -6,7 +6,8 @@ without text), its licence and its split, by source. With --esc50 the ten classe
 to 3 to be trained on, 4 and 5 held out. The whole is cleaned (see impact_pl.data_prep.clean): recordings.jsonl, a
 record a clip. In manifest.jsonl each caption is put in one of several ways, that of an ESC-10 clip in three. Scenes
 composed of the recordings stand apart in composed.jsonl, licences in licences.md. No level is changed: measures.csv
-lists them. The same command continues where it stopped.
+lists them. training.jsonl is what the built-in model is trained on: manifest.jsonl without its test split, ESC-10's
+training clips five times, and the scenes of 5 s. The same command continues where it stopped.
 
 example: python -m impact_pl.data_prep.corpus --out data/corpus --esc50 ESC-50-master
 """
@@ -32,6 +33,8 @@ CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
 ESC10_LICENCE = "CC-BY-3.0 (ESC-10)"
 ESC10_RECORDS = 3  # of a training clip, each with another phrasing
+ESC10_TIMES = 5  # that training.jsonl holds each of these records: a fifteenth of the clips, but what all can judge
+LONGEST_SCENE = 5.0  # seconds, in training.jsonl: a longer one would be cut, and its caption speak of what is gone
 TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 
 
@@ -49,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scenes: int, seed: int) -> None:
-    """Everything in ``out``: found.jsonl, recordings.jsonl (cleaned), manifest.jsonl, composed.jsonl, licences.md.
+    """Everything in ``out``: found.jsonl, recordings.jsonl (cleaned), manifest.jsonl, composed.jsonl, training.jsonl, ...
 
     Raises:
         ValueError: too few clips could be had; the folder of ESC-50 is not one.
@@ -68,6 +71,8 @@ def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scene
     summary(read_manifest(out / "manifest.jsonl"))
     if scenes:
         compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
+    composed = read_manifest(out / "composed.jsonl") if scenes else []
+    write_manifest(out / "training.jsonl", training_set(read_manifest(out / "manifest.jsonl"), composed))
 
 
 def read_esc10(folder: Path) -> list[Record]:
@@ -96,6 +101,14 @@ def wordings(record: Record) -> list[Record]:
         return [replace(record, caption=ways[first])]
     numbered = [(i, ways[(first + i) % len(ways)]) for i in range(ESC10_RECORDS)]
     return [replace(record, id=f"{record.id}-{i}", caption=way) for i, way in numbered]
+
+
+def training_set(records: list[Record], composed: list[Record]) -> list[Record]:
+    """The records of training.jsonl; repeated ones have ids of their own."""
+    esc10 = [record for record in records if record.labels and record.split == "train"]
+    again = [replace(record, id=f"{record.id}/again{i}") for i in range(ESC10_TIMES - 1) for record in esc10]
+    short = [scene for scene in composed if scene.split == "train" and (scene.duration or 0) <= LONGEST_SCENE]
+    return [*(record for record in records if record.split != "test"), *again, *short]
 
 
 def licences(records: list[Record], corpora: list[Path]) -> str:

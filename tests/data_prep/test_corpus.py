@@ -100,6 +100,12 @@ def test_one_command_makes_everything(lists, esc50, tmp_path, capsys):
     assert not any("cat" in name for name in records)  # no class of ESC-10
     composed = read_manifest(out / "composed.jsonl")
     assert len([record for record in composed if record.split == "train"]) == 4
+    training = read_manifest(out / "training.jsonl")
+    assert len({record.id for record in training}) == len(training)
+    assert all(record.split != "test" for record in training)
+    assert [record.path for record in training].count(dogs[0].path) == 3 * corpus.ESC10_TIMES
+    short = {record.path for record in composed if record.split == "train" and record.duration <= 5}
+    assert {record.path for record in training if "composed" in record.path} == short
     page = (out / "licences.md").read_text()
     assert "| [toy](https://toy) | 8 | CC0-1.0 (8) |" in page
     assert "freesound" in page.lower()

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scenes: int, seed: int) -> None:
-    """Everything in ``out``: found.jsonl, recordings.jsonl (cleaned), manifest.jsonl, composed.jsonl, training.jsonl, ...
+    """Everything in ``out``: found.jsonl, recordings.jsonl (cleaned), manifest.jsonl, composed.jsonl, training.jsonl.
 
     Raises:
         ValueError: too few clips could be had; the folder of ESC-50 is not one.

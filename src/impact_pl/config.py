@@ -162,7 +162,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: DecodingConfig = field(default_factory=_of_samples)  # of the audio in TensorBoard
+    decoding: DecodingConfig = field(default_factory=_of_samples)  # of audio while training, and the model's own
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None
 

@@ -87,10 +87,10 @@ class ImpactPipeline:
 
     @property
     def max_duration(self) -> float:
-        """Longest clip that the model's position embeddings allow, in seconds."""
+        """Of the clips that the model was trained on, in seconds: its later position embeddings were never trained."""
         spec, codec = self.model.spec, self.codec
         frames, width = spec.patch_shape
-        frames = spec.model.max_patches * frames // (codec.latent_width // width)
+        frames = spec.num_frames or spec.model.max_patches // (codec.latent_width // width) * frames
         return frames * codec.samples_per_latent / codec.sample_rate
 
     @torch.inference_mode()
@@ -159,8 +159,8 @@ class ImpactPipeline:
         duration = self.max_duration if duration is None else duration
         if not 0 < duration <= self.max_duration + 1e-9:
             raise ValueError(
-                f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, which the model's "
-                f"{self.model.spec.model.max_patches} position embeddings allow"
+                f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, the length of the clips that the "
+                "model was trained on: ask for a shorter sound"
             )
         num_samples = round(duration * self.sample_rate)
         patch = self.model.spec.model.patch_size  # the latent frames have to fill whole patches

@@ -63,12 +63,22 @@ def test_a_missing_package_names_its_extra(config, monkeypatch):
     assert not (Path(config.runs_dir) / config.name).exists()
 
 
-def test_decoding_is_checked_before_the_first_step_if_it_is_used(config):
+def test_decoding_is_checked_before_the_first_step(config):
     config.decoding.num_iterations = 0
-    check_config(config)
-    config.trainer.sample_every_steps = 5
+    config.trainer.sample_every_steps = 0  # the model's folder notes it all the same
     with pytest.raises(ValueError, match="num_iterations = 0"):
         train(config)
+
+
+def test_the_learning_rate_rises_before_it_falls(config):
+    config.trainer.max_steps, config.optim.warmup_steps, config.optim.decay_steps = 10, 4, 6
+    check_config(config)
+    config.optim.decay_steps = 7
+    with pytest.raises(ValueError, match=r"at most trainer\.max_steps - optim\.warmup_steps = 6"):
+        check_config(config)
+    config.stage = "codec"
+    with pytest.raises(ValueError, match="a cosine of its own"):
+        check_config(config)
 
 
 @pytest.mark.parametrize(

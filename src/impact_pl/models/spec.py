@@ -22,6 +22,7 @@ class ImpactSpec:
     text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
     codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
     text_encoder: dict | None = None  # name, identity
+    num_frames: int = 0  # H of the clips that it was trained on: later positions were never trained; 0: not noted
     decoding: dict = dataclasses.field(default_factory=dict)  # fields of DecodingConfig, of the training's `decoding`
 
     @property

@@ -73,11 +73,24 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
     if config.optim.head_only and not config.init_from:
         raise ValueError("optim.head_only=true trains the head alone: name the trained model with init_from=...")
+    check_schedule(config)
     if len(config.optim.betas) != 2:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
-    if config.trainer.sample_every_steps and config.stage != "codec":
+    if config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal)
+
+
+def check_schedule(config: TrainConfig) -> None:
+    """ValueError where the learning rate would fall before it has risen, or where the decay would not be used."""
+    optim, max_steps = config.optim, config.trainer.max_steps
+    if optim.decay_steps and config.stage == "codec":
+        raise ValueError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
+    if optim.decay_steps and 0 < max_steps < optim.warmup_steps + optim.decay_steps:
+        raise ValueError(
+            f"optim.decay_steps={optim.decay_steps}: at most trainer.max_steps - optim.warmup_steps = "
+            f"{max(0, max_steps - optim.warmup_steps)}, so that the learning rate rises before it falls"
+        )
 
 
 def settle_batch(config: TrainConfig) -> None:

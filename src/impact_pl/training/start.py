@@ -37,7 +37,7 @@ def say(line: str) -> None:
 def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
     """The model that this configuration means for these shards."""
     try:
-        channels, _, width = index.latents["shape"]
+        channels, frames, width = index.latents["shape"]
         mean, std = list(index.latents["mean"]), float(index.latents["std"])
     except (KeyError, TypeError, ValueError) as error:
         raise _bad_index(config, f"no usable latents.shape, mean and std ({error})") from error
@@ -64,6 +64,7 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         text_features={} if text is None else _text_features(config, text["features"]),
         codec=dict(index.codec),
         text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
+        num_frames=frames,
         decoding=decoding,
     )
 
@@ -81,7 +82,7 @@ def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, t
 
 
 def _bad_index(config: TrainConfig, what: str) -> ValueError:
-    return ValueError(f"{Path(config.data.path) / 'train' / 'index.json'}: {what}; precompute again")
+    return ValueError(f"{join(config.data.path, 'train/index.json')}: {what}; precompute again")
 
 
 def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:

@@ -4,7 +4,7 @@ Hydra composes ``conf/``, these dataclasses check it (a misspelt key fails and n
 ``OmegaConf.to_object`` hands plain dataclasses to Python. Nothing below the commands imports hydra.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -78,6 +78,21 @@ PRESETS: dict[str, dict[str, Any]] = {
     "exact": {},
     "fast": {"num_iterations": 16, "num_diffusion_steps": 25, "final_diffusion_steps": 5, "precision": "auto"},
 }
+
+
+def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> DecodingConfig:
+    """A model's own decoding with a preset's changes and then those ``given``.
+
+    A preset only ever lowers a number of iterations or steps, and its final steps fit the steps that were asked for.
+    """
+    changes = dict(PRESETS[preset])
+    for name in ("num_iterations", "num_diffusion_steps"):
+        if name in changes:
+            changes[name] = min(changes[name], getattr(own, name))
+    changed = replace(own, **changes | given)
+    if "final_diffusion_steps" in given:
+        return changed
+    return replace(changed, final_diffusion_steps=min(changed.final_diffusion_steps, changed.num_diffusion_steps))
 
 
 def _of_samples() -> DecodingConfig:

@@ -34,6 +34,7 @@ def results() -> dict:
         "full/num_iterations=1": {"fd_yamnet": seeds(50, 50.5, 52), "latency": seeds(0.2, 0.21)},
     }
     facts = {
+        "manifest": "data/m.jsonl",
         "samples": 8,
         "labelled": 4,
         "clips": 99,

@@ -1,20 +1,23 @@
 """Plans: checked when read, rows and settings named, and every command that they lead to one that parses."""
 
 import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from impact_pl.ablation import speed
-from impact_pl.ablation.clips import choose_clips
-from impact_pl.ablation.plan import SIZES, decoding_config, load_plan, make_plan, rows_without
+from impact_pl.ablation.clips import choose_clips, write_clips
+from impact_pl.ablation.plan import SETTINGS, SIZES, decoding_config, load_plan, make_plan, rows_without
 from impact_pl.ablation.units import Places, Unit, plan_units, select
 from impact_pl.ablation.verdicts import load_claims
+from impact_pl.audio import save_audio
 from impact_pl.cli import evaluate, generate, reconstruct
 from impact_pl.cli.compose import compose
-from impact_pl.config import PRESETS, PrecomputeConfig, TrainConfig
-from impact_pl.data.manifest import Record
+from impact_pl.config import PRESETS, DecodingConfig, PrecomputeConfig, TrainConfig
+from impact_pl.data.manifest import Record, read_manifest, write_manifest
 
 SMALL = {
     "seeds": 2,
@@ -184,6 +187,36 @@ def test_the_preset_fast_is_a_setting():
     assert decoding_config(plan.decoding | PRESETS["fast"]) in settings
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
+    plan = load_plan(size)
+    own = DecodingConfig(min_alpha_bar=0.0, temperature=0.5, order="confidence", num_iterations=3)
+    subjects = {name: decoding for group in plan.groups().values() for name, decoding in group.items()}
+    folders = {}
+    for module, arguments in commands(plan_units(plan, places)):
+        if module == "impact_pl.cli.generate":
+            args = generate.build_parser().parse_args(arguments)
+            given = {field: getattr(args, field) for field, _ in generate.DECODING.values()}
+            assert None not in given.values()
+            folders[tuple(args.out.parts[-3:])] = dataclasses.replace(own, **given)
+    wanted = {name: decoding_config(decoding) for name, decoding in subjects.items()}
+    for name, decoding in wanted.items():
+        group, _, short = name.partition("/")
+        place = (SETTINGS if short else group, "sounds", short or "base")
+        assert folders[place] == decoding
+
+
+def test_short_recordings_are_left_out(tmp_path):
+    for name, seconds in (("short", 0.5), ("long", 1.5)):
+        save_audio(tmp_path / f"{name}.wav", torch.zeros(round(seconds * 16_000)), 16_000)
+    records = [Record("short", "short.wav"), Record("long", "long.wav"), Record("part", "long.wav", duration=0.5)]
+    write_manifest(tmp_path / "m.jsonl", records)
+    write_clips(make_plan(small(shortest_seconds=1.0), "here"), tmp_path / "m.jsonl", tmp_path / "out/clips.jsonl")
+    assert [record.id for record in read_manifest(tmp_path / "out/clips.jsonl")] == ["long"]
+    with pytest.raises(ValueError, match="no recording lasts 9 s"):
+        write_clips(make_plan(small(shortest_seconds=9.0), "here"), tmp_path / "m.jsonl", tmp_path / "none.jsonl")
+
+
 def test_labelled_clips_come_first():
     records = [Record(f"c{i}", f"{i}.wav", caption="x", split="valid") for i in range(20)]
     for record in records[:5]:
@@ -201,8 +234,6 @@ def test_labelled_clips_come_first():
 
 def test_plans_are_plain_yaml(places):
     """A plan survives results.json: it is read from there again for the page."""
-    import dataclasses
-
     plan = load_plan("quick")
     again = make_plan(yaml.safe_load(yaml.safe_dump(dataclasses.asdict(plan))), "results.json")
     assert again == plan

@@ -51,6 +51,16 @@ def calls(folder: Path) -> list[str]:
     return (folder / "calls").read_text().split()
 
 
+def test_what_another_key_began_is_removed_and_what_this_one_began_is_not(make, tmp_path):
+    folder = tmp_path / "weights"
+    begun = make("first", outputs=(folder,))
+    for unit, kept in ((begun, True), (begun, True), (make("first", seconds=0.01, outputs=(folder,)), False)):
+        folder.mkdir(exist_ok=True)
+        (folder / "model").touch()
+        run.begin(unit, tmp_path / "out")
+        assert (folder / "model").exists() == kept
+
+
 def test_a_finished_unit_is_not_run_again(make, tmp_path):
     said: list[str] = []
     first = make("first")

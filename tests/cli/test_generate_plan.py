@@ -131,7 +131,11 @@ def test_decoding_is_the_models_own_but_for_what_is_given(tmp_path):
     write_spec(spec, tmp_path / "config.json")
     assert generate.decoding_of(plan(*model)[0]) == DecodingConfig(**own)
     fast = generate.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "9")[0])
-    assert fast == DecodingConfig(**own | PRESETS["fast"] | {"num_diffusion_steps": 9})
+    assert fast == DecodingConfig(**PRESETS["fast"] | own | {"num_diffusion_steps": 9})  # 7 iterations are fewer still
+    few = generate.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "4")[0])
+    assert (few.num_diffusion_steps, few.final_diffusion_steps) == (4, 4)
+    given = ["--final-diffusion-steps", "5", "--diffusion-steps", "4"]  # refused later, for it was said
+    assert generate.decoding_of(plan(*model, *given)[0]).final_diffusion_steps == 5
     spec.decoding = {"iterations": 7}
     write_spec(spec, tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"not the configuration of an Impact model: .*'iterations'"):

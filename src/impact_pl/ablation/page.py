@@ -66,7 +66,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         parts.append(
             "Named: rows, and what nothing else beats in both (the dashed line); T iterations, S diffusion steps."
         )
-    parts += ["## Again", again(results["size"])]
+    parts += ["## Again", again(results["size"], results["facts"]["manifest"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -188,10 +188,10 @@ def short_label(name: str) -> str:
     return label
 
 
-def again(size: str) -> str:
+def again(size: str, data: str) -> str:
     return (
-        f"```bash\nmake ablation SIZE={size}\n"
-        f"python -m impact_pl.cli.ablation --size {size} --only head_mse --seed 1 --out runs/rebuilt "
+        f"```bash\nmake ablation SIZE={size} DATA={data}\n"
+        f"python -m impact_pl.cli.ablation --size {size} --data {data} --only head_mse --seed 1 --out runs/rebuilt "
         "--against docs/ablation/results.json\n```\n\n"
         "The first command makes everything on this page, and continues where it was stopped; the second makes one row "
         "of one seed anew and prints its figures beside those of the page."

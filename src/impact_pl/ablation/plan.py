@@ -48,7 +48,8 @@ class Plan:
     Attributes:
         seeds: how many; each is the seed of a row's training and of its sounds.
         clip_seconds: length of clips and sounds.
-        padding: what follows shorter recordings (impact-precompute).
+        shortest_seconds: of the recordings that are used, to train and to judge; silence follows those that are shorter
+            than a clip, and a set of short effects is silence above all.
         num_samples: held-out captions (of any split but train), at most.
         num_labelled: how many of them have a label, if there are as many: for the class accuracy.
         batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
@@ -65,7 +66,7 @@ class Plan:
     num_samples: int
     pretrain_steps: int
     text_steps: int
-    padding: str = "silence"
+    shortest_seconds: float = 0.0
     codec: str = "builtin"
     text_encoder: str = "minilm"
     device: str = "cpu"

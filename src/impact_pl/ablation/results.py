@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import impact_pl
 from impact_pl.ablation.plan import Plan
 from impact_pl.ablation.run import read_result
 from impact_pl.ablation.units import Unit
 from impact_pl.data.partial import write_whole
 from impact_pl.evaluation.provenance import versions
-from impact_pl.training.facts import git_revision
 
 OF_SOUNDS = {  # key of a figure -> heading, digits, whether more is better
     "fd_yamnet": ("FD-YAMNet", 1, False),
@@ -39,8 +37,11 @@ def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict
     """
     reference: dict[str, dict[str, float]] = {}
     rows: Rows = {}
+    made_with: dict[str, None] = {}  # revisions, in their order
     for unit in units:
         result = read_result(out, unit)
+        if result is not None:
+            made_with[result["code"]] = None
         if result is None or result["figures"] is None:
             continue
         if unit.name == "reference":
@@ -59,8 +60,7 @@ def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict
     return {
         "format": FORMAT,
         "size": size,
-        "facts": facts
-        | {"cores": os.cpu_count(), "code": git_revision(Path(impact_pl.__file__)), "versions": versions()},
+        "facts": facts | {"cores": os.cpu_count(), "code": ", ".join(made_with), "versions": versions()},
         "plan": dataclasses.asdict(plan),
         "reference": reference,
         "rows": rows,

@@ -9,6 +9,7 @@ import json
 import multiprocessing
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -18,8 +19,10 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import impact_pl
 from impact_pl.ablation.units import Command, Unit
 from impact_pl.data.partial import write_whole
+from impact_pl.training.facts import git_revision
 
 PRELOADED = ["impact_pl.training.fit", "impact_pl.pipeline", "impact_pl.cli.train", "impact_pl.cli.evaluate"]
 Say = Callable[[str], None]
@@ -69,6 +72,7 @@ def run_units(units: Sequence[Unit], out: Path, workers: int, say: Say = print) 
         while waiting or running:
             for unit in startable(waiting, done, [unit for unit, _ in running.values()], workers):
                 waiting.remove(unit)
+                begin(unit, out)
                 threads = os.cpu_count() or 1 if unit.alone else max(1, (os.cpu_count() or 1) // workers)
                 process: BaseProcess = context.Process(target=_run, args=(unit.commands, log_path(out, unit), threads))
                 process.start()
@@ -114,10 +118,25 @@ def startable(waiting: Sequence[Unit], done: set[str], running: Sequence[Unit], 
     return together or ([] if running else alone)
 
 
+def begin(unit: Unit, out: Path) -> None:
+    """Note what is begun. What was begun for another key is removed: the commands would go on with it."""
+    note, result = result_path(out, unit).with_suffix(".begun"), result_path(out, unit)
+    if note.is_file():
+        before = note.read_text(encoding="utf-8")
+    else:
+        before = json.loads(result.read_text(encoding="utf-8"))["key"] if result.is_file() else unit.key
+    if before != unit.key:
+        for folder in unit.outputs:
+            shutil.rmtree(folder, ignore_errors=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(note, unit.key)
+
+
 def finish(unit: Unit, out: Path, seconds: float) -> None:
     """Write a unit's result, which says that it is finished."""
     figures = None if unit.result is None else json.loads(unit.result.read_text(encoding="utf-8"))
     result = {"name": unit.name, "key": unit.key, "seconds": round(seconds, 2), "commands": unit.commands}
+    result["code"] = git_revision(Path(impact_pl.__file__))
     path = result_path(out, unit)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(result | {"figures": figures}, indent=1) + "\n")

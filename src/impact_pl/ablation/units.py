@@ -7,7 +7,7 @@ results of the units before it; that is what its key stands for.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class Unit:
         subjects: of the result: row in it -> row or setting that it is about.
         alone: nothing else runs beside it, because it measures time.
         inputs: what else decides its result, as a checksum.
+        outputs: folders in which its commands continue what they find.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Unit:
     subjects: dict[str, str] = field(default_factory=dict)
     alone: bool = False
     inputs: str = ""
+    outputs: tuple[Path, ...] = ()
 
     @cached_property
     def key(self) -> str:
@@ -57,7 +59,7 @@ class Places:
     """Where everything lies.
 
     Attributes:
-        manifest: all clips.
+        manifest: all clips that are used.
         captions: the manifest of those whose captions are generated.
         out: the ablation's folder.
     """
@@ -100,8 +102,8 @@ def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
     """Shards of latents; and the real sounds and the codec's, with the figures of both."""
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
-        f"clip_seconds={plan.clip_seconds}", f"padding={plan.padding}", f"codec={plan.codec}",
-        f"text_encoder={plan.text_encoder}", f"device={plan.device}",
+        f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
+        f"device={plan.device}",
     )  # fmt: skip
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
@@ -111,9 +113,12 @@ def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
     evaluate = evaluation(plan, places, places.reconstructed, result)
     inputs = checksum(places.manifest)
     return (
-        Unit("latents", "data", (precompute,), inputs=inputs),
-        Unit("reference", "data", (reconstruct, evaluate), result=result, inputs=inputs + checksum(places.captions)),
-    )
+        Unit("latents", "data", (precompute,), inputs=inputs, outputs=(places.latents,)),
+        Unit(
+            "reference", "data", (reconstruct, evaluate), result=result, inputs=inputs + checksum(places.captions),
+            outputs=(places.real, places.reconstructed),
+        ),
+    )  # fmt: skip
 
 
 def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[str, Unit]:
@@ -124,7 +129,7 @@ def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[st
             unit = f"seed{seed}/{name}/pretrain"
             stage = ["stage=pretrain", "init_from=", f"trainer.max_steps={plan.pretrain_steps}", *row.train]
             command = train_command(plan, places, seed, unit, row, stage)
-            units[unit] = Unit(unit, "train", (command,), (latents,), group=name, seed=seed)
+            units[unit] = Unit(unit, "train", (command,), (latents,), name, seed, outputs=(places.out / unit,))
     for name, row in plan.rows.items():
         unit = f"seed{seed}/{name}/text"
         needs: tuple[Unit, ...] = (latents,)
@@ -135,7 +140,7 @@ def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[st
         steps = plan.text_steps + (plan.pretrain_steps if row.pretrain == NONE else 0)
         stage = [f"init_from={start}", f"trainer.max_steps={steps}", *row.train, *row.text]
         command = train_command(plan, places, seed, unit, row, stage)
-        units[unit] = Unit(unit, "train", (command,), needs, group=name, seed=seed)
+        units[unit] = Unit(unit, "train", (command,), needs, name, seed, outputs=(places.out / unit,))
     return units
 
 
@@ -160,7 +165,7 @@ def sounds_units(
             "--format", "flac", "--batch-size", str(plan.batch_size), "--device", plan.device, "--seed", str(seed),
             *flags(decoding),
         )  # fmt: skip
-        units.append(Unit(name, "sounds", (command,), (model,), group, seed))
+        units.append(Unit(name, "sounds", (command,), (model,), group, seed, outputs=(places.out / name,)))
     name = f"seed{seed}/{group}/figures"
     result = places.out / f"{name}.json"
     first, *others = units
@@ -202,9 +207,10 @@ def evaluation(plan: Plan, places: Places, sounds: Path, result: Path, baselines
 
 
 def flags(decoding: dict) -> list[str]:
-    """impact-generate's options for fields of DecodingConfig."""
-    decoding_config(decoding)
-    pairs = [(FLAGS.get(name, name.replace("_", "-")), value) for name, value in decoding.items()]
+    """impact-generate's options for all of DecodingConfig: what is left out would be as the model's folder says."""
+    pairs = [
+        (FLAGS.get(name, name.replace("_", "-")), value) for name, value in asdict(decoding_config(decoding)).items()
+    ]
     return [said for name, value in pairs for said in (f"--{name}", str(value))]
 
 

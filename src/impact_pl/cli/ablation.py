@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 @user_errors
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    from impact_pl.ablation.clips import write_captions
+    from impact_pl.ablation.clips import write_captions, write_clips
     from impact_pl.ablation.page import write_page
     from impact_pl.ablation.plan import load_plan
     from impact_pl.ablation.results import collect, read_results
@@ -54,8 +54,9 @@ def main(argv: list[str] | None = None) -> None:
     plan = load_plan(args.size, **{key: value for key, value in given.items() if value is not None})
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
-    places = Places(args.data, out / "captions.jsonl", out)
-    facts = write_captions(plan, args.data, places.captions)
+    places = Places(out / "clips.jsonl", out / "captions.jsonl", out)
+    write_clips(plan, args.data, places.manifest)
+    facts = write_captions(plan, places.manifest, places.captions)
     units = plan_units(plan, places)
     chosen = select(units, args.only, args.seed) if args.only else units
     if args.list:
@@ -66,7 +67,9 @@ def main(argv: list[str] | None = None) -> None:
     if read_result(out, units[0]) is None:  # not even the data
         raise ValueError(failure)
     clips = ShardIndex.load(places.latents / "train").num_samples
-    results = collect(plan, args.size, units, out, facts | {"workers": workers, "clips": clips})
+    results = collect(
+        plan, args.size, units, out, facts | {"workers": workers, "clips": clips, "manifest": str(args.data)}
+    )
     for folder in [out, *([args.publish] if args.publish else [])]:
         print(f"the page is {write_page(results, folder)}")
     print_figures(results, args.only, against)

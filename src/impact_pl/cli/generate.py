@@ -7,13 +7,13 @@ import os
 import re
 import shlex
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from impact_pl import assets
 from impact_pl.audio import save_audio, spectrogram_png
 from impact_pl.cli import options
-from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
+from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
 from impact_pl.models.folder import BUILTIN, find_model
@@ -32,6 +32,9 @@ DECODING = {  # option -> field of DecodingConfig, and what it is
     "--temperature": ("temperature", "factor of the noise that sampling adds"),
     "--min-alpha-bar": ("min_alpha_bar", "share of signal at which sampling starts; 0: at the last timestep, as MAR"),
     "--order": ("order", "in which patches are revealed"),
+    "--confidence-candidates": ("confidence_candidates", "draws a position that confidence is taken of"),
+    "--confidence-steps": ("confidence_steps", "diffusion steps of each of them"),
+    "--encoder-reuse": ("encoder_reuse", "the encoder computes all in every so many iterations; 1: in each"),
     "--reveal": ("reveal", "how many patches an iteration reveals"),
     "--engine": ("engine", "plain computes all that the reference computes; the result is the same to rounding"),
     "--precision": ("precision", "of the model; auto: bf16 where the processor computes in it"),
@@ -195,7 +198,7 @@ def decoding_of(args: argparse.Namespace) -> DecodingConfig:
     )  # no model: refused when it is loaded
     given = {field: getattr(args, field) for field, _ in DECODING.values()}
     given = {field: value for field, value in given.items() if value is not None}
-    return replace(own, **PRESETS[args.preset] | given)
+    return with_preset(own, args.preset, given)
 
 
 def make_writable(folder: Path) -> None:

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from impact_pl.audio import save_audio
 from impact_pl.cli import generate
 from impact_pl.config import PRESETS, DecodingConfig, ModelConfig
 from impact_pl.data.manifest import Record, write_manifest
@@ -47,6 +49,28 @@ def test_captions_and_files_of_captions_are_joined(tmp_path):
     names = [job.file.name for job in jobs]
     assert names == ["0000_a_dog_barks.flac", "0001_rain_falls.flac", "0002_a_bell_rings.flac"]
     assert all(job.file.parent == tmp_path / "out" for job in jobs)
+
+
+def test_a_dot_does_not_make_a_folder_a_file(tmp_path):
+    assert plan("rain", "-o", tmp_path / "v1.2")[1][0].file.parent == tmp_path / "v1.2"
+    assert plan("rain", "-o", tmp_path / "rain.WAV")[1][0].file == tmp_path / "rain.WAV"
+
+
+def test_sounds_of_other_batches_are_made_anew(tmp_path):
+    first, other = (plan(*captions, "-o", tmp_path)[1] for captions in (["rain", "wind"], ["hail", "wind"]))
+    assert generate.batch_settings(0, first) != generate.batch_settings(0, other)
+    assert generate.batch_settings(0, first) != generate.batch_settings(1, first)
+    assert generate.batch_settings(0, first) == generate.batch_settings(0, list(first))
+
+
+def test_missing_spectrograms_are_drawn(tmp_path):
+    jobs = plan("rain", "wind", "-o", tmp_path)[1]
+    for job in jobs:
+        save_audio(job.file, 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)), 16_000)
+    jobs[0].file.with_suffix(".png").write_bytes(b"as it was")
+    generate.draw_spectrograms(jobs)
+    assert jobs[0].file.with_suffix(".png").read_bytes() == b"as it was"
+    assert jobs[1].file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_manifest_gives_captions_of_a_split_and_file_names_from_ids(tmp_path):
@@ -114,7 +138,7 @@ def test_unreadable_captions_and_unwritable_folders(tmp_path):
     [
         (["-o", "x.wav"], "no caption given"),
         (["a", "b", "-o", "x.wav"], "2 captions: give a folder"),
-        (["a", "-o", "x.mp3"], "unknown audio format '.mp3'"),
+        (["a", "-o", "x.mp3"], r"\.mp3 cannot be written"),
         (["--captions-file", "/nowhere.txt"], "no captions file"),
     ],
 )

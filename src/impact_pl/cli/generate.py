@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from impact_pl import assets
-from impact_pl.audio import save_audio, spectrogram_png
+from impact_pl.audio import SAMPLE_RATE, SUFFIXES, load_audio, save_audio, spectrogram_png
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
@@ -20,7 +20,7 @@ from impact_pl.models.folder import BUILTIN, find_model
 from impact_pl.models.spec import read_spec
 from impact_pl.progress import progress
 
-SUFFIXES = (".wav", ".flac")
+WRITTEN = (".wav", ".flac")
 CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # twenty of them: --captions-file builtin
 DECODING = {  # option -> field of DecodingConfig, and what it is
     "--iterations": ("num_iterations", "decoding iterations"),
@@ -109,10 +109,13 @@ def main(argv: list[str] | None = None) -> None:
     settings = settings_of(args)
     batches = [jobs[start : start + args.batch_size] for start in range(0, len(jobs), args.batch_size)]
     finished = read_finished(args.out)
-    todo = [i for i, batch in enumerate(batches) if not all(is_finished(job, settings, finished) for job in batch)]
+    noted = [settings | batch_settings(index, batch) for index, batch in enumerate(batches)]
+    todo = [i for i, batch in enumerate(batches) if not all(is_finished(job, noted[i], finished) for job in batch)]
     if todo:
         options.require_device(args.device)
-        generate(args, settings, batches, todo)
+        generate(args, noted, batches, todo)
+    if args.spectrogram:
+        draw_spectrograms(jobs)
     made = sum(len(batches[i]) for i in todo)
     where = jobs[0].file if len(jobs) == 1 else args.out
     print(f"{where}: {made} generated, {len(jobs) - made} were finished before")
@@ -133,14 +136,19 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     if args.out is None:
         alone = len(args.captions) == 1 and args.captions_file is None
         args.out = Path(f"{_words(args.captions[0]) or 'sound'}.{args.format}" if alone else "generated")
-    if args.out.suffix and args.out.suffix not in SUFFIXES:
-        raise ValueError(f"-o {args.out}: unknown audio format {args.out.suffix!r}, choose .wav, .flac or a folder")
-    if args.out.suffix and len(named) > 1:
+    if not is_one_file(args.out) and args.out.suffix.lower() in SUFFIXES:
+        raise ValueError(f"-o {args.out}: {args.out.suffix} cannot be written, choose .wav, .flac or a folder")
+    if is_one_file(args.out) and len(named) > 1:
         raise ValueError(f"-o {args.out} is one file, but there are {len(named)} captions: give a folder")
-    if args.out.suffix:
+    if is_one_file(args.out):
         return [Job(named[0][1], args.out)]
     stems = file_stems([name for name, _ in named])
     return [Job(caption, args.out / f"{stem}.{args.format}") for stem, (_, caption) in zip(stems, named, strict=True)]
+
+
+def is_one_file(out: Path) -> bool:
+    """Whether -o names a sound; else it is a folder of them."""
+    return out.suffix.lower() in WRITTEN
 
 
 def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
@@ -167,11 +175,11 @@ def _words(caption: str) -> str:
     return re.sub(r"\W+", "_", caption.lower()).strip("_")[:60]
 
 
-def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]], todo: list[int]) -> None:
+def generate(args: argparse.Namespace, noted: list[dict], batches: list[list[Job]], todo: list[int]) -> None:
     from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec, args.text_encoder)
-    make_writable(args.out.parent if args.out.suffix else args.out)
+    make_writable(args.out.parent if is_one_file(args.out) else args.out)
     decoding = decoding_of(args)
     with progress("generating", len(todo) * decoding.num_iterations, unit="iterations") as bar:
         for index in todo:
@@ -185,9 +193,16 @@ def generate(args: argparse.Namespace, settings: dict, batches: list[list[Job]],
             )
             for job, waveform in zip(batch, waveforms.cpu(), strict=True):
                 save_audio(job.file, waveform, pipeline.sample_rate)
-                if args.spectrogram:
-                    spectrogram_png(waveform, pipeline.sample_rate, job.file.with_suffix(".png"), title=job.caption)
-            remember(args.out, batch, settings)
+                job.file.with_suffix(".png").unlink(missing_ok=True)  # of another sound
+            remember(args.out, batch, noted[index])
+
+
+def draw_spectrograms(jobs: list[Job]) -> None:
+    """A .png beside each sound that has none."""
+    for job in jobs:
+        picture = job.file.with_suffix(".png")
+        if not picture.is_file():
+            spectrogram_png(load_audio(job.file, SAMPLE_RATE), SAMPLE_RATE, picture, title=job.caption)
 
 
 def decoding_of(args: argparse.Namespace) -> DecodingConfig:
@@ -224,17 +239,23 @@ def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """Everything that decides the sound of a caption."""
+    """Everything that decides the sounds, beside the captions."""
     model_file = find_model(args.model) / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
-    keys = ("duration", "seed", "batch_size", "codec")
+    keys = ("duration", "seed", "batch_size", "codec", "device")
     return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
+
+
+def batch_settings(index: int, batch: list[Job]) -> dict:
+    """What the sounds of a batch depend on beside that: its place, which is in its seed, and its captions."""
+    captions = json.dumps([job.caption for job in batch])
+    return {"batch": f"{index} {hashlib.sha256(captions.encode()).hexdigest()[:16]}"}
 
 
 def read_finished(out: Path) -> dict[str, dict]:
     """File name -> its newest entry in generated.jsonl."""
     log = out / "generated.jsonl"
-    if out.suffix or not log.is_file():
+    if is_one_file(out) or not log.is_file():
         return {}
     entries = {}
     for line in log.read_text(encoding="utf-8").splitlines():
@@ -252,7 +273,7 @@ def is_finished(job: Job, settings: dict, finished: dict[str, dict]) -> bool:
 
 
 def remember(out: Path, batch: list[Job], settings: dict) -> None:
-    if out.suffix:  # a single file: made anew each time
+    if is_one_file(out):  # a single file: made anew each time
         return
     log = out / "generated.jsonl"
     cut_short = log.is_file() and not log.read_bytes().endswith(b"\n")

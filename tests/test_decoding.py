@@ -3,6 +3,7 @@ import torch
 
 from impact_pl.config import PRESETS, DecodingConfig
 from impact_pl.decoding import Budget, check_decoding, confidence, decode, diffusion_steps_at, guidance_at
+from impact_pl.diffusion import make_schedule
 
 
 class Recorder:
@@ -152,6 +153,16 @@ def test_guidance_in_the_loop_and_none_at_scale_one():
 def test_impossible_decoding_is_refused(field, value):
     with pytest.raises(ValueError, match=field):
         check_decoding(DecodingConfig(**{field: value}), 1000)
+
+
+@pytest.mark.parametrize("field", ["num_diffusion_steps", "confidence_steps"])
+def test_min_alpha_bar_bounds_the_steps(field):
+    """What passes the check has a schedule, and one step more has none."""
+    most = len(make_schedule(1000, None, 1e-3))
+    check_decoding(DecodingConfig(**{field: most}), 1000)
+    with pytest.raises(ValueError, match=rf"{field} = {most + 1}: choose 1 to {most}, .* min_alpha_bar = 0\.001"):
+        check_decoding(DecodingConfig(**{field: most + 1}), 1000)
+    check_decoding(DecodingConfig(**{field: 1000}, min_alpha_bar=0.0), 1000)
 
 
 def test_presets_can_be_decoded_with():

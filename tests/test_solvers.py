@@ -33,7 +33,6 @@ def test_ancestral_steps_are_ancestral_sampling(num_steps):
     want = ancestral_sample(denoise, schedule, normals((50, 3), 0), noises, 0.9)
     timesteps = schedule.timesteps.flip(0)
     steps = ancestral(schedule, temperature=0.9)
-    assert [step.timestep for step in steps] == timesteps.tolist()
     got = solve(lambda x, i: denoise(x, timesteps[i : i + 1]), steps, normals((50, 3), 0), noises)
     torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
 

@@ -53,7 +53,7 @@ class DecodingConfig:
     temperature: float = 1.0
     min_alpha_bar: float = 1e-3  # sampling starts where this share of signal is left; 0: at the last timestep, as MAR
     order: str = "random"  # random (S1) | confidence
-    confidence_candidates: int = 4  # draws per position with order=confidence
+    confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive
     confidence_steps: int = 10  # diffusion steps of each such draw
     reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
     final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
-from impact_pl.diffusion import draw_gumbel
+from impact_pl.diffusion import draw_gumbel, usable_alpha_bars
 from impact_pl.masking import columns, masked_counts, random_order, take
 
 TOLERANCE = 0.1  # of a patch's numbers, whose standard deviation is about 1: an error that does not matter
@@ -81,15 +81,19 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
     """ValueError, with the choices, for a configuration that cannot be decoded with."""
     if config.num_iterations < 1:
         raise ValueError(f"num_iterations = {config.num_iterations}: at least 1 (16 to 64 is the useful range).")
-    for name in ("num_diffusion_steps", "confidence_steps"):
-        if not 1 <= getattr(config, name) <= num_timesteps:
-            raise ValueError(f"{name} = {getattr(config, name)}: choose 1 to {num_timesteps}.")
     if not (math.isfinite(config.guidance_scale) and config.guidance_scale >= 0):
         raise ValueError(f"guidance_scale = {config.guidance_scale}: choose a number from 0 up; 1 means no guidance.")
     if not (math.isfinite(config.temperature) and config.temperature >= 0):
         raise ValueError(f"temperature = {config.temperature}: choose a number from 0 up.")
     if not 0 <= config.min_alpha_bar <= 0.5:
         raise ValueError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
+    num_usable = len(usable_alpha_bars(num_timesteps, config.min_alpha_bar))
+    for name in ("num_diffusion_steps", "confidence_steps"):
+        if not 1 <= getattr(config, name) <= num_usable:
+            raise ValueError(
+                f"{name} = {getattr(config, name)}: choose 1 to {num_usable}, the timesteps that min_alpha_bar = "
+                f"{config.min_alpha_bar} leaves of {num_timesteps}."
+            )
     if not 0 <= config.final_diffusion_steps <= config.num_diffusion_steps:
         raise ValueError(
             f"final_diffusion_steps = {config.final_diffusion_steps}: choose 1 to num_diffusion_steps = "

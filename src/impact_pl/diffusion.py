@@ -26,7 +26,6 @@ class Schedule:
     """
 
     timesteps: Tensor  # int64
-    betas: Tensor
     alpha_bars: Tensor
     sqrt_alpha_bars: Tensor  # forward process, DDPM Eq. 4
     sqrt_one_minus_alpha_bars: Tensor
@@ -66,6 +65,12 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     return [round(position) for position in accumulate([0.0] + [stride] * (num_steps - 1))]
 
 
+def usable_alpha_bars(num_timesteps: int, min_alpha_bar: float) -> Tensor:
+    """alpha_bar float64 of the timesteps where it is ``min_alpha_bar`` or more: the first ones of ``num_timesteps``."""
+    alpha_bars = torch.cumprod(1 - cosine_betas(num_timesteps), dim=0)  # (T,), falling
+    return alpha_bars[alpha_bars >= min_alpha_bar]
+
+
 def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_alpha_bar: float = 0.0) -> Schedule:
     """Cosine schedule over ``num_steps`` of ``num_timesteps`` (None: all); respacing keeps alpha_bar (IDDPM Eq. 19).
 
@@ -74,8 +79,8 @@ def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_a
     not trained to a few parts in a thousand there never recovers. From 1e-3 on (timestep 978) no step does that, and
     starting from pure noise loses 3 % of the signal's amplitude. 0 is what MAR does.
     """
-    alpha_bars = torch.cumprod(1 - cosine_betas(num_timesteps), dim=0)  # (T,) float64
-    num_usable = int((alpha_bars >= min_alpha_bar).sum())
+    alpha_bars = usable_alpha_bars(num_timesteps, min_alpha_bar)
+    num_usable = len(alpha_bars)
     kept = torch.tensor(respaced_timesteps(num_usable, num_usable if num_steps is None else num_steps), device="cpu")
     alpha_bars = alpha_bars[kept]  # (S,)
     previous = torch.cat([alpha_bars.new_ones(1), alpha_bars[:-1]])
@@ -84,7 +89,6 @@ def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_a
     # A single step has no second variance to repeat; it draws no noise either, so beta stands in.
     variance[0] = variance[1] if len(variance) > 1 else betas[0]
     coefficients = {
-        "betas": betas,
         "alpha_bars": alpha_bars,
         "sqrt_alpha_bars": alpha_bars.sqrt(),
         "sqrt_one_minus_alpha_bars": (1 - alpha_bars).sqrt(),

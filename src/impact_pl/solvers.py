@@ -23,13 +23,12 @@ class Step:
     x <- keep x + mean x_0 + std exp(slope v) z, where z is fresh noise.
     """
 
-    timestep: int  # of training, which the network is conditioned on
     x0_of_x: float
     x0_of_y: float
     ahead: float
     keep: float
     mean: float
-    std: float  # 0: nothing is drawn
+    std: float  # 0: no noise is added
     slope: float  # of log std in v
 
 
@@ -47,7 +46,6 @@ def ancestral(schedule: Schedule, predicts_velocity: bool = False, temperature: 
         std = math.exp((low + high) / 4) * temperature if i else 0.0
         steps.append(
             Step(
-                timestep=int(at["timesteps"]),
                 x0_of_x=x0_of_x,
                 x0_of_y=x0_of_y,
                 ahead=0.0,

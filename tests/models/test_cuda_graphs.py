@@ -1,13 +1,14 @@
 """CUDA graphs: captured, replayed, and the same latents as without. What needs no device is tested on any machine."""
 
 import dataclasses
+from collections import OrderedDict
 
 import pytest
 import torch
 from test_engine import CLOSE, assert_same
 from test_impact import QUICK, build, captions, rng
 
-from impact_pl.models.cuda_graphs import Graphed, bucket
+from impact_pl.models.cuda_graphs import Graphed, bucket, remember
 from impact_pl.models.engine import build_engine
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion_loop import _in_buckets
@@ -15,6 +16,20 @@ from impact_pl.models.heads.diffusion_loop import _in_buckets
 
 def test_buckets():
     assert [bucket(rows) for rows in (1, 2, 3, 8, 9, 200)] == [1, 2, 4, 8, 16, 256]
+
+
+def test_the_least_recent_is_forgotten():
+    entries = OrderedDict()
+    for key in "abcadb":  # c is the oldest when d comes, a when b comes again
+        remember(entries, key, key.upper(), 3)
+    assert list(entries.items()) == [("a", "A"), ("d", "D"), ("b", "B")]
+
+
+def test_a_round_of_too_many_keeps_none_until_it_comes_again():
+    entries = OrderedDict()
+    for key in [1, 2, 3] * 4:
+        assert key not in entries
+        remember(entries, key, None, 2)
 
 
 @torch.no_grad()
@@ -43,6 +58,15 @@ def test_a_function_is_captured_at_the_second_call_and_replayed():
         )
     assert len(calls) == 3  # eager, side stream, capture
     assert torch.equal(graphed(torch.ones(3, device="cuda"), 3), torch.full((3,), 3.0, device="cuda"))
+
+
+@pytest.mark.gpu
+def test_graphs_are_dropped_and_captured_anew():
+    graphed = Graphed(lambda x: 2 * x, limit=2)
+    for rows in (1, 1, 2, 2, 3, 3, 1, 1, 3, 2):
+        x = torch.randn(rows, device="cuda")
+        assert torch.equal(graphed(x), 2 * x)
+    assert len(graphed._graphs) == 2
 
 
 @pytest.mark.gpu

@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+import torch.distributed as dist
 from test_heads import model_with
 from test_impact import QUICK, TINY, build, captions, rng
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.decoding import GUIDANCE_SCHEDULES
@@ -34,11 +37,12 @@ def both(model, text, num_frames, batch, **config):
     ]
 
 
+@pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("schedule", ["cosine", "constant", "linear"])
 @pytest.mark.parametrize("order", ["random", "confidence"])
-def test_same_latents(batch, schedule, order):
-    model = build(depth=2, head_depth=2)
+def test_same_latents(batch, schedule, order, options):
+    model = build(depth=2, head_depth=2, **options)
     assert_same(*both(model, captions(batch), 12, batch, guidance_schedule=schedule, order=order))
 
 
@@ -85,9 +89,10 @@ def test_chunks_of_timesteps_do_not_matter():
             assert_same(*(s.sample(hidden, null_hidden, sampling, rng()) for s in (loop, head)))
 
 
-def test_bf16_is_near():
+@pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}])
+def test_bf16_is_near(options):
     """Rounding of bf16 (0.4 %) in trunk and head; one iteration, so that nothing makes another clip of it."""
-    model = build(depth=2, head_depth=2)
+    model = build(depth=2, head_depth=2, **options)
     exact, plain = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0, precision="bf16")
     full, _ = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0)
     for result in (exact, plain):
@@ -103,6 +108,23 @@ def test_an_engine_is_a_snapshot():
         model.head.final_proj.bias.add_(1)
     assert torch.equal(model.generate(text, 12, 2, QUICK, rng(), engine=engine), before)
     assert not torch.equal(model.generate(text, 12, 2, QUICK, rng()), before)
+
+
+@pytest.fixture
+def mesh(tmp_path):
+    """Of one process, which shards a weight into one part."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    dist.destroy_process_group()
+
+
+def test_sharded_weights_compute_everything_anew(mesh):
+    """They get the plain engine, which has nothing to reuse."""
+    model, decoding = build(depth=2), dataclasses.replace(QUICK, encoder_reuse=2)
+    want = model.generate(captions(), 12, 2, dataclasses.replace(QUICK, engine="plain"), rng())
+    weight = model.head.final_proj.weight
+    model.head.register_parameter("sharded", torch.nn.Parameter(distribute_tensor(weight.detach(), mesh)))
+    assert torch.equal(model.generate(captions(), 12, 2, decoding, rng()), want)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,12 @@ def test_a_head_without_spread_reveals_nothing_adaptively(name):
         model_with(name).generate(captions(), 12, 2, dataclasses.replace(QUICK, reveal="adaptive"), rng())
 
 
+@pytest.mark.parametrize("name", ["mse", "discrete", "energy"])
+def test_a_head_that_takes_no_solver_says_so(name):
+    with pytest.raises(ValueError, match=f"solver = multistep, but the head '{name}' .* choose ancestral"):
+        model_with(name).generate(captions(), 12, 2, dataclasses.replace(QUICK, solver="multistep"), rng())
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_guidance_of_scale_one_is_none(name):
     head = model_with(name).head
@@ -320,6 +326,14 @@ def test_energy_score_by_hand():
     # root mean squares: to the target 0, 2, sqrt(8); between the draws 2, sqrt(8), 2
     by_hand = torch.tensor([(0 + 2 + 8**0.5) / 3 - (2 + 8**0.5 + 2) / 3 / 2])
     torch.testing.assert_close(energy_score(drawn, target), by_hand)
+
+
+def test_energy_head_draws_clean_patches_whatever_its_teacher_predicts():
+    """And has nothing of the diffusion head's that would not work on it."""
+    noise, velocity = (model_with("energy", prediction=prediction) for prediction in ("noise", "velocity"))
+    assert torch.equal(*(model.generate(captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
+    assert noise.head.state_dict().keys() - build().head.state_dict().keys() == {"noise_proj.weight"}
+    assert not any(hasattr(noise.head, name) for name in ("denoiser", "loss_at", "predicts_velocity"))
 
 
 @pytest.mark.parametrize("num_steps", [1, 4])

@@ -316,9 +316,10 @@ def test_a_short_training_lowers_the_loss():
     assert spread[1] > 100  # from the last timestep the first step's error is never made good
 
 
-def test_gradients_are_the_same_on_every_run_of_two_threads():
+@pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}])
+def test_gradients_are_the_same_on_every_run_of_two_threads(options):
     """Of every parameter, bit for bit: sums that threads add to in the order in which they come would differ."""
-    model = build(dim=192, max_patches=64)
+    model = build(dim=192, max_patches=64, **options)
     clips, text = latents(batch=16, frames=64), captions(batch=16)
     before = torch.get_num_threads()
     torch.set_num_threads(2)

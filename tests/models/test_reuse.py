@@ -10,6 +10,7 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.models.reuse import ReusingEncoder
 
+OPTIONS = [{}, {"local_kernel": 3, "prediction": "velocity"}]  # of the model
 ORDER = torch.stack([torch.randperm(12, generator=rng(row)) for row in range(2)])
 
 
@@ -23,9 +24,10 @@ def calls(model, counts, text=None):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("period", [1, 3])
-def test_every_periodth_call_computes_all(period):
-    model = build(depth=2)
+def test_every_periodth_call_computes_all(period, options):
+    model = build(depth=2, **options)
     reusing = ReusingEncoder(model.encoder, period)
     for i, call in enumerate(calls(model, [0, 2, 3, 6, 7, 10], captions())):
         same = torch.allclose(reusing(*call), model.encoder(*call), rtol=0, atol=1e-5)
@@ -44,8 +46,21 @@ def test_nothing_is_stale_where_nothing_can_be():
 
 
 @torch.no_grad()
-def test_older_patches_are_not_read_again_and_new_ones_are():
-    model = build(depth=2)
+def test_new_and_asked_positions_have_their_neighbours():
+    """With blocks that do nothing, all that is known of a position is its neighbours: none of it is stale."""
+    model = build({}, local_kernel=3)
+    for block in (*model.encoder.enc1.blocks, *model.encoder.enc2.blocks):
+        for layer in (block.attn.proj, block.mlp.fc2):
+            torch.nn.init.zeros_(layer.weight), torch.nn.init.zeros_(layer.bias)
+    reusing = ReusingEncoder(model.encoder, 9)
+    for call in calls(model, [0, 3, 6]):
+        torch.testing.assert_close(reusing(*call), model.encoder(*call))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", OPTIONS)
+def test_older_patches_are_not_read_again_and_new_ones_are(options):
+    model = build(depth=2, **options)
     hidden = []
     for other in (None, 0, 3):  # position in the order of the patch that is another one from the second call on
         reusing = ReusingEncoder(model.encoder, 9)
@@ -59,10 +74,11 @@ def test_older_patches_are_not_read_again_and_new_ones_are():
     assert not torch.allclose(hidden[0], hidden[2])
 
 
+@pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("order", ["random", "confidence"])
-def test_generates(order):
+def test_generates(order, options):
     """Reuse moves the latents, always in the same way; the end of guidance, another batch, is no obstacle."""
-    model = build(depth=2)
+    model = build(depth=2, **options)
     config = DecodingConfig(num_iterations=6, num_diffusion_steps=8, confidence_steps=2, order=order)
     run = lambda reuse: model.generate(  # noqa: E731
         captions(), 12, 2, dataclasses.replace(config, encoder_reuse=reuse), rng()

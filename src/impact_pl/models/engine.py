@@ -90,7 +90,7 @@ def build_engine(model: "Impact", decoding: DecodingConfig) -> Engine:
     """The engine that ``decoding`` names, for the weights that the model has now.
 
     Note: weights that are sharded over processes (FSDP2, while training) are computed with as they are gathered, by
-    ``plain``: a snapshot would be the whole model in every process.
+    ``plain``: a snapshot would be the whole model in every process. It computes everything, whatever ``encoder_reuse``.
 
     Raises:
         ValueError: what :func:`check_decoding` refuses.
@@ -148,10 +148,12 @@ class Bound:
 def bind(
     engine: Engine, cond: Tensor | None, null: Tensor | None, decoding: DecodingConfig, generator: torch.Generator
 ) -> Bound:
-    """``cond`` (B, L, D), and the null condition (1, L, D) to guide with, None where there is no other one."""
+    """The engine for one decoding; with ``encoder_reuse``, where the engine can reuse.
+
+    ``cond`` (B, L, D), and the null condition (1, L, D) to guide with, None where there is no other one.
+    """
     both = None if cond is None or null is None else torch.cat([cond, null.expand_as(cond).to(cond.dtype)])
     encoder = engine.encode
-    if decoding.encoder_reuse > 1:
-        assert engine.reusing is not None, "checked by check_decoding"
+    if decoding.encoder_reuse > 1 and engine.reusing is not None:
         encoder = engine.reusing(decoding.encoder_reuse)
     return Bound(encoder, engine.head, engine.guides_always, cond, both, decoding, generator)

@@ -43,9 +43,9 @@ INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
 
 
 class ImpactLoss(NamedTuple):
-    """``loss`` is the mean of ``per_position`` (K * diffusion_batch_mul,), which belongs to ``timesteps``.
+    """``loss`` is the mean of ``per_position``, which belongs to ``timesteps``; None for a head without diffusion.
 
-    A head without diffusion has no timesteps (None), and one loss a position.
+    ``per_position`` is (K * diffusion_batch_mul,) for ``diffusion`` and ``attention``, (K,) for all other heads.
     """
 
     loss: Tensor
@@ -187,7 +187,7 @@ class Impact(nn.Module):
         ``engine`` is what :func:`build_engine` made of this model, None: made here for this call alone.
         """
         check_decoding(decoding, self.spec.model.num_timesteps)
-        check_order(self.spec.model.head, decoding.order, decoding.reveal)
+        check_order(self.spec.model.head, decoding.order, decoding.reveal, decoding.solver)
         if text is not None and self.null_cond is None:
             raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
         device = next(self.parameters()).device

@@ -100,7 +100,7 @@ class LatentEncoder(nn.Module):
             num_kept = _count_kept(mask)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        x = self.everywhere(self.enc1(self.known(patches, kept, cond)), kept, num_patches)
+        x = self.everywhere(*self.filled(self.enc1(self.known(patches, kept, cond)), kept, num_patches))
         if positions is None:
             x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
@@ -114,12 +114,22 @@ class LatentEncoder(nn.Module):
             x = torch.cat([cond + self.enc1.text_pos, x], dim=1)
         return self.input_norm(x)
 
-    def everywhere(self, x: Tensor, kept: Tensor, num_patches: int) -> Tensor:
-        """What Enc2 gets, (B, L + N, D), from what Enc1's blocks give (B, L + K, D) for patches at ``kept`` (B, K)."""
+    def filled(self, x: Tensor, kept: Tensor, num_patches: int) -> tuple[Tensor, Tensor]:
+        """Text (B, L, D) and all patches (B, N, D), mask embeddings among them, for :meth:`everywhere`.
+
+        Args:
+            x: what Enc1's blocks give, (B, L + K, D) for patches at ``kept`` (B, K).
+            kept: (B, K).
+            num_patches: N.
+        """
         x = self.bridge(self.enc1.norm(x))
         text, x = x[:, : self.text_length], x[:, self.text_length :]
-        filled = self.mask_embed.to(x.dtype).repeat(len(x), num_patches, 1)
-        x = self.local(filled.scatter(1, columns(kept, x), x)) + self.enc2.patch_pos[:, :num_patches]  # (B, N, D)
+        masked = self.mask_embed.to(x.dtype).repeat(len(x), num_patches, 1)
+        return text, masked.scatter(1, columns(kept, x), x)
+
+    def everywhere(self, text: Tensor, patches: Tensor) -> Tensor:
+        """What Enc2 gets, (B, L + N, D), from what :meth:`filled` gives."""
+        x = self.local(patches) + self.enc2.patch_pos[:, : patches.shape[1]]
         return x if self.enc2.text_pos is None else torch.cat([text + self.enc2.text_pos, x], dim=1)
 
     def hidden(self, x: Tensor, positions: Tensor) -> Tensor:

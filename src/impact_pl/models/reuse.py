@@ -23,7 +23,8 @@ class ReusingEncoder:
     In between it computes what is new: patches that have become known since, in both stacks, and the masked positions
     that are asked for, in Enc2. They attend to the keys and values that all other positions had when they were last
     computed. What gets stale are the text and the older patches, which would look a little different in the light of
-    the new ones (as LazyMAR does: the features of most tokens hardly change from one iteration to the next).
+    the new ones (as LazyMAR does: the features of most tokens hardly change from one iteration to the next), and the
+    masked positions that are not asked for.
 
     Note: LazyMAR picks the tokens to compute anew by how much they change, and reuses the difference that guidance
     makes as well. Here which they are is known beforehand, and guidance is always computed.
@@ -33,6 +34,7 @@ class ReusingEncoder:
         self.encoder, self.period = encoder, period
         self.first: list[Keys] = []  # of Enc1, over text and known patches in the order in which they came
         self.second: list[Keys] = []  # of Enc2, over text and all patches
+        self.patches = torch.empty(0)  # (B, N, D), known ones and mask embeddings, before neighbours and positions
         self.mask = torch.empty(0)  # (B, N) of the last call
         self.num_kept = self.age = 0  # of the last call, and calls since all was computed
 
@@ -52,7 +54,8 @@ class ReusingEncoder:
     def _all(self, patches: Tensor, kept: Tensor, cond: Tensor | None, positions: Tensor) -> Tensor:
         encoder, written = self.encoder, lambda old, new: new
         x, self.first = _run(encoder.enc1, encoder.known(patches, kept, cond), [()] * len(encoder.enc1.blocks), written)
-        x = encoder.everywhere(x, kept, patches.shape[1])
+        text, self.patches = encoder.filled(x, kept, patches.shape[1])
+        x = encoder.everywhere(text, self.patches)
         queries = positions + encoder.text_length
         x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, queries)
         return x
@@ -65,13 +68,15 @@ class ReusingEncoder:
             self.first,
             lambda old, new: tuple(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)),
         )
-        known = encoder.bridge(encoder.enc1.norm(x)) + F.embedding(new, encoder.enc2.patch_pos[0])  # (B, n, D)
-        asked = encoder.mask_embed + F.embedding(positions, encoder.enc2.patch_pos[0])  # (B, K, D)
-        slots = torch.cat([new, positions], dim=1) + encoder.text_length  # (B, n + K)
+        known = encoder.bridge(encoder.enc1.norm(x))  # (B, n, D)
+        self.patches = self.patches.scatter(1, columns(new, known), known)
+        computed = torch.cat([new, positions], dim=1)  # (B, n + K)
+        x = take(encoder.local(self.patches), computed) + F.embedding(computed, encoder.enc2.patch_pos[0])
+        slots = computed + encoder.text_length
         queries = torch.arange(new.shape[1], slots.shape[1], device=slots.device).expand_as(positions)
         x, self.second = _run(
             encoder.enc2,
-            torch.cat([known, asked], dim=1),
+            x,
             self.second,
             lambda old, new: tuple(o.scatter(1, columns(slots, o), n) for o, n in zip(old, new, strict=True)),
             queries,

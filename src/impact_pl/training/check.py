@@ -78,7 +78,7 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
-        check_order(model.head, config.decoding.order, config.decoding.reveal)
+        check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
 
 
 def check_schedule(config: TrainConfig) -> None:

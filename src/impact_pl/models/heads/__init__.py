@@ -23,9 +23,14 @@ def head_class(name: str) -> type[Head]:
     return HEADS[name]
 
 
-def check_order(name: str, order: str, reveal: str = "cosine") -> None:
-    """ValueError for a head that cannot be decoded in the ``order`` or with the ``reveal`` of a DecodingConfig."""
+def check_order(name: str, order: str, reveal: str = "cosine", solver: str = "ancestral") -> None:
+    """ValueError for a head that cannot be decoded with ``order``, ``reveal`` or ``solver`` of a DecodingConfig."""
     confidence = head_class(name).confidence
+    if solver != "ancestral" and not head_class(name).takes_solver:
+        takers = ", ".join(name for name, head in HEADS.items() if head.takes_solver)
+        raise ValueError(
+            f"solver = {solver}, but the head {name!r} has no use for one (it is for {takers}): choose ancestral."
+        )
     if order == "confidence" and confidence == "none":
         raise ValueError(
             f"order = confidence, but the head {name!r} gives one answer at a position and no idea of how sure it is "

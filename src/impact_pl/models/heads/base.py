@@ -47,6 +47,7 @@ class Head(nn.Module, ABC):
         blocks: the repeated part, which sharding gathers block by block.
         teacher: name of the head whose trained weights may start this one (but for ``own_weights``), beside its like.
         own_weights: first parts of the names that a teacher's weights cannot give.
+        takes_solver: ``Sampling.solver`` may be another one than ``ancestral``.
         num_fit_patches: patches of the training set that :meth:`fit` wants to see before the first step; 0: none.
     """
 
@@ -54,6 +55,7 @@ class Head(nn.Module, ABC):
     blocks: nn.ModuleList
     teacher: str | None = None
     own_weights: tuple[str, ...] = ()
+    takes_solver: bool = False
     num_fit_patches: int = 0
 
     @abstractmethod
@@ -66,7 +68,8 @@ class Head(nn.Module, ABC):
             hidden: (B, K, D) at masked positions only.
             target: (B, K, P) their true patches.
             generator: of all randomness.
-            batch_mul: draws a position, R = B * batch_mul; a loss without randomness is computed once, R = B.
+            batch_mul: draws a position, R = B * batch_mul where each has its own loss; R = B where there is one loss a
+                position, of all draws together or without any.
         """
 
     @abstractmethod

@@ -65,13 +65,8 @@ class AdaLNBlock(nn.Module):
         return x + gate * self.fc2(F.silu(self.fc1(h)))
 
 
-class DiffusionHead(Head):
-    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix).
-
-    Note: with ``model.prediction=velocity`` its output is the velocity instead, and the noise follows from it. MAR
-    predicts the noise; near the last timestep, where what a sound is gets decided, the clean patch is then an error of
-    the network divided by the square root of alpha_bar, which a short training does not survive.
-    """
+class AdaLNHead(Head):
+    """The network of the heads that see a noisy patch and its timestep, and the schedule they belong to."""
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__()
@@ -80,7 +75,6 @@ class DiffusionHead(Head):
         self.num_timesteps = config.num_timesteps
         if config.prediction not in PREDICTIONS:
             raise ValueError(f"model.prediction = {config.prediction!r}: choose {', '.join(PREDICTIONS)}.")
-        self.predicts_velocity = config.prediction == "velocity"
         self.time_embed = TimestepEmbedding(width)
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)
@@ -101,15 +95,45 @@ class DiffusionHead(Head):
             self._schedules[key] = make_schedule(self.num_timesteps, num_steps, min_alpha_bar).to(device)
         return self._schedules[key]
 
-    def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
-        """Predict from noisy (..., P) at timesteps (...) or (1,), given cond = ``cond_proj(hidden)`` (..., V)."""
-        x = self.input_proj(noisy)
+    def network(self, x: Tensor, timesteps: Tensor, cond: Tensor) -> Tensor:
+        """What ``final_proj`` gives, float32 (..., 2P) unless a subclass has its own.
+
+        Args:
+            x: (..., V), of the noisy patch.
+            timesteps: (...) or (1,).
+            cond: (..., V), ``cond_proj(hidden)``.
+        """
         cond = F.silu(self.time_embed(timesteps) + cond)
         for block in self.blocks:
             x = block(x, cond)
         shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
-        x = self.final_proj(self.final_norm(x) * (1 + scale) + shift)  # (..., 2P)
-        prediction = Prediction(*x.float().chunk(2, dim=-1))
+        return self.final_proj(self.final_norm(x) * (1 + scale) + shift).float()
+
+    def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
+        """(rows, count) int64: every position has its own timestep."""
+        return torch.randint(self.num_timesteps, (rows, count), generator=generator, device=generator.device)
+
+    def num_passes(self, num_diffusion_steps: int) -> int:
+        return num_diffusion_steps
+
+
+class DiffusionHead(AdaLNHead):
+    """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix).
+
+    Note: with ``model.prediction=velocity`` its output is the velocity instead, and the noise follows from it. MAR
+    predicts the noise; near the last timestep, where what a sound is gets decided, the clean patch is then an error of
+    the network divided by the square root of alpha_bar, which a short training does not survive.
+    """
+
+    takes_solver = True
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__(config, patch_dim)
+        self.predicts_velocity = config.prediction == "velocity"
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Prediction:
+        """Predict from noisy (..., P) at timesteps (...) or (1,), given cond = ``cond_proj(hidden)`` (..., V)."""
+        prediction = Prediction(*self.network(self.input_proj(noisy), timesteps, cond).chunk(2, dim=-1))
         if self.predicts_velocity:
             schedule = self.schedule(self.num_timesteps, noisy.device)
             return prediction._replace(noise=noise_of_velocity(schedule, noisy, timesteps, prediction.noise))
@@ -123,10 +147,6 @@ class DiffusionHead(Head):
         timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
         noise = draw_normal(target.shape, generator, target.device)
         return self.loss_at(hidden, target, timesteps.to(target.device), noise)
-
-    def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
-        """(rows, count) int64: every position has its own timestep."""
-        return torch.randint(self.num_timesteps, (rows, count), generator=generator, device=generator.device)
 
     def loss_at(self, hidden: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """:meth:`loss` with given timesteps (B * batch_mul, K), and noise and target (B * batch_mul, K, P); or rows."""
@@ -153,9 +173,6 @@ class DiffusionHead(Head):
         plan = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)
         timesteps = schedule.timesteps.flip(0)
         return solve(lambda x, step: denoise(x, timesteps[step : step + 1]), plan, start, noises)
-
-    def num_passes(self, num_diffusion_steps: int) -> int:
-        return num_diffusion_steps
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

@@ -5,19 +5,18 @@ or more.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
 from impact_pl.diffusion import add_noise, draw_normal, posterior_mean
-from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
-from impact_pl.models.heads.diffusion import DiffusionHead
+from impact_pl.models.heads.base import Sampling, guided
+from impact_pl.models.heads.diffusion import AdaLNHead
 
 FIRST_STEP_SHARE = 0.5  # of the positions in training: from pure noise, where one-step sampling starts
 EXPONENT = 1.0  # of the distance; below 2, where the score would be satisfied by the right mean alone
 
 
-class EnergyHead(DiffusionHead):
+class EnergyHead(AdaLNHead):
     """The diffusion head's network with a second noise as input, whose output is a draw of the clean patch.
 
     Trained by the energy score, it learns the whole distribution p(x_0 | x_t, hidden), not its mean: one step from pure
@@ -26,6 +25,8 @@ class EnergyHead(DiffusionHead):
 
     Its weights have the diffusion head's names, so that a trained one is its start; new are ``noise_proj`` and
     ``final_proj``, since that one predicts the noise and a variance.
+
+    It always gives the clean patch: ``model.prediction`` changes nothing here, and names what the teacher predicts.
 
     Note: 2605.00329 pulls the hidden states of a trainable encoder towards the teacher's, with a weight of about 1000.
     Here the encoder *is* the teacher's and stays as it is (``optim.head_only``), the limit of that weight.
@@ -45,11 +46,7 @@ class EnergyHead(DiffusionHead):
         ``noise`` may have a dimension M in front: as many draws, for one reckoning of the condition.
         """
         x = self.input_proj(noisy) + self.noise_proj(noise)
-        cond = F.silu(self.time_embed(timesteps) + cond)
-        for block in self.blocks:
-            x = block(x, cond)
-        shift, scale = self.final_modulation(cond).chunk(2, dim=-1)
-        return self.final_proj(self.final_norm(x) * (1 + scale) + shift).float()
+        return self.network(x, timesteps, cond)
 
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
@@ -94,9 +91,6 @@ class EnergyHead(DiffusionHead):
             spread = torch.exp(0.5 * schedule.posterior_log_variance[step]) * sampling.temperature
             x = posterior_mean(schedule, x0, x, step) + spread * draw_normal(shape, generator, x.device)
         raise AssertionError("a schedule has at least one step")
-
-    def for_inference(self, dtype: torch.dtype) -> Sampler:
-        return Head.for_inference(self, dtype)  # another loop, and a short one
 
 
 def energy_score(drawn: Tensor, target: Tensor) -> Tensor:

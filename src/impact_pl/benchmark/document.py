@@ -13,14 +13,15 @@ INTRODUCTION = """\
 # Performance
 
 Made by `impact-benchmark document` from the records that stand beside it; every record names its command, and
-`make bench` (a CPU, half an hour) or `make bench-gpu` (CUDA, everything) makes them all anew.
+`make bench` (a CPU) or `make bench-gpu` (CUDA) makes them all anew.
 
 **Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
-the measured bandwidth, or starting its operations, whichever is longest; iterations wait for each other, so theirs add
-up. Counted is the work that the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does.
+the measured bandwidth, whichever is longer; iterations wait for each other, so theirs add up. Counted is the work that
+the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does. Starting operations is what a program
+does: **launches** are its operations times the measured cost of starting one, and no part of the bound.
 **Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
 from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. Times are
-medians after a warm-up, ways taking turns, with random weights where a model is only named. Ratios are within one run.
+medians after warm-ups, ways taking turns, with random weights where a model is only named. Ratios are within one run.
 The paper's seconds are for a batch of 8 on one V100.
 """
 TITLES = {

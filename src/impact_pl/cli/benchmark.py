@@ -129,11 +129,12 @@ def generation(args: argparse.Namespace) -> None:
 def training(args: argparse.Namespace) -> None:
     from impact_pl.benchmark import training as timed
     from impact_pl.benchmark.data import random_shards
+    from impact_pl.benchmark.timing import warm_ups
 
     subject = subject_of(args, args.duration, parts=False)
     ways, rates, frames = training_ways(args), rates_of(args), subject.num_frames(args.duration)
     stepper = timed.Stepper(subject, args.batch, frames)
-    say(f"{len(ways)} ways to make a step, {args.repeats + 1} times each")
+    say(f"{len(ways)} ways to make a step, {args.repeats + warm_ups(args.device)} times each")
     with recording(args, rates) as record, tempfile.TemporaryDirectory() as scratch:
         for row in timed.measure(stepper, ways, rates, args.repeats):
             record.add(row)

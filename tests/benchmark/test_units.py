@@ -44,6 +44,18 @@ def test_every_unit_of_every_plan_can_be_read_off(subject):
     assert parts["encoder, guidance"] == pytest.approx(plans[0][0].kept + 1)  # the last iteration has none
 
 
+@pytest.mark.parametrize("patch_size", [1, 2, 3])
+def test_a_named_model_is_long_enough(patch_size):
+    """On the built-in codec's latents, which are narrower than such patches."""
+    config = ModelConfig(
+        dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=2, patch_size=patch_size
+    )
+    found = named("little", config, duration=0.65, device=CPU, parts=False)
+    frames = found.num_frames(0.65)
+    assert frames % patch_size == 0
+    assert found.num_patches(frames) == found.model.spec.model.max_patches == -(-17 // patch_size)
+
+
 def test_long_loops_are_continued():
     assert loop_lengths(10, [100, 100]) == (100,)
     assert loop_lengths(10, [50, 5, 20]) == (5, 50)

@@ -101,7 +101,7 @@ def generation_parts(
     plan = runner.plan(config)
     seconds, launches = times.parts(runner, plan), launches_of(runner, plan)
     spec = runner.subject.model.spec
-    bounds = work.generation(spec, rates, config.precision, runner.batch, runner.num_patches, plan)
+    bounds = work.generation(spec, rates, config, runner.batch, runner.num_patches, plan)
     parts = {}
     for part in ("encoder", "head"):
         for name in (part, f"{part}, guidance"):

@@ -99,6 +99,16 @@ def test_rows_are_consistent(subject):
         assert plain["parts"]["head"][key] == exact["parts"]["head"][key]
 
 
+def test_guidance_starts_no_fewer_operations(subject):
+    """What a first call makes once, a schedule, is not counted."""
+    for way in WAYS:
+        counts = Runner(subject, way, 1, 16).launches
+        for part in ("encoder", "head"):
+            assert all(
+                guided >= alone >= 0 for guided, alone in zip(counts[part, True], counts[part, False], strict=True)
+            )
+
+
 def test_launches_are_no_part_of_the_bound(subject):
     """However slowly a machine starts operations, and however many of them a way has."""
     slow = dataclasses.replace(RATES, launch=1.0)

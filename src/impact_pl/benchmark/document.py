@@ -40,11 +40,15 @@ def write_document(paths: list[Path], out: Path) -> None:
     """Write ``out`` and its pictures, which lie in the folder of the same name beside it.
 
     Raises:
-        ValueError: no records, or a file that is none.
+        ValueError: no records, a file that is none, or two of the same name (pictures are named after it).
     """
     if not paths:
         raise ValueError("no records to make a document of: give the files that --json wrote")
-    records = {path.stem: read_record(path) for path in paths}
+    records: dict[str, dict] = {}
+    for path in paths:
+        if path.stem in records:
+            raise ValueError(f"{path}: another record is called {path.stem} too; rename one of them")
+        records[path.stem] = read_record(path)
     machines: dict[str, list[str]] = {}
     for stem, record in records.items():
         machines.setdefault(record["machine"]["name"], []).append(stem)
@@ -70,9 +74,8 @@ def section(record: dict, stem: str, outside: list[dict], out: Path) -> list[str
 
 def body(record: dict, outside: Sequence[dict] = ()) -> list[str]:
     """A record's machine and tables; ``outside``: records of other implementations, to compare with."""
-    part, lines = record["part"], [tables.machine_lines(record) + "\n"]
-    if "how" in record:
-        lines.append(record["how"] + "\n")
+    part = record["part"]
+    lines = [(record["how"] if part == "outside" else tables.machine_lines(record)) + "\n"]
     if part == "latency":
         lines += [tables.rates_table(record) + "\n", tables.latency_table(record, outside) + "\n", *breakdowns(record)]
     elif part == "training":

@@ -62,16 +62,16 @@ def median_seconds(work: Work, repeats: int, device: torch.device) -> float:
 def count_launches(work: Work, device: torch.device) -> int:
     """Operations that one call starts: kernels, copies and graphs on a GPU, PyTorch's operations on a CPU.
 
-    On a GPU the call that is counted comes after the warm-ups: it replays the graphs that timed calls replay.
+    The call that is counted comes after the warm-ups, as timed ones do: it replays graphs and makes no schedule anew.
     """
+    for _ in range(warm_ups(device)):
+        work()
     if device.type != "cuda":
         with Counter() as counter:
             work()
         return counter.count
     from torch.profiler import ProfilerActivity, profile
 
-    for _ in range(warm_ups(device)):
-        work()
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
         work()
         synchronize(device)

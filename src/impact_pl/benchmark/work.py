@@ -128,11 +128,11 @@ def reused_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int, n
 
 def new_patches(plan: list[Iteration], period: int) -> list[int | None]:
     """For each pass of a ``ReusingEncoder``, the patches known since the one before; None where it computes all."""
-    found: list[int | None] = []
+    found: list[int | None] = [None for _ in plan[:1]]
     age = 0
-    for before, it in itertools.pairwise([None, *plan]):
+    for before, it in itertools.pairwise(plan):
         age += 1
-        if before is None or age >= period or it.guided != before.guided:
+        if age >= period or it.guided != before.guided:
             age = 0
             found.append(None)
         else:

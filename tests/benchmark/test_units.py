@@ -6,7 +6,7 @@ import itertools
 import pytest
 import torch
 
-from impact_pl.benchmark import latency
+from impact_pl.benchmark import latency, timing
 from impact_pl.benchmark.machine import Rates
 from impact_pl.benchmark.subject import named
 from impact_pl.benchmark.timing import count_launches, in_turns
@@ -44,6 +44,18 @@ def test_every_unit_of_every_plan_can_be_read_off(subject):
     assert parts["encoder, guidance"] == pytest.approx(plans[0][0].kept + 1)  # the last iteration has none
 
 
+@pytest.mark.parametrize("patch_size", [1, 2, 3])
+def test_a_named_model_is_long_enough(patch_size):
+    """On the built-in codec's latents, which are narrower than such patches."""
+    config = ModelConfig(
+        dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=2, patch_size=patch_size
+    )
+    found = named("little", config, duration=0.65, device=CPU, parts=False)
+    frames = found.num_frames(0.65)
+    assert frames % patch_size == 0
+    assert found.num_patches(frames) == found.model.spec.model.max_patches == -(-17 // patch_size)
+
+
 def test_long_loops_are_continued():
     assert loop_lengths(10, [100, 100]) == (100,)
     assert loop_lengths(10, [50, 5, 20]) == (5, 50)
@@ -77,13 +89,35 @@ def test_rows_are_consistent(subject):
         for name, part in parts.items():
             if name != "rest":
                 assert part["flops"] > 0
-                assert part["ratio"] == pytest.approx(part["seconds"] / part["bound_seconds"])
+                least = part["bound_seconds"]  # 0: guidance reads no more weights, where reading them is the limit
+                assert part["ratio"] == (pytest.approx(part["seconds"] / least) if least > 0 else None)
             if name in ("encoder", "head"):
-                most = max(part["compute_seconds"], part["memory_seconds"], part["launch_seconds"])
-                assert part["bound_seconds"] >= most - 1e-12
+                assert part["bound_seconds"] >= max(part["compute_seconds"], part["memory_seconds"]) - 1e-12
     plain, exact = rows[:2]
     assert plain["parts"]["head"]["launches"] > exact["parts"]["head"]["launches"] > 0
-    assert plain["parts"]["head"]["flops"] == exact["parts"]["head"]["flops"]  # the algorithm's, not the program's
+    for key in ("flops", "bound_seconds", "limited_by"):  # the algorithm's, not the program's
+        assert plain["parts"]["head"][key] == exact["parts"]["head"][key]
+
+
+def test_guidance_starts_no_fewer_operations(subject):
+    """What a first call makes once, a schedule, is not counted."""
+    for way in WAYS:
+        counts = Runner(subject, way, 1, 16).launches
+        for part in ("encoder", "head"):
+            alone, both = (once + 10 * step for once, step in (counts[part, guided] for guided in (False, True)))
+            assert both >= alone > 0
+
+
+def test_launches_are_no_part_of_the_bound(subject):
+    """However slowly a machine starts operations, and however many of them a way has."""
+    slow = dataclasses.replace(RATES, launch=1.0)
+    bounds, launches = set(), set()
+    for rates in (RATES, slow):
+        for row in latency.measure(subject, WAYS, 1, [2], 0.64, rates, points=2, repeats=1):
+            bounds.add(row["bound_seconds"])
+            launches.add(sum(part["launch_seconds"] for part in row["parts"].values()))
+    assert len(bounds) == 1
+    assert len(launches) == 4
 
 
 def test_ways_take_turns_after_a_warm_up():
@@ -91,6 +125,28 @@ def test_ways_take_turns_after_a_warm_up():
     seconds = in_turns({name: (lambda name=name: calls.append(name)) for name in "ab"}, 2, CPU)
     assert calls == ["a", "b"] * 3
     assert all(value >= 0 for value in seconds.values())
+
+
+def test_a_gpu_is_measured_after_its_graphs_are_captured(monkeypatch):
+    """Graphed captures at the second call: neither times nor launches are taken before the third."""
+    monkeypatch.setattr(timing, "synchronize", lambda device: None)
+    calls = []
+    in_turns({"a": lambda: calls.append(1)}, 3, torch.device("cuda"))
+    assert len(calls) == 2 + 3
+    calls.clear()
+    count_launches(lambda: calls.append(1), torch.device("cuda"))
+    assert len(calls) == 2 + 1
+
+
+def test_what_takes_long_is_timed_once(monkeypatch):
+    """On a CPU that once is the warm-up."""
+    monkeypatch.setattr(timing, "synchronize", lambda device: None)
+    monkeypatch.setattr(timing, "LONG", -1.0)
+    calls = []
+    for device, expected in (("cpu", 1), ("cuda", 3)):
+        calls.clear()
+        in_turns({"a": lambda: calls.append(1)}, 3, torch.device(device))
+        assert len(calls) == expected
 
 
 def test_operations_are_counted():

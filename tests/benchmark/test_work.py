@@ -15,10 +15,12 @@ from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.masking import masked_counts
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.impact import Impact
+from impact_pl.models.reuse import ReusingEncoder
 from impact_pl.models.spec import ImpactSpec
 
 RATES = Rates({"32-true": 1e9, "bf16": 4e9}, {}, {1 << 20: 4e9, 1 << 26: 1e9}, 1e-6)
 CONFIG = ModelConfig(dim=16, depth=2, num_heads=2, head_width=24, head_depth=2, max_patches=12, dropout=0.0)
+SIX = DecodingConfig(num_iterations=6, num_diffusion_steps=4)
 SPEC = ImpactSpec(CONFIG, 4, 1, [0.0] * 4, 1.0, text_features={"words": (3, 5)})
 
 
@@ -100,7 +102,7 @@ def test_small_working_sets_are_read_from_the_cache():
 
 def test_guidance_doubles_arithmetic_and_reads_weights_once():
     plan = [Iteration(0, 6, 2.0, 10), Iteration(6, 6, 1.0, 10)]
-    parts = work.generation(SPEC, RATES, "32-true", 2, 12, plan)
+    parts = work.generation(SPEC, RATES, DecodingConfig(), 2, 12, plan)
     alone = 2 * work.encoder_flops(SPEC, 12, 0, 6)
     assert parts["encoder, guidance"].flops == alone
     assert parts["encoder"].flops == alone + 2 * work.encoder_flops(SPEC, 12, 6, 6)
@@ -116,10 +118,47 @@ def test_training_is_three_times_the_forward_pass(model):
     assert work.training_flops(config, 12, 9) == 3 * (work.encoder_flops(SPEC, 12, 3, 9) + head)
 
 
+@pytest.mark.parametrize("period", [1, 2, 3])
+def test_an_encoder_that_reuses_is_counted_as_it_computes(model, period):
+    """Pass for pass, but for the queries of Enc2's last block, which only the positions asked for need."""
+    plan = [it._replace(guidance_scale=2.0 if i < 4 else 1.0) for i, it in enumerate(work.iterations_of(SIX, 12))]
+    encoder, done = ReusingEncoder(model.encoder, period), []
+    for it in plan:
+        rows = 2 if it.guided else 1
+        mask = (torch.arange(12)[None] >= it.kept).expand(rows, 12)
+        asked = torch.arange(it.kept, it.kept + it.revealed)[None].expand(rows, it.revealed)
+        patches, cond = torch.zeros(rows, 12, 4), torch.zeros(rows, 3, 16)
+        done.append(counted(lambda: encoder(patches, mask, cond, asked, it.kept)))  # noqa: B023
+    news = work.new_patches(plan, period)
+    assert (None in news[1:4]) == (period < 4)
+    assert news[4] is None  # guidance ended: another batch
+    expected = []
+    for it, new in zip(plan, news, strict=True):
+        computed = 15 if new is None else new + it.revealed
+        spare = (computed - it.revealed) * 2 * 16 * 16
+        flops = work.encoder_work(SPEC, "32-true", 1, 12, it, new).flops
+        expected.append(flops + (2 if it.guided else 1) * spare)
+    assert done == expected
+
+
+def test_reuse_lowers_the_bound():
+    plan = work.iterations_of(SIX, 12)
+    full, reused = (
+        work.generation(SPEC, RATES, dataclasses.replace(SIX, encoder_reuse=period), 8, 12, plan) for period in (1, 3)
+    )
+    assert reused["encoder"].flops < full["encoder"].flops
+    assert reused["head"] == full["head"]
+
+
+def test_a_patch_on_narrow_latents_is_as_wide_as_they_are():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, patch_size=2))
+    assert work.patch_dim(spec) == Impact(spec).patch_dim == 8
+
+
 def test_other_heads_are_refused():
     spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="mse"))
     with pytest.raises(ValueError, match="diffusion, energy only"):
-        work.generation(spec, RATES, "32-true", 1, 12, [])
+        work.generation(spec, RATES, DecodingConfig(), 1, 12, [])
 
 
 def test_the_energy_head_has_as_many_weights():

@@ -7,6 +7,7 @@ import pytest
 from impact_pl.benchmark import data, peer_models, subject
 from impact_pl.benchmark.document import write_document
 from impact_pl.cli import benchmark
+from impact_pl.cli.benchmark_options import build_parser
 from impact_pl.data.shards import LatentDataset
 
 FEW = ["--repeats", 1, "--threads", 1]
@@ -116,7 +117,7 @@ def test_training(run, capsys, tmp_path):
 def test_peers(run, capsys, tmp_path, small_peers):
     pytest.importorskip("diffusers")
     out = tmp_path / "peers.json"
-    arguments = ["--iterations", 2, "--batch", 1, "--duration", 1.28, "--precision", "32-true"]
+    arguments = ["--iterations", 2, "--batch", 1, "--precision", "32-true"]
     assert run(benchmark.main, "peers", *TINY, *arguments, "--json", out) == 0
     rows = {row["system"]: row for row in record_of(out)["rows"]}
     assert set(peer_models.PEERS) < set(rows)
@@ -199,7 +200,9 @@ def test_precompute(sounds, run, capsys):
     assert float(rows["impact-precompute, 1 process(es)"][2]) > 0
 
 
-def test_too_few_clips(latents, run, capsys):
+def test_too_few_clips(latents, sounds, run, capsys):
+    assert run(benchmark.main, "precompute", "--manifest", sounds, "--clips", 1, "--clip-seconds", 1.28, *FEW) == 2
+    assert "with --clips 1: at least 4 are needed" in capsys.readouterr().err
     assert run(benchmark.main, "reading", "--data", latents, "--batch-size", 500) == 2
     assert "has 12 clips: too few for --batch-size 500" in capsys.readouterr().err
 
@@ -211,7 +214,11 @@ def test_the_document_holds_all_records(run, tmp_path):
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", folder / "cpu-latency.json") == 0
     record = record_of(folder / "cpu-latency.json")
     row = {"batch": 1, "iterations": 2, "diffusion_steps": 2, "precision": "32-true", "seconds": 1234.0, "whole": True}
-    outside = record | {"part": "outside", "name": "the reference", "how": "With a stopwatch.", "rates": None}
+    row["duration"] = 1.28
+    outside = {
+        "format": 1, "part": "outside", "command": "python time_it.py", "taken": "2026-01-31", "name": "the reference",
+        "machine": {"name": record["machine"]["name"]}, "how": "With a stopwatch.", "settings": {"model": "tiny"},
+    }  # fmt: skip
     (folder / "outside.json").write_text(json.dumps(outside | {"rows": [row]}))
     out = tmp_path / "page.md"
     files = sorted(folder.glob("*.json"))
@@ -230,13 +237,44 @@ def test_the_document_holds_all_records(run, tmp_path):
 
 
 def test_what_is_no_record_is_refused(run, tmp_path, capsys):
-    (tmp_path / "other.json").write_text('{"part": "lunch", "rows": []}')
+    (tmp_path / "other.json").write_text('{"format": 1, "part": "lunch", "rows": []}')
     assert run(benchmark.main, "document", tmp_path / "other.json", "--out", tmp_path / "page.md") == 2
     assert "part 'lunch'" in capsys.readouterr().err
     assert not (tmp_path / "page.md").exists()
 
 
-@pytest.mark.parametrize("wrong", [["--engine", "steam"], ["--preset", "slow"], ["--precision", "fp8"]])
-def test_unknown_names(run, capsys, wrong):
-    assert run(benchmark.main, "latency", *TINY, "--iterations", 2, "--duration", 0.64, "--no-codec", *wrong) == 2
-    assert f"{wrong[1]}" in capsys.readouterr().err
+WRONG = [
+    ("--engine", "steam"), ("--preset", "slow"), ("--precision", "fp8"), ("--precision", "auto"),
+    ("--diffusion-steps", "5000"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_mistakes_are_found_before_anything_is_measured(run, capsys, tmp_path, monkeypatch, wrong):
+    """And an earlier record stays."""
+    from impact_pl.benchmark import machine
+
+    monkeypatch.setattr(machine, "measure", None)
+    earlier = tmp_path / "latency.json"
+    earlier.write_text("an earlier one")
+    few = ["--iterations", 2, "--duration", 0.64, "--no-codec", "--json", earlier]
+    assert run(benchmark.main, "latency", *TINY, *few, *wrong) == 2
+    assert wrong[1] in capsys.readouterr().err
+    assert earlier.read_text() == "an earlier one"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["throughput", "--iterations", "16", "64"],
+        ["scaling", "--iterations", "16", "64"],
+        ["peers", "--no-codec"],
+        ["peers", "--duration", "5"],
+        ["reading", "--device", "cpu"],
+        ["precompute", "--manifest", "manifest.jsonl", "--device", "cpu"],
+    ],
+)
+def test_options_that_would_be_ignored_are_not_there(arguments, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        build_parser().parse_args(arguments)
+    assert "unrecognized arguments" in capsys.readouterr().err

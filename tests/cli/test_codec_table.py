@@ -8,7 +8,7 @@ from impact_pl.audio import fit_length
 from impact_pl.cli import codec_table
 from impact_pl.cli.griffin_lim import griffin_lim
 from impact_pl.codec import CODECS, AudioCodec, load_codec
-from impact_pl.data.manifest import Record, write_manifest
+from impact_pl.data.manifest import Record, read_manifest, write_manifest
 
 
 def test_griffin_lim_control_plays_what_the_latents_hold():
@@ -84,3 +84,23 @@ def test_a_split_without_clips_is_the_users_error(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         codec_table.main(["--manifest", str(tmp_path / "manifest.jsonl"), "--threads", "1"])
     assert "split 'valid'" in capsys.readouterr().err
+
+
+WRONG = (["--ids", "("], ["--threads", "0"], ["--limit", "0"], ["--duration", "nan"], ["--seed", "-1"])
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_values_are_the_users_errors(wrong, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        codec_table.main(["--manifest", "manifest.jsonl", *wrong])
+    assert f"argument {wrong[0]}" in capsys.readouterr().err
+
+
+def test_the_floor_needs_as_many_clips(tmp_path, capsys):
+    """A distance depends on how many clips there are: fewer others would be another floor."""
+    records = read_manifest(some_clips(tmp_path))
+    records[0].split = "valid"
+    write_manifest(tmp_path / "manifest.jsonl", records)
+    with pytest.raises(SystemExit, match="2"):
+        codec_table.main(["--manifest", str(tmp_path / "manifest.jsonl"), "--threads", "1"])
+    assert "give --limit 2, or another --floor-split" in capsys.readouterr().err

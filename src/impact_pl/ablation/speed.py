@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--decoding", default="{}", help="fields of DecodingConfig as JSON")
     parser.add_argument("--duration", type=float, required=True, help="seconds of each sound")
     parser.add_argument("--batch-size", type=int, default=8, help="sounds at once (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="after a first, uncounted one (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="after uncounted ones: 1, with CUDA 2 (%(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, required=True, help="JSON: seconds of each repeat, and memory in MB")
     return parser
@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from impact_pl.ablation.plan import decoding_config
+    from impact_pl.benchmark.timing import warm_ups
     from impact_pl.pipeline import ImpactPipeline
 
     before = peak_memory()
@@ -42,14 +43,15 @@ def main(argv: list[str] | None = None) -> None:
     decoding = decoding_config(json.loads(args.decoding))
     on_gpu = torch.device(args.device).type == "cuda"
     seconds = []
-    for seed in range(args.repeats + 1):
+    uncounted = warm_ups(torch.device(args.device))
+    for seed in range(args.repeats + uncounted):
         start = time.perf_counter()
         pipeline([CAPTION] * args.batch_size, duration=args.duration, seed=seed, decoding=decoding)
         if on_gpu:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     memory = torch.cuda.max_memory_allocated() if on_gpu else peak_memory() - before
-    measured = {"latency": seconds[1:], "memory": memory / 1e6, "threads": torch.get_num_threads()}
+    measured = {"latency": seconds[uncounted:], "memory": memory / 1e6, "threads": torch.get_num_threads()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, json.dumps(measured) + "\n")
 

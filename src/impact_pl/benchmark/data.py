@@ -35,6 +35,7 @@ from impact_pl.data_prep.workers import run_workers
 from impact_pl.models.spec import ImpactSpec
 
 CAPTION_POSITIONS = 15
+FEWEST_CLIPS = 4  # of which a middle half can be timed
 Way = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
 Against = dict[str, dict[str, str]]  # column -> row -> the row that it is compared with
 
@@ -184,9 +185,17 @@ def precompute_ways(args: Making, folder: Path) -> tuple[dict[str, Way], Against
 
 
 def write_clips(args: Making, folder: Path) -> None:
-    """``folder/manifest.jsonl`` with so many records of the manifest; with a ``rate`` the sounds as well."""
+    """``folder/manifest.jsonl`` with so many records of the manifest; with a ``rate`` the sounds as well.
+
+    Raises:
+        ValueError: too few records.
+    """
     records = read_manifest(args.manifest)
     records = random.Random(0).sample(records, min(args.clips, len(records)))
+    if len(records) < FEWEST_CLIPS:
+        raise ValueError(
+            f"{len(records)} records of {args.manifest} with --clips {args.clips}: at least {FEWEST_CLIPS} are needed"
+        )
     for number, record in enumerate(records):
         record.split = "train"
         if args.rate:

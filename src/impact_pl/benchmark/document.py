@@ -13,14 +13,15 @@ INTRODUCTION = """\
 # Performance
 
 Made by `impact-benchmark document` from the records that stand beside it; every record names its command, and
-`make bench` (a CPU, half an hour) or `make bench-gpu` (CUDA, everything) makes them all anew.
+`make bench` (a CPU) or `make bench-gpu` (CUDA) makes them all anew.
 
 **Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
-the measured bandwidth, or starting its operations, whichever is longest; iterations wait for each other, so theirs add
-up. Counted is the work that the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does.
+the measured bandwidth, whichever is longer; iterations wait for each other, so theirs add up. Counted is the work that
+the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does. Starting operations is what a program
+does: **launches** are its operations times the measured cost of starting one, and no part of the bound.
 **Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
 from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. Times are
-medians after a warm-up, ways taking turns, with random weights where a model is only named. Ratios are within one run.
+medians after warm-ups, ways taking turns, with random weights where a model is only named. Ratios are within one run.
 The paper's seconds are for a batch of 8 on one V100.
 """
 TITLES = {
@@ -39,11 +40,15 @@ def write_document(paths: list[Path], out: Path) -> None:
     """Write ``out`` and its pictures, which lie in the folder of the same name beside it.
 
     Raises:
-        ValueError: no records, or a file that is none.
+        ValueError: no records, a file that is none, or two of the same name (pictures are named after it).
     """
     if not paths:
         raise ValueError("no records to make a document of: give the files that --json wrote")
-    records = {path.stem: read_record(path) for path in paths}
+    records: dict[str, dict] = {}
+    for path in paths:
+        if path.stem in records:
+            raise ValueError(f"{path}: another record is called {path.stem} too; rename one of them")
+        records[path.stem] = read_record(path)
     machines: dict[str, list[str]] = {}
     for stem, record in records.items():
         machines.setdefault(record["machine"]["name"], []).append(stem)
@@ -69,9 +74,8 @@ def section(record: dict, stem: str, outside: list[dict], out: Path) -> list[str
 
 def body(record: dict, outside: Sequence[dict] = ()) -> list[str]:
     """A record's machine and tables; ``outside``: records of other implementations, to compare with."""
-    part, lines = record["part"], [tables.machine_lines(record) + "\n"]
-    if "how" in record:
-        lines.append(record["how"] + "\n")
+    part = record["part"]
+    lines = [(record["how"] if part == "outside" else tables.machine_lines(record)) + "\n"]
     if part == "latency":
         lines += [tables.rates_table(record) + "\n", tables.latency_table(record, outside) + "\n", *breakdowns(record)]
     elif part == "training":

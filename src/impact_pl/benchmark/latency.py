@@ -20,7 +20,7 @@ from impact_pl.benchmark.units import Runner, Times, Unit, Way, launches_of, uni
 from impact_pl.benchmark.work import Parts
 from impact_pl.config import DecodingConfig
 
-LIMITS = {"arithmetic": "compute", "memory": "memory", "launches": "launch"}
+LIMITS = {"arithmetic": "compute", "memory": "memory"}
 AROUND = 8
 
 
@@ -101,16 +101,11 @@ def generation_parts(
     plan = runner.plan(config)
     seconds, launches = times.parts(runner, plan), launches_of(runner, plan)
     spec = runner.subject.model.spec
-    bounds = work.generation(spec, rates, config.precision, runner.batch, runner.num_patches, plan)
+    bounds = work.generation(spec, rates, config, runner.batch, runner.num_patches, plan)
     parts = {}
     for part in ("encoder", "head"):
-        second = f"{part}, guidance"
-        parts[part] = part_row(seconds[part], bounds[part], launches[part], rates)
-        # The second half is in the same operations as the first: its bound is what the bound of both has more.
-        both = Parts(*(a + b for a, b in zip(bounds[part], bounds[second], strict=True)))
-        both_bound = part_row(0.0, both, launches[part] + launches[second], rates)["bound_seconds"]
-        row = part_row(seconds[second], bounds[second], launches[second], rates)
-        parts[second] = with_bound(row, max(0.0, both_bound - parts[part]["bound_seconds"]))
+        for name in (part, f"{part}, guidance"):
+            parts[name] = part_row(seconds[name], bounds[name], launches[name], rates)
     return parts | {"rest": part_row(loop_seconds, Parts(0, 0, 0, 0, 0), 0.0, rates)}
 
 
@@ -138,7 +133,12 @@ def describe(runner: Runner, config: DecodingConfig, duration: float) -> dict:
 
 
 def part_row(seconds: float, least: Parts, launches: float, rates: Rates) -> dict:
-    row = {
+    """What a part took and takes at least, and how near it came to that.
+
+    Launches are what this program starts, not what the algorithm needs: they stand beside the bound, not in it.
+    """
+    times = {name: getattr(least, key) for name, key in LIMITS.items()}
+    return {
         "seconds": seconds,
         "flops": least.flops,
         "bytes": least.bytes,
@@ -146,15 +146,10 @@ def part_row(seconds: float, least: Parts, launches: float, rates: Rates) -> dic
         "compute_seconds": least.compute,
         "memory_seconds": least.memory,
         "launch_seconds": launches * rates.launch,
+        "bound_seconds": least.bound,
+        "limited_by": max(times, key=lambda name: times[name]) if least.bound > 0 else None,
+        "ratio": seconds / least.bound if least.bound > 0 else None,
     }
-    return with_bound(row, max(least.bound, row["launch_seconds"]))
-
-
-def with_bound(row: dict, bound: float) -> dict:
-    """``row`` with the least time that it can take, and how near it came to that."""
-    limits = {name: row[f"{key}_seconds"] for name, key in LIMITS.items()}
-    limit = max(limits, key=lambda name: limits[name]) if bound > 0 else None
-    return row | {"bound_seconds": bound, "limited_by": limit, "ratio": row["seconds"] / bound if bound > 0 else None}
 
 
 def measure_around(subject: Subject, batch: int, num_frames: int, repeats: int, rates: Rates) -> dict[str, dict]:

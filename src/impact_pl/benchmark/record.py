@@ -1,4 +1,8 @@
-"""What a command measured, as a JSON file, written again after every row: an interrupted run leaves its rows."""
+"""What a command measured, as a JSON file, written again with every row: an interrupted run leaves its rows.
+
+Rows of ways that take turns (of a training's steps, of data) are complete together, when the last turn is over. Until
+the first row the file stays what it was.
+"""
 
 import dataclasses
 import json
@@ -12,6 +16,9 @@ from impact_pl.benchmark.machine import Rates, describe
 from impact_pl.data.partial import write_whole
 
 FORMAT = 1
+REQUIRED = ("command", "taken", "machine", "settings", "rows")
+OUTSIDE_REQUIRED = ("how",)  # of a record of another implementation, which somebody wrote by hand
+OUTSIDE_ROW = ("batch", "duration", "precision", "seconds", "whole")  # and what a generation has
 PARTS = ("latency", "throughput", "scaling", "training", "reading", "precompute", "peers", "outside")
 
 
@@ -48,7 +55,6 @@ class Record:
             "settings": settings,
             "rows": [],
         }
-        self.save()
 
     def add(self, row: dict[str, Any]) -> None:
         self.content["rows"].append(row)
@@ -64,16 +70,34 @@ def read_record(path: Path) -> dict[str, Any]:
     """The content of a record's file.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: it is something else, or has no rows.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        part, rows = content["part"], content["rows"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        form, part = content.get("format"), content["part"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not what impact-benchmark --json wrote ({error})") from error
-    if content.get("format") != FORMAT or part not in PARTS or not isinstance(rows, list):
+    if form != FORMAT or part not in PARTS:
         raise ValueError(
-            f"{path}: format {content.get('format')}, part {part!r}; this version reads format {FORMAT} of "
-            f"{', '.join(PARTS)}"
+            f"{path}: format {form}, part {part!r}; this version reads format {FORMAT} of {', '.join(PARTS)}"
         )
+    require(path, content, REQUIRED, "the record")
+    require(path, content["machine"], ("name",), "machine")
+    if not isinstance(content["rows"], list) or not content["rows"]:
+        raise ValueError(f"{path} has no rows: its command ended before the first was complete; run it again")
+    if part == "outside":
+        require(path, content, OUTSIDE_REQUIRED, "the record")
+        require(path, content["settings"], ("model",), "settings")
+        for index, row in enumerate(content["rows"], start=1):
+            require(path, row, OUTSIDE_ROW, f"row {index}")
+            if not row.get("training"):
+                require(path, row, ("iterations", "diffusion_steps"), f"row {index}")
     return content
+
+
+def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
+    """ValueError unless ``found`` has ``keys``."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {what} is no object with {', '.join(keys)}")
+    if missing := [key for key in keys if key not in found]:
+        raise ValueError(f"{path}: {what} lacks {', '.join(missing)}; README.md (Speed) says what a record holds")

@@ -63,8 +63,7 @@ class Subject:
         Raises:
             ValueError: longer than the model has positions for.
         """
-        patch = self.model.spec.model.patch_size
-        frames = math.ceil(duration * FRAMES_PER_SECOND / patch - 1e-9) * patch
+        frames = whole_patches(self.model.spec, duration)
         if self.num_patches(frames) > self.model.spec.model.max_patches:
             limit = self.model.spec.model.max_patches
             raise ValueError(
@@ -75,8 +74,7 @@ class Subject:
 
     def num_patches(self, num_frames: int) -> int:
         """N of so many latent frames."""
-        spec = self.model.spec
-        return num_frames * spec.latent_width // math.prod(spec.patch_shape)
+        return num_patches(self.model.spec, num_frames)
 
     def text(self, batch: int) -> TextFeatures | None:
         """Random features of so many captions; None for a model without text."""
@@ -93,16 +91,25 @@ class Subject:
         return torch.randn(batch, spec.latent_channels, num_frames, spec.latent_width, device=self.device)
 
 
+def whole_patches(spec: ImpactSpec, duration: float) -> int:
+    """Latent frames of so many seconds, rounded up to whole patches."""
+    patch = spec.patch_shape[0]
+    return math.ceil(duration * FRAMES_PER_SECOND / patch - 1e-9) * patch
+
+
+def num_patches(spec: ImpactSpec, num_frames: int) -> int:
+    """N of so many latent frames, which are whole patches."""
+    return num_frames * spec.latent_width // math.prod(spec.patch_shape)
+
+
 def named(name: str, config: ModelConfig, duration: float, device: torch.device, parts: bool = True) -> Subject:
     """A model of ``config`` with random weights, long enough for ``duration`` seconds.
 
     Args:
         parts: with codec and text encoder; False leaves both out.
     """
-    frames = math.ceil(duration * FRAMES_PER_SECOND)
     spec = planned_spec(dataclasses.replace(config))
-    patch = config.patch_size
-    spec.model.max_patches = max(config.max_patches, math.ceil(frames / patch) * spec.latent_width // patch)
+    spec.model.max_patches = max(config.max_patches, num_patches(spec, whole_patches(spec, duration)))
     torch.manual_seed(0)
     model = Impact(spec).to(device).eval()
     if not parts:

@@ -150,14 +150,18 @@ class Runner:
         return run
 
     @cached_property
-    def launches(self) -> dict[tuple[str, bool], float]:
-        """Operations that one encoder pass starts, and one step of the head; with and without guidance."""
-        found: dict[tuple[str, bool], float] = {}
+    def launches(self) -> dict[tuple[str, bool], tuple[float, float]]:
+        """Operations that a pass of the encoder or a loop of the head starts, and one step more of a loop.
+
+        With and without guidance. A loop that is one graph starts hardly more with more steps.
+        """
+        found: dict[tuple[str, bool], tuple[float, float]] = {}
         revealed = min(2, self.num_patches)
         for guided in {False, self.calls.both is not None}:
-            found["encoder", guided] = count_launches(self.encoder(0, revealed, guided), self.device)
+            found["encoder", guided] = count_launches(self.encoder(0, revealed, guided), self.device), 0.0
             few, more = (count_launches(self.head(revealed, guided, steps), self.device) for steps in SHORT_LOOPS)
-            found["head", guided] = (more - few) / (SHORT_LOOPS[1] - SHORT_LOOPS[0])
+            step = (more - few) / (SHORT_LOOPS[1] - SHORT_LOOPS[0])
+            found["head", guided] = few - SHORT_LOOPS[0] * step, step
         return found
 
 
@@ -247,10 +251,13 @@ def launches_of(runner: Runner, plan: list[Iteration]) -> dict[str, float]:
     counts = runner.launches
     found = dict.fromkeys(("encoder", "encoder, guidance", "head", "head, guidance"), 0.0)
     for it in plan:
-        for part, times in (("encoder", 1), ("head", it.num_diffusion_steps)):
-            alone = counts[part, False]
-            found[part] += times * alone
-            found[f"{part}, guidance"] += times * (counts[part, runner.guides(it)] - alone)
+        for part in ("encoder", "head"):
+            alone, both = (
+                once + it.num_diffusion_steps * step
+                for once, step in (counts[part, False], counts[part, runner.guides(it)])
+            )
+            found[part] += alone
+            found[f"{part}, guidance"] += both - alone
     if runner.reuses:
         alone, both = (count_launches(runner.sequence(plan, on), runner.device) for on in (False, True))
         found |= {"encoder": alone, "encoder, guidance": both - alone}

@@ -9,8 +9,8 @@ Dimensions: B clips, N patches of P numbers, L text positions, S positions of a 
 K positions revealed in an iteration, T iterations.
 """
 
+import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -89,18 +89,23 @@ def attention(queries: int, keys: int, width: int) -> int:
     return 4 * queries * keys * width
 
 
-def block(config: ModelConfig, positions: int, queries: int | None = None) -> int:
-    """Operations of a transformer block over ``positions``; ``queries``: where its output is wanted, None: all."""
+def block(config: ModelConfig, positions: int, queries: int | None = None, keys: int | None = None) -> int:
+    """Operations of a transformer block over ``positions``.
+
+    Args:
+        queries: where its output is wanted; None: at all positions.
+        keys: what is attended to, with those kept from earlier passes; None: the positions.
+    """
     dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
     queries = positions if queries is None else queries
     keys_values = linear(positions, dim, 2 * dim)
     rest = linear(queries, dim, 2 * dim) + 2 * linear(queries, dim, hidden)  # queries, projection; MLP
-    return keys_values + rest + attention(queries, positions, dim)
+    return keys_values + rest + attention(queries, positions if keys is None else keys, dim)
 
 
 def patch_dim(spec: ImpactSpec) -> int:
     """P."""
-    return spec.latent_channels * spec.model.patch_size**2
+    return spec.latent_channels * math.prod(spec.patch_shape)
 
 
 def encoder_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int | None = None) -> int:
@@ -112,6 +117,29 @@ def encoder_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int |
     return ends + enc1 + (config.depth - 1) * block(config, outer) + block(config, outer, revealed)
 
 
+def reused_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int, new: int) -> int:
+    """Of one clip's pass of a ``ReusingEncoder`` that computes ``new`` patches and the positions asked for alone."""
+    config = spec.model
+    inner, outer = spec.text_length + kept, spec.text_length + num_patches
+    ends = linear(new, patch_dim(spec), config.dim) + linear(new, config.dim, config.dim)
+    enc2 = [block(config, new + revealed, queries, outer) for queries in (None, revealed)]
+    return ends + config.depth * block(config, new, keys=inner) + (config.depth - 1) * enc2[0] + enc2[1]
+
+
+def new_patches(plan: list[Iteration], period: int) -> list[int | None]:
+    """For each pass of a ``ReusingEncoder``, the patches known since the one before; None where it computes all."""
+    found: list[int | None] = [None for _ in plan[:1]]
+    age = 0
+    for before, it in itertools.pairwise(plan):
+        age += 1
+        if age >= period or it.guided != before.guided:
+            age = 0
+            found.append(None)
+        else:
+            found.append(it.kept - before.kept)
+    return found
+
+
 def encoder_weights(spec: ImpactSpec) -> int:
     """Numbers in its matrices."""
     config = spec.model
@@ -119,12 +147,19 @@ def encoder_weights(spec: ImpactSpec) -> int:
     return blocks + config.dim**2 + patch_dim(spec) * config.dim
 
 
-def encoder_work(spec: ImpactSpec, precision: str, batch: int, num_patches: int, it: Iteration) -> Work:
-    """Of one iteration, guidance included."""
+def encoder_work(
+    spec: ImpactSpec, precision: str, batch: int, num_patches: int, it: Iteration, new: int | None = None
+) -> Work:
+    """Of one iteration, guidance included; ``new`` as of :func:`new_patches`. Reading kept keys is not counted."""
     rows = batch * (2 if it.guided else 1)
     weights = encoder_weights(spec) * BYTES[precision]
-    ends = batch * (it.kept * patch_dim(spec) + it.revealed * spec.model.dim) * BYTES[precision]
-    return Work(rows * encoder_flops(spec, num_patches, it.kept, it.revealed), weights + ends, weights)
+    read = it.kept if new is None else new
+    ends = batch * (read * patch_dim(spec) + it.revealed * spec.model.dim) * BYTES[precision]
+    if new is None:
+        flops = encoder_flops(spec, num_patches, it.kept, it.revealed)
+    else:
+        flops = reused_flops(spec, num_patches, it.kept, it.revealed, new)
+    return Work(rows * flops, weights + ends, weights)
 
 
 def head_sizes(spec: ImpactSpec) -> tuple[int, int]:
@@ -182,23 +217,32 @@ def total(works: list[Work], rates: Rates, precision: str) -> Parts:
 
 
 def generation(
-    spec: ImpactSpec, rates: Rates, precision: str, batch: int, num_patches: int, plan: list[Iteration]
+    spec: ImpactSpec, rates: Rates, config: DecodingConfig, batch: int, num_patches: int, plan: list[Iteration]
 ) -> dict[str, Parts]:
     """Part -> its bound: encoder and head without guidance's second half, then what that half adds.
+
+    Of ``config`` counts what changes the work of ``plan``'s iterations: ``precision`` and ``encoder_reuse``.
 
     Raises:
         ValueError: a head that is not in COUNTED.
     """
     if spec.model.head not in COUNTED:
         raise ValueError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
-    counts: dict[str, Callable[[Iteration], Work]] = {
-        "encoder": lambda it: encoder_work(spec, precision, batch, num_patches, it),
-        "head": lambda it: head_work(spec, precision, batch, it),
-    }
+    precision = config.precision
+
+    def encoder(passes: list[Iteration]) -> list[Work]:
+        news = new_patches(passes, config.encoder_reuse)
+        pairs = zip(passes, news, strict=True)
+        return [encoder_work(spec, precision, batch, num_patches, it, new) for it, new in pairs]
+
+    def head(loops: list[Iteration]) -> list[Work]:
+        return [head_work(spec, precision, batch, it) for it in loops]
+
     found = {}
-    for part, count in counts.items():
-        plain = total([count(it._replace(guidance_scale=1.0)) for it in plan], rates, precision)
-        whole = total([count(it) for it in plan], rates, precision)
+    unguided = [it._replace(guidance_scale=1.0) for it in plan]
+    for part, count in {"encoder": encoder, "head": head}.items():
+        plain = total(count(unguided), rates, precision)
+        whole = total(count(plan), rates, precision)
         found[part] = plain
         found[f"{part}, guidance"] = Parts(*(a - b for a, b in zip(whole, plain, strict=True)))
     return found

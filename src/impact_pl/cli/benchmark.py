@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from impact_pl.benchmark.record import Record
     from impact_pl.benchmark.subject import Subject
     from impact_pl.benchmark.units import Way
+    from impact_pl.models.spec import ImpactSpec
 
 say = functools.partial(print, flush=True)  # progress
 
@@ -90,9 +91,14 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
     return subject.named(args.model, config, duration, args.device, parts)
 
 
-def ways_of(args: argparse.Namespace, base: DecodingConfig) -> "list[Way]":
-    """Every engine in every precision, then the presets, which change ``base``."""
+def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
+    """Every engine in every precision, then the presets, which change how ``spec``'s model is decoded.
+
+    Raises:
+        ValueError: one that the model cannot be decoded with.
+    """
     from impact_pl.benchmark.units import Way
+    from impact_pl.decoding import check_decoding
     from impact_pl.precision import computes_bf16
 
     found = []
@@ -101,14 +107,14 @@ def ways_of(args: argparse.Namespace, base: DecodingConfig) -> "list[Way]":
             decoding = DecodingConfig(num_diffusion_steps=args.diffusion_steps, engine=engine, precision=precision)
             found.append(Way(f"{engine}, {precision}", decoding))
     for name in args.preset:
-        if name not in PRESETS:
-            raise ValueError(f"--preset {name}: choose {', '.join(PRESETS)}")
-        preset = dataclasses.replace(base, **PRESETS[name])
+        preset = dataclasses.replace(spec.own_decoding, **PRESETS[name])
         precision = preset.precision
         if precision == "auto":
             precision = "bf16" if computes_bf16(args.device) else "32-true"
         decoding = dataclasses.replace(preset, precision=precision)
         found.append(Way(f"preset {name}, {precision}", decoding, preset=True))
+    for way in found:
+        check_decoding(way.decoding, spec.model.num_timesteps)
     return found
 
 
@@ -118,7 +124,7 @@ def generation(args: argparse.Namespace) -> None:
 
     durations = args.duration if isinstance(args.duration, list) else [args.duration]
     subject = subject_of(args, max(durations), parts=not getattr(args, "no_codec", True))
-    ways, rates = ways_of(args, subject.model.spec.own_decoding), rates_of(args)
+    ways, rates = ways_of(args, subject.model.spec), rates_of(args)
     with recording(args, rates) as record:
         for duration, batch in itertools.product(durations, args.batch):
             common = (rates, args.points, args.repeats, args.whole, say)
@@ -129,11 +135,12 @@ def generation(args: argparse.Namespace) -> None:
 def training(args: argparse.Namespace) -> None:
     from impact_pl.benchmark import training as timed
     from impact_pl.benchmark.data import random_shards
+    from impact_pl.benchmark.timing import warm_ups
 
     subject = subject_of(args, args.duration, parts=False)
     ways, rates, frames = training_ways(args), rates_of(args), subject.num_frames(args.duration)
     stepper = timed.Stepper(subject, args.batch, frames)
-    say(f"{len(ways)} ways to make a step, {args.repeats + 1} times each")
+    say(f"{len(ways)} ways to make a step, {args.repeats + warm_ups(args.device)} times each")
     with recording(args, rates) as record, tempfile.TemporaryDirectory() as scratch:
         for row in timed.measure(stepper, ways, rates, args.repeats):
             record.add(row)
@@ -186,8 +193,8 @@ def peers(args: argparse.Namespace) -> None:
     systems = args.systems if args.systems is not None else list(PEERS)
     if unknown := set(systems) - set(PEERS):
         raise ValueError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
-    rates, subject = rates_of(args), subject_of(args, args.duration, parts=True)
-    ways = ways_of(args, subject.model.spec.own_decoding)
+    subject = subject_of(args, args.duration, parts=True)
+    ways, rates = ways_of(args, subject.model.spec), rates_of(args)
     with recording(args, rates) as record:
         for batch in args.batch:
             common = (rates, args.points, args.repeats, args.whole, say)

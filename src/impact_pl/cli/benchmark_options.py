@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from impact_pl.cli import options
-from impact_pl.config import DecodingConfig
+from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
 
 SUMMARIES = {
     "latency": "seconds of a generation, its parts, and the time that its work takes at least",
@@ -21,6 +21,8 @@ SUMMARIES = {
 BATCHES = {"latency": [1], "throughput": [1, 2, 4, 8, 16, 32, 64], "scaling": [1, 8], "peers": [1, 8]}
 ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64], "peers": [64]}
 DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
+DURATION = 10.24  # seconds, as the paper's clips and the peers'
+PRECISIONS = [name for name in DECODING_CHOICES["precision"] if name != "auto"]  # "auto" is one of the others
 DEFAULTS = DecodingConfig()
 
 
@@ -41,12 +43,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_common(parser: argparse.ArgumentParser) -> Callable[..., Any]:
+def add_common(parser: argparse.ArgumentParser, device: bool = True) -> Callable[..., Any]:
+    """``device`` False: what is measured runs on the CPU."""
     add = parser.add_argument
-    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    if device:
+        add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
+    else:
+        parser.set_defaults(device="cpu")
     add("--threads", type=options.positive_int, help="of the CPU (default: PyTorch's choice)")
     add("--repeats", type=options.positive_int, default=3, help="of what takes less than 5 s (default: %(default)s)")
-    add("--json", type=Path, help="write the record there, row by row")
+    add("--json", type=Path, help="write the record there, each row when it is complete")
     add("--plots", type=Path, help="a folder for pictures (SVG)")
     return add
 
@@ -61,21 +67,29 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
     add("--model", default="base", help="a name under conf/model (random weights), or a model folder (%(default)s)")
     add_set(add)
     add("--batch", **numbers, default=BATCHES[part], help="clips generated together (default: %(default)s)")
-    add("--iterations", **numbers, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
+    one = {"nargs": 1} if part in ("throughput", "scaling") else {}  # their tables have no place for several
+    add("--iterations", **numbers | one, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
     add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
-    add("--engine", nargs="+", default=["plain", "exact"], help="(default: %(default)s)")
-    add("--precision", nargs="+", default=["32-true", "bf16"], help="(default: %(default)s)")
-    add("--preset", nargs="*", default=[], help="names of presets, which fix iterations, steps and engine themselves")
-    durations = DURATIONS if part == "scaling" else [10.24]
-    several = "+" if part == "scaling" else None
-    default = durations if several else durations[0]
-    add("--duration", type=options.seconds, nargs=several, default=default, help="seconds of sound (%(default)s)")
+    add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["plain", "exact"], help="(%(default)s)")
+    add("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="(default: %(default)s)")
+    add("--preset", nargs="*", choices=list(PRESETS), default=[], help="these fix iterations, steps and engine")
+    add_duration(parser, part)
     add("--points", type=options.positive_int, default=5, help="iterations at which the encoder is timed (%(default)s)")
     add("--whole", action="store_true", help="run generations to their end; else they are put together from units")
     if part == "peers":
         add("--systems", nargs="+", default=None, help="(default: all)")
-    if part != "scaling":
+    if part in ("latency", "throughput"):
         add("--no-codec", action="store_true", help="leave codec and text encoder out")
+
+
+def add_duration(parser: argparse.ArgumentParser, part: str) -> None:
+    """Several where cost by duration is measured; with peers, whose length is fixed, theirs."""
+    if part == "peers":
+        parser.set_defaults(duration=DURATION)
+        return
+    several, default = ("+", DURATIONS) if part == "scaling" else (None, DURATION)
+    help_text = "seconds of sound (default: %(default)s)"
+    parser.add_argument("--duration", type=options.seconds, nargs=several, default=default, help=help_text)
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +97,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--model", default="base", help="a name under conf/model (default: %(default)s)")
     add_set(add)
     add("--batch", type=options.positive_int, default=8, help="clips a step (default: %(default)s)")
-    add("--duration", type=options.seconds, default=10.24, help="seconds of a clip (default: %(default)s)")
+    add("--duration", type=options.seconds, default=DURATION, help="seconds of a clip (default: %(default)s)")
     add("--ways", nargs="+", help="by number, from 1 (default: all but the compiled one)")
     add("--data", type=Path, help="the `out` folder of impact-precompute to read (default: random shards)")
     add("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader processes to try (default: %(default)s)")
@@ -92,17 +106,17 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def add_data(parsers: Any) -> None:
     reading = parsers.add_parser("reading", help=SUMMARIES["reading"])
-    add = add_common(reading)
+    add = add_common(reading, device=False)
     add("--data", type=Path, help="the `out` folder of impact-precompute (default: random shards)")
     add("--split", default="train")
     add("--workers", type=int, nargs="+", default=[0, 1, 2], help="DataLoader processes to try")
     add("--batch-size", type=options.positive_int, default=16)
     add("--epochs", type=options.positive_int, default=3, help="of the set, in a repeat")
     making = parsers.add_parser("precompute", help=SUMMARIES["precompute"])
-    add = add_common(making)
+    add = add_common(making, device=False)
     add("--manifest", type=Path, required=True)
     add("--clips", type=options.positive_int, default=200, help="records, drawn from the manifest")
-    add("--clip-seconds", type=options.seconds, default=10.24)
+    add("--clip-seconds", type=options.seconds, default=DURATION)
     add("--text-encoder", default="none")
     add("--workers", type=options.positive_int, nargs="+", default=[1, 2], help="processes to try")
     add("--rate", type=options.positive_int, help="write the clips as WAV of this rate first")

@@ -20,6 +20,7 @@ import torch
 from torch import Generator, Tensor
 
 from impact_pl.audio import SAMPLE_RATE, load_audio, resample
+from impact_pl.cli import options
 from impact_pl.cli.griffin_lim import griffin_lim
 from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.codec_builtin import BuiltinCodec
@@ -40,16 +41,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--manifest", type=Path, required=True, nargs="+", help="manifest.jsonl, one or more")
     parser.add_argument("--split", default="valid", help="split of the clips (default: valid)")
     parser.add_argument("--floor-split", default="train", help="split of the row 'real' (default: train)")
-    parser.add_argument("--ids", default="", help="only records whose id matches this regular expression")
-    parser.add_argument("--limit", type=int, help="at most so many clips, drawn with the seed")
-    parser.add_argument("--duration", type=float, default=10.24, help="clips are cut to so many seconds")
+    parser.add_argument("--ids", type=expression, default="", help="only records whose id matches this")
+    parser.add_argument("--limit", type=options.positive_int, help="at most so many clips, drawn with the seed")
+    parser.add_argument("--duration", type=options.seconds, default=10.24, help="clips are cut to so many seconds")
     parser.add_argument("--codec", nargs="+", default=["builtin"], help="codec names or folders, or LABEL=those")
     parser.add_argument("--errors", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3], help="in latent std")
     parser.add_argument("--aisfx", type=Path, help="aisfx/models/checkpoint.pth of the PyPI package aisfx 0.1.2")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=options.seed, default=0)
+    parser.add_argument("--threads", type=options.positive_int, default=2)
     parser.add_argument("--no-control", action="store_true", help="leave Griffin-Lim out")
     return parser
+
+
+def expression(text: str) -> re.Pattern[str]:
+    """A regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
 
 
 @user_errors
@@ -57,9 +66,14 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     codecs = {label: load_codec(name) for label, name in map(labelled, args.codec)}
-    records = [record for path in args.manifest for record in read_manifest(path) if re.search(args.ids, record.id)]
+    records = [record for path in args.manifest for record in read_manifest(path) if args.ids.search(record.id)]
     real = load(records, args.split, args.limit, args)
     others = load(records, args.floor_split, len(real), args)
+    if len(others) < len(real):
+        raise ValueError(
+            f"split '{args.floor_split}' has {len(others)} clips for the row 'real', which compares as many as "
+            f"'{args.split}' has, {len(real)}: give --limit {len(others)}, or another --floor-split"
+        )
     judge = ReconstructionJudge(real, args.threads, args.aisfx)
     print(f"{len(real)} clips, {seconds(real):.0f} s; {torch.get_num_threads()} threads")
     for label, codec in codecs.items():

@@ -164,6 +164,22 @@ def test_export_writes_the_averaged_model(config, stage1, tmp_path, run):
     assert load_averaged(stage1).spec.latent_channels == SHAPE[0]
 
 
+def test_export_says_how_the_model_is_decoded(stage1, tmp_path, run, capsys):
+    out = tmp_path / "out"
+    assert run(export.main, stage1, out, "--decoding", "temperature=0.8", "num_iterations=7", "order=confidence") == 0
+    own = load_averaged(out).spec.own_decoding
+    assert (own.temperature, own.num_iterations, own.order) == (0.8, 7, "confidence")
+    assert own.num_diffusion_steps == load_averaged(stage1).spec.own_decoding.num_diffusion_steps
+    for pair, message in {
+        "steps=7": "there is no 'steps'",
+        "temperature=hot": "'hot' is no float",
+        "num_iterations=0": "num_iterations = 0",
+    }.items():
+        assert run(export.main, stage1, tmp_path / "no", "--decoding", pair) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
 def test_damaged_checkpoint_is_named(config, stage1):
     last = stage1 / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])

@@ -1,8 +1,10 @@
 """`impact-export`: the self-contained model folder (EMA weights) of a checkpoint."""
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
+from impact_pl.config import DecodingConfig
 from impact_pl.errors import user_errors
 
 
@@ -17,12 +19,40 @@ def main(argv: list[str] | None = None) -> None:
         action="store_true",
         help="weights in half the bytes: float16, or bfloat16 if one is too large for it; they are loaded as float32",
     )
+    parser.add_argument(
+        "--decoding",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="the model's own decoding, where it is not what its training named: num_iterations=32 temperature=0.9",
+    )
     arguments = parser.parse_args(argv)
+    decoding = parse_decoding(arguments.decoding)
     from impact_pl.training.checkpoint import export
 
-    export(arguments.source, arguments.out, arguments.half)
+    export(arguments.source, arguments.out, arguments.half, decoding)
     size = (arguments.out / "model.safetensors").stat().st_size
     print(f"wrote {arguments.out}: {size / 1e6:.1f} MB")
+
+
+def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
+    """Fields of DecodingConfig, from KEY=VALUE.
+
+    Raises:
+        ValueError: no such field, or no value of its kind.
+    """
+    defaults = asdict(DecodingConfig())
+    decoding = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        if name not in defaults:
+            raise ValueError(f"--decoding {pair}: there is no {name!r}; choose of {', '.join(defaults)}")
+        kind = type(defaults[name])
+        try:
+            decoding[name] = kind(value)
+        except ValueError:
+            raise ValueError(f"--decoding {pair}: {value!r} is no {kind.__name__}") from None
+    return decoding
 
 
 if __name__ == "__main__":

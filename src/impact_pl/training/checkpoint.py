@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
+from impact_pl.decoding import check_decoding
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
@@ -99,9 +100,22 @@ def load_averaged(path: Path) -> Impact:
     return model.eval()
 
 
-def export(path: Path, out: Path, half: bool = False) -> None:
-    """Write the self-contained model folder of a checkpoint or run directory: all or nothing."""
-    save_model(load_averaged(path), out, half)
+def export(path: Path, out: Path, half: bool = False, decoding: dict[str, Any] | None = None) -> None:
+    """Write the self-contained model folder of a checkpoint or run directory: all or nothing.
+
+    Args:
+        path: of the checkpoint or run directory.
+        out: the folder to write.
+        half: weights in half precision.
+        decoding: fields of DecodingConfig in which the model's own differs from what its training named.
+
+    Raises:
+        ValueError: nothing to export, or it cannot be decoded like that.
+    """
+    model = load_averaged(path)
+    model.spec.decoding = model.spec.decoding | (decoding or {})
+    check_decoding(model.spec.own_decoding, model.spec.model.num_timesteps)
+    save_model(model, out, half)
 
 
 def save_model(model: Impact, out: Path, half: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Take out of a manifest what no model should learn from: too short, silent, clipped, and near-duplicates.
+"""Take out of a manifest what no model should learn from: damaged, too short, silent, clipped, and near-duplicates.
 
 Near-duplicates are found by the cosine of YAMNet's mean embedding: re-encoded, cut or renamed copies of one recording,
 which no checksum finds (the embedding hears levels, so a much quieter copy passes). Of two that are alike the held-out
@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from impact_pl.audio import audio_seconds
+from impact_pl.audio import read_samples
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data_prep.collect import Collection, finish
 from impact_pl.data_prep.command import parser_of
@@ -114,19 +114,14 @@ def measure(record: Record) -> Measures:
     """Peak, level and clipping of a clip's own samples.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or holds NaN or infinity.
     """
     try:
-        audio_seconds(record.path)
+        samples, rate = read_samples(record.path, record.start, record.duration)  # (S, channels)
     except ValueError as error:
         raise ValueError(f"unreadable: {error}") from error
-    with soundfile.SoundFile(record.path) as file:
-        rate = file.samplerate
-        file.seek(min(round(record.start * rate), file.frames))
-        count = -1 if record.duration is None else round(record.duration * rate)
-        samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
-    if not samples.size:
-        raise ValueError(f"unreadable: no audio at {record.start:g} s")
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite")
     mono = samples.mean(axis=1)
     tenth = max(1, rate // 10)
     power = np.square(np.pad(mono, (0, -len(mono) % tenth))).reshape(-1, tenth).mean(axis=1)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio.functional
@@ -35,6 +36,18 @@ def load_audio(
     Raises:
         ValueError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
     """
+    samples, rate = read_samples(path, start, duration)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{path}: holds NaN or infinite samples")
+    return resample(torch.from_numpy(samples).mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+
+
+def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
+    """A file's own samples (S, channels), float32, and its rate in Hz; arguments as in :func:`load_audio`.
+
+    Raises:
+        ValueError: The file is missing, not audio, damaged, or empty at that place.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such audio file")
@@ -46,14 +59,12 @@ def load_audio(
             if not 0 <= first < total or count == 0:
                 raise ValueError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
             file.seek(first)
-            samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))  # (S, channels)
+            samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
-    if samples.numel() == 0:
+    if not samples.size:
         raise ValueError(f"{path}: holds no audio samples at {start:g} s")
-    if not torch.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
-    return resample(samples.mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+    return samples, rate
 
 
 def audio_seconds(path: str | Path) -> float:

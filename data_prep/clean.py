@@ -17,13 +17,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from impact_pl.audio import read_samples
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data_prep.collect import Collection, finish
 from impact_pl.data_prep.command import parser_of
-from impact_pl.data_prep.segments import Reject
+from impact_pl.data_prep.segments import Reject, record_seconds
 from impact_pl.errors import user_errors
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import ACTIVE_RANGE_DB, YamNet
@@ -169,7 +168,7 @@ def near_duplicates(records: list[Record], unit: np.ndarray, cosine: float) -> d
         unit: their embeddings (N, 1024), of unit length.
         cosine: from which two clips of about equal length count as the same recording.
     """
-    seconds = np.array([_seconds(record) for record in records])
+    seconds = np.array([record_seconds(record) for record in records])
     places = [(record.path, record.start) for record in records]  # a clip with several captions is no copy of itself
     number = {each: i for i, each in enumerate(places)}
     place = np.array([number[each] for each in places])
@@ -199,12 +198,6 @@ def write_rejects(rejects: list[Reject], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
     counts = Counter(reject.reason.split(":")[0].split(" of ")[0] for reject in rejects)
     print(f"{path}: {len(rejects)} left out" + "".join(f"; {name}: {count}" for name, count in sorted(counts.items())))
-
-
-def _seconds(record: Record) -> float:
-    with soundfile.SoundFile(record.path) as file:
-        total = file.frames / file.samplerate - record.start
-    return total if record.duration is None else min(total, record.duration)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from impact_pl.audio import SAMPLE_RATE, audio_seconds, load_audio, save_audio
+from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from impact_pl.data.partial import partial_path
 from impact_pl.data_prep.captions import is_clause
 from impact_pl.data_prep.command import parser_of
+from impact_pl.data_prep.segments import record_seconds
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress
 
@@ -109,7 +110,7 @@ def plan_scene(sources: dict[str, list[Record]], draw: random.Random) -> Scene:
     number = 2 if together else draw.choice((2, 2, 3))
     chosen = [draw.choice(sources[name]) for name in draw.sample(sorted(sources), number)]
     chosen.sort(key=lambda record: together and is_clause(record.caption or ""))
-    lasting = [audio_seconds(record.path) - record.start for record in chosen]
+    lasting = [record_seconds(record) for record in chosen]
     longest = max(lasting) if together else sum(min(each, max(LENGTHS) / number) for each in lasting)
     seconds = min(LENGTHS) if longest <= LONGEST_FOR_SHORT else max(LENGTHS)
     parts = []
@@ -186,7 +187,7 @@ def _sources(records: list[Record]) -> dict[str, list[Record]]:
     """Source -> its captioned clips that are long enough."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record.caption and audio_seconds(record.path) - record.start >= SHORTEST_PART:
+        if record.caption and record_seconds(record) >= SHORTEST_PART:
             found[record.source].append(record)
     return dict(found)
 

@@ -85,3 +85,20 @@ def test_a_second_call_reads_no_sound_again(manifest, monkeypatch):
     first = composed(manifest)
     monkeypatch.setattr(scenes, "mix", None)
     assert composed(manifest) == first
+
+
+def test_a_part_stays_within_its_record(tmp_path):
+    """Records of 1 s in one long file do not become parts of 5 or 10 s, which hold other records' sounds."""
+    soundfile.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, 60 * RATE), RATE)
+    records = [
+        Record(f"{i}", str(tmp_path / "long.flac"), 10.0 * i, 1.0, caption, source=f"{i}")
+        for i, caption in enumerate(SOUNDS["train"])
+    ]
+    clicks = [Record(f"click{i}", records[0].path, 5.0, 0.1, "a click", source=f"c{i}") for i in range(9)]
+    starts = {record.id: record.start for record in records}
+    scenes.compose_scenes(records + clicks, tmp_path / "composed.jsonl", 10, 0)
+    for line in (tmp_path / "composed.parts.jsonl").read_text().splitlines():
+        for part in json.loads(line)["parts"]:
+            assert part["id"] in starts  # a click is too short, though its file is not
+            assert starts[part["id"]] <= part["offset"]
+            assert part["offset"] + part["seconds"] <= starts[part["id"]] + 1.0

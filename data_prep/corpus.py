@@ -69,10 +69,10 @@ def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scene
     write_manifest(out / "manifest.jsonl", records)
     (out / "licences.md").write_text(licences(records, corpora), encoding="utf-8")
     summary(read_manifest(out / "manifest.jsonl"))
+    composed: list[Record] = []
     if scenes:
-        compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
-    composed = read_manifest(out / "composed.jsonl") if scenes else []
-    write_manifest(out / "training.jsonl", training_set(read_manifest(out / "manifest.jsonl"), composed))
+        composed = compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
+    write_manifest(out / "training.jsonl", training_set(records, composed))  # their paths are relative to ``out``
 
 
 def read_esc10(folder: Path) -> list[Record]:

@@ -78,6 +78,9 @@ def main(argv: list[str] | None = None) -> None:
 def compose_scenes(records: list[Record], out: Path, count: int, seed: int) -> list[Record]:
     """Write the scenes and their manifest ``out``; what lies there already is not made again.
 
+    Returns:
+        The scenes' records as written: paths are relative to the manifest's folder.
+
     Raises:
         ValueError: no split has two captioned sources of usable length.
     """

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data.partial import partial_path
+from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.data_prep.captions import is_clause
 from impact_pl.data_prep.command import parser_of
 from impact_pl.data_prep.segments import record_seconds
@@ -88,6 +88,7 @@ def compose_scenes(records: list[Record], out: Path, count: int, seed: int) -> l
     parts: list[str] = []
     folder = out.parent / out.stem
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_partials(folder)
     for split in ("train", "valid", "test"):
         sources = _sources([record for record in records if record.split == split])
         if len(sources) < 3:
@@ -167,12 +168,10 @@ def _fade(waveform: Tensor) -> Tensor:
 
 
 def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
-    made_of = [(part.id, part.offset, part.begin, part.level_db) for part in scene.parts]
-    digest = hashlib.sha256(repr((scene.seconds, made_of)).encode()).hexdigest()[:12]
-    path = folder / f"{split}-{index:05d}-{digest}.flac"
+    path = folder / f"{split}-{index:05d}-{_digest(scene)}.flac"
     if not path.is_file():
-        partial = partial_path(path).with_suffix(".flac")
-        save_audio(partial, mix(scene))
+        partial = partial_path(path)
+        save_audio(partial, mix(scene), file_format="FLAC")
         partial.replace(path)
     source = "composed: " + " + ".join(part.id for part in scene.parts)
     return Record(
@@ -184,6 +183,13 @@ def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
         licence=scene.licence,
         source=source,
     )
+
+
+def _digest(scene: Scene) -> str:
+    """Of all that the sound is made of: the recordings' bytes too, but not where they lie, so that a corpus may move."""
+    bytes_of = [hashlib.sha256(Path(part.path).read_bytes()).hexdigest() for part in scene.parts]
+    made_of = [(part.id, part.offset, part.seconds, part.begin, part.level_db) for part in scene.parts]
+    return hashlib.sha256(repr((scene.seconds, made_of, bytes_of)).encode()).hexdigest()[:12]
 
 
 def _sources(records: list[Record]) -> dict[str, list[Record]]:

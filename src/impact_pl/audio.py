@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
-SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 
 def load_audio(
@@ -100,22 +100,30 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
-def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write a mono waveform (S,) as 16-bit ``.wav`` or ``.flac``; samples beyond [-1, 1] are clipped.
+def save_audio(
+    path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE, file_format: str | None = None
+) -> None:
+    """Write a mono waveform (S,) with 16 bits a sample; samples beyond [-1, 1] are clipped.
+
+    Args:
+        path: The file.
+        waveform: The samples (S,).
+        sample_rate: Their rate, in Hz.
+        file_format: "WAV" or "FLAC"; None: as the suffix says.
 
     Raises:
         ValueError: Another suffix, a waveform that is not (S,), or non-finite samples.
     """
     path = Path(path)
-    subtype = SUBTYPES.get(path.suffix.lower())
-    if subtype is None:
-        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(SUBTYPES)}")
+    file_format = file_format or FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
     if waveform.ndim != 1:
         raise ValueError(f"{path}: expected a mono waveform (S,), got shape {tuple(waveform.shape)}")
     if not torch.isfinite(waveform).all():
         raise ValueError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
     samples = waveform.detach().float().cpu().clamp(-1.0, 1.0).numpy()
-    soundfile.write(path, samples, sample_rate, subtype=subtype)
+    soundfile.write(path, samples, sample_rate, format=file_format, subtype="PCM_16")
 
 
 def fit_length(waveform: Tensor, num_samples: int) -> Tensor:

@@ -82,7 +82,7 @@ def compose_scenes(records: list[Record], out: Path, count: int, seed: int) -> l
         The scenes' records as written: paths are relative to the manifest's folder.
 
     Raises:
-        ValueError: no split has two captioned sources of usable length.
+        ValueError: no split has three captioned sources of usable length.
     """
     scenes: list[Record] = []
     parts: list[str] = []

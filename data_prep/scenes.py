@@ -186,7 +186,7 @@ def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
 
 
 def _digest(scene: Scene) -> str:
-    """Of all that the sound is made of: the recordings' bytes too, but not where they lie, so that a corpus may move."""
+    """Of all that the sound is made of: the recordings' bytes too, not where they lie, so that a corpus may move."""
     bytes_of = [hashlib.sha256(Path(part.path).read_bytes()).hexdigest() for part in scene.parts]
     made_of = [(part.id, part.offset, part.seconds, part.begin, part.level_db) for part in scene.parts]
     return hashlib.sha256(repr((scene.seconds, made_of, bytes_of)).encode()).hexdigest()[:12]

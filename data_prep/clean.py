@@ -1,4 +1,4 @@
-"""Take out of a manifest what no model should learn from: too short, silent, clipped, and near-duplicates.
+"""Take out of a manifest what no model should learn from: damaged, too short, silent, clipped, and near-duplicates.
 
 Near-duplicates are found by the cosine of YAMNet's mean embedding: re-encoded, cut or renamed copies of one recording,
 which no checksum finds (the embedding hears levels, so a much quieter copy passes). Of two that are alike the held-out
@@ -17,13 +17,12 @@ from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from impact_pl.audio import audio_seconds
+from impact_pl.audio import read_samples
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data_prep.collect import Collection, finish
 from impact_pl.data_prep.command import parser_of
-from impact_pl.data_prep.segments import Reject
+from impact_pl.data_prep.segments import Reject, record_seconds
 from impact_pl.errors import user_errors
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import ACTIVE_RANGE_DB, YamNet
@@ -114,19 +113,14 @@ def measure(record: Record) -> Measures:
     """Peak, level and clipping of a clip's own samples.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, or holds NaN or infinity.
     """
     try:
-        audio_seconds(record.path)
+        samples, rate = read_samples(record.path, record.start, record.duration)  # (S, channels)
     except ValueError as error:
         raise ValueError(f"unreadable: {error}") from error
-    with soundfile.SoundFile(record.path) as file:
-        rate = file.samplerate
-        file.seek(min(round(record.start * rate), file.frames))
-        count = -1 if record.duration is None else round(record.duration * rate)
-        samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
-    if not samples.size:
-        raise ValueError(f"unreadable: no audio at {record.start:g} s")
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite")
     mono = samples.mean(axis=1)
     tenth = max(1, rate // 10)
     power = np.square(np.pad(mono, (0, -len(mono) % tenth))).reshape(-1, tenth).mean(axis=1)
@@ -174,7 +168,7 @@ def near_duplicates(records: list[Record], unit: np.ndarray, cosine: float) -> d
         unit: their embeddings (N, 1024), of unit length.
         cosine: from which two clips of about equal length count as the same recording.
     """
-    seconds = np.array([_seconds(record) for record in records])
+    seconds = np.array([record_seconds(record) for record in records])
     places = [(record.path, record.start) for record in records]  # a clip with several captions is no copy of itself
     number = {each: i for i, each in enumerate(places)}
     place = np.array([number[each] for each in places])
@@ -204,12 +198,6 @@ def write_rejects(rejects: list[Reject], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
     counts = Counter(reject.reason.split(":")[0].split(" of ")[0] for reject in rejects)
     print(f"{path}: {len(rejects)} left out" + "".join(f"; {name}: {count}" for name, count in sorted(counts.items())))
-
-
-def _seconds(record: Record) -> float:
-    with soundfile.SoundFile(record.path) as file:
-        total = file.frames / file.samplerate - record.start
-    return total if record.duration is None else min(total, record.duration)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ without text), its licence and its split, by source. With --esc50 the ten classe
 to 3 to be trained on, 4 and 5 held out. The whole is cleaned (see impact_pl.data_prep.clean): recordings.jsonl, a
 record a clip. In manifest.jsonl each caption is put in one of several ways, that of an ESC-10 clip in three. Scenes
 composed of the recordings stand apart in composed.jsonl, licences in licences.md. No level is changed: measures.csv
-lists them. training.jsonl is what the built-in model is trained on: manifest.jsonl without its test split, ESC-10's
-training clips five times, and the scenes of 5 s. The same command continues where it stopped.
+lists them. training.jsonl is what the built-in model is trained on: manifest.jsonl without its test split, each record
+of ESC-10's training clips five times (so each clip fifteen times), and the training scenes of 5 s. The same command
+continues where it stopped.
 
 example: python -m impact_pl.data_prep.corpus --out data/corpus --esc50 ESC-50-master
 """
@@ -33,7 +34,7 @@ CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
 ESC10_LICENCE = "CC-BY-3.0 (ESC-10)"
 ESC10_RECORDS = 3  # of a training clip, each with another phrasing
-ESC10_TIMES = 5  # that training.jsonl holds each of these records: a fifteenth of the clips, but what all can judge
+ESC10_TIMES = 5  # that training.jsonl holds each of these records: a nineteenth of the clips, but what all can judge
 LONGEST_SCENE = 5.0  # seconds, in training.jsonl: a longer one would be cut, and its caption speak of what is gone
 TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 
@@ -69,10 +70,10 @@ def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scene
     write_manifest(out / "manifest.jsonl", records)
     (out / "licences.md").write_text(licences(records, corpora), encoding="utf-8")
     summary(read_manifest(out / "manifest.jsonl"))
+    composed: list[Record] = []
     if scenes:
-        compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
-    composed = read_manifest(out / "composed.jsonl") if scenes else []
-    write_manifest(out / "training.jsonl", training_set(read_manifest(out / "manifest.jsonl"), composed))
+        composed = compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
+    write_manifest(out / "training.jsonl", training_set(records, composed))  # their paths are relative to ``out``
 
 
 def read_esc10(folder: Path) -> list[Record]:

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from impact_pl.audio import SAMPLE_RATE, audio_seconds, load_audio, save_audio
+from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data.partial import partial_path
+from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.data_prep.captions import is_clause
 from impact_pl.data_prep.command import parser_of
+from impact_pl.data_prep.segments import record_seconds
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress
 
@@ -77,13 +78,17 @@ def main(argv: list[str] | None = None) -> None:
 def compose_scenes(records: list[Record], out: Path, count: int, seed: int) -> list[Record]:
     """Write the scenes and their manifest ``out``; what lies there already is not made again.
 
+    Returns:
+        The scenes' records as written: paths are relative to the manifest's folder.
+
     Raises:
-        ValueError: no split has two captioned sources of usable length.
+        ValueError: no split has three captioned sources of usable length.
     """
     scenes: list[Record] = []
     parts: list[str] = []
     folder = out.parent / out.stem
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_partials(folder)
     for split in ("train", "valid", "test"):
         sources = _sources([record for record in records if record.split == split])
         if len(sources) < 3:
@@ -109,7 +114,7 @@ def plan_scene(sources: dict[str, list[Record]], draw: random.Random) -> Scene:
     number = 2 if together else draw.choice((2, 2, 3))
     chosen = [draw.choice(sources[name]) for name in draw.sample(sorted(sources), number)]
     chosen.sort(key=lambda record: together and is_clause(record.caption or ""))
-    lasting = [audio_seconds(record.path) - record.start for record in chosen]
+    lasting = [record_seconds(record) for record in chosen]
     longest = max(lasting) if together else sum(min(each, max(LENGTHS) / number) for each in lasting)
     seconds = min(LENGTHS) if longest <= LONGEST_FOR_SHORT else max(LENGTHS)
     parts = []
@@ -163,12 +168,10 @@ def _fade(waveform: Tensor) -> Tensor:
 
 
 def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
-    made_of = [(part.id, part.offset, part.begin, part.level_db) for part in scene.parts]
-    digest = hashlib.sha256(repr((scene.seconds, made_of)).encode()).hexdigest()[:12]
-    path = folder / f"{split}-{index:05d}-{digest}.flac"
+    path = folder / f"{split}-{index:05d}-{_digest(scene)}.flac"
     if not path.is_file():
-        partial = partial_path(path).with_suffix(".flac")
-        save_audio(partial, mix(scene))
+        partial = partial_path(path)
+        save_audio(partial, mix(scene), file_format="FLAC")
         partial.replace(path)
     source = "composed: " + " + ".join(part.id for part in scene.parts)
     return Record(
@@ -182,11 +185,18 @@ def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
     )
 
 
+def _digest(scene: Scene) -> str:
+    """Of all that the sound is made of: the recordings' bytes too, not where they lie, so that a corpus may move."""
+    bytes_of = [hashlib.sha256(Path(part.path).read_bytes()).hexdigest() for part in scene.parts]
+    made_of = [(part.id, part.offset, part.seconds, part.begin, part.level_db) for part in scene.parts]
+    return hashlib.sha256(repr((scene.seconds, made_of, bytes_of)).encode()).hexdigest()[:12]
+
+
 def _sources(records: list[Record]) -> dict[str, list[Record]]:
     """Source -> its captioned clips that are long enough."""
     found: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record.caption and audio_seconds(record.path) - record.start >= SHORTEST_PART:
+        if record.caption and record_seconds(record) >= SHORTEST_PART:
             found[record.source].append(record)
     return dict(found)
 

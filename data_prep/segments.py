@@ -37,6 +37,22 @@ class Reject:
     reason: str
 
 
+def record_seconds(record: Record, file_seconds: float | None = None) -> float:
+    """How long a record lasts: from its start to its end or the file's, whichever comes first; below 0 behind the file.
+
+    Args:
+        record: its ``duration`` may reach beyond the file.
+        file_seconds: how long the file lasts; None reads its header.
+
+    Raises:
+        ValueError: the header cannot be read.
+    """
+    if file_seconds is None:
+        file_seconds = audio_seconds(record.path)
+    rest = file_seconds - record.start
+    return rest if record.duration is None else min(rest, record.duration)
+
+
 def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> list[tuple[float, float]]:
     """(start, duration) of the segments of a record, in seconds of its file.
 
@@ -45,9 +61,7 @@ def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> l
     Raises:
         ValueError: shorter than a tenth of a second.
     """
-    total = file_seconds - record.start
-    if record.duration is not None:
-        total = min(total, record.duration)
+    total = record_seconds(record, file_seconds)
     if total < SHORTEST_SECONDS:
         raise ValueError(f"too short: {max(total, 0):.3f} s, below {SHORTEST_SECONDS:g} s")
     count = math.floor(total / clip_seconds + 1e-9)

@@ -8,6 +8,7 @@ from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 import torchaudio.functional
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
-SUBTYPES = {".wav": "PCM_16", ".flac": "PCM_16"}
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 
 def load_audio(
@@ -35,6 +36,18 @@ def load_audio(
     Raises:
         ValueError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
     """
+    samples, rate = read_samples(path, start, duration)
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{path}: holds NaN or infinite samples")
+    return resample(torch.from_numpy(samples).mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+
+
+def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
+    """A file's own samples (S, channels), float32, and its rate in Hz; arguments as in :func:`load_audio`.
+
+    Raises:
+        ValueError: The file is missing, not audio, damaged, or empty at that place.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: no such audio file")
@@ -46,14 +59,12 @@ def load_audio(
             if not 0 <= first < total or count == 0:
                 raise ValueError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
             file.seek(first)
-            samples = torch.from_numpy(file.read(count, dtype="float32", always_2d=True))  # (S, channels)
+            samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
     except soundfile.LibsndfileError as error:
         raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
-    if samples.numel() == 0:
+    if not samples.size:
         raise ValueError(f"{path}: holds no audio samples at {start:g} s")
-    if not torch.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
-    return resample(samples.mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+    return samples, rate
 
 
 def audio_seconds(path: str | Path) -> float:
@@ -89,22 +100,30 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
-def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
-    """Write a mono waveform (S,) as 16-bit ``.wav`` or ``.flac``; samples beyond [-1, 1] are clipped.
+def save_audio(
+    path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE, file_format: str | None = None
+) -> None:
+    """Write a mono waveform (S,) with 16 bits a sample; samples beyond [-1, 1] are clipped.
+
+    Args:
+        path: The file.
+        waveform: The samples (S,).
+        sample_rate: Their rate, in Hz.
+        file_format: "WAV" or "FLAC"; None: as the suffix says.
 
     Raises:
         ValueError: Another suffix, a waveform that is not (S,), or non-finite samples.
     """
     path = Path(path)
-    subtype = SUBTYPES.get(path.suffix.lower())
-    if subtype is None:
-        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(SUBTYPES)}")
+    file_format = file_format or FORMATS.get(path.suffix.lower())
+    if file_format is None:
+        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
     if waveform.ndim != 1:
         raise ValueError(f"{path}: expected a mono waveform (S,), got shape {tuple(waveform.shape)}")
     if not torch.isfinite(waveform).all():
         raise ValueError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
     samples = waveform.detach().float().cpu().clamp(-1.0, 1.0).numpy()
-    soundfile.write(path, samples, sample_rate, subtype=subtype)
+    soundfile.write(path, samples, sample_rate, format=file_format, subtype="PCM_16")
 
 
 def fit_length(waveform: Tensor, num_samples: int) -> Tensor:

@@ -59,6 +59,26 @@ def test_every_reason_is_found_and_told(manifest, capsys):
     assert peaks["chirp"] < 0.51
 
 
+def test_damaged_clips_are_left_out_and_the_others_cleaned(tmp_path):
+    soundfile.write(tmp_path / "good.flac", noise(0), RATE)
+    whole = (tmp_path / "good.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])  # as a download that broke off
+    not_finite = noise(1)
+    not_finite[100] = np.nan
+    soundfile.write(tmp_path / "nan.wav", not_finite, RATE, subtype="FLOAT")
+    not_finite[100] = np.inf
+    soundfile.write(tmp_path / "inf.wav", not_finite, RATE, subtype="FLOAT")
+    names = ("cut.flac", "nan.wav", "inf.wav", "good.flac")
+    write_manifest(tmp_path / "all.jsonl", [Record(name, name) for name in names])
+    out = tmp_path / "clean" / "manifest.jsonl"
+    clean.main(["--manifest", str(tmp_path / "all.jsonl"), "--out", str(out)])
+    assert [record.id for record in read_manifest(out)] == ["good.flac"]
+    lines = [json.loads(line) for line in out.with_name("rejected.jsonl").read_text().splitlines()]
+    reasons = {line["id"]: line["reason"] for line in lines}
+    assert reasons.pop("cut.flac").startswith("unreadable: ")
+    assert reasons == dict.fromkeys(("nan.wav", "inf.wav"), "samples that are not finite")
+
+
 def test_the_manifest_itself_is_never_overwritten(manifest):
     with pytest.raises(SystemExit) as error:
         clean.main(["--manifest", str(manifest), "--out", str(manifest)])

@@ -106,6 +106,10 @@ def test_one_command_makes_everything(lists, esc50, tmp_path, capsys):
     assert [record.path for record in training].count(dogs[0].path) == 3 * corpus.ESC10_TIMES
     short = {record.path for record in composed if record.split == "train" and record.duration <= 5}
     assert {record.path for record in training if "composed" in record.path} == short
+    lines = {name: (out / f"{name}.jsonl").read_text().splitlines() for name in ("manifest", "composed", "training")}
+    assert set(lines["training"]) >= {line for line in lines["manifest"] if '"split": "test"' not in line}
+    assert len(set(lines["training"]) & set(lines["composed"])) == len(short)
+    assert str(out) not in "".join(lines["training"])  # so that it is the same in every folder, and may be moved
     page = (out / "licences.md").read_text()
     assert "| [toy](https://toy) | 8 | CC0-1.0 (8) |" in page
     assert "freesound" in page.lower()

@@ -1,6 +1,8 @@
 """Scenes are composed of clips of one split, the same ones for a seed, and say what they are made of."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -85,3 +87,55 @@ def test_a_second_call_reads_no_sound_again(manifest, monkeypatch):
     first = composed(manifest)
     monkeypatch.setattr(scenes, "mix", None)
     assert composed(manifest) == first
+
+
+def test_a_part_stays_within_its_record(tmp_path):
+    """Records of 1 s in one long file do not become parts of 5 or 10 s, which hold other records' sounds."""
+    soundfile.write(tmp_path / "long.flac", np.random.default_rng(0).normal(0, 0.1, 60 * RATE), RATE)
+    records = [
+        Record(f"{i}", str(tmp_path / "long.flac"), 10.0 * i, 1.0, caption, source=f"{i}")
+        for i, caption in enumerate(SOUNDS["train"])
+    ]
+    clicks = [Record(f"click{i}", records[0].path, 5.0, 0.1, "a click", source=f"c{i}") for i in range(9)]
+    starts = {record.id: record.start for record in records}
+    scenes.compose_scenes(records + clicks, tmp_path / "composed.jsonl", 10, 0)
+    for line in (tmp_path / "composed.parts.jsonl").read_text().splitlines():
+        for part in json.loads(line)["parts"]:
+            assert part["id"] in starts  # a click is too short, though its file is not
+            assert starts[part["id"]] <= part["offset"]
+            assert part["offset"] + part["seconds"] <= starts[part["id"]] + 1.0
+
+
+def test_scenes_of_changed_recordings_are_made_again(manifest):
+    first = composed(manifest)
+    changed = manifest.parent / "train-0.wav"
+    size = changed.stat().st_size
+    soundfile.write(changed, np.random.default_rng(9).normal(0, 0.1, RATE), RATE)
+    assert changed.stat().st_size == size
+    for before, after in zip(first, composed(manifest), strict=True):
+        assert (before.source, before.caption) == (after.source, after.caption)
+        assert (before.path != after.path) == ("train/0" in before.source)
+
+
+KILLED = """
+import os, sys, soundfile
+from impact_pl.data_prep import scenes
+
+def write_and_die(path, *args, **options):
+    write(path, *args, **options)
+    os._exit(9)
+
+write, soundfile.write = soundfile.write, write_and_die
+scenes.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_command_leaves_no_sound_behind(manifest):
+    """What is being written has no audio file's name, and the next call removes what a dead process left."""
+    out = manifest.parent / "composed.jsonl"
+    done = subprocess.run([sys.executable, "-c", KILLED, "--manifest", str(manifest), "--out", str(out)])
+    assert done.returncode == 9
+    (left,) = (manifest.parent / "composed").iterdir()
+    assert left.suffix == ".partial"
+    records = composed(manifest)
+    assert {str(path) for path in (manifest.parent / "composed").iterdir()} == {record.path for record in records}

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from impact_pl.audio import PADDINGS
 from impact_pl.codec import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record
 from impact_pl.data.partial import create_whole
 from impact_pl.data.shards import LatentDataset
-from impact_pl.data_prep.segments import PADDINGS
 from impact_pl.text import TextEncoder
 
 ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}

@@ -13,7 +13,6 @@ from impact_pl.data.manifest import Record
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
 SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
-PADDINGS = ("silence", "repeat")
 LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
 
 
@@ -77,8 +76,8 @@ def usable_segments(
 ) -> Iterator[Segment]:
     """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``.
 
-    A short one is followed by silence, or with ``padding`` "repeat" by itself, as long as that fits (LAION-CLAP's
-    "repeatpad"): a model that hears a set of short effects followed by silence learns above all to be silent.
+    Short ones are padded, see :func:`fit_length`: a model that hears short effects followed by silence learns to
+    be silent above all.
     """
     try:
         spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
@@ -95,10 +94,7 @@ def usable_segments(
         except ValueError as error:
             rejects.append(Reject(record.id, record.path, start, str(error)))
             continue
-        num_samples = round(clip_seconds * sample_rate)
-        if padding == "repeat":
-            waveform = waveform.repeat(max(1, num_samples // len(waveform)))
-        waveform = fit_length(waveform, num_samples)
+        waveform = fit_length(waveform, round(clip_seconds * sample_rate), padding)
         yield Segment(f"{index:06d}-{number:03d}-{slug}", record, start, waveform)
 
 

@@ -99,10 +99,13 @@ def test_bad_saves_are_refused(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_fit_length_pads_with_zeros_or_cuts():
+def test_fit_length_pads_with_silence_or_itself_or_cuts():
     waveform = torch.arange(1.0, 4.0)
     assert fit_length(waveform, 5).tolist() == [1, 2, 3, 0, 0]
     assert fit_length(waveform, 2).tolist() == [1, 2]
+    assert fit_length(waveform, 8, "repeat").tolist() == [1, 2, 3, 1, 2, 3, 0, 0]
+    assert fit_length(waveform, 2, "repeat").tolist() == [1, 2]
+    assert fit_length(torch.zeros(0), 2, "repeat").tolist() == [0, 0]
 
 
 def test_log_mel_has_one_frame_a_hop_and_peaks_at_the_tone():

@@ -15,6 +15,7 @@ import torchaudio.functional
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
+PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
@@ -126,8 +127,15 @@ def save_audio(
     soundfile.write(path, samples, sample_rate, format=file_format, subtype="PCM_16")
 
 
-def fit_length(waveform: Tensor, num_samples: int) -> Tensor:
-    """Cut ``waveform`` (..., S) to ``num_samples``, or pad it with zeros at the end."""
+def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> Tensor:
+    """``waveform`` (..., S) with ``num_samples``: cut, or padded at the end.
+
+    A short one is followed by silence, or with ``padding`` "repeat" by itself, as long as that fits, and then by
+    silence (LAION-CLAP's "repeatpad").
+    """
+    length = waveform.shape[-1]
+    if padding == "repeat" and 0 < length < num_samples:
+        waveform = torch.cat([waveform] * (num_samples // length), dim=-1)
     missing = num_samples - waveform.shape[-1]
     return nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
 

@@ -63,7 +63,7 @@ class Bars:
                 raise ValueError(f"{args.manifest}: no clip of split {split!r} has the label {lacking[0]!r} of the ten")
         self.captioned = self._captioned()
         self.codec = load_codec(codec)
-        self.codec_folder = args.out / f"codec-{tensors_identity(self.codec.state_dict())}"
+        self.codec_folder = args.out / f"codec-{tensors_identity(self.codec.state_dict())}-{args.padding}"
         self.yamnet = YamNet(args.threads)
 
     def _captioned(self) -> Sounds:
@@ -131,6 +131,7 @@ class Bars:
             captions={name: record.caption or "" for name, record in self.captioned.items()},
             labels=labels_of(self.captioned),
             duration=self.args.duration,
+            padding=self.args.padding,
             seed=self.args.seed,
         )
         figures = evaluate(request, [self.yamnet], load_text_encoder("minilm"), self.args.out / "features")
@@ -155,24 +156,26 @@ class Bars:
         """Sounds, all fitted to one length; what YAMNet says is kept in the folder, and found again by content."""
         with progress(f"hearing {what}", len(records), unit="sounds") as bar:
             folder = self.args.out / "features"
-            features = extract(self.yamnet, records, self.args.duration, folder, lambda done, total: bar.advance())
+            features = extract(
+                self.yamnet, records, self.args.duration, folder, lambda done, total: bar.advance(), self.args.padding
+            )
         return Heard(self.yamnet.clips(features), torch.stack([self.envelope(record) for record in records]))
 
     def envelope(self, record: Record) -> Tensor:
         waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
-        return envelope(fit_length(waveform, round(self.args.duration * SAMPLE_RATE)))
+        return envelope(fit_length(waveform, round(self.args.duration * SAMPLE_RATE), self.args.padding))
 
     def coded(self, what: str, records: list[Record]) -> list[Record]:
         """The codec's reconstructions of clips; the folder is that of this very codec."""
         with progress(f"reconstructing {what}", len(records), unit="sounds") as bar:
             for record in records:
-                write_clip(record, self.codec, self.args.duration, self.codec_folder)
+                write_clip(record, self.codec, self.args.duration, self.codec_folder, padding=self.args.padding)
                 bar.advance()
         return as_records([self.codec_folder / f"{file_stem(record.id)}.flac" for record in records])
 
     def noise(self, records: list[Record]) -> Heard:
         """White noise, at the level of each of the clips."""
-        levels = levels_of(records, self.args.duration)
+        levels = levels_of(records, self.args.duration, self.args.padding)
         noises = list(white_noise(levels, self.args.duration, self.args.seed))
         envelopes = torch.stack([envelope(torch.from_numpy(each)) for each in noises])
         return Heard(self.yamnet.clips([self.yamnet(each) for each in noises]), envelopes)

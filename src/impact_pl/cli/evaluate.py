@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from impact_pl.audio import PADDINGS
 from impact_pl.cli import listening, options
 from impact_pl.errors import user_errors
 
@@ -74,6 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
         type=options.seconds,
         metavar="S",
         help="fit every sound to S seconds (default: the longest generated one)",
+    )
+    add(
+        "--padding",
+        choices=PADDINGS,
+        default="silence",
+        help="after shorter sounds, real or not (default: %(default)s)",
     )
     add(
         "--num-samples", type=options.positive_int, metavar="N", help="sounds a row (default: as many as every row has)"
@@ -149,6 +156,7 @@ def make_request(args: argparse.Namespace):
         labels=find_labels(args.captions, reference),
         paired=not args.unpaired,
         duration=args.duration,
+        padding=args.padding,
         num_samples=args.num_samples,
         seed=args.seed,
         test_list=clips,

@@ -13,6 +13,7 @@ import argparse
 import json
 from pathlib import Path
 
+from impact_pl.audio import PADDINGS
 from impact_pl.cli import generate, options
 from impact_pl.errors import user_errors
 from impact_pl.models.folder import BUILTIN, find_model
@@ -36,6 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--clips", type=options.positive_int, default=50, help="generated for a class (default: %(default)s)")
     add("--limit", type=options.positive_int, help="at most so many held-out captions, drawn with the seed")
     add("--duration", type=options.seconds, default=5.0, help="of every sound, in seconds (default: %(default)s)")
+    add(
+        "--padding",
+        choices=PADDINGS,
+        default="silence",
+        help="after shorter real clips, as the model's were padded by impact-precompute (default: %(default)s)",
+    )
     add("--seed", type=options.seed, default=0)
     add("--threads", type=options.positive_int, default=2, help="of YAMNet (default: %(default)s)")
     add("--card", type=Path, metavar="MD", help="put the tables into this model card, between its lines <!-- bars -->")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from impact_pl.audio import fit_length, load_audio, save_audio
+from impact_pl.audio import PADDINGS, fit_length, load_audio, save_audio
 from impact_pl.cli import options
 from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
@@ -22,9 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="only the records of this split")
     parser.add_argument("--limit", type=options.positive_int, help="a random choice of so many clips (seeded)")
     parser.add_argument("--seed", type=options.seed, default=0)
-    parser.add_argument(
-        "--duration", type=options.seconds, required=True, help="seconds; shorter clips are zero-padded"
-    )
+    parser.add_argument("--duration", type=options.seconds, required=True, help="seconds; shorter clips are padded")
+    parser.add_argument("--padding", choices=PADDINGS, default="silence", help="after shorter clips (default: silence)")
     parser.add_argument("--real", type=Path, required=True, help="folder for the clips themselves (.flac)")
     parser.add_argument("--reconstructed", type=Path, help="folder for the codec's reconstructions (.flac)")
     parser.add_argument("--codec", default="builtin", help="codec name or folder (default: builtin)")
@@ -39,13 +38,18 @@ def main(argv: list[str] | None = None) -> None:
     codec = load_codec(args.codec)
     with progress("reconstructing", len(records)) as bar:
         for record in records:
-            write_clip(record, codec, args.duration, args.reconstructed, args.real)
+            write_clip(record, codec, args.duration, args.reconstructed, args.real, args.padding)
             bar.advance()
     print(f"{len(records)} clips in {args.real}" + (f" and {args.reconstructed}" if args.reconstructed else ""))
 
 
 def write_clip(
-    record: Record, codec: AudioCodec, duration: float, reconstructed: Path | None, real: Path | None = None
+    record: Record,
+    codec: AudioCodec,
+    duration: float,
+    reconstructed: Path | None,
+    real: Path | None = None,
+    padding: str = "silence",
 ) -> None:
     """One record into the folders where it is not yet: as the codec gives it back, and as it is."""
     name = file_stem(record.id) + ".flac"
@@ -53,7 +57,7 @@ def write_clip(
     if not folders:
         return
     waveform = load_audio(record.path, codec.sample_rate, record.start, min(record.duration or 1e9, duration))
-    waveform = fit_length(waveform, round(duration * codec.sample_rate))
+    waveform = fit_length(waveform, round(duration * codec.sample_rate), padding)
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
         sound = waveform if folder is real else reconstruct(codec, waveform)

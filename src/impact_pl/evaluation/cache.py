@@ -22,30 +22,35 @@ def extract(
     duration: float | None = None,
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    padding: str = "silence",
 ) -> list:
     """Features of many sounds, in order.
 
     Args:
         network: its ``identity`` is a part of the cache's key.
         sounds: files, or records of a manifest (which may name a part of a file).
-        duration: seconds to which every sound is fitted first (cut, or zero-padded at the end); None: as it is.
+        duration: seconds to which every sound is fitted first (:func:`fit_length`); None: as it is.
         cache_dir: features are kept there as ``.npz``, found again by the file's bytes, the part of it, the network's
-            identity and ``duration``. Nothing else decides what they are, so a stale entry cannot be found.
+            identity, ``duration`` and ``padding``. Nothing else decides what they are: no stale entry can be found.
         progress: called with (sounds done, sounds in all).
+        padding: what follows a shorter sound: silence, or repeat.
     """
     features = []
     for done, sound in enumerate(sounds, start=1):
         record = sound if isinstance(sound, Record) else Record(id=str(sound), path=str(sound))
-        features.append(_extract_one(network, record, duration, cache_dir))
+        features.append(_extract_one(network, record, duration, padding, cache_dir))
         if progress is not None:
             progress(done, len(sounds))
     return features
 
 
-def _extract_one(network: Network, record: Record, duration: float | None, cache_dir: str | Path | None) -> Any:
+def _extract_one(
+    network: Network, record: Record, duration: float | None, padding: str, cache_dir: str | Path | None
+) -> Any:
     entry = None
     if cache_dir is not None and Path(record.path).is_file():
         part = f"{network.identity},{record.start},{record.duration},{duration}"
+        part += "" if padding == "silence" else f",{padding}"
         key = hashlib.sha256(Path(record.path).read_bytes() + part.encode()).hexdigest()
         entry = Path(cache_dir) / f"{key}.npz"
         cached = _read_entry(entry, network.features_class)
@@ -53,7 +58,7 @@ def _extract_one(network: Network, record: Record, duration: float | None, cache
             return cached
     waveform = load_audio(record.path, network.sample_rate, record.start, record.duration)
     if duration is not None:
-        waveform = fit_length(waveform, round(duration * network.sample_rate))
+        waveform = fit_length(waveform, round(duration * network.sample_rate), padding)
     features = network(waveform.numpy())
     if entry is not None:
         _write_entry(entry, features)

@@ -62,13 +62,13 @@ def evaluate(
     captions = [request.captions[name] for name in names] if set(names) <= set(request.captions) else None
 
     judges = {network.name: network.judge(captions, text_encoder) for network in networks}
-    levels = levels_of(reference, duration)
+    levels = levels_of(reference, duration, request.padding)
     rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
     labels = {label: labels_of_row(label, request, names, reference_names) for label in rows}
     described = {}
     for network in networks:
         fitted = duration if network.fits_duration else request.duration
-        clips = listen(network, {"reference": reference, **sets}, fitted, cache_dir, progress)
+        clips = listen(network, {"reference": reference, **sets}, fitted, request.padding, cache_dir, progress)
         noises = white_noise(levels, duration, request.seed)
         clips["noise"] = network.clips([network(resample_noise(noise, network.sample_rate)) for noise in noises])
         for label, row in rows.items():
@@ -82,6 +82,7 @@ def evaluate(
         "test_list": describe_list(request),
         "num_samples": len(names),
         "duration_seconds": duration,
+        "padding": request.padding,
         "paired": request.paired,
         "seed": request.seed,
         "networks": described,
@@ -96,6 +97,7 @@ def listen(
     network: Network,
     sets: dict[str, list[Record]],
     duration: float | None,
+    padding: str,
     cache_dir: str | Path | None,
     progress: Progress | None,
 ) -> dict[str, Clips]:
@@ -103,7 +105,7 @@ def listen(
     clips = {}
     for label, records in sets.items():
         report = None if progress is None else partial(progress, f"{network.name}, {label}")
-        clips[label] = network.clips(extract(network, records, duration, cache_dir, report))
+        clips[label] = network.clips(extract(network, records, duration, cache_dir, report, padding))
     return clips
 
 

@@ -42,8 +42,18 @@ def envelope(waveform: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nearest_envelopes(envelopes: Tensor, training: Tensor) -> Found:
-    """Envelopes (N, F, T) and (M, F, T) -> the largest correlation over all clips and all shifts in time."""
-    length = 2 * envelopes.shape[2]  # no shift wraps around
+    """Envelopes (N, F, T) and (M, F, T) -> the largest correlation over all clips and all shifts in time.
+
+    Shifts are tried both into silence and around the clip's end, as ``data.random_shift`` does in training.
+    """
+    frames = envelopes.shape[2]
+    beyond, around = (_nearest_of_length(envelopes, training, length) for length in (2 * frames, frames))
+    nearer = around[0] > beyond[0]
+    return np.where(nearer, around[0], beyond[0]), np.where(nearer, around[1], beyond[1])
+
+
+def _nearest_of_length(envelopes: Tensor, training: Tensor, length: int) -> Found:
+    """The same over circular shifts of ``length`` frames; of twice as many as there are, none wraps around."""
     clips = torch.fft.rfft(training, length).permute(2, 1, 0).conj_physical().contiguous()  # (frequencies, F, M)
     largest, whose = [], []
     for sounds in envelopes.split(CHUNK):

@@ -23,6 +23,7 @@ class EvaluationRequest:
     labels: dict[str, str] = field(default_factory=dict)  # by sound name, of generated and reference sounds
     paired: bool = True  # generated sounds and baselines have the names of their references
     duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
+    padding: str = "silence"  # what follows shorter sounds, real or not: silence, or repeat
     num_samples: int | None = None  # None: as many as every row has
     seed: int = 0
     test_list: ClipList | None = None  # the sets hold its clips, by clip id

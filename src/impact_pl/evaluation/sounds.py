@@ -108,12 +108,12 @@ def draw(items: list, num: int, generator: np.random.Generator) -> list:
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
-def levels_of(records: Sequence[Record], duration: float) -> list[float]:
+def levels_of(records: Sequence[Record], duration: float, padding: str = "silence") -> list[float]:
     """The RMS of each record after fitting it to ``duration`` seconds."""
     levels = []
     for record in records:
         waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
-        fitted = fit_length(waveform, round(duration * SAMPLE_RATE)).numpy()
+        fitted = fit_length(waveform, round(duration * SAMPLE_RATE), padding).numpy()
         levels.append(float(np.sqrt(np.square(fitted, dtype=np.float64).mean())))
     return levels
 

@@ -74,6 +74,7 @@ def test_the_table_is_made_continued_and_put_into_a_card(manifest, trained, tmp_
         (["--", "--seed", "3"], "after --: the table itself decides about 'seed'"),
         (["--", "a dog barks"], "after --: the table itself decides about 'captions'"),
         (["--split", "valid"], "holds no record of split 'valid'"),
+        (["--card", "nowhere.md"], "nowhere.md: no such model card"),
     ],
 )
 def test_mistakes_end_before_anything_is_generated(manifest, trained, tmp_path, run, capsys, argv, message):

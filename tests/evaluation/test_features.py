@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from impact_pl.audio import save_audio
+from impact_pl.audio import load_audio, save_audio
 from impact_pl.data.manifest import Record
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import LOG_OFFSET, Features, YamNet, dither, log_mel_patches, patch_levels
@@ -102,6 +102,18 @@ def test_tensors_and_arrays_are_the_same(yamnet):
 def test_wrong_shapes_are_named(yamnet, shape):
     with pytest.raises(ValueError, match="mono waveform"):
         yamnet(np.zeros(shape, np.float32))
+
+
+def test_short_sounds_are_padded_as_asked_for(yamnet, tmp_path):
+    save_audio(tmp_path / "a.wav", torch.from_numpy(tone(440, 1.0)), 16_000)
+    sound, cache = load_audio(tmp_path / "a.wav").numpy(), tmp_path / "cache"
+    (silence,) = extract(yamnet, [tmp_path / "a.wav"], 2.0, cache)
+    (repeated,) = extract(yamnet, [tmp_path / "a.wav"], 2.0, cache, padding="repeat")
+    assert len(list(cache.iterdir())) == 2
+    padded = np.concatenate([sound, np.zeros_like(sound)]), np.concatenate([sound, sound])
+    for features, wanted in zip((silence, repeated), padded, strict=True):
+        np.testing.assert_array_equal(features.logits, yamnet(wanted).logits)
+    assert np.abs(silence.logits - repeated.logits).max() > 1
 
 
 def test_cache_is_by_content_and_survives_damage(yamnet, tmp_path):

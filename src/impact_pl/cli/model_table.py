@@ -55,8 +55,10 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     settings = generate.settings_of(generate.build_parser().parse_args(generation_arguments(args, "", Path("none"))))
     from impact_pl.cli.bars import Bars  # late: --help and mistakes answer at once
-    from impact_pl.evaluation.bars_markdown import insert, tables
+    from impact_pl.evaluation.bars_markdown import around_the_marks, insert, tables
 
+    if args.card is not None:
+        around_the_marks(args.card)  # before an hour of generation
     generate.make_writable(args.out)
     codec = read_spec(find_model(args.model) / "config.json").codec
     bars = Bars(args, codec["name"], generator=lambda what, file: generated(args, what, file))

@@ -136,15 +136,22 @@ def table(heads: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
-def insert(card: Path, text: str) -> None:
-    """Put ``text`` between the two marks of a model card, in the place of what stood there.
+def around_the_marks(card: Path) -> tuple[str, str]:
+    """What stands before and after the two marks of a model card.
 
     Raises:
         ValueError: no such file, or it lacks the marks.
     """
-    content = card.read_text(encoding="utf-8")
-    before, start, rest = content.partition(START)
+    if not card.is_file():
+        raise ValueError(f"{card}: no such model card")
+    before, start, rest = card.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
         raise ValueError(f"{card}: has no lines {START} and {END}, between which the tables would go")
+    return before, after
+
+
+def insert(card: Path, text: str) -> None:
+    """Put ``text`` between the marks of a model card, in the place of what stood there."""
+    before, after = around_the_marks(card)
     card.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")

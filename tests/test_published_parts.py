@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -87,7 +88,7 @@ def test_both_ways_train_the_same_model_and_leave_the_encoder_out(runs, parts):
     for name, value in stored["state_dict"].items():
         torch.testing.assert_close(made["state_dict"][name], value, atol=1e-3, rtol=1e-2)
     a, b = (load_averaged(runs / name / "model").spec for name in ("features", "captions"))
-    assert a == b
+    assert replace(a, decoding={}) == replace(b, decoding={})  # the experiments decode differently
     encoder = load_text_encoder(parts[1])
     assert a.text_encoder == {"name": encoder.name, "identity": encoder.identity}
 

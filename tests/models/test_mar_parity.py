@@ -16,7 +16,6 @@ from impact_pl.models.spec import ImpactSpec
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 SCHEDULE = {
-    "betas": "betas",
     "alpha_bars": "alphas_cumprod",
     "sqrt_alpha_bars": "sqrt_alphas_cumprod",
     "sqrt_one_minus_alpha_bars": "sqrt_one_minus_alphas_cumprod",
@@ -57,6 +56,7 @@ def test_schedule(golden, name, num_steps):
     assert schedule.timesteps.tolist() == golden[f"schedule.{name}.timesteps"].tolist()
     for ours, theirs in SCHEDULE.items():
         torch.testing.assert_close(getattr(schedule, ours), golden[f"schedule.{name}.{theirs}"].float(), **CLOSE)
+    torch.testing.assert_close(schedule.log_betas.exp(), golden[f"schedule.{name}.betas"].float(), **CLOSE)
 
 
 @pytest.mark.parametrize("num_steps", [2, 3, 7, 25, 50, 250, 999, 1000])

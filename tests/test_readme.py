@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.cli import benchmark_options, compose, evaluate, generate, listening, precompute, train
+from impact_pl.cli import benchmark_options, compose, evaluate, export, generate, listening, precompute, train
 from impact_pl.config import PrecomputeConfig, TrainConfig
 
 ROOT = Path(__file__).parent.parent
@@ -49,7 +49,8 @@ def test_commands_exist_and_parse(command, capsys):
     elif program == "impact-benchmark":
         benchmark_options.build_parser().parse_args(arguments)
     elif program == "impact-export":
-        assert len([argument for argument in arguments if argument != "--half"]) == 2
+        parsed = export.build_parser().parse_args(arguments)
+        export.parse_decoding(parsed.decoding)
     elif program == "pip":
         assert arguments[0] == "install"
         extras = re.fullmatch(r"\.(?:\[([\w,]+)\])?", arguments[-1])[1] or ""

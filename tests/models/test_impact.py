@@ -258,8 +258,10 @@ def test_save_and_load(tmp_path):
 
 
 def test_folders_that_do_not_load(tmp_path):
-    with pytest.raises(ValueError, match=r"no config\.json"):
+    with pytest.raises(ValueError, match="nowhere: no such model folder"):
         Impact.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Impact.from_pretrained(tmp_path)
     model = build()
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())

@@ -172,7 +172,8 @@ def test_export_says_how_the_model_is_decoded(stage1, tmp_path, run, capsys):
     assert own.num_diffusion_steps == load_averaged(stage1).spec.own_decoding.num_diffusion_steps
     for pair, message in {
         "steps=7": "there is no 'steps'",
-        "temperature=hot": "'hot' is no float",
+        "temperature=hot": "write temperature= and a number",
+        "engine=plain": "there is no 'engine'",
         "num_iterations=0": "num_iterations = 0",
     }.items():
         assert run(export.main, stage1, tmp_path / "no", "--decoding", pair) == 2

@@ -7,10 +7,10 @@ from pathlib import Path
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import user_errors
 
+HOW_TO_COMPUTE = ("engine", "precision")  # the user's machine decides, not the model
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``impact-export``."""
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="impact-export", description=__doc__.splitlines()[0].split(": ", 1)[1])
     parser.add_argument("source", type=Path, help="a checkpoint of impact-train (file or folder), or its run directory")
     parser.add_argument("out", type=Path, help="the folder to write: config.json and model.safetensors")
@@ -26,7 +26,13 @@ def main(argv: list[str] | None = None) -> None:
         metavar="KEY=VALUE",
         help="the model's own decoding, where it is not what its training named: num_iterations=32 temperature=0.9",
     )
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Entry point of ``impact-export``."""
+    arguments = build_parser().parse_args(argv)
     decoding = parse_decoding(arguments.decoding)
     from impact_pl.training.checkpoint import export
 
@@ -41,7 +47,7 @@ def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
     Raises:
         ValueError: no such field, or no value of its kind.
     """
-    defaults = asdict(DecodingConfig())
+    defaults = {name: value for name, value in asdict(DecodingConfig()).items() if name not in HOW_TO_COMPUTE}
     decoding = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
@@ -51,7 +57,8 @@ def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
         try:
             decoding[name] = kind(value)
         except ValueError:
-            raise ValueError(f"--decoding {pair}: {value!r} is no {kind.__name__}") from None
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"--decoding {pair}: write {name}= and {wanted}") from None
     return decoding
 
 

@@ -223,6 +223,8 @@ class Impact(nn.Module):
             ValueError: folder or files missing or damaged, or written by another format version.
         """
         folder = find_model(folder)
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such model folder; impact-train writes one at its end, runs/NAME/model")
         for name in FILES:
             if not (folder / name).is_file():
                 raise ValueError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")

@@ -53,7 +53,7 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
             )
         text = dict(index.text_encoder)
     decoding = asdict(config.decoding)
-    for name in ("engine", "precision"):  # of the samples while training, not of what is sampled
+    for name in ("engine", "precision"):  # how samples are computed, not what is sampled
         del decoding[name]
     return ImpactSpec(
         model=config.model,

@@ -1,6 +1,7 @@
 """impact-generate before any model is loaded: captions, files, what is finished."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,14 @@ def test_missing_spectrograms_are_drawn(tmp_path):
     for job in jobs:
         save_audio(job.file, 0.1 * torch.randn(16_000, generator=torch.Generator().manual_seed(0)), 16_000)
     jobs[0].file.with_suffix(".png").write_bytes(b"as it was")
+    newer = jobs[0].file.stat().st_mtime + 1
+    os.utime(jobs[0].file.with_suffix(".png"), (newer, newer))
     generate.draw_spectrograms(jobs)
     assert jobs[0].file.with_suffix(".png").read_bytes() == b"as it was"
     assert jobs[1].file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    os.utime(jobs[0].file, (newer + 1, newer + 1))  # a new sound
+    generate.draw_spectrograms(jobs)
+    assert jobs[0].file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_manifest_gives_captions_of_a_split_and_file_names_from_ids(tmp_path):

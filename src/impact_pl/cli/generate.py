@@ -10,8 +10,10 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from impact_pl import assets
-from impact_pl.audio import SAMPLE_RATE, SUFFIXES, load_audio, save_audio, spectrogram_png
+from impact_pl.audio import SUFFIXES, read_samples, save_audio, spectrogram_png
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
@@ -193,24 +195,24 @@ def generate(args: argparse.Namespace, noted: list[dict], batches: list[list[Job
             )
             for job, waveform in zip(batch, waveforms.cpu(), strict=True):
                 save_audio(job.file, waveform, pipeline.sample_rate)
-                job.file.with_suffix(".png").unlink(missing_ok=True)  # of another sound
             remember(args.out, batch, noted[index])
 
 
 def draw_spectrograms(jobs: list[Job]) -> None:
-    """A .png beside each sound that has none."""
+    """A .png beside each sound that has none, or one that is older than the sound."""
     for job in jobs:
         picture = job.file.with_suffix(".png")
-        if not picture.is_file():
-            spectrogram_png(load_audio(job.file, SAMPLE_RATE), SAMPLE_RATE, picture, title=job.caption)
+        if not picture.is_file() or picture.stat().st_mtime < job.file.stat().st_mtime:
+            samples, rate = read_samples(job.file)  # (S, 1)
+            spectrogram_png(torch.from_numpy(samples[:, 0]), rate, picture, title=job.caption)
 
 
 def decoding_of(args: argparse.Namespace) -> DecodingConfig:
     """The model's own, with the preset's changes and what was given explicitly."""
     config = find_model(args.model) / "config.json"
-    own = (
-        read_spec(config).own_decoding if config.is_file() else DecodingConfig()
-    )  # no model: refused when it is loaded
+    own = DecodingConfig()  # where there is no model: that is said when it is loaded
+    if config.is_file():
+        own = read_spec(config).own_decoding
     given = {field: getattr(args, field) for field, _ in DECODING.values()}
     given = {field: value for field, value in given.items() if value is not None}
     return with_preset(own, args.preset, given)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from impact_pl.ablation.plan import Plan
-from impact_pl.audio import audio_seconds
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.data_prep.segments import record_seconds
 from impact_pl.evaluation.labels import labels_of
 
 SEED = 0  # of the choice, which is the same for every row, setting and seed
@@ -21,16 +21,11 @@ def write_clips(plan: Plan, data: Path, path: Path) -> None:
     Raises:
         ValueError: none is as long as that.
     """
-    records = [record for record in read_manifest(data) if seconds_of(record) >= plan.shortest_seconds]
+    records = [record for record in read_manifest(data) if record_seconds(record) >= plan.shortest_seconds]
     if not records:
         raise ValueError(f"{data}: no recording lasts {plan.shortest_seconds:g} s, which the plan asks for")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(path, records)
-
-
-def seconds_of(record: Record) -> float:
-    left = audio_seconds(record.path) - record.start
-    return left if record.duration is None else min(left, record.duration)
 
 
 def write_captions(plan: Plan, manifest: Path, path: Path) -> dict[str, Any]:

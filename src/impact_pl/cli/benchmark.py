@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from impact_pl.cli import options
 from impact_pl.cli.benchmark_options import build_parser
-from impact_pl.config import PRESETS, DecodingConfig, TrainConfig
+from impact_pl.config import DecodingConfig, TrainConfig, with_preset
 from impact_pl.errors import user_errors
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
             decoding = DecodingConfig(num_diffusion_steps=args.diffusion_steps, engine=engine, precision=precision)
             found.append(Way(f"{engine}, {precision}", decoding))
     for name in args.preset:
-        preset = dataclasses.replace(spec.own_decoding, **PRESETS[name])
+        preset = with_preset(spec.own_decoding, name, {})
         precision = preset.precision
         if precision == "auto":
             precision = "bf16" if computes_bf16(args.device) else "32-true"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.decoding import check_decoding
+from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
@@ -114,7 +115,9 @@ def export(path: Path, out: Path, half: bool = False, decoding: dict[str, Any] |
     """
     model = load_averaged(path)
     model.spec.decoding = model.spec.decoding | (decoding or {})
-    check_decoding(model.spec.own_decoding, model.spec.model.num_timesteps)
+    own, head = model.spec.own_decoding, model.spec.model.head
+    check_decoding(own, model.spec.model.num_timesteps)
+    check_order(head, own.order, own.reveal, own.solver)
     save_model(model, out, half)
 
 

@@ -105,7 +105,6 @@ def test_the_built_in_model_is_found_by_name(trained, tmp_path, run, monkeypatch
     assert np.abs(waveform - again.numpy()).max() < 1e-4  # 16 bits
 
 
-@pytest.mark.skipif(not (folder.BUILTIN_FOLDER / "model.safetensors").is_file(), reason="no weights in this checkout")
 def test_the_built_in_model_fits_the_built_in_parts():
     quick = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
     waveforms = ImpactPipeline.from_pretrained("builtin")(

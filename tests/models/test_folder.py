@@ -1,10 +1,13 @@
-"""Where a model's folder is, and its weights in half precision."""
+"""A model's folder: saved and loaded, refused where it does not fit, in half precision, found by name."""
+
+import json
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_impact import QUICK, build, captions, rng
 
-from impact_pl.config import ModelConfig
+from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.models import folder
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
@@ -14,6 +17,46 @@ def model() -> Impact:
     torch.manual_seed(0)
     config = ModelConfig(dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=8)
     return Impact(ImpactSpec(config, latent_channels=4, latent_width=1, latent_mean=[0.0] * 4, latent_std=1.0))
+
+
+def test_save_and_load(tmp_path):
+    model = build(mask_ratio=MaskRatioConfig(kind="fixed", value=0.6))
+    model.save_pretrained(tmp_path / "model")
+    loaded = Impact.from_pretrained(tmp_path / "model")
+    assert loaded.spec == model.spec
+    assert not loaded.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name])
+    assert torch.equal(*(m.generate(captions(), 12, 2, QUICK, rng()) for m in (model, loaded)))
+
+
+def test_folders_that_do_not_load(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such model folder"):
+        Impact.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        Impact.from_pretrained(tmp_path)
+    model = build()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "latent_channels": 5, "latent_mean": [0.0] * 5}))
+    with pytest.raises(ValueError, match="does not fit"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="format None"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "surprise": 1}))
+    with pytest.raises(ValueError, match="surprise"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ValueError, match="does not fit"):
+        Impact.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"no model\.safetensors"):
+        Impact.from_pretrained(tmp_path)
 
 
 def test_half_precision_is_half_the_bytes_and_loads_the_same_each_time(tmp_path):

@@ -11,10 +11,9 @@ from test_impact import QUICK, build, captions, latents, rng
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.diffusion import make_schedule, variational_bound
 from impact_pl.models.engine import Engine
-from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, EnergyHead, MseHead
+from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, MseHead
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.codebook import ResidualQuantizer
-from impact_pl.models.heads.energy import energy_score
 from impact_pl.models.impact import Impact
 
 CODES = {"num_codebooks": 2, "codebook_size": 8}
@@ -316,41 +315,3 @@ def test_the_encoder_sees_in_training_what_it_sees_in_decoding():
     generated = model.patchify((model.generate(captions(), 12, 2, QUICK, rng()) - model._latent_mean(x)) / 2.0)
     sums = (model.head.quantizer.codebooks[0][:, None] + model.head.quantizer.codebooks[1]).flatten(0, 1)
     assert (generated[..., None, :] - sums).abs().amax(dim=-1).amin(dim=-1).max() < 1e-5
-
-
-# One step
-
-
-def test_energy_score_by_hand():
-    drawn, target = torch.tensor([[[0.0, 0.0]], [[2.0, 2.0]], [[0.0, 4.0]]]), torch.tensor([[0.0, 0.0]])
-    # root mean squares: to the target 0, 2, sqrt(8); between the draws 2, sqrt(8), 2
-    by_hand = torch.tensor([(0 + 2 + 8**0.5) / 3 - (2 + 8**0.5 + 2) / 3 / 2])
-    torch.testing.assert_close(energy_score(drawn, target), by_hand)
-
-
-def test_energy_head_draws_clean_patches_whatever_its_teacher_predicts():
-    """And has nothing of the diffusion head's that would not work on it."""
-    noise, velocity = (model_with("energy", prediction=prediction) for prediction in ("noise", "velocity"))
-    assert torch.equal(*(model.generate(captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
-    assert noise.head.state_dict().keys() - build().head.state_dict().keys() == {"noise_proj.weight"}
-    assert not any(hasattr(noise.head, name) for name in ("denoiser", "loss_at", "predicts_velocity"))
-
-
-@pytest.mark.parametrize("num_steps", [1, 4])
-def test_energy_head_learns_a_spread_and_not_its_mean(num_steps):
-    """Patches of one hidden vector lie on two sides, at +1 and -1: draws of the trained head do so, too."""
-    torch.manual_seed(0)
-    head = EnergyHead(dataclasses.replace(CONFIG, head="energy", head_width=64, head_depth=2), 4)
-    sides = (torch.arange(256) % 2 * 2.0 - 1)[None, :, None].expand(1, 256, 4)
-    hidden = torch.ones(1, 256, 32)
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-    generator = rng()
-    for _ in range(300):
-        optimizer.zero_grad()
-        head.loss(hidden, sides, generator, 4)[0].mean().backward()
-        optimizer.step()
-    with torch.no_grad():
-        drawn = head.sample(hidden, None, Sampling(1.0, num_steps), rng())[0]
-    assert drawn.abs().mean() > 0.8
-    assert 0.3 < (drawn.mean(dim=1) > 0).float().mean() < 0.7
-    assert drawn.std(dim=1).mean() < 0.4  # the four numbers of a patch agree

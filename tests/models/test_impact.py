@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -244,46 +243,6 @@ def test_whitening():
     torch.testing.assert_close(model.unwhiten(white), mean)
     drawn = model.whiten(torch.cat([torch.zeros(1, 4, 5000, 1), torch.full((1, 4, 5000, 1), 4.0)], dim=1), rng())
     assert drawn.std(dim=(0, 2, 3)).tolist() == pytest.approx([2.0] * 4, rel=0.05)  # 4 / latent_std
-
-
-def test_save_and_load(tmp_path):
-    model = build(mask_ratio=MaskRatioConfig(kind="fixed", value=0.6))
-    model.save_pretrained(tmp_path / "model")
-    loaded = Impact.from_pretrained(tmp_path / "model")
-    assert loaded.spec == model.spec
-    assert not loaded.training
-    for name, value in model.state_dict().items():
-        assert torch.equal(value, loaded.state_dict()[name])
-    assert torch.equal(*(m.generate(captions(), 12, 2, QUICK, rng()) for m in (model, loaded)))
-
-
-def test_folders_that_do_not_load(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: no such model folder"):
-        Impact.from_pretrained(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"no config\.json"):
-        Impact.from_pretrained(tmp_path)
-    model = build()
-    model.save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "format": 99}))
-    with pytest.raises(ValueError, match="format 99"):
-        Impact.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "latent_channels": 5, "latent_mean": [0.0] * 5}))
-    with pytest.raises(ValueError, match="does not fit"):
-        Impact.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="format None"):
-        Impact.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({**config, "surprise": 1}))
-    with pytest.raises(ValueError, match="surprise"):
-        Impact.from_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "model.safetensors").write_bytes(b"not weights")
-    with pytest.raises(ValueError, match="does not fit"):
-        Impact.from_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"no model\.safetensors"):
-        Impact.from_pretrained(tmp_path)
 
 
 def test_unknown_head():

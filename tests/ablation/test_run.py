@@ -108,6 +108,7 @@ def test_what_can_start():
 
 
 RUN = """
+import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, "modules")
@@ -117,6 +118,7 @@ run.PRELOADED = []
 first = Unit("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
 slow = Unit("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; jobs in a shell's background ignore it
     run.run_units([first, slow], Path("out"), 1)
 """
 

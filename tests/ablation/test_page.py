@@ -99,3 +99,18 @@ def test_the_front_is_what_nothing_beats():
     assert svg.count("<circle") == 5
     assert "&lt;x&gt;: 7.00 ± 0.50, 2 s" in svg
     assert svg.count('class="name"') >= 3
+
+
+def test_the_page_of_one_model_speaks_of_its_settings_alone(results, tmp_path):
+    plan = PLAN | {"model": "builtin", "rows": {"full": {}}}
+    results |= {"size": "builtin", "plan": dataclasses.asdict(make_plan(plan, "here"))}
+    del results["rows"]["head_mse"], results["facts"]["clips"]
+    path = write_page(results, tmp_path)
+    page = path.read_text()
+    assert path.name == "ablation_builtin.md"
+    assert (tmp_path / "ablation_builtin" / "results.json").is_file()
+    assert "(ablation_builtin/pareto.svg)" in page
+    assert "model `builtin`, 3 seeds of sounds" in page
+    assert "Parallel decoding in iterations is better than a single pass." in page
+    for said in ("head_mse", "without_minilm", "make ablation", "steps without text"):
+        assert said not in page

@@ -16,8 +16,9 @@ from impact_pl.ablation.verdicts import load_claims
 from impact_pl.audio import save_audio
 from impact_pl.cli import evaluate, generate, reconstruct
 from impact_pl.cli.compose import compose
-from impact_pl.config import PRESETS, DecodingConfig, PrecomputeConfig, TrainConfig
+from impact_pl.config import PRESETS, DecodingConfig, PrecomputeConfig, TrainConfig, with_preset
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.models.impact import Impact
 
 SMALL = {
     "seeds": 2,
@@ -58,7 +59,10 @@ def commands(units: list[Unit]) -> list[tuple[str, list[str]]]:
 ELSEWHERE = {"device": "cuda", "text_encoder": "laion_clap:a.pt+t5:flan"}
 
 
-@pytest.mark.parametrize(("size", "changes"), [*((size, {}) for size in SIZES), ("full", ELSEWHERE)])
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [*((size, {}) for size in SIZES if size != "distilled"), ("full", ELSEWHERE), ("distilled", {"model": "builtin"})],
+)
 def test_every_command_of_every_size_parses(size, changes, places):
     for module, arguments in commands(plan_units(load_plan(size, **changes), places)):
         if module.endswith("train"):
@@ -187,7 +191,7 @@ def test_the_preset_fast_is_a_setting():
     assert decoding_config(plan.decoding | PRESETS["fast"]) in settings
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [size for size in SIZES if size != "distilled"])
 def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
     plan = load_plan(size)
     own = DecodingConfig(min_alpha_bar=0.0, temperature=0.5, order="confidence", num_iterations=3)
@@ -204,6 +208,32 @@ def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
         group, _, short = name.partition("/")
         place = (SETTINGS if short else group, "sounds", short or "base")
         assert folders[place] == decoding
+
+
+def test_a_given_model_is_decoded_and_nothing_is_trained(places, tmp_path):
+    units = plan_units(load_plan("builtin"), places)
+    assert {unit.kind for unit in units} == {"data", "sounds", "figures", "speed"}
+    assert not [unit for unit in units if unit.name == "latents"]
+    assert {args[args.index("--model") + 1] for _, args in commands(units) if "--model" in args} == {"builtin"}
+    decoding = load_plan("builtin").groups()["settings"].values()
+    own = Impact.from_pretrained("builtin").spec.own_decoding
+    assert decoding_config(load_plan("builtin").decoding) == dataclasses.replace(own, precision="32-true")
+    assert dataclasses.replace(with_preset(own, "fast", {})) in [decoding_config(each) for each in decoding]
+    with pytest.raises(ValueError, match=r"there is no .*config\.json; name a model's folder, or builtin"):
+        plan_units(load_plan("builtin", model=str(tmp_path)), places)
+    with pytest.raises(ValueError, match="its rows are trained, and model = 'builtin' would stand for all of them"):
+        load_plan("quick", model="builtin")
+
+
+def test_another_model_in_the_same_folder_is_another_one(places, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("a")
+    plan = make_plan(small(model=str(tmp_path), rows={"full": None}), "here")
+    before = {unit.name: unit.key for unit in plan_units(plan, places)}
+    (tmp_path / "model.safetensors").write_text("b")
+    after = {unit.name: unit.key for unit in plan_units(plan, places)}
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == set(before) - {"reference"}
 
 
 def test_short_recordings_are_left_out(tmp_path):

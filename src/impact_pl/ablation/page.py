@@ -23,17 +23,25 @@ have been seen. At 95 %, one of twenty comparisons of equals comes out resolved 
 
 
 def write_page(results: dict[str, Any], folder: Path) -> Path:
-    """Write ``ablation.md`` and, in the folder ``ablation``, the plot and ``results.json``; return the page's path."""
+    """Write ``ablation.md`` and, in the folder ``ablation``, the plot and ``results.json``; return the page's path.
+
+    Of a plan that trains nothing they are called ``ablation_<size>``.
+    """
     plan = make_plan_again(results)
     points = points_of(results["rows"])
-    write_results(results, folder / "ablation" / "results.json")
+    name = name_of(results["size"], plan)
+    write_results(results, folder / name / "results.json")
     if len(points) > 1:
         clips = f"{plan.speed_batch} sounds of {plan.clip_seconds:g} s"
         svg = pareto_svg(points, f"seconds for {clips}", "FD-YAMNet, mean and spread over seeds")
-        write_whole(folder / "ablation" / "pareto.svg", svg)
-    page = folder / "ablation.md"
+        write_whole(folder / name / "pareto.svg", svg)
+    page = folder / f"{name}.md"
     write_whole(page, page_of(results, plan, with_plot=len(points) > 1))
     return page
+
+
+def name_of(size: str, plan: Plan) -> str:
+    return f"ablation_{size}" if plan.model else "ablation"
 
 
 def make_plan_again(results: dict[str, Any]) -> Plan:
@@ -42,11 +50,14 @@ def make_plan_again(results: dict[str, Any]) -> Plan:
 
 
 def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
-    verdicts = judge(load_claims(), plan, results["rows"])
+    claims = load_claims()
+    if plan.model:  # nothing is said of other rows
+        claims = [claim for claim in claims if all(row.partition("/")[0] in plan.rows for row in claim.pair)]
+    verdicts = judge(claims, plan, results["rows"])
     settings = {name: row for name, row in results["rows"].items() if "/" in name or name == FULL}
     rows = {name: row for name, row in results["rows"].items() if "/" not in name}
     parts = [
-        "# The ablation",
+        "# Ways to decode one model" if plan.model else "# The ablation",
         "<!-- Made by `python -m impact_pl.cli.ablation`; not written by hand. -->",
         facts_of(results, plan),
         "## Claims",
@@ -54,30 +65,48 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         verdicts_table(verdicts),
         not_run(verdicts),
         RULE,
-        "## Rows",
-        "Mean ± standard deviation over seeds, and their range. Latency and memory are of the first seed's model.",
-        figures_table(rows, results["reference"]),
-        "## Settings of `full`",
-        f"The same models; decoded with {said_decoding(plan.decoding)} where the name says nothing else.",
-        figures_table(settings, {}),
     ]
+    spread = "Mean ± standard deviation over seeds, and their range."
+    decoded = f"decoded with {said_decoding(plan.decoding)} where the name says nothing else."
+    if plan.model:
+        parts += [
+            "## Settings",
+            f"{spread} `full` is the model {decoded}",
+            figures_table(settings, results["reference"]),
+        ]
+    else:
+        parts += [
+            "## Rows",
+            f"{spread} Latency and memory are of the first seed's model.",
+            figures_table(rows, results["reference"]),
+            "## Settings of `full`",
+            f"The same models; {decoded}",
+            figures_table(settings, {}),
+        ]
     if with_plot:
-        parts += ["## Quality against latency", "![FD-YAMNet against latency](ablation/pareto.svg)"]
+        picture = f"{name_of(results['size'], plan)}/pareto.svg"
+        parts += ["## Quality against latency", f"![FD-YAMNet against latency]({picture})"]
         parts.append(
             "Named: rows, and what nothing else beats in both (the dashed line); T iterations, S diffusion steps."
         )
-    parts += ["## Again", again(results["size"], results["facts"]["manifest"])]
+    parts += ["## Again", again(results["size"], plan, results["facts"]["manifest"])]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:
     """What was run, in a paragraph."""
     facts = results["facts"]
-    model = ", ".join(f"`{argument}`" for argument in plan.train)
+    arguments = ", ".join(f"`{argument}`" for argument in plan.train)
+    if plan.model:
+        what = f"model `{plan.model}`, {plan.seeds} seeds of sounds of {plan.clip_seconds:g} s."
+    else:
+        what = (
+            f"{plan.seeds} seeds, each with {plan.pretrain_steps} steps without text and {plan.text_steps} with it, on "
+            f"{facts['clips']} clips of {plan.clip_seconds:g} s ({arguments})."
+        )
     return (
-        f"Size `{results['size']}`: {plan.seeds} seeds, each with {plan.pretrain_steps} steps without text and "
-        f"{plan.text_steps} with it, on {facts['clips']} clips of {plan.clip_seconds:g} s ({model}). Judged on "
-        f"{facts.get('samples', 'no')} held-out captions, {facts['labelled']} of them with a label of ESC-10 "
+        f"Size `{results['size']}`: {what} "
+        f"Judged on {facts.get('samples', 'no')} held-out captions, {facts['labelled']} of them with a label of ESC-10 "
         "(accuracy). FD-YAMNet can be compared with others of this number only.\n\n"
         f"Made with code {facts['code']}, data {facts['data']}, torch {facts['versions'].get('torch')}, on "
         f"{facts['cores']} cores, {facts['workers']} units at a time."
@@ -188,11 +217,13 @@ def short_label(name: str) -> str:
     return label
 
 
-def again(size: str, data: str) -> str:
+def again(size: str, plan: Plan, data: str) -> str:
+    command = f"python -m impact_pl.cli.ablation --size {size} --data {data}"
+    if plan.model:
+        return f"```bash\n{command} --model {plan.model}\n```"
     return (
         f"```bash\nmake ablation SIZE={size} DATA={data}\n"
-        f"python -m impact_pl.cli.ablation --size {size} --data {data} --only head_mse --seed 1 --out runs/rebuilt "
-        "--against docs/ablation/results.json\n```\n\n"
+        f"{command} --only head_mse --seed 1 --out runs/rebuilt --against docs/ablation/results.json\n```\n\n"
         "The first command makes everything on this page, and continues where it was stopped; the second makes one row "
         "of one seed anew and prints its figures beside those of the page."
     )

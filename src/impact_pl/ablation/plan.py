@@ -3,6 +3,8 @@
 A *row* is a model: how it is trained, and how its sounds are generated. A *setting* is another way of generating the
 sounds of the row ``full``, written as what differs from the plan's ``decoding``: ``full/num_iterations=4``. Each row
 and each setting is there once a seed, on the same steps, clips and captions as all others.
+
+A plan may name a ``model`` that is trained already. It is the row ``full`` then, the only one, and seeds are of sounds.
 """
 
 import dataclasses
@@ -18,7 +20,7 @@ from impact_pl.config import DecodingConfig
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
 SETTINGS = "settings"  # all of them together, where rows are named
 OWN, NONE, SKIPPED = "own", "none", "skipped"
-SIZES = ("smoke", "quick", "full")
+SIZES = ("smoke", "quick", "full", "builtin", "distilled")
 
 
 @dataclass
@@ -54,6 +56,7 @@ class Plan:
         num_labelled: how many of them have a label, if there are as many: for the class accuracy.
         batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
         pretrain_steps, text_steps: of the two stages.
+        model: of which all sounds are generated, a folder or ``builtin``; empty: rows are trained.
         train: arguments of impact-train for every row and both stages.
         decoding: fields of DecodingConfig.
         sweeps: name -> a field's values, or several fields' (every combination).
@@ -64,8 +67,9 @@ class Plan:
     seeds: int
     clip_seconds: float
     num_samples: int
-    pretrain_steps: int
-    text_steps: int
+    pretrain_steps: int = 0
+    text_steps: int = 0
+    model: str = ""
     shortest_seconds: float = 0.0
     codec: str = "builtin"
     text_encoder: str = "minilm"
@@ -132,7 +136,8 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
     """
     rows = {name: _build(Row, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
     plan = _build(Plan, {**values, "rows": rows}, where)
-    plan.rows |= rows_without(plan.text_encoder)
+    if not plan.model:
+        plan.rows |= rows_without(plan.text_encoder)
     _check(plan, where)
     return plan
 
@@ -203,7 +208,13 @@ def _build(kind: type, values: Any, where: str) -> Any:
 def _check(plan: Plan, where: str) -> None:
     if FULL not in plan.rows:
         raise ValueError(f"{where}: rows need {FULL!r}, with which all others are compared")
-    for name in ("seeds", "num_samples", "pretrain_steps", "text_steps", "batch_size", "speed_batch", "speed_repeats"):
+    if plan.model and list(plan.rows) != [FULL]:
+        raise ValueError(
+            f"{where}: its rows are trained, and model = {plan.model!r} would stand for all of them: take a plan with "
+            f"the row {FULL!r} alone, as builtin"
+        )
+    steps = () if plan.model else ("pretrain_steps", "text_steps")
+    for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
         if getattr(plan, name) < 1:
             raise ValueError(f"{where}: {name} = {getattr(plan, name)}: choose 1 or more")
     for sweep, fields in plan.sweeps.items():

@@ -12,6 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 from impact_pl.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
+from impact_pl.models.folder import find_model
+from impact_pl.parts import files_sha256
 
 Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
 FLAGS = {"num_iterations": "iterations", "num_diffusion_steps": "diffusion-steps", "guidance_scale": "guidance"}
@@ -81,44 +83,73 @@ class Places:
         return self.out / "reconstructed"
 
 
+@dataclass(frozen=True)
+class Model:
+    """What sounds are generated with.
+
+    Attributes:
+        folder: as impact-generate takes it.
+        needs: the units that make it.
+        inputs: a checksum of one that was there before.
+    """
+
+    folder: str
+    needs: tuple[Unit, ...] = ()
+    inputs: str = ""
+
+
 def plan_units(plan: Plan, places: Places) -> list[Unit]:
     """Every unit, each after those that it needs."""
-    latents, reference = data_units(plan, places)
+    reference = reference_unit(plan, places)
+    data = [reference] if plan.model else [latents_unit(plan, places), reference]
     stages: list[Unit] = []
     judged: list[Unit] = []
     speeds: list[Unit] = []
     for seed in range(plan.seeds):
-        models = train_units(plan, places, seed, latents)
-        stages += models.values()
+        trained = {} if plan.model else train_units(plan, places, seed, data[0])
+        stages += trained.values()
         for group, subjects in plan.groups().items():
-            row = FULL if group == SETTINGS else group
-            model = models[f"seed{seed}/{row}/text"]
-            judged += sounds_units(plan, places, seed, group, row, subjects, model, reference)
-            speeds += speed_units(plan, places, group, row, subjects, model) if seed == 0 else []
-    return [latents, reference, *stages, *judged, *speeds]
+            model = model_of(plan, places, trained, f"seed{seed}/{FULL if group == SETTINGS else group}/text")
+            judged += sounds_units(plan, places, seed, group, subjects, model, reference)
+            speeds += speed_units(plan, places, group, subjects, model) if seed == 0 else []
+    return [*data, *stages, *judged, *speeds]
 
 
-def data_units(plan: Plan, places: Places) -> tuple[Unit, Unit]:
-    """Shards of latents; and the real sounds and the codec's, with the figures of both."""
+def model_of(plan: Plan, places: Places, trained: dict[str, Unit], name: str) -> Model:
+    """The plan's model, or else the one that the unit ``name`` trains.
+
+    Raises:
+        ValueError: no model is in the folder that the plan names.
+    """
+    if not plan.model:
+        return Model(str(places.out / name / "model"), (trained[name],))
+    files = [find_model(plan.model) / file for file in ("config.json", "model.safetensors")]
+    if missing := [file for file in files if not file.is_file()]:
+        raise ValueError(f"--model {plan.model}: there is no {missing[0]}; name a model's folder, or builtin")
+    return Model(plan.model, inputs=files_sha256(files))
+
+
+def latents_unit(plan: Plan, places: Places) -> Unit:
+    """Shards of latents."""
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
         f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
         f"device={plan.device}",
     )  # fmt: skip
+    return Unit("latents", "data", (precompute,), inputs=checksum(places.manifest), outputs=(places.latents,))
+
+
+def reference_unit(plan: Plan, places: Places) -> Unit:
+    """The real sounds and the codec's, with the figures of both."""
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
         "--codec", plan.codec, "--real", str(places.real), "--reconstructed", str(places.reconstructed),
     )  # fmt: skip
     result = places.out / "reference.json"
     evaluate = evaluation(plan, places, places.reconstructed, result)
-    inputs = checksum(places.manifest)
-    return (
-        Unit("latents", "data", (precompute,), inputs=inputs, outputs=(places.latents,)),
-        Unit(
-            "reference", "data", (reconstruct, evaluate), result=result, inputs=inputs + checksum(places.captions),
-            outputs=(places.real, places.reconstructed),
-        ),
-    )  # fmt: skip
+    inputs = checksum(places.manifest) + checksum(places.captions)
+    outputs = (places.real, places.reconstructed)
+    return Unit("reference", "data", (reconstruct, evaluate), result=result, inputs=inputs, outputs=outputs)
 
 
 def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[str, Unit]:
@@ -153,7 +184,7 @@ def train_command(plan: Plan, places: Places, seed: int, name: str, row: Row, st
 
 
 def sounds_units(
-    plan: Plan, places: Places, seed: int, group: str, row: str, subjects: dict[str, dict], model: Unit, reference: Unit
+    plan: Plan, places: Places, seed: int, group: str, subjects: dict[str, dict], model: Model, reference: Unit
 ) -> list[Unit]:
     """The sounds of a row, or of all settings, and one evaluation of them: what is real is listened to once."""
     units = []
@@ -161,11 +192,12 @@ def sounds_units(
         name = f"seed{seed}/{group}/sounds/{short_name(subject)}"
         command = (
             "impact_pl.cli.generate", "--captions-file", str(places.captions), "--out", str(places.out / name),
-            "--model", str(places.out / model.name / "model"), "--duration", str(plan.clip_seconds),
+            "--model", model.folder, "--duration", str(plan.clip_seconds),
             "--format", "flac", "--batch-size", str(plan.batch_size), "--device", plan.device, "--seed", str(seed),
             *flags(decoding),
         )  # fmt: skip
-        units.append(Unit(name, "sounds", (command,), (model,), group, seed, outputs=(places.out / name,)))
+        outputs = (places.out / name,)
+        units.append(Unit(name, "sounds", (command,), model.needs, group, seed, inputs=model.inputs, outputs=outputs))
     name = f"seed{seed}/{group}/figures"
     result = places.out / f"{name}.json"
     first, *others = units
@@ -176,18 +208,23 @@ def sounds_units(
     return [*units, Unit(name, "figures", (command,), (reference, *units), group, seed, result, rows)]
 
 
-def speed_units(plan: Plan, places: Places, group: str, row: str, subjects: dict[str, dict], model: Unit) -> list[Unit]:
+def speed_units(plan: Plan, places: Places, group: str, subjects: dict[str, dict], model: Model) -> list[Unit]:
     """Latency and memory of each row or setting, on the first seed's model."""
     units = []
     for subject, decoding in subjects.items():
         name = f"speed/{group}/{short_name(subject)}"
         result = places.out / f"{name}.json"
         command = (
-            "impact_pl.ablation.speed", "--model", str(places.out / model.name / "model"), "--out", str(result),
+            "impact_pl.ablation.speed", "--model", model.folder, "--out", str(result),
             "--duration", str(plan.clip_seconds), "--batch-size", str(plan.speed_batch),
             "--repeats", str(plan.speed_repeats), "--device", plan.device, "--decoding", json.dumps(decoding),
         )  # fmt: skip
-        units.append(Unit(name, "speed", (command,), (model,), group, 0, result, {"": subject}, alone=True))
+        units.append(
+            Unit(
+                name, "speed", (command,), model.needs, group, 0, result, {"": subject}, alone=True,
+                inputs=model.inputs,
+            )
+        )  # fmt: skip
     return units
 
 

@@ -5,6 +5,7 @@ import os
 import shlex
 from pathlib import Path
 
+from impact_pl.ablation.plan import SIZES
 from impact_pl.cli import options
 from impact_pl.errors import user_errors
 
@@ -16,15 +17,17 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train the rows of the ablation on the same steps and clips, several seeds each, generate with\n"
         "each in several ways, and write what comes out: results.json, and a page that says which claims of\n"
         "the paper hold here. The same command continues what was stopped, and does nothing that is done.\n"
-        "Sizes are plans in conf/ablation/: smoke (a minute), quick (under an hour on two cores), full (hours).",
+        "Sizes are plans in conf/ablation/: smoke (a minute), quick (under an hour on two cores), full (hours);\n"
+        "builtin and distilled train nothing: they generate with one model in many ways.",
         epilog="example: python -m impact_pl.cli.ablation --size quick --data data/builtin/manifest.jsonl",
     )
     add = parser.add_argument
-    add("--size", choices=["smoke", "quick", "full"], default="quick", help="(default: %(default)s)")
+    add("--size", choices=SIZES, default="quick", help="(default: %(default)s)")
     add("--data", type=Path, default=Path("data/corpus/manifest.jsonl"), help="manifest.jsonl (default: %(default)s)")
     add("--out", type=Path, help="folder for everything (default: runs/ablation/SIZE)")
     add("--codec", help="name or folder (default: the plan's, builtin)")
     add("--text-encoder", help="name, or several with + between them: a row without each (default: the plan's, minilm)")
+    add("--model", help="builtin and distilled: generate with this model folder (default: the plan's)")
     add("--device", help="cpu, cuda (default: the plan's, cpu)")
     add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
     add("--seed", type=options.seed, help="with --only: this seed")
@@ -50,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--seed chooses a seed of one row: say which with --only ROW")
     if args.publish and args.only:
         raise ValueError("--publish writes a page of all rows: leave --only out")
-    given = {key: getattr(args, key) for key in ("codec", "text_encoder", "device")}
+    given = {key: getattr(args, key) for key in ("codec", "text_encoder", "model", "device")}
     plan = load_plan(args.size, **{key: value for key, value in given.items() if value is not None})
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
@@ -66,10 +69,10 @@ def main(argv: list[str] | None = None) -> None:
     failure = run_units(chosen, out, workers)
     if read_result(out, units[0]) is None:  # not even the data
         raise ValueError(failure)
-    clips = ShardIndex.load(places.latents / "train").num_samples
-    results = collect(
-        plan, args.size, units, out, facts | {"workers": workers, "clips": clips, "manifest": str(args.data)}
-    )
+    facts |= {"workers": workers, "manifest": str(args.data)}
+    if not plan.model:
+        facts["clips"] = ShardIndex.load(places.latents / "train").num_samples
+    results = collect(plan, args.size, units, out, facts)
     for folder in [out, *([args.publish] if args.publish else [])]:
         print(f"the page is {write_page(results, folder)}")
     print_figures(results, args.only, against)

@@ -54,13 +54,15 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	@touch $@
 
 # BENCH=docs/performance makes the committed page and its records anew.
-bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/impact-benchmark latency --batch 1 8 --preset fast --json $(BENCH)/cpu-latency.json
-	$(BIN)/impact-benchmark throughput --engine exact --batch 1 2 4 8 16 --points 2 --preset fast --json $(BENCH)/cpu-throughput.json
-	$(BIN)/impact-benchmark scaling --engine exact --batch 1 --points 3 --json $(BENCH)/cpu-scaling.json
-	$(BIN)/impact-benchmark training --batch 8 --json $(BENCH)/cpu-training.json
+bench: setup ## speed on this CPU (about half an hour) -> $(BENCH)/*.json and $(BENCH).md
+	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/cpu-whole.json
+	$(BIN)/impact-benchmark latency --engine exact --batch 1 8 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-latency.json
+	$(BIN)/impact-benchmark throughput --engine exact --precision bf16 --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-throughput.json
+	$(BIN)/impact-benchmark scaling --engine exact --precision bf16 --batch 1 --points 2 --repeats 1 --json $(BENCH)/cpu-scaling.json
+	$(BIN)/impact-benchmark training --batch 8 --repeats 2 --json $(BENCH)/cpu-training.json
 	$(BIN)/impact-benchmark reading --json $(BENCH)/cpu-reading.json
-	$(BIN)/impact-benchmark peers --batch 1 8 --repeats 1 --preset fast --json $(BENCH)/cpu-peers.json
+	$(BIN)/impact-benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-peers.json
+	$(BIN)/impact-benchmark peers --batch 8 --precision bf16 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-peers-8.json
 	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
 
 bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH)/*.json and $(BENCH).md

@@ -63,7 +63,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         "## Claims",
         summary_of(verdicts),
         verdicts_table(verdicts),
-        not_run(verdicts),
+        "" if plan.model else not_run(verdicts),
         RULE,
     ]
     spread = "Mean ± standard deviation over seeds, and their range."

@@ -111,9 +111,10 @@ def judge(claims: Sequence[Claim], plan: Plan, rows: Rows) -> list[Verdict]:
 
 
 def judge_one(claim: Claim, figure: str, plan: Plan, rows: Rows) -> Verdict:
-    first, second = (rows.get(plan.resolve(name), {}).get(figure, {}) for name in claim.pair)
+    names = [plan.resolve(name) for name in claim.pair]
+    first, second = (rows.get(name, {}).get(figure, {}) for name in names)
     common = sorted(set(first) & set(second))
-    if len(common) < 2:
+    if len(common) < 2 or names[0] == names[1]:  # both may be the plan's own decoding
         return Verdict(claim, figure, NOT_RUN)
     pairs = [first[seed] for seed in common], [second[seed] for seed in common]
     difference = compare(*pairs)

@@ -97,6 +97,11 @@ def test_a_setting_that_is_the_plans_own_is_the_row():
     assert judge(claims, PLAN, rows)[0].verdict == NOT_RUN
 
 
+def test_a_setting_is_not_compared_with_itself():
+    claims = [Claim("x", "S1", ["kl"], better="full", worse="full/num_iterations=16")]  # which is the plan's own
+    assert judge(claims, PLAN, {"full": {"kl": {"0": 1.0, "1": 2.0}}})[0].verdict == NOT_RUN
+
+
 def test_claims_are_read_and_checked():
     claims = load_claims()
     assert {"S1", "N"} <= {claim.source for claim in claims}

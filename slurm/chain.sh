@@ -4,7 +4,7 @@
 # Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME, or below another
 # runs_dir=DIR. Other arguments go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that
 # job alone:
-#   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.trainer.max_steps=1000 evaluate.iterations=32
+#   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.experiment=demo_text evaluate.iterations=32
 # Nodes, GPUs and the number of array tasks stand in env.sh. A job that fails stops those behind it; the same command
 # then continues: what is finished is not done again.
 set -eo pipefail

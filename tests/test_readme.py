@@ -83,7 +83,10 @@ MAINS = {
 }
 SMALL = {  # appended to the tour's commands: seconds instead of minutes, and clips as short as the test's sounds
     "impact-precompute": ["clip_seconds=1.28"],
-    "impact-train": ["model=tiny", "trainer.max_steps=2", "data.batch_size=4", "trainer.sample_every_steps=0"],
+    "impact-train": [
+        *("model=tiny", "trainer.max_steps=2", "optim.decay_steps=0"),
+        *("data.batch_size=4", "trainer.sample_every_steps=0"),
+    ],
     "impact-generate": ["--iterations", "2", "--diffusion-steps", "3", "--duration", "1"],
     "impact-evaluate": ["--duration", "1"],
     "impact_pl.cli.reconstruct": ["--duration", "1"],

@@ -15,8 +15,9 @@ from impact_pl.precision import PRECISIONS
 def measure(name: str, precision: str, batch: int, device: torch.device, repeats: int, whole: bool) -> dict:
     """A row of a record."""
     torch.manual_seed(0)
+    # Not in inference mode: with weights made in it a pass of MAGNeT in bf16 took 15 times as long on a CPU.
+    peer = PEERS[name](batch, PRECISIONS[precision], device)
     with torch.inference_mode():
-        peer = PEERS[name](batch, PRECISIONS[precision], device)
         steps = run_steps(peer, device) if whole else peer.steps * middle_step(peer, repeats, device)
         sound = median_seconds(peer.finish, repeats, device)
     return {

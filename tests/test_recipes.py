@@ -76,7 +76,7 @@ def mar_file(tmp_path_factory) -> Path:
 def stage1(shards, tmp_path_factory):
     """head -> the run directory of its stage 1, trained when it is first asked for.
 
-    Of "builtin" it is that of the shipped model, of "text" a whole model.
+    Of "builtin" it is that of the shipped model and the demo, of "text" a whole model.
     """
     runs, done = tmp_path_factory.mktemp("stage1"), {}
 
@@ -113,7 +113,7 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     if wanted.init_from.startswith("mar:"):
         arguments.append(f"init_from=mar:{mar_file}")
     elif wanted.init_from:
-        start = "builtin" if experiment == "builtin_text" else wanted.model.head
+        start = "builtin" if experiment in ("builtin_text", "demo_text") else wanted.model.head
         arguments.append(f"init_from={stage1('text' if wanted.optim.head_only else start)}")
     config = configure(arguments, shards, tmp_path)
     assert train(config) == 0

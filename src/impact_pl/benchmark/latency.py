@@ -56,10 +56,9 @@ def measure(
         loops = in_turns({name: runners[name].loop(each) for name, each in here.items()}, repeats, subject.device)
         wholes = {}
         if whole:
-            parts = [times[name].parts(runners[name], runners[name].plan(each)) for name, each in here.items()]
-            say(
-                f"running all of them to their end, about {sum(sum(found.values()) for found in parts):.0f} s each time"
-            )
+            spent = [times[name].parts(runners[name], runners[name].plan(each)) for name, each in here.items()]
+            expected = sum(sum(found.values()) for found in spent)
+            say(f"running all of them to their end, about {expected:.0f} s each time")
             calls = {name: runners[name].whole(each) for name, each in here.items()}
             wholes = in_turns(calls, repeats, subject.device)
             say("whole: " + listed(wholes))

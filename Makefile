@@ -54,7 +54,7 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	@touch $@
 
 # BENCH=docs/performance makes the committed page and its records anew.
-bench: setup ## speed on this CPU (about half an hour) -> $(BENCH)/*.json and $(BENCH).md
+bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
 	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/cpu-whole.json
 	$(BIN)/impact-benchmark latency --engine exact --batch 1 8 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-latency.json
 	$(BIN)/impact-benchmark throughput --engine exact --precision bf16 --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-throughput.json

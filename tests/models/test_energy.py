@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from test_heads import CONFIG, model_with
+from test_heads import CONFIG, model_with, train_head
 from test_impact import QUICK, build, captions, rng
 
 from impact_pl.models.heads import EnergyHead
@@ -34,12 +34,7 @@ def test_energy_head_learns_a_spread_and_not_its_mean(num_steps):
     head = EnergyHead(dataclasses.replace(CONFIG, head="energy", head_width=64, head_depth=2), 4)
     sides = (torch.arange(256) % 2 * 2.0 - 1)[None, :, None].expand(1, 256, 4)
     hidden = torch.ones(1, 256, 32)
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-    generator = rng()
-    for _ in range(300):
-        optimizer.zero_grad()
-        head.loss(hidden, sides, generator, 4)[0].mean().backward()
-        optimizer.step()
+    train_head(head, hidden, sides, steps=300, draws=4)
     with torch.no_grad():
         drawn = head.sample(hidden, None, Sampling(1.0, num_steps), rng())[0]
     assert drawn.abs().mean() > 0.8

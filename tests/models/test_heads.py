@@ -30,6 +30,16 @@ def model_with(head: str, **config) -> Impact:
     return model
 
 
+def train_head(head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, steps: int, draws: int) -> None:
+    """``steps`` of Adam on the same hidden vectors and patches, with ``draws`` timesteps a patch."""
+    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
+    generator = rng()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        head.loss(hidden, target, generator, draws)[0].mean().backward()
+        optimizer.step()
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_save_and_load(name, tmp_path):
     model = model_with(name)
@@ -108,12 +118,7 @@ def test_overfits_one_patch_a_position(name):
     target = torch.randn(1, 8, 4, generator=rng())
     hidden = torch.randn(1, 8, 32, generator=rng(1))
     head.fit(target[0], rng())
-    optimizer = torch.optim.Adam(head.parameters(), lr=3e-3)
-    generator = rng()
-    for _ in range(200):
-        optimizer.zero_grad()
-        head.loss(hidden, target, generator, 8)[0].mean().backward()
-        optimizer.step()
+    train_head(head, hidden, target, steps=200, draws=8)
     with torch.no_grad():
         drawn = head.sample(hidden, None, Sampling(1.0, 50, min_alpha_bar=1e-3), rng())
     distance = torch.cdist(drawn[0], target[0])

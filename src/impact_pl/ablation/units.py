@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 
 from impact_pl.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
-from impact_pl.models.folder import find_model
+from impact_pl.models.folder import FILES, find_model
 from impact_pl.parts import files_sha256
 
 Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
@@ -123,7 +123,7 @@ def model_of(plan: Plan, places: Places, trained: dict[str, Unit], name: str) ->
     """
     if not plan.model:
         return Model(str(places.out / name / "model"), (trained[name],))
-    files = [find_model(plan.model) / file for file in ("config.json", "model.safetensors")]
+    files = [find_model(plan.model) / file for file in FILES]
     if missing := [file for file in files if not file.is_file()]:
         raise ValueError(f"--model {plan.model}: there is no {missing[0]}; name a model's folder, or builtin")
     return Model(plan.model, inputs=files_sha256(files))

@@ -9,6 +9,7 @@ SIZE    ?= quick
 DATA    ?= $(firstword $(wildcard data/corpus/manifest.jsonl) data/builtin/manifest.jsonl)
 SLURM   := slurmctld slurmd slurm-client munge
 BENCH   ?= runs/bench
+MACHINE ?= cpu
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo ablation test test-all test-slurm test-clap bench bench-gpu lint format corpus precompute-latents tensorboard clean
@@ -53,16 +54,16 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	$(CLAP)/bin/pip install -q --no-deps laion-clap==1.1.7 wget==3.2 progressbar==2.5
 	@touch $@
 
-# BENCH=docs/performance makes the committed page and its records anew.
+# BENCH=docs/performance renews the committed page; MACHINE, what the records' names begin with, keeps those of others.
 bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/cpu-whole.json
-	$(BIN)/impact-benchmark latency --engine exact --batch 1 8 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-latency.json
-	$(BIN)/impact-benchmark throughput --engine exact --precision bf16 --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-throughput.json
-	$(BIN)/impact-benchmark scaling --engine exact --precision bf16 --batch 1 --points 2 --repeats 1 --json $(BENCH)/cpu-scaling.json
-	$(BIN)/impact-benchmark training --batch 8 --repeats 2 --json $(BENCH)/cpu-training.json
-	$(BIN)/impact-benchmark reading --json $(BENCH)/cpu-reading.json
-	$(BIN)/impact-benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-peers.json
-	$(BIN)/impact-benchmark peers --batch 8 --precision bf16 --preset fast --points 2 --repeats 1 --json $(BENCH)/cpu-peers-8.json
+	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
+	$(BIN)/impact-benchmark latency --engine exact --batch 1 8 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
+	$(BIN)/impact-benchmark throughput --engine exact --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
+	$(BIN)/impact-benchmark scaling --engine exact --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
+	$(BIN)/impact-benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
+	$(BIN)/impact-benchmark reading --json $(BENCH)/$(MACHINE)-reading.json
+	$(BIN)/impact-benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers.json
+	$(BIN)/impact-benchmark peers --batch 8 --precision auto --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers-8.json
 	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
 
 bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH)/*.json and $(BENCH).md

@@ -9,11 +9,16 @@ import torch
 PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16": torch.bfloat16}  # of decoding; and "auto"
 
 
-def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The type that ``precision`` names; ``auto`` is bf16 where the processor computes in it."""
+def resolve(precision: str, device: torch.device) -> str:
+    """``precision``; for ``auto`` bf16 where the processor computes in it, else 32-true."""
     if precision == "auto":
-        return torch.bfloat16 if computes_bf16(device) else torch.float32
-    return PRECISIONS[precision]
+        return "bf16" if computes_bf16(device) else "32-true"
+    return precision
+
+
+def dtype_of(precision: str, device: torch.device) -> torch.dtype:
+    """The type that ``precision`` names, ``auto`` too."""
+    return PRECISIONS[resolve(precision, device)]
 
 
 def computes_bf16(device: torch.device) -> bool:

@@ -41,7 +41,8 @@ def test_the_loss_at_all_positions_is_the_loss_at_masked_ones_on_average(stepper
 
 def test_rows_and_what_ways_keep(stepper):
     before = [p.clone() for p in stepper.model.parameters()]
-    rows = {row["way"]: row for row in training.measure(stepper, training.WAYS_WITHOUT_COMPILATION, RATES, 1)}
+    uncompiled = {name: way for name, way in training.WAYS.items() if not way.compile}
+    rows = {row["way"]: row for row in training.measure(stepper, uncompiled, RATES, 1)}
     assert any(not torch.equal(a, b) for a, b in zip(before, stepper.model.parameters(), strict=True))
     for row in rows.values():
         assert row["clips_per_second"] == pytest.approx(4 / row["seconds"])
@@ -51,6 +52,16 @@ def test_rows_and_what_ways_keep(stepper):
     ours = kept["ours: all that and fused AdamW"]
     assert kept["ours, activation checkpointing"] < ours < kept["ours, head at all positions"]
     assert ours < kept["ours in float32"]
+
+
+@pytest.mark.parametrize("computes", [True, False])
+def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, computes):
+    monkeypatch.setattr("impact_pl.precision.cpu_computes_bf16", lambda: computes)
+    device = torch.device("cpu")
+    ways = training.default_ways(device)
+    assert {way.precision for way in ways.values()} == ({"32-true", "bf16"} if computes else {"32-true"})
+    assert {"the reference's step", "ours in float32"} <= set(ways)
+    assert training.ours(device) == training.WAYS["ours: all that and fused AdamW" if computes else "ours in float32"]
 
 
 def test_layouts_leave_no_trace(stepper):

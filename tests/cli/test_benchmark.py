@@ -54,6 +54,7 @@ def record_of(path) -> dict:
 def test_latency(run, capsys, tmp_path):
     out = tmp_path / "latency.json"
     sizes = ["--iterations", 2, 3, "--batch", 1, 2, "--duration", 1.28, "--preset", "fast"]
+    sizes += ["--precision", "32-true", "bf16"]
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", out, "--plots", tmp_path / "plots") == 0
     said = capsys.readouterr().out
     record = record_of(out)
@@ -78,6 +79,18 @@ def test_whole_generations(run, tmp_path):
         assert row["whole"]
         assert row["generation_seconds"] != row["units_seconds"]
         assert "codec" not in row["parts"]
+
+
+@pytest.mark.parametrize(("computes", "ways"), [(True, ["32-true", "bf16"]), (False, ["32-true"])])
+def test_precisions_that_the_processor_computes_in(run, tmp_path, monkeypatch, computes, ways):
+    """By default: emulated products would take many times as long, and say nothing."""
+    monkeypatch.setattr("impact_pl.precision.cpu_computes_bf16", lambda: computes)
+    out = tmp_path / "auto.json"
+    sizes = ["--iterations", 2, "--duration", 1.28, "--no-codec", "--engine", "exact", "--preset", "fast"]
+    assert run(benchmark.main, "latency", *TINY, *sizes, "--json", out) == 0
+    named = [f"exact, {precision}" for precision in ways] + [f"preset fast, {ways[-1]}"]
+    assert [row["way"] for row in record_of(out)["rows"]] == named
+    assert record_of(out)["settings"]["precision"] == ways
 
 
 def test_a_trained_model(run, trained, tmp_path):
@@ -244,7 +257,7 @@ def test_what_is_no_record_is_refused(run, tmp_path, capsys):
 
 
 WRONG = [
-    ("--engine", "steam"), ("--preset", "slow"), ("--precision", "fp8"), ("--precision", "auto"),
+    ("--engine", "steam"), ("--preset", "slow"), ("--precision", "fp8"),
     ("--diffusion-steps", "5000"),
 ]  # fmt: skip
 

@@ -29,6 +29,7 @@ from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.masking import mask_from_order, num_masked, random_order
 from impact_pl.models.impact import Impact
+from impact_pl.precision import resolve
 from impact_pl.text import TextFeatures
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer
@@ -69,7 +70,15 @@ WAYS = {
 }
 
 
-WAYS_WITHOUT_COMPILATION = {name: way for name, way in WAYS.items() if not way.compile}
+def default_ways(device: torch.device) -> dict[str, Way]:
+    """All but the compiled one, and none in bf16 where the device only emulates it."""
+    computed = {resolve("auto", device), "32-true"}
+    return {name: way for name, way in WAYS.items() if way.precision in computed and not way.compile}
+
+
+def ours(device: torch.device) -> Way:
+    """Our step in the precision that suits ``device``."""
+    return dataclasses.replace(OURS, precision=resolve("auto", device))
 
 
 def mean_mask_ratio(config: MaskRatioConfig) -> float:

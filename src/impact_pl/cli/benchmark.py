@@ -42,13 +42,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Device and threads."""
+    """Device, threads, and the precisions that ``auto`` stands for there."""
     options.require_device(args.device)
     import torch  # late: --help answers at once
+
+    from impact_pl.precision import resolve
 
     if args.threads:
         torch.set_num_threads(args.threads)
     args.device = torch.device(args.device)
+    if "precision" in args:
+        args.precision = list(dict.fromkeys(resolve(name, args.device) for name in args.precision))
 
 
 @contextmanager
@@ -99,7 +103,7 @@ def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
     """
     from impact_pl.benchmark.units import Way
     from impact_pl.decoding import check_decoding
-    from impact_pl.precision import computes_bf16
+    from impact_pl.precision import resolve
 
     found = []
     for engine in args.engine:
@@ -108,9 +112,7 @@ def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
             found.append(Way(f"{engine}, {precision}", decoding))
     for name in args.preset:
         preset = with_preset(spec.own_decoding, name, {})
-        precision = preset.precision
-        if precision == "auto":
-            precision = "bf16" if computes_bf16(args.device) else "32-true"
+        precision = resolve(preset.precision, args.device)
         decoding = dataclasses.replace(preset, precision=precision)
         found.append(Way(f"preset {name}, {precision}", decoding, preset=True))
     for way in found:
@@ -146,14 +148,14 @@ def training(args: argparse.Namespace) -> None:
             record.add(row)
         data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
         for workers in args.workers:
-            record.add(timed.data_wait(stepper, timed.OURS, data / "train", workers, args.steps))
+            record.add(timed.data_wait(stepper, timed.ours(args.device), data / "train", workers, args.steps))
 
 
 def training_ways(args: argparse.Namespace) -> dict:
-    from impact_pl.benchmark.training import WAYS, WAYS_WITHOUT_COMPILATION
+    from impact_pl.benchmark.training import WAYS, default_ways
 
     if args.ways is None:
-        return WAYS_WITHOUT_COMPILATION
+        return default_ways(args.device)
     names = list(WAYS)
     if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.ways):
         listed = "; ".join(f"{index}: {name}" for index, name in enumerate(names, start=1))

@@ -22,7 +22,6 @@ BATCHES = {"latency": [1], "throughput": [1, 2, 4, 8, 16, 32, 64], "scaling": [1
 ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64], "peers": [64]}
 DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
 DURATION = 10.24  # seconds, as the paper's clips and the peers'
-PRECISIONS = [name for name in DECODING_CHOICES["precision"] if name != "auto"]  # "auto" is one of the others
 DEFAULTS = DecodingConfig()
 
 
@@ -71,7 +70,13 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
     add("--iterations", **numbers | one, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
     add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
     add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["plain", "exact"], help="(%(default)s)")
-    add("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="(default: %(default)s)")
+    add(
+        "--precision",
+        nargs="+",
+        choices=DECODING_CHOICES["precision"],
+        default=["32-true", "auto"],
+        help="auto: bf16 where the processor computes in it (default: %(default)s)",
+    )
     add("--preset", nargs="*", choices=list(PRESETS), default=[], help="these fix iterations, steps and engine")
     add_duration(parser, part)
     add("--points", type=options.positive_int, default=5, help="iterations at which the encoder is timed (%(default)s)")
@@ -98,7 +103,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add_set(add)
     add("--batch", type=options.positive_int, default=8, help="clips a step (default: %(default)s)")
     add("--duration", type=options.seconds, default=DURATION, help="seconds of a clip (default: %(default)s)")
-    add("--ways", nargs="+", help="by number, from 1 (default: all but the compiled one)")
+    add("--ways", nargs="+", help="by number, from 1 (default: all that the device computes, but the compiled)")
     add("--data", type=Path, help="the `out` folder of impact-precompute to read (default: random shards)")
     add("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader processes to try (default: %(default)s)")
     add("--steps", type=options.positive_int, default=4, help="steps in which waiting is timed (default: %(default)s)")

@@ -94,7 +94,11 @@ def read_results(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such results of an ablation")
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(results, dict) or results.get("format") != FORMAT:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not the results of an ablation ({error})") from error
+    known = isinstance(results, dict) and results.get("format") == FORMAT
+    if not known or not all(isinstance(results.get(key), dict) for key in ("facts", "plan", "rows")):
         raise ValueError(f"{path}: not the results of an ablation in format {FORMAT}")
     return results

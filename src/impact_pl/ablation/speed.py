@@ -5,10 +5,10 @@ the process's peak less what it was before the model was loaded, or a GPU's peak
 """
 
 import argparse
+import functools
 import json
 import resource
 import sys
-import time
 from pathlib import Path
 
 from impact_pl.data.partial import write_whole
@@ -35,22 +35,20 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from impact_pl.ablation.plan import decoding_config
-    from impact_pl.benchmark.timing import warm_ups
+    from impact_pl.benchmark.timing import seconds_of, warm_ups
     from impact_pl.pipeline import ImpactPipeline
 
     before = peak_memory()
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
     decoding = decoding_config(json.loads(args.decoding))
-    on_gpu = torch.device(args.device).type == "cuda"
-    seconds = []
-    uncounted = warm_ups(torch.device(args.device))
-    for seed in range(args.repeats + uncounted):
-        start = time.perf_counter()
-        pipeline([CAPTION] * args.batch_size, duration=args.duration, seed=seed, decoding=decoding)
-        if on_gpu:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    memory = torch.cuda.max_memory_allocated() if on_gpu else peak_memory() - before
+    device = torch.device(args.device)
+    captions, uncounted = [CAPTION] * args.batch_size, warm_ups(device)
+
+    def generate(seed: int) -> None:
+        pipeline(captions, duration=args.duration, seed=seed, decoding=decoding)
+
+    seconds = [seconds_of(functools.partial(generate, seed), device) for seed in range(args.repeats + uncounted)]
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory() - before
     measured = {"latency": seconds[uncounted:], "memory": memory / 1e6, "threads": torch.get_num_threads()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_whole(args.out, json.dumps(measured) + "\n")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from impact_pl.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
 from impact_pl.models.folder import FILES, find_model
+from impact_pl.models.spec import read_spec
 from impact_pl.parts import files_sha256
 
 Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
@@ -127,6 +128,11 @@ def model_of(plan: Plan, places: Places, trained: dict[str, Unit], name: str) ->
     if missing := [file for file in files if not file.is_file()]:
         raise ValueError(f"--model {plan.model}: there is no {missing[0]}; name a model's folder, or builtin")
     return Model(plan.model, inputs=files_sha256(files))
+
+
+def codec_of(model: str) -> str:
+    """The codec that a model folder says it works with."""
+    return str(read_spec(find_model(model) / "config.json").codec["name"])
 
 
 def latents_unit(plan: Plan, places: Places) -> Unit:

@@ -13,16 +13,18 @@ INTRODUCTION = """\
 # Performance
 
 Made by `impact-benchmark document` from the records that stand beside it; every record names its command, and
-`make bench` (a CPU) or `make bench-gpu` (CUDA) makes them all anew.
+`make bench` (a CPU) or `make bench-gpu` (CUDA) makes them anew, but for what was timed outside.
 
 **Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
 the measured bandwidth, whichever is longer; iterations wait for each other, so theirs add up. Counted is the work that
 the algorithm needs (`src/impact_pl/benchmark/work.py`), not what a program does. Starting operations is what a program
 does: **launches** are its operations times the measured cost of starting one, and no part of the bound.
 **Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
-from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. Times are
-medians after warm-ups, ways taking turns, with random weights where a model is only named. Ratios are within one run.
-The paper's seconds are for a batch of 8 on one V100.
+from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. The
+second half's time is the difference of two times, and may come out below its bound. Times are medians after warm-ups,
+ways taking turns, with random weights where a model is only named; on a CPU, what takes more than 5 s is run once,
+without a warm-up. Ratios are within one run, but for those to what was timed outside (**reference / this**). The
+paper's seconds are for a batch of 8 on one V100.
 """
 TITLES = {
     "latency": "Latency",

@@ -1,7 +1,6 @@
 """The machine: what it is, and how fast it multiplies matrices, reads memory and starts operations."""
 
 import functools
-import math
 import os
 import platform
 import re
@@ -15,10 +14,10 @@ from torch import Tensor
 
 import impact_pl
 from impact_pl.benchmark.timing import Work, median_seconds
+from impact_pl.precision import PRECISIONS
 from impact_pl.training.facts import git_revision
 
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "lightning")
-DTYPES = {"32-true": torch.float32, "bf16": torch.bfloat16}  # precision -> of weights and products
 MIB = 2**20
 WORKING_SETS = tuple(size * MIB for size in (4, 16, 64, 256, 512))
 GEMM_SECONDS = 0.5  # larger matrices are not tried when one product takes longer
@@ -91,10 +90,10 @@ def measure(device: torch.device, repeats: int = 5, largest: int = 8192) -> Rate
     """Rates of ``device`` with the present number of threads; matrices up to ``largest`` x ``largest``."""
     ways = {
         f"{precision}, {name}": gemm_rate(product, dtype, device, repeats, largest)
-        for precision, dtype in DTYPES.items()
+        for precision, dtype in PRECISIONS.items()
         for name, product in products(dtype, device).items()
     }
-    gemm = {precision: max(rate for way, rate in ways.items() if way.startswith(precision)) for precision in DTYPES}
+    gemm = {precision: max(rate for way, rate in ways.items() if way.startswith(precision)) for precision in PRECISIONS}
     bandwidth = {size: read_rate(size, device, repeats) for size in WORKING_SETS}
     if device.type == "cuda":
         bandwidth = as_fast_as_larger(bandwidth)
@@ -172,10 +171,3 @@ def launch_seconds(device: torch.device, repeats: int, count: int = 1000) -> flo
 
     with torch.inference_mode():
         return median_seconds(launch, repeats, device) / count
-
-
-def rates_from(stored: dict) -> Rates:
-    """What ``dataclasses.asdict`` made of Rates, after JSON has turned its keys into strings."""
-    bandwidth = {int(size): rate for size, rate in stored["bandwidth"].items()}
-    assert all(math.isfinite(rate) for rate in bandwidth.values())
-    return Rates(stored["gemm"], stored["ways"], bandwidth, stored["launch"])

@@ -50,7 +50,9 @@ def rates_table(record: dict) -> str:
 
 
 def plain_of(row: dict, rows: list[dict]) -> dict | None:
-    """The row of the plain engine in float32 that does the same work for the same batch."""
+    """The row of the plain engine in float32 that does the same work for the same batch; a preset's is its own."""
+    if row["preset"]:
+        return None
     same = ("batch", "duration", "iterations", "diffusion_steps")
     for other in rows:
         is_plain = other["engine"] == "plain" and other["precision"] == "32-true" and not other["preset"]
@@ -85,7 +87,8 @@ def latency_table(record: dict, outside: Sequence[dict] = ()) -> str:
     lines = []
     for row in sorted(rows, key=lambda row: (row["batch"], -row["iterations"])):
         plain = plain_of(row, rows)
-        reference = reference_of(row, outside, ("batch", "duration", "iterations", "diffusion_steps"))
+        same = ("batch", "duration", "iterations", "diffusion_steps")
+        reference = None if row["preset"] else reference_of(row, outside, same)
         seconds = row["generation_seconds"]
         lines.append(
             [

@@ -172,6 +172,8 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
 def measure(stepper: Stepper, ways: dict[str, Way], rates: Rates, repeats: int) -> list[dict]:
     """Rows of a record, one a way."""
     kept = {name: stepper.kept_bytes(way) for name, way in ways.items()}
+    for way in {way.fused: way for way in ways.values()}.values():
+        stepper.step(way)  # which allocates the optimizer's state: no part of anybody's step
     calls: dict[str, Work] = {name: functools.partial(stepper.step, way) for name, way in ways.items()}
     seconds = in_turns(calls, repeats, stepper.device)
     flops = stepper.batch * training_flops(stepper.model.spec, stepper.num_patches, stepper.masked)
@@ -203,6 +205,17 @@ def peak_bytes(stepper: Stepper, way: Way) -> int | None:
     stepper.step(way)
     synchronize(stepper.device)
     return torch.cuda.max_memory_allocated(stepper.device)
+
+
+def check_data(stepper: Stepper, folder: Path) -> None:
+    """ValueError where the shards of ``folder`` are of latents that the stepper's model does not take."""
+    found, _, width = LatentDataset(folder).index.latents["shape"]
+    spec = stepper.model.spec
+    if (found, width) != (spec.latent_channels, spec.latent_width):
+        raise ValueError(
+            f"{folder}: latents of {found} channels and width {width}, but this model takes {spec.latent_channels} and "
+            f"{spec.latent_width}: choose another --model, or leave --data out for random shards"
+        )
 
 
 def data_wait(stepper: Stepper, way: Way, folder: Path, workers: int, steps: int) -> dict:

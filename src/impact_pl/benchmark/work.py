@@ -216,6 +216,12 @@ def total(works: list[Work], rates: Rates, precision: str) -> Parts:
     )
 
 
+def check_counted(spec: ImpactSpec) -> None:
+    """ValueError for a head that is not in COUNTED."""
+    if spec.model.head not in COUNTED:
+        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
+
+
 def generation(
     spec: ImpactSpec, rates: Rates, config: DecodingConfig, batch: int, num_patches: int, plan: list[Iteration]
 ) -> dict[str, Parts]:
@@ -226,8 +232,7 @@ def generation(
     Raises:
         ValueError: a head that is not in COUNTED.
     """
-    if spec.model.head not in COUNTED:
-        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
+    check_counted(spec)
     precision = config.precision
 
     def encoder(passes: list[Iteration]) -> list[Work]:

@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 from impact_pl.ablation.plan import SIZES
@@ -17,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train the rows of the ablation on the same steps and clips, several seeds each, generate with\n"
         "each in several ways, and write what comes out: results.json, and a page that says which claims of\n"
         "the paper hold here. The same command continues what was stopped, and does nothing that is done.\n"
-        "Sizes are plans in conf/ablation/: smoke (a minute), quick (under an hour on two cores), full (hours);\n"
+        "Sizes are plans in conf/ablation/: smoke (a minute), quick (an hour on two cores), full (hours);\n"
         "builtin and distilled train nothing: they generate with one model in many ways.",
         epilog="example: python -m impact_pl.cli.ablation --size quick --data data/builtin/manifest.jsonl",
     )
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     from impact_pl.ablation.plan import load_plan
     from impact_pl.ablation.results import collect, read_results
     from impact_pl.ablation.run import read_result, run_units
-    from impact_pl.ablation.units import Places, plan_units, select
+    from impact_pl.ablation.units import Places, codec_of, plan_units, select
     from impact_pl.data.index import ShardIndex
 
     if args.seed is not None and args.only is None:
@@ -55,6 +56,10 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--publish writes a page of all rows: leave --only out")
     given = {key: getattr(args, key) for key in ("codec", "text_encoder", "model", "device")}
     plan = load_plan(args.size, **{key: value for key, value in given.items() if value is not None})
+    if plan.model:
+        if args.text_encoder:
+            raise ValueError(f"--text-encoder: --size {args.size} trains nothing, and its model has its own")
+        plan = plan if args.codec else replace(plan, codec=codec_of(plan.model))
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
     places = Places(out / "clips.jsonl", out / "captions.jsonl", out)
@@ -73,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     if not plan.model:
         facts["clips"] = ShardIndex.load(places.latents / "train").num_samples
     results = collect(plan, args.size, units, out, facts)
-    for folder in [out, *([args.publish] if args.publish else [])]:
+    for folder in [out, *([args.publish] if args.publish and not failure else [])]:
         print(f"the page is {write_page(results, folder)}")
     print_figures(results, args.only, against)
     if failure:

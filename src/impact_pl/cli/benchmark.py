@@ -90,6 +90,8 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
 
     say(f"building {args.model}")
     if Path(args.model).is_dir():
+        if args.set:
+            raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
         return subject.from_folder(Path(args.model), args.device, parts)
     config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
     return subject.named(args.model, config, duration, args.device, parts)
@@ -102,6 +104,7 @@ def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
         ValueError: one that the model cannot be decoded with.
     """
     from impact_pl.benchmark.units import Way
+    from impact_pl.benchmark.work import check_counted
     from impact_pl.decoding import check_decoding
     from impact_pl.precision import resolve
 
@@ -115,6 +118,7 @@ def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
         precision = resolve(preset.precision, args.device)
         decoding = dataclasses.replace(preset, precision=precision)
         found.append(Way(f"preset {name}, {precision}", decoding, preset=True))
+    check_counted(spec)
     for way in found:
         check_decoding(way.decoding, spec.model.num_timesteps)
     return found
@@ -142,11 +146,12 @@ def training(args: argparse.Namespace) -> None:
     subject = subject_of(args, args.duration, parts=False)
     ways, rates, frames = training_ways(args), rates_of(args), subject.num_frames(args.duration)
     stepper = timed.Stepper(subject, args.batch, frames)
-    say(f"{len(ways)} ways to make a step, {args.repeats + warm_ups(args.device)} times each")
+    say(f"{len(ways)} ways to make a step, up to {args.repeats + warm_ups(args.device)} times each")
     with recording(args, rates) as record, tempfile.TemporaryDirectory() as scratch:
+        data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
+        timed.check_data(stepper, data / "train")  # before minutes of timing
         for row in timed.measure(stepper, ways, rates, args.repeats):
             record.add(row)
-        data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
         for workers in args.workers:
             record.add(timed.data_wait(stepper, timed.ours(args.device), data / "train", workers, args.steps))
 

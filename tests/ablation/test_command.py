@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,15 +40,32 @@ def test_commands_are_listed_and_not_run(data, tmp_path, run, capsys):
         (["--only", "full", "--publish", "docs"], "leave --only out"),
         (["--data", "absent.jsonl"], "absent.jsonl: no such manifest"),
         (["--against", "absent.json"], "absent.json: no such results"),
+        (["--against", "m.jsonl"], "m.jsonl: not the results of an ablation"),
+        (["--against", "record.json"], "record.json: not the results of an ablation in format 1"),
+        (["--size", "builtin", "--text-encoder", "minilm"], "trains nothing, and its model has its own"),
     ],
 )
 def test_mistakes_end_with_a_message(data, tmp_path, run, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "record.json").write_text('{"format": 1, "rows": []}')
     known = ["--size", "smoke", "--data", data, "--out", tmp_path / "out"]
     assert run(main, *known, *arguments) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_what_failed_is_not_published(data, tmp_path, run, capsys, monkeypatch):
+    """The page among the results says how far it came; the one that is published stays."""
+    monkeypatch.setattr("impact_pl.ablation.run.run_units", lambda *given: "seed1/full/text failed")
+    monkeypatch.setattr("impact_pl.ablation.run.read_result", lambda *given: {"code": "1", "figures": None})
+    monkeypatch.setattr("impact_pl.data.index.ShardIndex.load", lambda folder: SimpleNamespace(num_samples=1))
+    monkeypatch.setattr("impact_pl.ablation.results.read_result", lambda *given: None)
+    known = ["--size", "smoke", "--data", data, "--out", tmp_path / "out", "--publish", tmp_path / "docs"]
+    assert run(main, *known) == 2
+    assert "seed1/full/text failed" in capsys.readouterr().err
+    assert (tmp_path / "out/ablation.md").is_file()
+    assert not (tmp_path / "docs").exists()
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from impact_pl.benchmark import data, peer_models, subject
+from impact_pl.benchmark import data, peer_models, subject, tables
 from impact_pl.benchmark.document import write_document
 from impact_pl.cli import benchmark
 from impact_pl.cli.benchmark_options import build_parser
@@ -274,6 +274,32 @@ def test_mistakes_are_found_before_anything_is_measured(run, capsys, tmp_path, m
     assert run(benchmark.main, "latency", *TINY, *few, *wrong) == 2
     assert wrong[1] in capsys.readouterr().err
     assert earlier.read_text() == "an earlier one"
+
+
+def test_what_cannot_be_timed_is_refused_before_the_rest_is(run, capsys, trained, latents, monkeypatch):
+    """A head whose work is not counted, changes of a trained model, shards of another codec."""
+    from impact_pl.benchmark import machine
+    from impact_pl.benchmark import training as timed
+
+    monkeypatch.setattr(machine, "measure", None)
+    few = ["--iterations", 2, "--duration", 0.64, "--no-codec"]
+    assert run(benchmark.main, "latency", *TINY, *few, "--set", "model.head=attention") == 2
+    assert "work is counted for diffusion, energy only" in capsys.readouterr().err
+    assert run(benchmark.main, "latency", "--model", trained / "text" / "model", *few, "--set", "model.dim=8") == 2
+    assert "--set changes a named model" in capsys.readouterr().err
+    monkeypatch.setattr(machine, "measure", lambda device: None)
+    monkeypatch.setattr(timed, "measure", None)
+    arguments = ["--model", "base", "--set", "model.dim=24", "model.depth=1", "--batch", 1, "--data", latents]
+    assert run(benchmark.main, "training", *arguments) == 2
+    assert "choose another --model" in capsys.readouterr().err
+
+
+def test_a_preset_is_compared_with_no_other_work():
+    """Its diffusion steps fall, whatever it starts with."""
+    same = {"batch": 1, "duration": 10.24, "iterations": 16, "diffusion_steps": 25}
+    plain = same | {"engine": "plain", "precision": "32-true", "preset": False}
+    assert tables.plain_of(plain, [plain]) is plain
+    assert tables.plain_of(plain | {"preset": True}, [plain]) is None
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 # BENCH=docs/performance renews the committed page; MACHINE, what the records' names begin with, keeps those of others.
 bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
 	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
-	$(BIN)/impact-benchmark latency --engine exact --batch 1 8 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
+	$(BIN)/impact-benchmark latency --engine exact --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
 	$(BIN)/impact-benchmark throughput --engine exact --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
 	$(BIN)/impact-benchmark scaling --engine exact --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
 	$(BIN)/impact-benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json

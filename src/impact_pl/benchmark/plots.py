@@ -43,7 +43,7 @@ def curves(rows: list[dict], axes: Axes, x: str, y: Callable[[dict], float], lin
     ticks = sorted({row[x] for row in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 5.0, 7.0)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=8)
 
@@ -52,7 +52,7 @@ def iterations(rows: list[dict], axes: Axes) -> None:
     """Seconds by iterations."""
     free = [row for row in rows if not row["preset"]]
     curves(free, axes, "iterations", lambda row: row["seconds"], lambda row: f"{row['way']}, batch {row['batch']}")
-    axes.set(xlabel="iterations", ylabel="seconds of a batch")
+    axes.set(xlabel="iterations", ylabel="seconds of a batch, with text and codec")
 
 
 def breakdown(rows: list[dict], axes: Axes) -> None:
@@ -92,7 +92,7 @@ def duration(rows: list[dict], axes: Axes) -> None:
         return row["generation_seconds"] / row["batch"] / row["duration"]
 
     curves(rows, axes, "duration", cost, lambda row: f"{row['way']}, batch {row['batch']}")
-    axes.set(xlabel="seconds of sound", ylabel="seconds of computing for one")
+    axes.set(xlabel="seconds of sound", ylabel="computing, s per second of sound")
 
 
 def training(rows: list[dict], axes: Axes) -> None:

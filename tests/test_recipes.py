@@ -76,7 +76,7 @@ def mar_file(tmp_path_factory) -> Path:
 def stage1(shards, tmp_path_factory):
     """head -> the run directory of its stage 1, trained when it is first asked for.
 
-    Of "builtin" it is that of the shipped model and the demo, of "text" a whole model.
+    Of "builtin" it is that of the shipped model and the demo; of "text" and "builtin_text" a whole model.
     """
     runs, done = tmp_path_factory.mktemp("stage1"), {}
 
@@ -87,6 +87,8 @@ def stage1(shards, tmp_path_factory):
                 arguments = ["experiment=builtin_pretrain"]
             if head == "text":
                 arguments = ["experiment=text", f"init_from={run_of('diffusion')}"]
+            if head == "builtin_text":
+                arguments = ["experiment=builtin_text", f"init_from={run_of('builtin')}"]
             assert train(configure([*arguments, f"name={head}"], shards, runs)) == 0
             done[head] = runs / head
         return done[head]
@@ -113,8 +115,9 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     if wanted.init_from.startswith("mar:"):
         arguments.append(f"init_from=mar:{mar_file}")
     elif wanted.init_from:
-        start = "builtin" if experiment in ("builtin_text", "demo_text") else wanted.model.head
-        arguments.append(f"init_from={stage1('text' if wanted.optim.head_only else start)}")
+        starts = dict.fromkeys(("builtin_text", "demo_text"), "builtin") | {"distill": "text"}
+        starts["builtin_distill"] = "builtin_text"
+        arguments.append(f"init_from={stage1(starts.get(experiment, wanted.model.head))}")
     config = configure(arguments, shards, tmp_path)
     assert train(config) == 0
 
@@ -247,8 +250,32 @@ def test_distilling_trains_the_head_alone(shards, stage1, tmp_path):
     assert not torch.equal(after["head.input_proj.weight"], before["head.input_proj.weight"])
 
 
+def test_distilling_goes_on_without_the_folder_of_its_teacher(shards, stage1, tmp_path):
+    shutil.copytree(stage1("text") / "model", tmp_path / "teacher")
+    start = ["experiment=distill", f"init_from={tmp_path / 'teacher'}"]
+    assert train(configure([*start, "name=straight"], shards, tmp_path)) == 0
+    resumed = configure([*start, "name=resumed"], shards, tmp_path)
+    resumed.trainer.max_steps = 2
+    assert train(resumed) == 0
+    shutil.rmtree(tmp_path / "teacher")
+    resumed.trainer.max_steps = 3
+    assert train(resumed) == 0
+    straight, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "resumed"))
+    assert all(torch.equal(weight, resumed[name]) for name, weight in straight.items())
+
+
 def test_distilling_wants_a_model_with_text(shards, stage1, tmp_path):
     with pytest.raises(ValueError, match="start from a trained model of the stage text"):
         train(configure(["experiment=distill", f"init_from={stage1('diffusion')}"], shards, tmp_path))
-    with pytest.raises(ValueError, match="name the trained model with init_from"):
-        train(configure(["experiment=distill", "init_from="], shards, tmp_path))
+    for nothing in ("", "mar:mar.safetensors"):
+        with pytest.raises(ValueError, match="name the trained model of stage text with init_from"):
+            train(configure(["experiment=distill", f"init_from={nothing}"], shards, tmp_path))
+    with pytest.raises(ValueError, match=r"model\.head=diffusion has no teacher"):
+        train(configure(["experiment=distill", "model.head=diffusion", f"init_from={stage1('text')}"], shards, tmp_path))
+
+
+def test_a_distilled_model_is_no_teacher(shards, stage1, tmp_path):
+    assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)) == 0
+    with pytest.raises(ValueError, match="has the head energy: stage distill wants a model with the head diffusion"):
+        again = ["experiment=distill", "name=again", f"init_from={tmp_path / 'distill'}"]
+        train(configure(again, shards, tmp_path))

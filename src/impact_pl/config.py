@@ -111,7 +111,16 @@ class OptimConfig:
     decay_steps: int = 0  # over the last so many steps the learning rate falls linearly to 0; 0: it stays
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
-    head_only: bool = False  # train the head; all else stays as init_from has it (experiment=distill)
+
+
+@dataclass
+class DistillConfig:
+    """How the teacher draws what the one-step head learns (stage distill; models/teacher.py)."""
+
+    num_diffusion_steps: int = 25
+    guidance_scale: float = 5.0  # the most; training draws scales from 1 to this one
+    temperature: float = 1.0
+    min_alpha_bar: float = 1e-3
 
 
 @dataclass
@@ -169,15 +178,16 @@ class TrainConfig:
     """`impact-train`: one stage of training."""
 
     name: str = "run"  # the run directory is runs_dir/name: the same command finds its checkpoint again
-    stage: str = "pretrain"  # pretrain | text | codec
+    stage: str = "pretrain"  # pretrain | text | distill | codec
     runs_dir: str = "runs"
     seed: int = 0
-    init_from: str = ""  # stage 2: a stage-1 checkpoint or model folder; or mar:/path/to/mar.safetensors
+    init_from: str = ""  # stage 2: a stage-1 checkpoint or model folder; or mar:/path/to/mar.safetensors; distill: stage 2
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     decoding: DecodingConfig = field(default_factory=_of_samples)  # of audio while training, and the model's own
+    distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None
 

@@ -115,3 +115,18 @@ def test_the_page_of_one_model_speaks_of_its_settings_alone(results, tmp_path):
     assert "Many iterations are better than 4." not in page  # was not run
     for said in ("head_mse", "without_minilm", "make ablation", "steps without text"):
         assert said not in page
+
+
+def test_the_page_says_what_a_row_of_another_model_is(results, tmp_path):
+    rows = {"full": {}, "teacher": {"model": "builtin", "decoding": {"num_diffusion_steps": 50}}}
+    results |= {"size": "distilled"}
+    results["plan"] = dataclasses.asdict(make_plan(PLAN | {"model": "student", "rows": rows}, "here"))
+    results["rows"]["teacher"] = results["rows"].pop("head_mse")
+    del results["facts"]["clips"]
+    page = write_page(results, tmp_path).read_text()
+    assert "`teacher` is the model `builtin` decoded with" in page
+    assert "`num_diffusion_steps=50`." in page
+    assert "| `teacher` |" in page
+    assert "A one-step head is as good as the head that it was made of." in page
+    results["size"] = "builtin"
+    assert "A one-step head" not in write_page(results, tmp_path).read_text()

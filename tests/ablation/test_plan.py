@@ -18,6 +18,7 @@ from impact_pl.cli import evaluate, generate, reconstruct
 from impact_pl.cli.compose import compose
 from impact_pl.config import PRESETS, DecodingConfig, PrecomputeConfig, TrainConfig, with_preset
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.models.folder import find_model
 from impact_pl.models.impact import Impact
 
 SMALL = {
@@ -38,6 +39,7 @@ SMALL = {
 }
 
 
+MODEL = find_model("builtin")  # by the name of its folder
 PARSERS = {"generate": generate, "evaluate": evaluate, "reconstruct": reconstruct, "speed": speed}
 
 
@@ -223,6 +225,22 @@ def test_a_given_model_is_decoded_and_nothing_is_trained(places, tmp_path):
         plan_units(load_plan("builtin", model=str(tmp_path)), places)
     with pytest.raises(ValueError, match="its rows are trained, and model = 'builtin' would stand for all of them"):
         load_plan("quick", model="builtin")
+
+
+def test_a_row_may_name_another_model(places):
+    plan = load_plan("distilled", model="builtin")
+    given = {
+        (unit.group, args[args.index("--model") + 1])
+        for unit in plan_units(dataclasses.replace(plan, model=str(MODEL)), places)
+        for _, args in commands([unit])
+        if "--model" in args
+    }
+    rows = {row for row in plan.rows if row != "full"}
+    assert given == {(row, "builtin") for row in rows} | {("full", str(MODEL)), (SETTINGS, str(MODEL))}
+    with pytest.raises(ValueError, match=r"rows\.teacher\.model: name the plan's model first"):
+        make_plan(small(rows={"full": None, "teacher": {"model": "builtin"}}), "here")
+    with pytest.raises(ValueError, match="or name a model for each other row"):
+        make_plan(small(model="builtin", rows={"full": None, "other": None}), "here")
 
 
 def test_another_model_in_the_same_folder_is_another_one(places, tmp_path):

@@ -164,8 +164,18 @@ def test_other_heads_are_refused():
 def test_the_energy_head_has_as_many_weights():
     spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="energy"))
     head = Impact(spec).head
-    once = head.cond_proj.weight.numel() + sum(p.numel() for p in head.time_embed.parameters() if p.ndim == 2)
+    once = head.cond_proj.weight.numel() + head.guidance_proj.weight.numel()
+    once += sum(p.numel() for p in head.time_embed.parameters() if p.ndim == 2)
     assert sum(work.head_sizes(spec)) + once == sum(p.numel() for p in head.parameters() if p.ndim == 2)
+
+
+def test_the_energy_head_works_once_under_guidance():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="energy"))
+    it = work.iterations_of(SIX, 12)[0]
+    assert it.guided
+    once = work.head_work(spec, "32-true", 1, it)
+    assert once == work.head_work(SPEC, "32-true", 1, it._replace(guidance_scale=1.0))
+    assert once.flops < work.head_work(SPEC, "32-true", 1, it).flops
 
 
 def test_reveals_that_depend_on_drafts_are_refused():

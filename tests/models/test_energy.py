@@ -7,9 +7,12 @@ import torch
 from test_heads import CONFIG, model_with, train_head
 from test_impact import QUICK, build, captions, rng
 
+from impact_pl.config import DistillConfig
+from impact_pl.diffusion import ancestral_sample, make_schedule
 from impact_pl.models.heads import EnergyHead
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.energy import energy_score
+from impact_pl.models.teacher import Teacher
 
 
 def test_energy_score_by_hand():
@@ -23,7 +26,8 @@ def test_energy_head_draws_clean_patches_whatever_its_teacher_predicts():
     """And has nothing of the diffusion head's that would not work on it."""
     noise, velocity = (model_with("energy", prediction=prediction) for prediction in ("noise", "velocity"))
     assert torch.equal(*(model.generate(captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
-    assert noise.head.state_dict().keys() - build().head.state_dict().keys() == {"noise_proj.weight"}
+    own = {"noise_proj.weight", "guidance_proj.weight"}
+    assert noise.head.state_dict().keys() - build().head.state_dict().keys() == own
     assert not any(hasattr(noise.head, name) for name in ("denoiser", "loss_at", "predicts_velocity"))
 
 
@@ -40,3 +44,47 @@ def test_energy_head_learns_a_spread_and_not_its_mean(num_steps):
     assert drawn.abs().mean() > 0.8
     assert 0.3 < (drawn.mean(dim=1) > 0).float().mean() < 0.7
     assert drawn.std(dim=1).mean() < 0.4  # the four numbers of a patch agree
+
+
+def test_energy_head_learns_what_guidance_does():
+    """Draws at scale s lie around s: the trained head's do so, too, at scales between those that it saw."""
+    torch.manual_seed(0)
+    head = EnergyHead(dataclasses.replace(CONFIG, head="energy", head_width=64, head_depth=2), 4)
+    hidden, null_hidden = torch.ones(8, 32, 32), torch.zeros(8, 32, 32)
+    scale = torch.linspace(1, 3, 8)[:, None, None]
+    target = scale.expand(8, 32, 4) + 0.1 * torch.randn(8, 32, 4, generator=rng())
+    optimizer, generator = torch.optim.Adam(head.parameters(), lr=3e-3), rng()
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(hidden, target, generator, 2, null_hidden, scale)[0].mean().backward()
+        optimizer.step()
+    for wanted in (1.0, 2.15, 3.0):
+        with torch.no_grad():
+            drawn = head.sample(hidden, null_hidden, Sampling(wanted, 1), rng())
+        assert drawn.mean().item() == pytest.approx(wanted, abs=0.15)
+
+
+def test_a_teacher_draws_as_its_head_does_at_the_scale_it_names():
+    model = model_with("diffusion", prediction="velocity")
+    spec = dataclasses.replace(model.spec, model=dataclasses.replace(model.spec.model, head="energy"))
+    teacher = Teacher(spec, model.patch_dim, DistillConfig(5, 4.0, 0.7))
+    teacher.head.load_state_dict(model.head.state_dict())
+    hidden, null_hidden = torch.randn(2, 3, 6, 32, generator=rng())
+    drawn, scale = teacher.draw(hidden, null_hidden, rng())
+    assert ((scale > 1) & (scale < 4)).all()
+    assert len(scale.unique()) == 3
+    generator = rng()
+    torch.rand(3, 1, 1, generator=generator)  # the scales
+    noise = [torch.randn(3, 6, 4, generator=generator) for _ in range(5)]
+    for i in range(3):  # each clip by itself, at its scale, from the same noise
+        denoise = teacher.head.denoiser(hidden[i : i + 1], null_hidden[i : i + 1], scale[i].item())
+        with torch.no_grad():
+            alone = ancestral_sample(
+                denoise, make_schedule(1000, 5, 1e-3), noise[0][i : i + 1], [z[i : i + 1] for z in noise[1:]], 0.7
+            )
+        torch.testing.assert_close(drawn[i : i + 1], alone)
+
+
+def test_a_teacher_is_of_a_head_that_has_one():
+    with pytest.raises(ValueError, match=r"model\.head=diffusion has no teacher; choose model\.head=energy"):
+        Teacher(build().spec, 4, DistillConfig())

@@ -103,7 +103,8 @@ def test_every_parameter_gets_a_gradient(name):
     model = model_with(name, mask_ratio=MaskRatioConfig(kind="fixed", value=1.0)).train()
     loss = model.loss(latents(), captions(), rng())
     loss.loss.backward()
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    without = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert without == ({"head.guidance_proj.weight"} if name == "energy" else set())  # that one wants a teacher
     draws = 4 if name in ("diffusion", "attention") else 1  # batch_mul, each with a loss of its own
     assert loss.per_position.shape == (2 * 12 * draws,)
     assert (loss.timesteps is None) == (name in ("mse", "discrete"))

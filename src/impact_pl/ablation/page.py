@@ -50,11 +50,11 @@ def make_plan_again(results: dict[str, Any]) -> Plan:
 
 
 def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
-    claims = load_claims()
+    claims = [claim for claim in load_claims() if claim.size in ("", results["size"])]
     if plan.model:  # nothing is said of other rows
         claims = [claim for claim in claims if all(row.partition("/")[0] in plan.rows for row in claim.pair)]
     verdicts = judge(claims, plan, results["rows"])
-    settings = {name: row for name, row in results["rows"].items() if "/" in name or name == FULL}
+    settings = {name: row for name, row in results["rows"].items() if plan.model or "/" in name or name == FULL}
     rows = {name: row for name, row in results["rows"].items() if "/" not in name}
     parts = [
         "# Ways to decode one model" if plan.model else "# The ablation",
@@ -71,7 +71,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     if plan.model:
         parts += [
             "## Settings",
-            f"{spread} `full` is the model {decoded}",
+            f"{spread} `full` is the model {decoded} {said_models(plan)}".strip(),
             figures_table(settings, results["reference"]),
         ]
     else:
@@ -115,6 +115,15 @@ def facts_of(results: dict[str, Any], plan: Plan) -> str:
 
 def said_decoding(decoding: dict[str, Any]) -> str:
     return ", ".join(f"`{name}={value}`" for name, value in decoding.items()) or "the defaults"
+
+
+def said_models(plan: Plan) -> str:
+    """What rows of other models are."""
+    others = {name: row for name, row in plan.rows.items() if row.model}
+    return " ".join(
+        f"`{name}` is the model `{row.model}` decoded with {said_decoding(plan.decoding | row.decoding)}."
+        for name, row in others.items()
+    )
 
 
 def summary_of(verdicts: list[Verdict]) -> str:

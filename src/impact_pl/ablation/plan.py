@@ -4,7 +4,8 @@ A *row* is a model: how it is trained, and how its sounds are generated. A *sett
 sounds of the row ``full``, written as what differs from the plan's ``decoding``: ``full/num_iterations=4``. Each row
 and each setting is there once a seed, on the same steps, clips and captions as all others.
 
-A plan may name a ``model`` that is trained already. It is the row ``full`` then, the only one, and seeds are of sounds.
+A plan may name a ``model`` that is trained already. It is the row ``full`` then, and seeds are of sounds; other rows
+name models of their own.
 """
 
 import dataclasses
@@ -34,6 +35,7 @@ class Row:
             so that the budget is the same) or ``skipped`` (they are not).
         text: further arguments of impact-train in stage 2 only.
         decoding: what its generation does otherwise than the plan's.
+        model: which is trained already, a folder or ``builtin``; beside a plan's ``model`` only.
     """
 
     experiment: str = "text"
@@ -41,6 +43,7 @@ class Row:
     pretrain: str = OWN
     text: list[str] = field(default_factory=list)
     decoding: dict[str, Any] = field(default_factory=dict)
+    model: str = ""
 
 
 @dataclass
@@ -208,11 +211,13 @@ def _build(kind: type, values: Any, where: str) -> Any:
 def _check(plan: Plan, where: str) -> None:
     if FULL not in plan.rows:
         raise ValueError(f"{where}: rows need {FULL!r}, with which all others are compared")
-    if plan.model and list(plan.rows) != [FULL]:
+    if plan.model and any(name != FULL and not row.model for name, row in plan.rows.items()):
         raise ValueError(
             f"{where}: its rows are trained, and model = {plan.model!r} would stand for all of them: take a plan with "
-            f"the row {FULL!r} alone, as builtin"
+            f"the row {FULL!r} alone, as builtin, or name a model for each other row"
         )
+    if strange := [name for name, row in plan.rows.items() if row.model and (name == FULL or not plan.model)]:
+        raise ValueError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
     steps = () if plan.model else ("pretrain_steps", "text_steps")
     for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
         if getattr(plan, name) < 1:

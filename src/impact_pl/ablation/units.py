@@ -110,24 +110,26 @@ def plan_units(plan: Plan, places: Places) -> list[Unit]:
         trained = {} if plan.model else train_units(plan, places, seed, data[0])
         stages += trained.values()
         for group, subjects in plan.groups().items():
-            model = model_of(plan, places, trained, f"seed{seed}/{FULL if group == SETTINGS else group}/text")
+            model = model_of(plan, places, trained, seed, FULL if group == SETTINGS else group)
             judged += sounds_units(plan, places, seed, group, subjects, model, reference)
             speeds += speed_units(plan, places, group, subjects, model) if seed == 0 else []
     return [*data, *stages, *judged, *speeds]
 
 
-def model_of(plan: Plan, places: Places, trained: dict[str, Unit], name: str) -> Model:
-    """The plan's model, or else the one that the unit ``name`` trains.
+def model_of(plan: Plan, places: Places, trained: dict[str, Unit], seed: int, row: str) -> Model:
+    """The row's model or the plan's, or else the one that is trained for the row.
 
     Raises:
         ValueError: no model is in the folder that the plan names.
     """
-    if not plan.model:
+    folder = plan.rows[row].model or plan.model
+    if not folder:
+        name = f"seed{seed}/{row}/text"
         return Model(str(places.out / name / "model"), (trained[name],))
-    files = [find_model(plan.model) / file for file in FILES]
+    files = [find_model(folder) / file for file in FILES]
     if missing := [file for file in files if not file.is_file()]:
-        raise ValueError(f"--model {plan.model}: there is no {missing[0]}; name a model's folder, or builtin")
-    return Model(plan.model, inputs=files_sha256(files))
+        raise ValueError(f"--model {folder}: there is no {missing[0]}; name a model's folder, or builtin")
+    return Model(folder, inputs=files_sha256(files))
 
 
 def codec_of(model: str) -> str:

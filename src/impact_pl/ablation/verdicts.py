@@ -41,6 +41,7 @@ class Claim:
         good, as_good_as: that the first is as good as the second, or worse by no more than ``margin``.
         figures: on which it is judged, one verdict each.
         margin: a share of the second's mean.
+        size: the only plan that can judge it; empty: any that has the rows.
     """
 
     text: str
@@ -52,6 +53,7 @@ class Claim:
     good: str = ""
     as_good_as: str = ""
     margin: float = 0.1
+    size: str = ""
 
     @property
     def pair(self) -> tuple[str, str]:

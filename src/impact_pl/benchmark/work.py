@@ -165,7 +165,7 @@ def encoder_work(
 def head_sizes(spec: ImpactSpec) -> tuple[int, int]:
     """Numbers in the matrices of the diffusion head that noisy patches pass, and in those of its modulations.
 
-    The energy head has as many: a second noise comes in, no variance goes out.
+    The energy head has as many: a second noise comes in, no variance goes out. What it has for guidance works once.
     """
     width, depth = spec.model.head_width, spec.model.head_depth
     return patch_dim(spec) * 3 * width + depth * 2 * width**2, (3 * depth + 2) * width**2
@@ -185,7 +185,8 @@ def head_work(spec: ImpactSpec, precision: str, batch: int, it: Iteration) -> Wo
     Modulations depend on condition and timestep only: all steps' can be made in one product, which reads their matrices
     once, but writes and reads its results; with many rows reading the matrices in each step is less.
     """
-    rows = batch * it.revealed * (2 if it.guided else 1)
+    halves = 2 if it.guided and spec.model.head == "diffusion" else 1  # the energy head takes both halves at once
+    rows = batch * it.revealed * halves
     steps, width = it.num_diffusion_steps, spec.model.head_width
     loop, modulation = head_sizes(spec)
     results = 2 * rows * steps * (3 * spec.model.head_depth + 2) * width

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -23,16 +23,17 @@ from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
-from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.heads import EnergyHead, check_order, head_class
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
 if TYPE_CHECKING:
+    from impact_pl.models.teacher import Teacher
     from impact_pl.text import TextFeatures
 
 # First matching rule wins; MAR's initialisation (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
 INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
-    (r"head\.(.*modulation|final_proj)\.", nn.init.zeros_),
+    (r"head\.(.*modulation|final_proj|guidance_proj)\.", nn.init.zeros_),
     (r"head\.time_embed\..*weight$", lambda weight: nn.init.normal_(weight, std=0.02)),
     (r"(_pos|_embed|null_cond)$", lambda weight: nn.init.normal_(weight, std=0.02)),
     (r"local\.conv\.weight$", lambda weight: nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)),
@@ -143,7 +144,12 @@ class Impact(nn.Module):
         return self.loss(*args, **kwargs)
 
     def loss(
-        self, latents: Tensor, text: "TextFeatures | None", generator: torch.Generator, caption_dropout: float = 0.0
+        self,
+        latents: Tensor,
+        text: "TextFeatures | None",
+        generator: torch.Generator,
+        caption_dropout: float = 0.0,
+        teacher: "Teacher | None" = None,
     ) -> ImpactLoss:
         """Training loss on masked positions only (S1 Sec. 3.1).
 
@@ -152,6 +158,7 @@ class Impact(nn.Module):
             text: features of the captions; None trains without text, or on the null condition.
             generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
             caption_dropout: share of captions replaced by the null condition, for guidance.
+            teacher: whose draws the head ``energy`` learns, in place of the true patches.
         """
         patches = self.patchify(latents)
         batch, num_patches, _ = patches.shape
@@ -163,9 +170,15 @@ class Impact(nn.Module):
             text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
         cond = self.embed_text(text, batch)
         masked = order[:, :count]  # (B, K/B)
-        hidden = self.encoder(self.head.visible(patches), mask_from_order(order, count), cond, masked)
-        batch_mul = self.spec.model.diffusion_batch_mul
-        losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
+        mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
+        hidden = self.encoder(self.head.visible(patches), mask, cond, masked)
+        if teacher is None:
+            losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
+        else:
+            null_hidden = self.encoder(patches, mask, self.embed_text(None, batch), masked)
+            target, scale = teacher.draw(hidden, null_hidden, generator)
+            student = cast(EnergyHead, self.head)
+            losses, timesteps = student.loss(hidden, target, generator, batch_mul, null_hidden, scale)
         per_position = losses.flatten()
         timesteps = None if timesteps is None else timesteps.flatten()
         return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)

@@ -3,9 +3,9 @@
 import math
 from dataclasses import asdict
 
-from impact_pl.config import TrainConfig
+from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.decoding import check_decoding
-from impact_pl.models.heads import check_order
+from impact_pl.models.heads import check_order, head_class
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
@@ -53,6 +53,7 @@ ALLOWED = {
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },
+    "distill": {"guidance_scale": AT_LEAST_1, "temperature": AT_LEAST_0},
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
@@ -71,14 +72,18 @@ def check_config(config: TrainConfig) -> None:
     model = config.model
     if model.dim % model.num_heads:
         raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
-    if config.optim.head_only and not config.init_from:
-        raise ValueError("optim.head_only=true trains the head alone: name the trained model with init_from=...")
+    if config.stage == "distill" and (not config.init_from or config.init_from.startswith("mar:")):
+        raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
+    if config.stage != "distill" and head_class(model.head).teacher:
+        raise ValueError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
     check_schedule(config)
     if len(config.optim.betas) != 2:
         raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
+    if config.stage == "distill":
+        check_decoding(DecodingConfig(**asdict(config.distill)), model.num_timesteps)
 
 
 def check_schedule(config: TrainConfig) -> None:

@@ -51,7 +51,7 @@ def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = find(run_dir / "checkpoints" / "last.ckpt")
-    data = LatentDataModule(config.data, config.seed, with_text=config.stage == "text")
+    data = LatentDataModule(config.data, config.seed, with_text=STAGES[config.stage].has_text)
     spec = build_spec(config, data.index)
     if last is not None:
         spec, step = check_resume(config, spec, last)

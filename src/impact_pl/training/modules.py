@@ -1,4 +1,4 @@
-"""The two stages as LightningModules (S1 Sec. 3.1): without text, then with it. They differ in the condition only."""
+"""The stages as LightningModules (S1 Sec. 3.1): without text, then with it; and what may follow, a one-step head."""
 
 import dataclasses
 import math
@@ -12,9 +12,10 @@ from torch import Tensor
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
-from impact_pl.models.impact import Impact
+from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.training.checkpoint import rewind_loops
+from impact_pl.models.teacher import Teacher
+from impact_pl.training.checkpoint import rewind_loops, start_from
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
 from impact_pl.training.parallel import prepare
@@ -35,6 +36,7 @@ class ImpactTraining(LightningModule):
     """
 
     stage: str
+    has_text = True
 
     def __init__(self, spec: ImpactSpec, config: TrainConfig):
         super().__init__()
@@ -43,9 +45,6 @@ class ImpactTraining(LightningModule):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
-        if config.optim.head_only:
-            self.model.requires_grad_(False)
-            self.model.head.requires_grad_(True)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
         self.gradient_norm = self.last_lr = math.nan
         self.valid_loss: float | None = None
@@ -58,6 +57,14 @@ class ImpactTraining(LightningModule):
         """TextFeatures of a batch, or None where the stage has no text."""
         raise NotImplementedError
 
+    def losses(self, model: Impact, *args: Any) -> ImpactLoss:
+        """Of ``model``, the trained one or the averaged, on what :meth:`Impact.loss` takes."""
+        return model(*args)
+
+    def start_from(self, source: Impact) -> list[str]:
+        """Take the weights of a trained model; returns the names of those that it could not give."""
+        return start_from(self.model, source)
+
     def configure_model(self) -> None:
         """Called by Lightning, perhaps more than once. Only sharding strategies give the module a mesh."""
         if not self._is_prepared:
@@ -69,12 +76,11 @@ class ImpactTraining(LightningModule):
         slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
         seed, step = self.config.seed, self.global_step
         torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
-        self.model.encoder.train(not self.config.optim.head_only)  # a frozen one is used as it will be: no dropout
         generator = torch.Generator(self.device).manual_seed(derive_seed(seed, step, slot, NOISE))
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         if self.config.data.random_shift:
             latents = shift_in_time(latents, generator)
-        result = self.model(latents, self.condition(batch), generator, self.caption_dropout)
+        result = self.losses(self.model, latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
             "loss": result.loss,  # Lightning divides this one by the number of micro-batches
@@ -114,7 +120,7 @@ class ImpactTraining(LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
         latents = averaged.whiten(batch["moments"], generator)
-        loss = averaged(latents, self.condition(batch), generator).loss
+        loss = self.losses(averaged, latents, self.condition(batch), generator).loss
         is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
@@ -192,6 +198,7 @@ class UnconditionalPretraining(ImpactTraining):
     """Stage 1: masked patches from unmasked ones; captions, if the shards have any, are not looked at."""
 
     stage = "pretrain"
+    has_text = False
 
     def condition(self, batch: dict) -> None:
         return None
@@ -215,6 +222,38 @@ class TextConditionalTraining(ImpactTraining):
         return batch["text"]
 
 
+class Distillation(TextConditionalTraining):
+    """After stage 2: a one-step head learns what the trained head draws, on an encoder that stays as it is."""
+
+    stage = "distill"
+
+    def __init__(self, spec: ImpactSpec, config: TrainConfig):
+        super().__init__(spec, config)
+        self.model.requires_grad_(False)
+        self.model.head.requires_grad_(True)
+        self.teacher = Teacher(spec, self.model.patch_dim, config.distill)  # part of checkpoints, not of the model
+
+    def losses(self, model: Impact, *args: Any) -> ImpactLoss:
+        model.encoder.eval()  # used as it will be: no dropout
+        return model(*args, teacher=self.teacher)
+
+    def start_from(self, source: Impact) -> list[str]:
+        if source.spec.model.head != self.teacher.name:
+            raise ValueError(
+                f"init_from={self.config.init_from} has the head {source.spec.model.head}: stage distill wants a model "
+                f"with the head {self.teacher.name}, as stage text trains it"
+            )
+        self.teacher.head.load_state_dict(source.head.state_dict())
+        new = super().start_from(source)
+        untrained = [name for name in new if not name.startswith("head.")]
+        if untrained:
+            raise ValueError(
+                f"init_from={self.config.init_from} has no weights for {', '.join(untrained)}, and stage distill "
+                "trains the head alone: start from a trained model of the stage text"
+            )
+        return new
+
+
 STAGES: dict[str, type[ImpactTraining]] = {
-    module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining)
+    module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining, Distillation)
 }

@@ -9,7 +9,7 @@ from impact_pl.config import OptimConfig
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head.
 
-    The last group is the one without decay; it is the only one where the head alone is trained.
+    The last group is the one without decay; it is the only one where the head alone is trained (stage distill).
     """
     decayed: list[tuple[str, nn.Parameter]] = []  # with names, which the optimizer keeps beside its state
     plain: list[tuple[str, nn.Parameter]] = []

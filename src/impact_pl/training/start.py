@@ -22,7 +22,6 @@ from impact_pl.training.checkpoint import (
     load_averaged,
     open_checkpoint,
     spec_from_plain,
-    start_from,
 )
 from impact_pl.training.modules import STAGES, ImpactTraining
 
@@ -44,10 +43,10 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
     if len(mean) != channels or not std > 0:
         raise _bad_index(config, f"{len(mean)} means for {channels} channels, std {std}")
     text: dict[str, Any] | None = None
-    if config.stage == "text":
+    if STAGES[config.stage].has_text:
         if index.text_encoder is None:
             raise ValueError(
-                f"stage text needs captions, but the shards in {config.data.path} have no features of any: precompute "
+                f"stage {config.stage} needs captions, but the shards in {config.data.path} have no features: precompute "
                 "them from a manifest with captions, name a data.text_encoder=... to encode the captions in them while "
                 "training, or train experiment=pretrain on them"
             )
@@ -163,12 +162,6 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
             "trained with and shards of the same codec, or pre-train anew"
         )
     module = STAGES[config.stage](inherit_statistics(source.spec, spec), config)
-    new = start_from(module.model, source)
-    untrained = [name for name in new if not name.startswith("head.")]
-    if config.optim.head_only and untrained:
-        raise ValueError(
-            f"optim.head_only=true trains the head alone, but init_from={config.init_from} has no weights for "
-            f"{', '.join(untrained)}: start from a trained model of the stage {config.stage}"
-        )
+    new = module.start_from(source)
     say(f"weights from {config.init_from} (EMA)" + (f"; new: {', '.join(new)}" if new else ""))
     return module

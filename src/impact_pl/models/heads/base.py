@@ -23,7 +23,7 @@ class Sampling:
     randomness none for ``temperature``.
     """
 
-    guidance_scale: float = 1.0  # 1: no guidance
+    guidance_scale: float | Tensor = 1.0  # 1: no guidance; (B, 1, 1): each clip its own (a head's own ``sample`` only)
     num_diffusion_steps: int = 100
     temperature: float = 1.0
     min_alpha_bar: float = 0.0  # sampling starts where this share of signal is left
@@ -117,7 +117,7 @@ class ResidualBlock(nn.Module):
         return x + self.fc2(F.silu(self.fc1(self.norm(x))))
 
 
-def guided(both: Tensor, guidance_scale: float) -> Tensor:
+def guided(both: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """Away from what the null condition would give: u + beta (c - u) (S1 Sec. 3.2; arXiv 2207.12598).
 
     ``both`` (2B, ...) are the answers c, then u; the result is (B, ...).

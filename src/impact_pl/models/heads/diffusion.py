@@ -174,7 +174,7 @@ class DiffusionHead(AdaLNHead):
         timesteps = schedule.timesteps.flip(0)
         return solve(lambda x, step: denoise(x, timesteps[step : step + 1]), plan, start, noises)
 
-    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float):
+    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
         Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
 from impact_pl.diffusion import add_noise, draw_normal, posterior_mean
-from impact_pl.models.heads.base import Sampling, guided
+from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion import AdaLNHead
 
 FIRST_STEP_SHARE = 0.5  # of the positions in training: from pure noise, where one-step sampling starts
@@ -23,35 +23,56 @@ class EnergyHead(AdaLNHead):
     noise is a sample (as AudioDEAR, arXiv 2605.00329, does for this paper's model), and S steps are a diffusion whose
     every step draws x_0 and then x_{t-1} from the exact posterior (De Bortoli et al., arXiv 2502.02483, Alg. 2).
 
-    Its weights have the diffusion head's names, so that a trained one is its start; new are ``noise_proj`` and
-    ``final_proj``, since that one predicts the noise and a variance.
+    Guidance is an input (arXiv 2210.03142, Sec. 3): draws for two conditions are no means, and going from one draw past
+    the other leaves what the teacher would ever draw. So this head is shown which way guidance points and how far, and
+    learns from draws that its teacher made under guidance (:mod:`impact_pl.models.teacher`). One pass does for both.
+
+    Its weights have the diffusion head's names, so that a trained one is its start; new are ``noise_proj``,
+    ``guidance_proj`` and ``final_proj``, since the teacher's predicts the noise and a variance.
 
     It always gives the clean patch: ``model.prediction`` changes nothing here, and names what the teacher predicts.
 
     Note: 2605.00329 pulls the hidden states of a trainable encoder towards the teacher's, with a weight of about 1000.
-    Here the encoder *is* the teacher's and stays as it is (``optim.head_only``), the limit of that weight.
+    Here the encoder *is* the teacher's and stays as it is, the limit of that weight.
     """
 
     teacher = "diffusion"
-    own_weights = ("noise_proj", "final_proj")
+    own_weights = ("noise_proj", "guidance_proj", "final_proj")
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__(config, patch_dim)
         self.noise_proj = nn.Linear(patch_dim, config.head_width, bias=False)
+        self.guidance_proj = nn.Linear(config.dim, config.head_width, bias=False)
         self.final_proj = nn.Linear(config.head_width, patch_dim)
 
     def draw(self, noisy: Tensor, timesteps: Tensor, cond: Tensor, noise: Tensor) -> Tensor:
-        """Clean patches (..., P) for noisy (..., P) at timesteps, given ``cond_proj(hidden)`` and noise (..., P).
+        """Clean patches (..., P) for noisy (..., P) at timesteps, given :meth:`condition` and noise (..., P).
 
         ``noise`` may have a dimension M in front: as many draws, for one reckoning of the condition.
         """
         x = self.input_proj(noisy) + self.noise_proj(noise)
         return self.network(x, timesteps, cond)
 
+    def condition(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Tensor:
+        """(B, K, V) of both hidden vectors (B, K, D); a scale (B, 1, 1) differs between clips."""
+        cond = self.cond_proj(hidden)
+        if null_hidden is None:
+            return cond
+        return cond + self.guidance_proj((guidance_scale - 1) * (hidden - null_hidden))
+
     def loss(
-        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        generator: torch.Generator,
+        batch_mul: int = 1,
+        null_hidden: Tensor | None = None,
+        guidance_scale: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor]:
-        """Energy scores of M = max(2, ``batch_mul``) draws a position, and the positions' timesteps, both (B, K)."""
+        """Energy scores of M = max(2, ``batch_mul``) draws a position, and the positions' timesteps, both (B, K).
+
+        ``null_hidden`` (B, K, D) and ``guidance_scale`` (B, 1, 1) are what ``target`` was drawn with.
+        """
         draws, target = max(2, batch_mul), target.float()
         timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
         first = torch.rand(timesteps.shape, generator=generator, device=generator.device) < FIRST_STEP_SHARE
@@ -59,7 +80,7 @@ class EnergyHead(AdaLNHead):
         schedule = self.schedule(self.num_timesteps, target.device)
         noisy = add_noise(schedule, target, timesteps, draw_normal(target.shape, generator, target.device))
         noise = draw_normal((draws, *target.shape), generator, target.device)
-        cond = self.cond_proj(hidden)
+        cond = self.condition(hidden, null_hidden, guidance_scale)
         drawn = self.draw(noisy, timesteps, cond, noise)  # (M, B, K, P)
         return energy_score(drawn, target), timesteps
 
@@ -71,21 +92,14 @@ class EnergyHead(AdaLNHead):
         ``min_alpha_bar`` has no use here: no small error is divided by the square root of alpha_bar.
         """
         schedule = self.schedule(sampling.num_diffusion_steps, hidden.device)
-        if null_hidden is None or sampling.guidance_scale == 1:
-            cond, null_hidden = self.cond_proj(hidden), None
-        else:
-            cond = self.cond_proj(torch.cat([hidden, null_hidden]))  # (2B, K, V)
+        cond = self.condition(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
         x = draw_normal(shape, generator, hidden.device)
         for i in reversed(range(len(schedule))):
             step = torch.tensor([i], device=x.device)
             noise = sampling.temperature * draw_normal(shape, generator, x.device)
             timestep = schedule.timesteps[step]
-            if null_hidden is None:
-                x0 = self.draw(x, timestep, cond, noise)
-            else:  # the same noise on both sides: they differ by the condition alone
-                both = self.draw(torch.cat([x, x]), timestep, cond, torch.cat([noise, noise]))
-                x0 = guided(both, sampling.guidance_scale)
+            x0 = self.draw(x, timestep, cond, noise)
             if i == 0:
                 return x0
             spread = torch.exp(0.5 * schedule.posterior_log_variance[step]) * sampling.temperature

@@ -1,0 +1,50 @@
+"""What a one-step head learns from: the draws of the diffusion head that it was made of.
+
+Dimensions: B clips, K positions, D width of hidden, P numbers a patch.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from impact_pl.config import DistillConfig
+from impact_pl.models.heads import head_class
+from impact_pl.models.heads.base import Head, Sampling
+from impact_pl.models.spec import ImpactSpec
+
+
+class Teacher(nn.Module):
+    """A trained head that stays as it is, and how it draws.
+
+    Data are one draw a position, without guidance. A teacher gives draws under guidance, and at its temperature: what
+    its own sampling would have made, at every strength of guidance from 1 to ``distill.guidance_scale``.
+
+    Args:
+        spec: of the student, which the teacher equals but for the head.
+        patch_dim: P.
+        config: how it draws.
+    """
+
+    def __init__(self, spec: ImpactSpec, patch_dim: int, config: DistillConfig) -> None:
+        super().__init__()
+        name = head_class(spec.model.head).teacher
+        if name is None:
+            raise ValueError(f"stage distill: model.head={spec.model.head} has no teacher; choose model.head=energy")
+        self.name = name
+        self.head: Head = head_class(name)(dataclasses.replace(spec.model, head=name), patch_dim)
+        self.requires_grad_(False)
+        self.guidance_scale = config.guidance_scale
+        self.sampling = Sampling(
+            num_diffusion_steps=config.num_diffusion_steps,
+            temperature=config.temperature,
+            min_alpha_bar=config.min_alpha_bar,
+        )
+
+    @torch.no_grad()
+    def draw(self, hidden: Tensor, null_hidden: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Patches (B, K, P) for both hidden vectors (B, K, D), and the clips' guidance scales (B, 1, 1)."""
+        share = torch.rand(len(hidden), 1, 1, generator=generator, device=generator.device).to(hidden.device)
+        scale = 1 + share * (self.guidance_scale - 1)
+        sampling = dataclasses.replace(self.sampling, guidance_scale=scale)
+        return self.head.sample(hidden, null_hidden, sampling, generator), scale

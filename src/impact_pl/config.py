@@ -117,6 +117,7 @@ class OptimConfig:
 class DistillConfig:
     """How the teacher draws what the one-step head learns (stage distill; models/teacher.py)."""
 
+    num_positions: int = 64  # of a clip's masked ones, at most: its draws cost more than all else in a step
     num_diffusion_steps: int = 25
     guidance_scale: float = 5.0  # the most; training draws scales from 1 to this one
     temperature: float = 1.0

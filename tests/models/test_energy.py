@@ -67,7 +67,7 @@ def test_energy_head_learns_what_guidance_does():
 def test_a_teacher_draws_as_its_head_does_at_the_scale_it_names():
     model = model_with("diffusion", prediction="velocity")
     spec = dataclasses.replace(model.spec, model=dataclasses.replace(model.spec.model, head="energy"))
-    teacher = Teacher(spec, model.patch_dim, DistillConfig(5, 4.0, 0.7))
+    teacher = Teacher(spec, model.patch_dim, DistillConfig(num_diffusion_steps=5, guidance_scale=4.0, temperature=0.7))
     teacher.head.load_state_dict(model.head.state_dict())
     hidden, null_hidden = torch.randn(2, 3, 6, 32, generator=rng())
     drawn, scale = teacher.draw(hidden, null_hidden, rng())

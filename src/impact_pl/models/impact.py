@@ -169,7 +169,7 @@ class Impact(nn.Module):
             kept = torch.rand(batch, 1, generator=generator, device=generator.device) >= caption_dropout
             text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
         cond = self.embed_text(text, batch)
-        masked = order[:, :count]  # (B, K/B)
+        masked = order[:, : count if teacher is None else min(count, teacher.num_positions)]  # (B, K/B)
         mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
         hidden = self.encoder(self.head.visible(patches), mask, cond, masked)
         if teacher is None:

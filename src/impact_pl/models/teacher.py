@@ -34,7 +34,7 @@ class Teacher(nn.Module):
         self.name = name
         self.head: Head = head_class(name)(dataclasses.replace(spec.model, head=name), patch_dim)
         self.requires_grad_(False)
-        self.guidance_scale = config.guidance_scale
+        self.num_positions, self.guidance_scale = config.num_positions, config.guidance_scale
         self.sampling = Sampling(
             num_diffusion_steps=config.num_diffusion_steps,
             temperature=config.temperature,

@@ -53,7 +53,7 @@ ALLOWED = {
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },
-    "distill": {"guidance_scale": AT_LEAST_1, "temperature": AT_LEAST_0},
+    "distill": {"num_positions": AT_LEAST_1, "guidance_scale": AT_LEAST_1, "temperature": AT_LEAST_0},
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
@@ -83,7 +83,8 @@ def check_config(config: TrainConfig) -> None:
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
     if config.stage == "distill":
-        check_decoding(DecodingConfig(**asdict(config.distill)), model.num_timesteps)
+        drawing = {name: value for name, value in asdict(config.distill).items() if name != "num_positions"}
+        check_decoding(DecodingConfig(**drawing), model.num_timesteps)
 
 
 def check_schedule(config: TrainConfig) -> None:

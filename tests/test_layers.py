@@ -39,6 +39,7 @@ LAYERS = {  # the longest matching prefix decides; higher numbers may import low
     "impact_pl.models.latent_encoder": 2,
     "impact_pl.models.heads": 2,
     "impact_pl.models.reuse": 2,
+    "impact_pl.models.teacher": 2,
     "impact_pl.decoding": 2,
     "impact_pl.codec": 2,
     "impact_pl.codec_audioldm": 2,

@@ -270,12 +270,13 @@ def test_distilling_wants_a_model_with_text(shards, stage1, tmp_path):
     for nothing in ("", "mar:mar.safetensors"):
         with pytest.raises(ValueError, match="name the trained model of stage text with init_from"):
             train(configure(["experiment=distill", f"init_from={nothing}"], shards, tmp_path))
+    wrong = ["experiment=distill", "model.head=diffusion", f"init_from={stage1('text')}"]
     with pytest.raises(ValueError, match=r"model\.head=diffusion has no teacher"):
-        train(configure(["experiment=distill", "model.head=diffusion", f"init_from={stage1('text')}"], shards, tmp_path))
+        train(configure(wrong, shards, tmp_path))
 
 
 def test_a_distilled_model_is_no_teacher(shards, stage1, tmp_path):
     assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)) == 0
+    again = configure(["experiment=distill", "name=again", f"init_from={tmp_path / 'distill'}"], shards, tmp_path)
     with pytest.raises(ValueError, match="has the head energy: stage distill wants a model with the head diffusion"):
-        again = ["experiment=distill", "name=again", f"init_from={tmp_path / 'distill'}"]
-        train(configure(again, shards, tmp_path))
+        train(again)

@@ -182,7 +182,7 @@ class TrainConfig:
     stage: str = "pretrain"  # pretrain | text | distill | codec
     runs_dir: str = "runs"
     seed: int = 0
-    init_from: str = ""  # stage 2: a stage-1 checkpoint or model folder; or mar:/path/to/mar.safetensors; distill: stage 2
+    init_from: str = ""  # checkpoint or model folder of the stage before; or mar:/path/to/mar.safetensors
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

@@ -63,7 +63,7 @@ class DiffusionLoop:
         noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_diffusion_steps - 1)]
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1, B, K, P)
-        guidance_scale = torch.full((), sampling.guidance_scale, device=device)  # no part of what a graph is for
+        guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)

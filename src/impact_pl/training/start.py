@@ -47,7 +47,7 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
         if index.text_encoder is None:
             raise ValueError(
                 f"stage {config.stage} needs captions, but the shards in {config.data.path} have no features: "
-                "precompute them from a manifest with captions, name a data.text_encoder=... to encode the captions in them "
+                "precompute them from a manifest with captions, name a data.text_encoder=... to encode captions "
                 "while training, or train experiment=pretrain on them"
             )
         text = dict(index.text_encoder)

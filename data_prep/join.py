@@ -19,7 +19,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="the manifests to join")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     args = parser.parse_args(argv)
-    collection, place_of = Collection(), {}
+    collection = Collection()
+    place_of: dict[str, Path] = {}
     for path in args.manifests:
         for record in read_manifest(path):
             first = place_of.setdefault(record.id, path)

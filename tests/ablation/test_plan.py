@@ -194,9 +194,9 @@ def test_the_preset_fast_is_a_setting():
     assert decoding_config(plan.decoding | PRESETS["fast"]) in settings
 
 
-@pytest.mark.parametrize("size", [size for size in SIZES if size != "distilled"])
+@pytest.mark.parametrize("size", SIZES)
 def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
-    plan = load_plan(size)
+    plan = load_plan(size, **({"model": "builtin"} if size == "distilled" else {}))
     own = DecodingConfig(min_alpha_bar=0.0, temperature=0.5, order="confidence", num_iterations=3)
     subjects = {name: decoding for group in plan.groups().values() for name, decoding in group.items()}
     folders = {}
@@ -240,6 +240,11 @@ def test_a_row_may_name_another_model(places):
     assert given == {(row, "builtin") for row in rows} | {("full", str(MODEL)), (SETTINGS, str(MODEL))}
     with pytest.raises(ValueError, match=r"rows\.teacher\.model: name the plan's model first"):
         make_plan(small(rows={"full": None, "teacher": {"model": "builtin"}}), "here")
+    with pytest.raises(ValueError, match=r"rows\.teacher: its model is trained already"):
+        make_plan(small(model="builtin", rows={"full": None, "teacher": {"model": "b", "pretrain": "none"}}), "here")
+    missing = make_plan(small(model="builtin", rows={"full": None, "teacher": {"model": "nowhere"}}), "here")
+    with pytest.raises(ValueError, match=r"rows\.teacher\.model = nowhere: there is no nowhere/config\.json"):
+        plan_units(missing, places)
     with pytest.raises(ValueError, match="or name a model for each other row"):
         make_plan(small(model="builtin", rows={"full": None, "other": None}), "here")
 

@@ -112,6 +112,7 @@ def test_claims_are_read_and_checked():
         ({"figures": []}, "figures"),
         ({"good": "full", "as_good_as": "other"}, "give either"),
         ({"worse": ""}, "give either"),
+        ({"size": "tiny"}, "size .tiny., choose of smoke"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_claims([good | change])

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 from test_heads import CONFIG, model_with, train_head
-from test_impact import QUICK, build, captions, rng
+from test_impact import QUICK, build, captions, latents, rng
 
-from impact_pl.config import DistillConfig
+from impact_pl.config import DistillConfig, MaskRatioConfig
 from impact_pl.diffusion import ancestral_sample, make_schedule
 from impact_pl.models.heads import EnergyHead
 from impact_pl.models.heads.base import Sampling
@@ -85,6 +85,11 @@ def test_a_teacher_draws_as_its_head_does_at_the_scale_it_names():
         torch.testing.assert_close(drawn[i : i + 1], alone)
 
 
-def test_a_teacher_is_of_a_head_that_has_one():
-    with pytest.raises(ValueError, match=r"model\.head=diffusion has no teacher; choose model\.head=energy"):
-        Teacher(build().spec, 4, DistillConfig())
+def test_the_teacher_draws_for_so_many_positions_of_what_is_masked():
+    model = model_with("energy", mask_ratio=MaskRatioConfig(kind="fixed", value=0.75))
+    for wanted, learned in ((2, 2), (64, 9)):  # 9 of 12 patches are masked
+        teacher = Teacher(model.spec, model.patch_dim, DistillConfig(num_positions=wanted, num_diffusion_steps=2))
+        result = model.loss(latents(), captions(), rng(), teacher=teacher)
+        assert result.mask_ratio == 0.75
+        assert result.per_position.shape == (2 * learned,)
+        assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -1,12 +1,13 @@
 """Numbers that no training can work with are refused by key, value and range, before anything is written."""
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from impact_pl.config import TrainConfig, TrainerConfig
+from impact_pl.config import DistillConfig, ModelConfig, TrainConfig, TrainerConfig
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.fit import train
 from impact_pl.training.strategies import check_devices
@@ -40,6 +41,9 @@ def test_the_defaults_pass():
         ("optim.betas", (0.9, 1.0)),
         ("optim.gradient_clip", 0.0),
         ("optim.ema_decay", 1.0),
+        ("distill.num_positions", 0),
+        ("distill.guidance_scale", 0.5),
+        ("distill.temperature", float("inf")),
         ("codec.crop_seconds", 0.0),
     ],
 )
@@ -118,3 +122,30 @@ def test_a_head_that_cannot_be_decoded_by_confidence_is_refused_before_the_first
     config.model.head, config.decoding.order, config.trainer.sample_every_steps = "mse", "confidence", 5
     with pytest.raises(ValueError, match="choose order = random"):
         check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"distill": DistillConfig(num_diffusion_steps=0)}, r"distill\.num_diffusion_steps = 0: choose 1"),
+        ({"distill": DistillConfig(min_alpha_bar=0.6)}, r"distill\.min_alpha_bar = 0\.6: choose 0"),
+        (
+            {"distill": DistillConfig(guidance_scale=4.0)},
+            r"decoding\.guidance_scale=5\.0: .* distill\.guidance_scale=4\.0",
+        ),
+        ({"init_from": ""}, "name the trained model of stage text with init_from"),
+        ({"init_from": "mar:mar.safetensors"}, "name the trained model of stage text with init_from"),
+        ({"model": ModelConfig()}, r"model\.head=diffusion learns from data; choose model\.head=energy"),
+        ({"stage": "text"}, r"model\.head=energy learns from a trained model: stage=distill"),
+        ({"stage": "distil"}, None),  # that is for train() to say
+    ],
+)
+def test_what_a_distillation_needs(change, said):
+    config = TrainConfig(stage="distill", init_from="runs/text", model=ModelConfig(head="energy"))
+    check_config(config)
+    changed = dataclasses.replace(config, **change)
+    if said is None:
+        check_config(changed)
+        return
+    with pytest.raises(ValueError, match=said):
+        check_config(changed)

@@ -37,6 +37,13 @@ def until(root: Path, name: str, strategy: str, processes: int, step: int, **tra
     return configuration(root, name, strategy, processes, max_steps=step, **trainer)
 
 
+def distilled(root: Path, name: str, strategy: str, processes: int, step: int):
+    """The run ``one`` with a one-step head."""
+    config = until(root, f"{name}-distilled", strategy, processes, step)
+    model = dataclasses.replace(config.model, head="energy")
+    return dataclasses.replace(config, stage="distill", model=model, init_from=str(root / "one"))
+
+
 def copy_run(root: Path, name: str, to: str) -> None:
     shutil.copytree(root / name, root / to)
 
@@ -56,6 +63,8 @@ def trained(tmp_path_factory):
     configs += [until(root, "tour", name, 2, 1 + i) for i, name in enumerate(TOUR)]
     configs += [until(root, f"{name}-bf16", name, 2, 3, precision="bf16-mixed") for name in SHARED]
     configs += [until(root, f"{name}-recomputed", name, 2, 3, activation_checkpointing=True) for name in SHARED]
+    train(distilled(root, "one", "auto", 1, 4))
+    configs += [distilled(root, name, name, 2, step) for name in SHARED for step in (2, 4)]
     for name in SHARED:
         config = until(root, f"{name}-burst", name, 2, 4, checkpoint_every_steps=1)
         configs.append(dataclasses.replace(config, optim=dataclasses.replace(config.optim, lr=1e30, warmup_steps=1)))
@@ -105,6 +114,14 @@ def test_zero_shards_gradients_and_optimizer(notes):
         assert sizes["parameters"] == sizes["average"] == whole["parameters"]
         assert sizes["gradients"] == pytest.approx(whole["parameters"] / 2, rel=0.01)
         assert sizes["optimizer"] == pytest.approx(whole["parameters"] * 3 / 2, rel=0.01)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_distillation_continues_in_two_processes_as_in_one(root, name):
+    """Its teacher is whole everywhere, and in the checkpoint."""
+    mine, other = (run_weights(root, f"{run}-distilled") for run in (name, "one"))
+    assert any(weight.startswith("teacher.head.") for weight in mine)
+    assert difference(mine, other) < 1e-5
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

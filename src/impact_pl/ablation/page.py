@@ -57,7 +57,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     settings = {name: row for name, row in results["rows"].items() if plan.model or "/" in name or name == FULL}
     rows = {name: row for name, row in results["rows"].items() if "/" not in name}
     parts = [
-        "# Ways to decode one model" if plan.model else "# The ablation",
+        title_of(plan),
         "<!-- Made by `python -m impact_pl.cli.ablation`; not written by hand. -->",
         facts_of(results, plan),
         "## Claims",
@@ -91,6 +91,12 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         )
     parts += ["## Again", again(results["size"], plan, results["facts"]["manifest"])]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def title_of(plan: Plan) -> str:
+    if not plan.model:
+        return "# The ablation"
+    return "# Ways to decode one model" + (", beside others" if len(plan.rows) > 1 else "")
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:

@@ -59,7 +59,7 @@ class Plan:
         num_labelled: how many of them have a label, if there are as many: for the class accuracy.
         batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
         pretrain_steps, text_steps: of the two stages.
-        model: of which all sounds are generated, a folder or ``builtin``; empty: rows are trained.
+        model: the row ``full``, trained already, a folder or ``builtin``; empty: rows are trained.
         train: arguments of impact-train for every row and both stages.
         decoding: fields of DecodingConfig.
         sweeps: name -> a field's values, or several fields' (every combination).
@@ -218,6 +218,9 @@ def _check(plan: Plan, where: str) -> None:
         )
     if strange := [name for name, row in plan.rows.items() if row.model and (name == FULL or not plan.model)]:
         raise ValueError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
+    for name, row in plan.rows.items():
+        if row.model and row != Row(decoding=row.decoding, model=row.model):
+            raise ValueError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
     steps = () if plan.model else ("pretrain_steps", "text_steps")
     for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
         if getattr(plan, name) < 1:

@@ -128,7 +128,8 @@ def model_of(plan: Plan, places: Places, trained: dict[str, Unit], seed: int, ro
         return Model(str(places.out / name / "model"), (trained[name],))
     files = [find_model(folder) / file for file in FILES]
     if missing := [file for file in files if not file.is_file()]:
-        raise ValueError(f"--model {folder}: there is no {missing[0]}; name a model's folder, or builtin")
+        who = f"rows.{row}.model = {folder}" if plan.rows[row].model else f"--model {folder}"
+        raise ValueError(f"{who}: there is no {missing[0]}; name a model's folder, or builtin")
     return Model(folder, inputs=files_sha256(files))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from impact_pl.ablation.plan import Plan
+from impact_pl.ablation.plan import SIZES, Plan
 from impact_pl.ablation.results import FIGURES, Rows
 
 HOLDS, REVERSED, FAILS = "holds", "reversed", "does not hold"
@@ -175,4 +175,6 @@ def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
             raise ValueError(f"claim {claim.text!r}: figures {claim.figures}, choose of {', '.join(FIGURES)}")
         if bool(claim.better and claim.worse) == bool(claim.good and claim.as_good_as):
             raise ValueError(f"claim {claim.text!r}: give either better and worse, or good and as_good_as")
+        if claim.size not in ("", *SIZES):
+            raise ValueError(f"claim {claim.text!r}: size {claim.size!r}, choose of {', '.join(SIZES)}")
     return claims

@@ -9,7 +9,7 @@ from pathlib import Path
 from impact_pl.cli.facts import generation_facts, model_facts
 from impact_pl.errors import user_errors
 
-STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional"}
+STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional", "distill": "One-step head"}
 FOLDERS = {
     "real": "real",
     "reconstructed": "reconstructed",

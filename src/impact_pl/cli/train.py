@@ -19,13 +19,13 @@ base and large have the paper's patch_size=4, for AudioLDM's latents; of the bui
 axis, that is four frames (0.16 s) a patch: model.patch_size=1 or 2 is finer.
 
 groups:
-  experiment   pretrain | text | demo_pretrain | demo_text | codec | no_pretrain | mar_init
+  experiment   pretrain | text | distill | demo_pretrain | demo_text | codec | no_pretrain | mar_init
                head_attention | head_mse | head_discrete; the paper's rows are listed in docs/recipes.md
   model        tiny | nano | base | large | 3b
   trainer      cpu | gpu | ddp | fsdp2 | deepspeed
   data         latents
 
-init_from: a run directory, checkpoint or model folder of stage 1, or mar:FILE (a MAR image checkpoint).
+init_from: a run directory, checkpoint or model folder of the stage before, or mar:FILE (a MAR image checkpoint).
 The run directory gets config.yaml, metrics.csv, TensorBoard events, checkpoints/last.ckpt and, at the end, model/.
 
 keys and defaults (an experiment sets some of them):

@@ -2,14 +2,14 @@
 
 Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), patches of p frames and q
 widths (q = p, or W where that is less), N = H/p * W/q of them, P = C p q numbers each, L text positions, D width,
-K masked positions of the batch.
+K masked positions of the batch, those that the head learns at.
 """
 
 import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from einops import rearrange
@@ -23,7 +23,7 @@ from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
-from impact_pl.models.heads import EnergyHead, check_order, head_class
+from impact_pl.models.heads import check_order, head_class
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
@@ -158,7 +158,7 @@ class Impact(nn.Module):
             text: features of the captions; None trains without text, or on the null condition.
             generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
             caption_dropout: share of captions replaced by the null condition, for guidance.
-            teacher: whose draws the head ``energy`` learns, in place of the true patches.
+            teacher: whose draws the head learns in place of the true patches, at so many of a clip's positions.
         """
         patches = self.patchify(latents)
         batch, num_patches, _ = patches.shape
@@ -171,14 +171,13 @@ class Impact(nn.Module):
         cond = self.embed_text(text, batch)
         masked = order[:, : count if teacher is None else min(count, teacher.num_positions)]  # (B, K/B)
         mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
-        hidden = self.encoder(self.head.visible(patches), mask, cond, masked)
+        visible = self.head.visible(patches)
+        hidden = self.encoder(visible, mask, cond, masked)
         if teacher is None:
             losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
         else:
-            null_hidden = self.encoder(patches, mask, self.embed_text(None, batch), masked)
-            target, scale = teacher.draw(hidden, null_hidden, generator)
-            student = cast(EnergyHead, self.head)
-            losses, timesteps = student.loss(hidden, target, generator, batch_mul, null_hidden, scale)
+            null_hidden = self.encoder(visible, mask, self.embed_text(None, batch), masked)
+            losses, timesteps = teacher.loss_of(self.head, hidden, null_hidden, generator, batch_mul)
         per_position = losses.flatten()
         timesteps = None if timesteps is None else timesteps.flatten()
         return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)

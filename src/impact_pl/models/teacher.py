@@ -4,6 +4,7 @@ Dimensions: B clips, K positions, D width of hidden, P numbers a patch.
 """
 
 import dataclasses
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from impact_pl.config import DistillConfig
 from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import Head, Sampling
+from impact_pl.models.heads.energy import EnergyHead
 from impact_pl.models.spec import ImpactSpec
 
 
@@ -29,10 +31,9 @@ class Teacher(nn.Module):
     def __init__(self, spec: ImpactSpec, patch_dim: int, config: DistillConfig) -> None:
         super().__init__()
         name = head_class(spec.model.head).teacher
-        if name is None:
-            raise ValueError(f"stage distill: model.head={spec.model.head} has no teacher; choose model.head=energy")
-        self.name = name
-        self.head: Head = head_class(name)(dataclasses.replace(spec.model, head=name), patch_dim)
+        assert name is not None, f"{spec.model.head} learns from data"
+        self.head_name = name
+        self.head = head_class(name)(dataclasses.replace(spec.model, head=name), patch_dim)
         self.requires_grad_(False)
         self.num_positions, self.guidance_scale = config.num_positions, config.guidance_scale
         self.sampling = Sampling(
@@ -48,3 +49,10 @@ class Teacher(nn.Module):
         scale = 1 + share * (self.guidance_scale - 1)
         sampling = dataclasses.replace(self.sampling, guidance_scale=scale)
         return self.head.sample(hidden, null_hidden, sampling, generator), scale
+
+    def loss_of(
+        self, student: Head, hidden: Tensor, null_hidden: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`EnergyHead.loss` of the student on new draws, both (B, K)."""
+        target, scale = self.draw(hidden, null_hidden, generator)
+        return cast(EnergyHead, student).loss(hidden, target, generator, batch_mul, null_hidden, scale)

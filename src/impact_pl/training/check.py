@@ -10,6 +10,8 @@ from impact_pl.models.heads import check_order, head_class
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
 POSITIVE = "a finite number above 0"
+FROM_0 = "a finite number from 0"
+FROM_1 = "a finite number from 1"
 SHARE = "0 to 1"
 BELOW_1 = "0 or more, below 1"
 ZERO_STAGES = "1 or 2; to split the parameters as well, take trainer=fsdp2 instead of a zero_stage of 3"
@@ -17,6 +19,8 @@ RANGES = {
     AT_LEAST_0: lambda value: value >= 0,
     AT_LEAST_1: lambda value: value >= 1,
     POSITIVE: lambda value: 0 < value < math.inf,
+    FROM_0: lambda value: 0 <= value < math.inf,
+    FROM_1: lambda value: 1 <= value < math.inf,
     "above 0": lambda value: value > 0,
     "above 0, at most 1": lambda value: 0 < value <= 1,
     SHARE: lambda value: 0 <= value <= 1,
@@ -53,7 +57,7 @@ ALLOWED = {
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },
-    "distill": {"num_positions": AT_LEAST_1, "guidance_scale": AT_LEAST_1, "temperature": AT_LEAST_0},
+    "distill": {"num_positions": AT_LEAST_1, "guidance_scale": FROM_1, "temperature": FROM_0},
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
@@ -72,9 +76,7 @@ def check_config(config: TrainConfig) -> None:
     model = config.model
     if model.dim % model.num_heads:
         raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
-    if config.stage == "distill" and (not config.init_from or config.init_from.startswith("mar:")):
-        raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
-    if config.stage != "distill" and head_class(model.head).teacher:
+    if config.stage in ("pretrain", "text") and head_class(model.head).teacher:
         raise ValueError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
     check_schedule(config)
     if len(config.optim.betas) != 2:
@@ -83,8 +85,28 @@ def check_config(config: TrainConfig) -> None:
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
     if config.stage == "distill":
-        drawing = {name: value for name, value in asdict(config.distill).items() if name != "num_positions"}
-        check_decoding(DecodingConfig(**drawing), model.num_timesteps)
+        check_distillation(config)
+
+
+def check_distillation(config: TrainConfig) -> None:
+    """ValueError where there would be no teacher, or not one that can draw what is decoded."""
+    if not config.init_from or config.init_from.startswith("mar:"):
+        raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
+    if head_class(config.model.head).teacher is None:
+        raise ValueError(f"stage distill: model.head={config.model.head} learns from data; choose model.head=energy")
+    how = config.distill
+    drawing = DecodingConfig(
+        num_diffusion_steps=how.num_diffusion_steps, min_alpha_bar=how.min_alpha_bar, confidence_steps=1
+    )
+    try:
+        check_decoding(drawing, config.model.num_timesteps)
+    except ValueError as error:
+        raise ValueError(f"distill.{error}") from error
+    if config.decoding.guidance_scale > how.guidance_scale:
+        raise ValueError(
+            f"decoding.guidance_scale={config.decoding.guidance_scale}: the head learns guidance up to "
+            f"distill.guidance_scale={how.guidance_scale}; choose no more, or raise that"
+        )
 
 
 def check_schedule(config: TrainConfig) -> None:

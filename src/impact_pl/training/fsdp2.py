@@ -48,11 +48,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         write_shards(checkpoint, Path(filepath), self.global_rank, self.world_size)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self.lightning_module is not None
         stored = StoredCheckpoint(Path(checkpoint_path))
         mesh = self.device_mesh["data_parallel"]
+        own = self.lightning_module.state_dict()
+        sharded = {f"state_dict/{name}" for name, weight in own.items() if isinstance(weight, DTensor)}  # no teacher
 
         def place(name: str, tensor: Tensor) -> Tensor:
-            if tensor.ndim == 0 or not name.startswith(("state_dict/", "optimizer_states/")):
+            if tensor.ndim == 0 or not (name in sharded or name.startswith("optimizer_states/")):
                 return stored.whole(name, tensor).clone()
             start, stop = shard_rows(len(tensor), self.global_rank, self.world_size)
             rows = stored.rows(name, tensor, start, stop).to(self.root_device, copy=True)

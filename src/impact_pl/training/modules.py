@@ -57,9 +57,11 @@ class ImpactTraining(LightningModule):
         """TextFeatures of a batch, or None where the stage has no text."""
         raise NotImplementedError
 
-    def losses(self, model: Impact, *args: Any) -> ImpactLoss:
-        """Of ``model``, the trained one or the averaged, on what :meth:`Impact.loss` takes."""
-        return model(*args)
+    def loss_of(
+        self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
+    ) -> ImpactLoss:
+        """:meth:`Impact.loss` of the trained model or the averaged one."""
+        return model(latents, text, generator, caption_dropout)
 
     def start_from(self, source: Impact) -> list[str]:
         """Take the weights of a trained model; returns the names of those that it could not give."""
@@ -80,7 +82,7 @@ class ImpactTraining(LightningModule):
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         if self.config.data.random_shift:
             latents = shift_in_time(latents, generator)
-        result = self.losses(self.model, latents, self.condition(batch), generator, self.caption_dropout)
+        result = self.loss_of(self.model, latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
             "loss": result.loss,  # Lightning divides this one by the number of micro-batches
@@ -120,7 +122,7 @@ class ImpactTraining(LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
         latents = averaged.whiten(batch["moments"], generator)
-        loss = self.losses(averaged, latents, self.condition(batch), generator).loss
+        loss = self.loss_of(averaged, latents, self.condition(batch), generator).loss
         is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
@@ -216,8 +218,8 @@ class TextConditionalTraining(ImpactTraining):
     def condition(self, batch: dict) -> Any:
         if batch["text"] is None:
             raise ValueError(
-                f"stage text needs captions, but these clips have none: {', '.join(batch['keys'][:5])}. Precompute the "
-                "shards from a manifest with captions, or train experiment=pretrain on them"
+                f"stage {self.stage} needs captions, but these clips have none: {', '.join(batch['keys'][:5])}. "
+                "Precompute the shards from a manifest with captions, or train experiment=pretrain on them"
             )
         return batch["text"]
 
@@ -233,15 +235,21 @@ class Distillation(TextConditionalTraining):
         self.model.head.requires_grad_(True)
         self.teacher = Teacher(spec, self.model.patch_dim, config.distill)  # part of checkpoints, not of the model
 
-    def losses(self, model: Impact, *args: Any) -> ImpactLoss:
-        model.encoder.eval()  # used as it will be: no dropout
-        return model(*args, teacher=self.teacher)
+    def train(self, mode: bool = True) -> "Distillation":
+        super().train(mode)
+        self.model.encoder.eval()  # used as it will be: no dropout
+        return self
+
+    def loss_of(
+        self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
+    ) -> ImpactLoss:
+        return model(latents, text, generator, caption_dropout, self.teacher)
 
     def start_from(self, source: Impact) -> list[str]:
-        if source.spec.model.head != self.teacher.name:
+        if source.spec.model.head != self.teacher.head_name:
             raise ValueError(
                 f"init_from={self.config.init_from} has the head {source.spec.model.head}: stage distill wants a model "
-                f"with the head {self.teacher.name}, as stage text trains it"
+                f"with the head {self.teacher.head_name}, as stage text trains it"
             )
         self.teacher.head.load_state_dict(source.head.state_dict())
         new = super().start_from(source)

@@ -12,6 +12,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.models.folder import find_model
 from impact_pl.models.heads import head_class
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
@@ -113,12 +114,13 @@ def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None =
     """
     source = config.init_from
     if source and not source.startswith(MAR):
-        if not Path(source).exists():
+        folder = find_model(source)  # builtin has one, too
+        if not folder.exists():
             raise ValueError(
                 f"init_from={source}: there is nothing there. Train it first (impact-train "
                 f"experiment={Path(source).name} ..., if it is that experiment's directory), or say where it is"
             )
-        module = _from_impact(config, spec, load_averaged(Path(source)))
+        module = _from_impact(config, spec, load_averaged(folder))
     else:
         module = STAGES[config.stage](spec, config)
         if source:

@@ -45,7 +45,8 @@ class Head(nn.Module, ABC):
         confidence: how sure the head is at a position, for ``order=confidence``: by the spread of several ``draws``, by
             the ``log_probability`` of one (then :meth:`propose` gives both), or ``none``.
         blocks: the repeated part, which sharding gathers block by block.
-        teacher: name of the head whose trained weights may start this one (but for ``own_weights``), beside its like.
+        teacher: name of the head whose trained weights start this one (but for ``own_weights``), and whose draws it
+            learns; None: it learns from data.
         own_weights: first parts of the names that a teacher's weights cannot give.
         takes_solver: ``Sampling.solver`` may be another one than ``ancestral``.
         num_fit_patches: patches of the training set that :meth:`fit` wants to see before the first step; 0: none.

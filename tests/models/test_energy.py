@@ -70,11 +70,11 @@ def test_a_teacher_draws_as_its_head_does_at_the_scale_it_names():
     teacher = Teacher(spec, model.patch_dim, DistillConfig(num_diffusion_steps=5, guidance_scale=4.0, temperature=0.7))
     teacher.head.load_state_dict(model.head.state_dict())
     hidden, null_hidden = torch.randn(2, 3, 6, 32, generator=rng())
-    drawn, scale = teacher.draw(hidden, null_hidden, rng())
-    assert ((scale > 1) & (scale < 4)).all()
-    assert len(scale.unique()) == 3
+    drawn, scale = teacher.draw(hidden, null_hidden, 0.5, rng())
     generator = rng()
-    torch.rand(3, 1, 1, generator=generator)  # the scales
+    share, kind = torch.rand(2, 3, generator=generator)
+    torch.testing.assert_close(scale.flatten(), 1 + 3 * torch.where(kind < 0.5, 0.5, share))
+    assert 0 < (kind < 0.5).sum() < 3
     noise = [torch.randn(3, 6, 4, generator=generator) for _ in range(5)]
     for i in range(3):  # each clip by itself, at its scale, from the same noise
         denoise = teacher.head.denoiser(hidden[i : i + 1], null_hidden[i : i + 1], scale[i].item())

@@ -177,7 +177,9 @@ class Impact(nn.Module):
             losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
         else:
             null_hidden = self.encoder(visible, mask, self.embed_text(None, batch), masked)
-            losses, timesteps = teacher.loss_of(self.head, hidden, null_hidden, generator, batch_mul)
+            losses, timesteps = teacher.loss_of(
+                self.head, hidden, null_hidden, count / num_patches, generator, batch_mul
+            )
         per_position = losses.flatten()
         timesteps = None if timesteps is None else timesteps.flatten()
         return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)

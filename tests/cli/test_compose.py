@@ -18,7 +18,7 @@ def choices(group: str) -> list[str]:
 def test_every_experiment_composes(experiment):
     config = compose("train", TrainConfig, [f"experiment={experiment}"])
     assert isinstance(config, TrainConfig)
-    assert config.stage in ("pretrain", "text", "codec")
+    assert config.stage in ("pretrain", "text", "distill", "codec")
 
 
 @pytest.mark.parametrize(("group", "choice"), [(g, c) for g in ("model", "data", "trainer") for c in choices(g)])

@@ -236,6 +236,10 @@ def test_a_row_may_name_another_model(places):
         for _, args in commands([unit])
         if "--model" in args
     }
+    own = Impact.from_pretrained("builtin").spec.own_decoding
+    decodings = {row: decoding_config(plan.decoding | plan.rows[row].decoding) for row in plan.rows}
+    assert decodings["teacher"] == dataclasses.replace(own, precision="32-true")
+    assert decodings["teacher_fast"] == with_preset(own, "fast", {})
     rows = {row for row in plan.rows if row != "full"}
     assert given == {(row, "builtin") for row in rows} | {("full", str(MODEL)), (SETTINGS, str(MODEL))}
     with pytest.raises(ValueError, match=r"rows\.teacher\.model: name the plan's model first"):

@@ -12,7 +12,7 @@ from torch import Tensor
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
-from impact_pl.models.impact import Impact, ImpactLoss
+from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.models.teacher import Teacher
 from impact_pl.training.checkpoint import rewind_loops, start_from
@@ -46,6 +46,7 @@ class ImpactTraining(LightningModule):
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
+        self.teacher: Teacher | None = None  # of stage distill
         self.gradient_norm = self.last_lr = math.nan
         self.valid_loss: float | None = None
         self.batch_done_at = time.perf_counter()
@@ -56,12 +57,6 @@ class ImpactTraining(LightningModule):
     def condition(self, batch: dict) -> Any:
         """TextFeatures of a batch, or None where the stage has no text."""
         raise NotImplementedError
-
-    def loss_of(
-        self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
-    ) -> ImpactLoss:
-        """:meth:`Impact.loss` of the trained model or the averaged one."""
-        return model(latents, text, generator, caption_dropout)
 
     def start_from(self, source: Impact) -> list[str]:
         """Take the weights of a trained model; returns the names of those that it could not give."""
@@ -82,7 +77,7 @@ class ImpactTraining(LightningModule):
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         if self.config.data.random_shift:
             latents = shift_in_time(latents, generator)
-        result = self.loss_of(self.model, latents, self.condition(batch), generator, self.caption_dropout)
+        result = self.model(latents, self.condition(batch), generator, self.caption_dropout, self.teacher)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
             "loss": result.loss,  # Lightning divides this one by the number of micro-batches
@@ -122,7 +117,7 @@ class ImpactTraining(LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
         latents = averaged.whiten(batch["moments"], generator)
-        loss = self.loss_of(averaged, latents, self.condition(batch), generator).loss
+        loss = averaged(latents, self.condition(batch), generator, teacher=self.teacher).loss
         is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
@@ -228,22 +223,18 @@ class Distillation(TextConditionalTraining):
     """After stage 2: a one-step head learns what the trained head draws, on an encoder that stays as it is."""
 
     stage = "distill"
+    teacher: Teacher  # part of checkpoints, not of the model
 
     def __init__(self, spec: ImpactSpec, config: TrainConfig):
         super().__init__(spec, config)
         self.model.requires_grad_(False)
         self.model.head.requires_grad_(True)
-        self.teacher = Teacher(spec, self.model.patch_dim, config.distill)  # part of checkpoints, not of the model
+        self.teacher = Teacher(spec, self.model.patch_dim, config.distill)
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
         self.model.encoder.eval()  # used as it will be: no dropout
         return self
-
-    def loss_of(
-        self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
-    ) -> ImpactLoss:
-        return model(latents, text, generator, caption_dropout, self.teacher)
 
     def start_from(self, source: Impact) -> list[str]:
         if source.spec.model.head != self.teacher.head_name:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from impact_pl.cli import ablation
 from impact_pl.cli.compose import compose
 from impact_pl.cli.generate import build_parser
 from impact_pl.config import DecodingConfig, TrainConfig
@@ -171,10 +172,13 @@ def test_every_experiment_but_the_demonstration_is_in_the_document():
 def test_the_commands_of_the_document_parse():
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
     commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
-    assert {command[0] for command in commands} == {"impact-train", "impact-generate"}
+    assert {command[0] for command in commands} == {"impact-train", "impact-generate", "python"}
     for program, *arguments in commands:
         if program == "impact-train":
             compose("train", TrainConfig, arguments)
+        elif program == "python":
+            assert arguments[:2] == ["-m", "impact_pl.cli.ablation"]
+            ablation.build_parser().parse_args(arguments[2:])
         else:
             build_parser().parse_args(arguments)
 

@@ -206,7 +206,7 @@ def test_names_are_checked():
 
 def test_unknown_stage(config):
     config.stage = "dream"
-    with pytest.raises(ValueError, match="pretrain, text, codec"):
+    with pytest.raises(ValueError, match="pretrain, text, distill, codec"):
         train(config)
 
 

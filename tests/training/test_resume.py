@@ -2,6 +2,7 @@
 
 import copy
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -177,10 +178,12 @@ def test_a_kill_between_an_owed_validation_and_its_checkpoint(config, monkeypatc
         raise KeyError("killed")
 
     with monkeypatch.context() as patch:
+        time.sleep(1)  # TensorBoard reads files of one second and process by their number as text: 10 before 9
         patch.setattr(callbacks, "save_checkpoint", killed)
         with pytest.raises(KeyError, match="killed"):
             train(config)
     assert len(figures(config, "stopped")) == 1 + 4 // log_every + 1  # title, training, validation
+    time.sleep(1)
     run(config, "stopped", 6)
     assert figures(config, "stopped") == figures(config, "whole")
     for tag in ("train/loss", "valid/loss"):

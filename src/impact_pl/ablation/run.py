@@ -15,9 +15,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from io import TextIOWrapper
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import cast
 
 import impact_pl
 from impact_pl.ablation.units import Command, Unit
@@ -191,6 +193,7 @@ def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # or an error, which waits for nothing, goes first
     import torch
 
     torch.set_num_threads(threads)

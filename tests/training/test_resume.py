@@ -16,6 +16,11 @@ from impact_pl.training.fit import train
 from impact_pl.training.signals import StopSignal
 
 
+def next_second() -> None:
+    """TensorBoard reads the files that a process began in one second by their number as text: 10 before 9."""
+    time.sleep(1)
+
+
 def run(config: TrainConfig, name: str, *stops: int) -> dict:
     """Train to each number of steps in turn (each a fresh call), and return the last checkpoint."""
     config = copy.deepcopy(config)
@@ -153,6 +158,7 @@ def test_a_signal_during_validation_stops_it_and_it_is_made_up_for(config, monke
             assert checkpoint_of(config)["global_step"] == 4
             assert checkpoint_of(config)["callbacks"]["Checkpoints"] == {"validation_owed": True}
             assert figures(config, "stopped") == figures(config, "whole")[:5]  # title, steps 1 to 4
+            next_second()
     parts = run(config, "stopped", 6)
     assert_same({k: whole[k] for k in STATE}, {k: parts[k] for k in STATE})
     assert figures(config, "stopped") == figures(config, "whole")
@@ -178,12 +184,12 @@ def test_a_kill_between_an_owed_validation_and_its_checkpoint(config, monkeypatc
         raise KeyError("killed")
 
     with monkeypatch.context() as patch:
-        time.sleep(1)  # TensorBoard reads files of one second and process by their number as text: 10 before 9
+        next_second()
         patch.setattr(callbacks, "save_checkpoint", killed)
         with pytest.raises(KeyError, match="killed"):
             train(config)
     assert len(figures(config, "stopped")) == 1 + 4 // log_every + 1  # title, training, validation
-    time.sleep(1)
+    next_second()
     run(config, "stopped", 6)
     assert figures(config, "stopped") == figures(config, "whole")
     for tag in ("train/loss", "valid/loss"):

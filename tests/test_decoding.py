@@ -143,7 +143,7 @@ def test_guidance_in_the_loop_and_none_at_scale_one():
         ("guidance_schedule", "sine"),
         ("order", "left"),
         ("reveal", "parabola"),
-        ("solver", "ddim"),
+        ("solver", "euler"),
         ("engine", "steam"),
         ("precision", "int8"),
         ("final_diffusion_steps", 101),

@@ -31,7 +31,7 @@ class ModelConfig:
     patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
     local_kernel: int = 0  # patches that a patch sees besides attention, of each channel (for short trainings); 0: MAR
-    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | energy (models/heads)
+    head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
     head_width: int = 1024
     head_depth: int = 3
     prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
@@ -57,7 +57,7 @@ class DecodingConfig:
     confidence_steps: int = 10  # diffusion steps of each such draw
     reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
     final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
-    solver: str = "ancestral"  # ancestral (S1, MAR) | multistep (for few diffusion steps; solvers.py)
+    solver: str = "ancestral"  # ancestral (S1, MAR) | multistep (for few diffusion steps) | ddim; see solvers.py
     encoder_reuse: int = 1  # the encoder computes all in every so many iterations, else what is new; 1: always all
     engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
     precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
@@ -67,7 +67,7 @@ DECODING_CHOICES = {  # of the fields that are names
     "guidance_schedule": ("cosine", "constant", "linear"),
     "order": ("random", "confidence"),
     "reveal": ("cosine", "linear", "sqrt", "adaptive"),
-    "solver": ("ancestral", "multistep"),
+    "solver": ("ancestral", "multistep", "ddim"),
     "engine": ("exact", "plain"),
     "precision": ("32-true", "bf16", "auto"),
 }
@@ -115,13 +115,10 @@ class OptimConfig:
 
 @dataclass
 class DistillConfig:
-    """How the teacher draws what the one-step head learns (stage distill; models/teacher.py)."""
+    """What a one-step head sees of its teacher (stage distill; models/teacher.py), which draws as ``decoding`` says."""
 
-    num_positions: int = 64  # of a clip's masked ones, at most: its draws cost more than all else in a step
-    num_diffusion_steps: int = 25
-    guidance_scale: float = 5.0  # the most; training draws scales from 1 to this one
-    temperature: float = 1.0
-    min_alpha_bar: float = 1e-3
+    num_positions: int = 64  # of a clip's masked ones, at most: the teacher's paths cost more than all else in a step
+    num_diffusion_steps: int = 25  # of a path
 
 
 @dataclass

@@ -4,7 +4,7 @@ Dimensions: K patches, P numbers a patch, S steps. Sources as in :mod:`impact_pl
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -81,13 +81,38 @@ def multistep(schedule: Schedule, predicts_velocity: bool = False, temperature: 
     return second
 
 
-SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "multistep": multistep}
+def ddim(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
+    """DDIM without noise (arXiv 2010.02502, Eq. 12 with sigma 0): the whole sample is decided by x_T.
+
+    ``temperature`` changes nothing here: it is that of x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
+    """
+    steps = ancestral(schedule, predicts_velocity)
+    alpha_bars = [1.0, *schedule.alpha_bars.double().tolist()]
+    deterministic = []
+    for i, step in enumerate(reversed(steps)):
+        to, at = alpha_bars[i], alpha_bars[i + 1]
+        keep = math.sqrt((1 - to) / (1 - at))
+        deterministic.append(replace(step, keep=keep, mean=math.sqrt(to) - keep * math.sqrt(at), std=0.0, slope=0.0))
+    return deterministic[::-1]
+
+
+SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "multistep": multistep, "ddim": ddim}
 
 
 def solve(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Tensor:
-    """From ``start`` = x_T to a sample, (K, P).
+    """From ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
+    x = start
+    for x in trajectory(denoise, steps, start, noise):  # noqa: B007
+        pass
+    return x
+
+
+def trajectory(
+    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
+) -> Iterator[Tensor]:
+    """What every step leads to, (K, P).
 
     Args:
         denoise: of (x (K, P), number of the step): outputs y and v, each (K, P).
@@ -100,6 +125,6 @@ def solve(
         x0 = (step.x0_of_x * x).add_(output, alpha=step.x0_of_y)
         ahead = torch.lerp(previous, x0, 1 + step.ahead) if step.ahead else x0
         x, previous = (step.keep * x).add_(ahead, alpha=step.mean), x0
-        if i + 1 < len(steps):
+        if step.std:
             x.addcmul_(next(drawn), torch.exp(step.slope * variance), value=step.std)
-    return x
+        yield x

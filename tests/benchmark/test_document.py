@@ -67,7 +67,7 @@ def test_the_papers_seconds_stand_beside_the_papers_work_alone():
     assert published_seconds(ROW, settings) == 22.2
     for other in ({"duration": 5.0}, {"batch": 1}, {"diffusion_steps": 25}, {"preset": True}, {"iterations": 5}):
         assert published_seconds(ROW | other, settings) is None
-    for other in ({"model": "large"}, {"set": ["model.head=energy"]}):
+    for other in ({"model": "large"}, {"set": ["model.head=consistency"]}):
         assert published_seconds(ROW, settings | other) is None
 
 

@@ -157,25 +157,25 @@ def test_a_patch_on_narrow_latents_is_as_wide_as_they_are():
 
 def test_other_heads_are_refused():
     spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="mse"))
-    with pytest.raises(ValueError, match="diffusion, energy only"):
+    with pytest.raises(ValueError, match="diffusion, consistency only"):
         work.generation(spec, RATES, DecodingConfig(), 1, 12, [])
 
 
-def test_the_energy_head_has_as_many_weights():
-    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="energy"))
+def test_the_consistency_heads_weights_are_counted():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="consistency"))
     head = Impact(spec).head
     once = head.cond_proj.weight.numel() + head.guidance_proj.weight.numel()
     once += sum(p.numel() for p in head.time_embed.parameters() if p.ndim == 2)
     assert sum(work.head_sizes(spec)) + once == sum(p.numel() for p in head.parameters() if p.ndim == 2)
 
 
-def test_the_energy_head_works_once_under_guidance():
-    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="energy"))
+def test_the_consistency_head_works_once_under_guidance():
+    spec = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, head="consistency"))
     it = work.iterations_of(SIX, 12)[0]
     assert it.guided
     once = work.head_work(spec, "32-true", 1, it)
-    assert once == work.head_work(SPEC, "32-true", 1, it._replace(guidance_scale=1.0))
-    assert once.flops < work.head_work(SPEC, "32-true", 1, it).flops
+    assert once == work.head_work(spec, "32-true", 1, it._replace(guidance_scale=1.0))
+    assert once.flops < work.head_work(SPEC, "32-true", 1, it._replace(guidance_scale=1.0)).flops
 
 
 def test_reveals_that_depend_on_drafts_are_refused():

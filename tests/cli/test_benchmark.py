@@ -104,7 +104,7 @@ def test_a_trained_model(run, trained, tmp_path):
 
 
 def test_throughput_and_scaling(run, capsys, tmp_path):
-    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "exact", "--set", "model.head=energy"]
+    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "exact", "--set", "model.head=consistency"]
     assert run(benchmark.main, "throughput", *TINY, *arguments, "--batch", 1, 2, "--duration", 1.28) == 0
     assert table(capsys.readouterr().out)["clips/s at batch"] == ["1", "2"]
     out = tmp_path / "scaling.json"
@@ -284,7 +284,7 @@ def test_what_cannot_be_timed_is_refused_before_the_rest_is(run, capsys, trained
     monkeypatch.setattr(machine, "measure", None)
     few = ["--iterations", 2, "--duration", 0.64, "--no-codec"]
     assert run(benchmark.main, "latency", *TINY, *few, "--set", "model.head=attention") == 2
-    assert "work is counted for diffusion, energy only" in capsys.readouterr().err
+    assert "work is counted for diffusion, consistency only" in capsys.readouterr().err
     assert run(benchmark.main, "latency", "--model", trained / "text" / "model", *few, "--set", "model.dim=8") == 2
     assert "--set changes a named model" in capsys.readouterr().err
     monkeypatch.setattr(machine, "measure", lambda device: None)

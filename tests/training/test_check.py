@@ -42,8 +42,6 @@ def test_the_defaults_pass():
         ("optim.gradient_clip", 0.0),
         ("optim.ema_decay", 1.0),
         ("distill.num_positions", 0),
-        ("distill.guidance_scale", 0.5),
-        ("distill.temperature", float("inf")),
         ("codec.crop_seconds", 0.0),
     ],
 )
@@ -128,20 +126,16 @@ def test_a_head_that_cannot_be_decoded_by_confidence_is_refused_before_the_first
     ("change", "said"),
     [
         ({"distill": DistillConfig(num_diffusion_steps=0)}, r"distill\.num_diffusion_steps = 0: choose 1"),
-        ({"distill": DistillConfig(min_alpha_bar=0.6)}, r"distill\.min_alpha_bar = 0\.6: choose 0"),
-        (
-            {"distill": DistillConfig(guidance_scale=4.0)},
-            r"decoding\.guidance_scale=5\.0: .* distill\.guidance_scale=4\.0",
-        ),
+        ({"distill": DistillConfig(num_diffusion_steps=999)}, r"distill\.num_diffusion_steps = 999: choose 1 to 979"),
         ({"init_from": ""}, "name the trained model of stage text with init_from"),
         ({"init_from": "mar:mar.safetensors"}, "name the trained model of stage text with init_from"),
-        ({"model": ModelConfig()}, r"model\.head=diffusion learns from data; choose model\.head=energy"),
-        ({"stage": "text"}, r"model\.head=energy learns from a trained model: stage=distill"),
+        ({"model": ModelConfig()}, r"model\.head=diffusion learns from data; choose model\.head=consistency"),
+        ({"stage": "text"}, r"model\.head=consistency learns from a trained model: stage=distill"),
         ({"stage": "distil"}, None),  # that is for train() to say
     ],
 )
 def test_what_a_distillation_needs(change, said):
-    config = TrainConfig(stage="distill", init_from="runs/text", model=ModelConfig(head="energy"))
+    config = TrainConfig(stage="distill", init_from="runs/text", model=ModelConfig(head="consistency"))
     check_config(config)
     changed = dataclasses.replace(config, **change)
     if said is None:

@@ -40,7 +40,7 @@ def until(root: Path, name: str, strategy: str, processes: int, step: int, **tra
 def distilled(root: Path, name: str, strategy: str, processes: int, step: int):
     """The run ``one`` with a one-step head."""
     config = until(root, f"{name}-distilled", strategy, processes, step)
-    model = dataclasses.replace(config.model, head="energy")
+    model = dataclasses.replace(config.model, head="consistency")
     return dataclasses.replace(config, stage="distill", model=model, init_from=str(root / "one"))
 
 

@@ -23,7 +23,7 @@ from impact_pl.models.heads.diffusion import NUM_FREQUENCIES
 from impact_pl.models.spec import ImpactSpec
 
 BYTES = {"32-true": 4, "bf16": 2}  # precision -> of a number
-COUNTED = ("diffusion", "energy")  # heads
+COUNTED = ("diffusion", "consistency")  # heads
 
 
 class Iteration(NamedTuple):
@@ -165,10 +165,11 @@ def encoder_work(
 def head_sizes(spec: ImpactSpec) -> tuple[int, int]:
     """Numbers in the matrices of the diffusion head that noisy patches pass, and in those of its modulations.
 
-    The energy head has as many: a second noise comes in, no variance goes out. What it has for guidance works once.
+    What the consistency head has for guidance works once.
     """
     width, depth = spec.model.head_width, spec.model.head_depth
-    return patch_dim(spec) * 3 * width + depth * 2 * width**2, (3 * depth + 2) * width**2
+    ends = 3 if spec.model.head == "diffusion" else 2  # in; out, and the variance with it
+    return patch_dim(spec) * ends * width + depth * 2 * width**2, (3 * depth + 2) * width**2
 
 
 def head_flops(spec: ImpactSpec, rows: int, steps: int) -> int:
@@ -185,7 +186,7 @@ def head_work(spec: ImpactSpec, precision: str, batch: int, it: Iteration) -> Wo
     Modulations depend on condition and timestep only: all steps' can be made in one product, which reads their matrices
     once, but writes and reads its results; with many rows reading the matrices in each step is less.
     """
-    halves = 2 if it.guided and spec.model.head == "diffusion" else 1  # the energy head takes both halves at once
+    halves = 2 if it.guided and spec.model.head == "diffusion" else 1  # the consistency head takes both halves at once
     rows = batch * it.revealed * halves
     steps, width = it.num_diffusion_steps, spec.model.head_width
     loop, modulation = head_sizes(spec)

@@ -57,7 +57,7 @@ def add_common(parser: argparse.ArgumentParser, device: bool = True) -> Callable
 
 
 def add_set(add: Callable[..., Any]) -> None:
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the named model, as model.head=energy")
+    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the named model, as model.head=consistency")
 
 
 def add_generation(parser: argparse.ArgumentParser, part: str) -> None:

@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(prog="python -m impact_pl.cli.head_table", description=__doc__.split(": ", 1)[1])
     parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
-    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head (default: all but energy)")
+    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head (default: all but consistency)")
     arguments = parser.parse_args(argv)
     print("\n".join(table(arguments.models, arguments.heads)))
 

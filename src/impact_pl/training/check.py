@@ -1,17 +1,15 @@
 """Numbers of a configuration that no training can work with, refused before anything is read or written."""
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
-from impact_pl.config import DecodingConfig, TrainConfig
+from impact_pl.config import TrainConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.models.heads import check_order, head_class
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
 POSITIVE = "a finite number above 0"
-FROM_0 = "a finite number from 0"
-FROM_1 = "a finite number from 1"
 SHARE = "0 to 1"
 BELOW_1 = "0 or more, below 1"
 ZERO_STAGES = "1 or 2; to split the parameters as well, take trainer=fsdp2 instead of a zero_stage of 3"
@@ -19,8 +17,6 @@ RANGES = {
     AT_LEAST_0: lambda value: value >= 0,
     AT_LEAST_1: lambda value: value >= 1,
     POSITIVE: lambda value: 0 < value < math.inf,
-    FROM_0: lambda value: 0 <= value < math.inf,
-    FROM_1: lambda value: 1 <= value < math.inf,
     "above 0": lambda value: value > 0,
     "above 0, at most 1": lambda value: 0 < value <= 1,
     SHARE: lambda value: 0 <= value <= 1,
@@ -57,7 +53,7 @@ ALLOWED = {
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },
-    "distill": {"num_positions": AT_LEAST_1, "guidance_scale": FROM_1, "temperature": FROM_0},
+    "distill": {"num_positions": AT_LEAST_1},
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
@@ -93,20 +89,14 @@ def check_distillation(config: TrainConfig) -> None:
     if not config.init_from or config.init_from.startswith("mar:"):
         raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
     if head_class(config.model.head).teacher is None:
-        raise ValueError(f"stage distill: model.head={config.model.head} learns from data; choose model.head=energy")
-    how = config.distill
-    drawing = DecodingConfig(
-        num_diffusion_steps=how.num_diffusion_steps, min_alpha_bar=how.min_alpha_bar, confidence_steps=1
-    )
+        raise ValueError(
+            f"stage distill: model.head={config.model.head} learns from data; choose model.head=consistency"
+        )
+    path = replace(config.decoding, num_diffusion_steps=config.distill.num_diffusion_steps, final_diffusion_steps=0)
     try:
-        check_decoding(drawing, config.model.num_timesteps)
+        check_decoding(path, config.model.num_timesteps)
     except ValueError as error:
         raise ValueError(f"distill.{error}") from error
-    if config.decoding.guidance_scale > how.guidance_scale:
-        raise ValueError(
-            f"decoding.guidance_scale={config.decoding.guidance_scale}: the head learns guidance up to "
-            f"distill.guidance_scale={how.guidance_scale}; choose no more, or raise that"
-        )
 
 
 def check_schedule(config: TrainConfig) -> None:

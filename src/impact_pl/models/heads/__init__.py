@@ -2,9 +2,9 @@
 
 from impact_pl.models.heads.attention import AttentionHead
 from impact_pl.models.heads.base import Head
+from impact_pl.models.heads.consistency import ConsistencyHead
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.heads.discrete import DiscreteHead
-from impact_pl.models.heads.energy import EnergyHead
 from impact_pl.models.heads.mse import MseHead
 
 HEADS: dict[str, type[Head]] = {
@@ -12,7 +12,7 @@ HEADS: dict[str, type[Head]] = {
     "attention": AttentionHead,
     "mse": MseHead,
     "discrete": DiscreteHead,
-    "energy": EnergyHead,
+    "consistency": ConsistencyHead,
 }
 
 

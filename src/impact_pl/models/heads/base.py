@@ -29,6 +29,11 @@ class Sampling:
     min_alpha_bar: float = 0.0  # sampling starts where this share of signal is left
     solver: str = "ancestral"  # of SOLVERS
 
+    @property
+    def start_std(self) -> float:
+        """Of x_T: where a solver adds no noise, the temperature is that of x_T; else it has all of its spread (MAR)."""
+        return self.temperature if self.solver == "ddim" else 1.0
+
 
 class Sampler(Protocol):
     """What decoding asks of a head, or of what stands in for it: :meth:`Head.sample`."""

@@ -166,7 +166,7 @@ class DiffusionHead(AdaLNHead):
         schedule = self.schedule(steps, hidden.device, sampling.min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
-        start = draw_normal(shape, generator, hidden.device)
+        start = sampling.start_std * draw_normal(shape, generator, hidden.device)
         noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
         if sampling.solver == "ancestral":
             return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)

@@ -59,7 +59,7 @@ class DiffusionLoop:
     ) -> Tensor:
         """Patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
-        start = draw_normal(shape, generator, device)
+        start = sampling.start_std * draw_normal(shape, generator, device)
         noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_diffusion_steps - 1)]
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1, B, K, P)

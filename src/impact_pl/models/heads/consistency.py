@@ -1,0 +1,103 @@
+"""The one-step head: from any point of its teacher's path to the path's end, at once.
+
+Dimensions: B clips, K positions, M points of one path, P numbers a patch, V width of the head; ``...`` are (B, K) or
+more.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from impact_pl.config import ModelConfig
+from impact_pl.diffusion import add_noise, draw_normal
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.heads.diffusion import AdaLNHead
+
+FIRST_STEP_SHARE = 0.5  # of the points in training: pure noise, where one-step sampling starts
+SOFTNESS = 0.03  # of the distance, below which it is quadratic (arXiv 2310.14189, Sec. 3.3: pseudo-Huber)
+
+
+class ConsistencyHead(AdaLNHead):
+    """The diffusion head's network, whose output is the clean patch that its teacher would go to from x_t.
+
+    A diffusion without noise in its steps (DDIM) is a function of where it starts. This head is that function for all
+    points of a path (Song et al., arXiv 2303.01469), learned from whole paths: a head is light enough to walk them in
+    training (as arXiv 2101.02388 does), and no estimate of its own has to stand for the end of one. One step from pure
+    noise is a sample; more steps add noise to what came out and go on from there (2303.01469, Alg. 1).
+
+    Guidance is an input (arXiv 2210.03142, Sec. 3): this head is shown which way guidance points and how far, and
+    learns paths that its teacher made under guidance (:mod:`impact_pl.models.teacher`). One pass does for both.
+
+    Its weights have the diffusion head's names, so that a trained one is its start; new are ``guidance_proj`` and
+    ``final_proj``, for the teacher's predicts a variance too. What ``final_proj`` gives is a velocity, so that at the
+    end of a path the clean patch is x_t itself; ``model.prediction`` names what the teacher predicts.
+
+    Note: 2605.00329 learns the distribution by the energy score, on an encoder whose hidden states are pulled towards
+    the teacher's with a weight of about 1000. Here the encoder *is* the teacher's, the limit of that weight. The energy
+    score was tried: it hardly sees a spread that is too wide where the teacher's draws differ little (docs/recipes.md).
+    """
+
+    teacher = "diffusion"
+    own_weights = ("guidance_proj", "final_proj")
+
+    def __init__(self, config: ModelConfig, patch_dim: int) -> None:
+        super().__init__(config, patch_dim)
+        self.guidance_proj = nn.Linear(config.dim, config.head_width, bias=False)
+        self.final_proj = nn.Linear(config.head_width, patch_dim)
+
+    def clean(self, noisy: Tensor, timesteps: Tensor, cond: Tensor) -> Tensor:
+        """Clean patches (..., P) for noisy (..., P) at timesteps (...) or (1,), given :meth:`condition`."""
+        schedule = self.schedule(self.num_timesteps, noisy.device)
+        velocity = self.network(self.input_proj(noisy), timesteps, cond)
+        signal, noise = schedule.sqrt_alpha_bars[timesteps], schedule.sqrt_one_minus_alpha_bars[timesteps]
+        return signal[..., None] * noisy - noise[..., None] * velocity
+
+    def condition(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Tensor:
+        """(B, K, V) of both hidden vectors (B, K, D); a scale (B, 1, 1) differs between clips."""
+        cond = self.cond_proj(hidden)
+        if null_hidden is None:
+            return cond
+        return cond + self.guidance_proj((guidance_scale - 1) * (hidden - null_hidden))
+
+    def loss(self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1):
+        raise NotImplementedError("this head learns its teacher's paths (loss_of_path); data have none")
+
+    def loss_of_path(
+        self, path: Tensor, timesteps: Tensor, cond: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Distances from a path's end of what comes out at M = ``batch_mul`` of its points, and their timesteps.
+
+        Both (M B, K): the same points for no two positions.
+
+        Args:
+            path: (S + 1, B, K, P), from pure noise to the clean patch.
+            timesteps: (S,) of its points but the last.
+            cond: (B, K, V), of :meth:`condition`.
+            generator: of the choice of points.
+            batch_mul: M.
+        """
+        shape = (batch_mul, *path.shape[1:3])
+        number = torch.randint(len(timesteps), shape, generator=generator, device=generator.device)
+        first = torch.rand(shape, generator=generator, device=generator.device) < FIRST_STEP_SHARE
+        number = number.masked_fill(first, 0).to(path.device)
+        points = path.gather(0, number[..., None].expand(*shape, path.shape[-1]))
+        times = timesteps[number]
+        return distance(self.clean(points, times, cond), path[-1]).flatten(0, 1), times.flatten(0, 1)
+
+    def sample(
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+    ) -> Tensor:
+        """Patches (B, K, P) in ``num_diffusion_steps`` steps; ``temperature`` scales all noise."""
+        schedule = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar)
+        cond = self.condition(hidden, null_hidden, sampling.guidance_scale)
+        shape = (*hidden.shape[:-1], self.patch_dim)
+        noise = lambda: sampling.temperature * draw_normal(shape, generator, hidden.device)  # noqa: E731
+        x = self.clean(noise(), schedule.timesteps[-1:], cond)
+        for i in reversed(range(len(schedule) - 1)):
+            step = torch.tensor([i], device=x.device)
+            x = self.clean(add_noise(schedule, x, step, noise()), schedule.timesteps[step], cond)
+        return x
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Of (..., P): (...,), the root of the mean square, and smooth at 0; its scale does not depend on P."""
+    return ((a - b).square().mean(dim=-1) + SOFTNESS**2).sqrt() - SOFTNESS

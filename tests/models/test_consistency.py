@@ -1,0 +1,100 @@
+"""The head of one step: it goes where its teacher goes, from every point of the way and under every guidance."""
+
+import dataclasses
+
+import pytest
+import torch
+from test_heads import model_with
+from test_impact import QUICK, build, captions, latents, rng
+
+from impact_pl.config import DistillConfig, MaskRatioConfig
+from impact_pl.models.heads import ConsistencyHead
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.teacher import Teacher
+
+
+def pupil_and_teacher(num_steps: int = 5, num_positions: int = 64, **decoding):
+    """A model of random weights with the one-step head, and its teacher, which has the weights of that head."""
+    model = build(prediction="velocity", head_width=64, head_depth=2)
+    spec = dataclasses.replace(
+        model.spec,
+        model=dataclasses.replace(model.spec.model, head="consistency"),
+        decoding={"min_alpha_bar": 1e-3} | decoding,
+    )
+    teacher = Teacher(spec, model.patch_dim, DistillConfig(num_positions, num_steps))
+    teacher.head.load_state_dict(model.head.state_dict())
+    return spec, teacher
+
+
+def test_at_the_end_of_a_path_a_patch_is_what_it_is():
+    """Whatever the teacher predicts, and with nothing of the diffusion head's that would not work here."""
+    noise, velocity = (model_with("consistency", prediction=prediction) for prediction in ("noise", "velocity"))
+    assert torch.equal(*(model.generate(captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
+    assert noise.head.state_dict().keys() - build().head.state_dict().keys() == {"guidance_proj.weight"}
+    assert not any(hasattr(noise.head, name) for name in ("denoiser", "loss_at", "predicts_velocity"))
+    patches, cond = torch.randn(2, 6, 4, generator=rng()), torch.randn(2, 6, 32, generator=rng())
+    with torch.no_grad():
+        torch.testing.assert_close(noise.head.clean(patches, torch.tensor([0]), cond), patches, atol=0.05, rtol=0)
+
+
+def test_data_have_no_paths():
+    with pytest.raises(NotImplementedError, match="teacher"):
+        model_with("consistency").loss(latents(), captions(), rng())
+
+
+@pytest.mark.parametrize("num_steps", [1, 4])
+def test_it_learns_where_its_teacher_goes(num_steps):
+    """From the same noise to the same patch, at guidance scales between those that it saw: not its mean."""
+    torch.manual_seed(0)
+    spec, teacher = pupil_and_teacher(temperature=0.8, guidance_scale=3.0)
+    head = ConsistencyHead(spec.model, 4)
+    optimizer, generator = torch.optim.Adam(head.parameters(), lr=3e-3), rng()
+    hidden, null_hidden = torch.randn(2, 2, 1, 32, generator=rng()).expand(2, 2, 32, 32)
+    for _ in range(300):
+        optimizer.zero_grad()
+        teacher.loss_of(head, hidden, null_hidden, 0.5, generator, 4)[0].mean().backward()
+        optimizer.step()
+    for scale in (1.0, 2.2, 3.0):
+        want = teacher.head.sample(hidden, null_hidden, Sampling(scale, 5, 0.8, 1e-3, "ddim"), rng())
+        with torch.no_grad():
+            got = head.sample(hidden, null_hidden, Sampling(scale, num_steps, 0.8, 1e-3), rng())
+        if num_steps == 1:
+            error = (got - want).square().mean() / (want - want.mean(dim=1, keepdim=True)).square().mean()
+            assert error < 0.2
+        assert got.std(dim=1).mean().item() == pytest.approx(want.std(dim=1).mean().item(), rel=0.3)
+
+
+def test_a_teacher_walks_as_its_head_samples_at_the_scale_it_names():
+    _, teacher = pupil_and_teacher(guidance_scale=4.0, temperature=0.7)
+    hidden, null_hidden = torch.randn(2, 3, 6, 32, generator=rng())
+    path, timesteps, scale = teacher.walk(hidden, null_hidden, 0.5, rng())
+    assert path.shape == (6, 3, 6, 4)
+    assert timesteps.tolist() == [978, 734, 489, 244, 0]
+    generator = rng()
+    share, kind = torch.rand(2, 3, generator=generator)
+    torch.testing.assert_close(scale.flatten(), 1 + 3 * torch.where(kind < 0.5, 0.5, share))
+    assert 0 < (kind < 0.5).sum() < 3
+    sampling = Sampling(scale, 5, 0.7, 1e-3, "ddim")
+    torch.testing.assert_close(path[-1], teacher.head.sample(hidden, null_hidden, sampling, generator))
+    torch.testing.assert_close(path[0].std(), torch.tensor(0.7), rtol=0.2, atol=0)
+
+
+def test_half_of_the_points_are_pure_noise_and_the_others_anywhere():
+    spec, teacher = pupil_and_teacher()
+    head = ConsistencyHead(spec.model, 4)
+    hidden, null_hidden = torch.randn(2, 3, 50, 32, generator=rng())
+    losses, timesteps = teacher.loss_of(head, hidden, null_hidden, 0.5, rng(), 4)
+    assert losses.shape == timesteps.shape == (12, 50)
+    shares = {timestep: (timesteps == timestep).float().mean().item() for timestep in (978, 734, 489, 244, 0)}
+    assert shares.pop(978) == pytest.approx(0.6, abs=0.06)
+    assert all(share == pytest.approx(0.1, abs=0.04) for share in shares.values())
+
+
+def test_the_teacher_walks_for_so_many_positions_of_what_is_masked():
+    model = model_with("consistency", mask_ratio=MaskRatioConfig(kind="fixed", value=0.75))
+    for wanted, learned in ((2, 2), (64, 9)):  # 9 of 12 patches are masked
+        teacher = Teacher(model.spec, model.patch_dim, DistillConfig(wanted, 2))
+        result = model.loss(latents(), captions(), rng(), teacher=teacher)
+        assert result.mask_ratio == 0.75
+        assert result.per_position.shape == (2 * learned * model.spec.model.diffusion_batch_mul,)
+        assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -50,7 +50,7 @@ class DecodingConfig:
     num_diffusion_steps: int = 100
     guidance_scale: float = 5.0
     guidance_schedule: str = "cosine"  # cosine (S1: falls from beta_max to 1) | constant | linear (MAR: rises)
-    temperature: float = 1.0
+    temperature: float = 1.0  # factor of the noise that steps add; where they add none (ddim), of what they start from
     min_alpha_bar: float = 1e-3  # sampling starts where this share of signal is left; 0: at the last timestep, as MAR
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive

@@ -4,6 +4,7 @@ Dimensions: K patches, P numbers a patch, S steps. Sources as in :mod:`impact_pl
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -103,10 +104,7 @@ def solve(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Tensor:
     """From ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
-    x = start
-    for x in trajectory(denoise, steps, start, noise):  # noqa: B007
-        pass
-    return x
+    return deque(trajectory(denoise, steps, start, noise), maxlen=1).pop()
 
 
 def trajectory(
@@ -117,7 +115,7 @@ def trajectory(
     Args:
         denoise: of (x (K, P), number of the step): outputs y and v, each (K, P).
         start: standard normal (K, P).
-        noise: standard normal (K, P) for every step but the last.
+        noise: standard normal (K, P) for every step that adds some: all but the last, or none.
     """
     x, drawn, previous = start, iter(noise), start
     for i, step in enumerate(steps):

@@ -30,8 +30,13 @@ class Sampling:
     solver: str = "ancestral"  # of SOLVERS
 
     @property
+    def num_noises(self) -> int:
+        """Steps that add noise: all but the last, or none, and x_T alone decides."""
+        return 0 if self.solver == "ddim" else self.num_diffusion_steps - 1
+
+    @property
     def start_std(self) -> float:
-        """Of x_T: where a solver adds no noise, the temperature is that of x_T; else it has all of its spread (MAR)."""
+        """Of x_T: the temperature, where it has no other noise to scale (MAR leaves x_T as it is)."""
         return self.temperature if self.solver == "ddim" else 1.0
 
 

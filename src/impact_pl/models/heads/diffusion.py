@@ -167,7 +167,7 @@ class DiffusionHead(AdaLNHead):
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
         start = sampling.start_std * draw_normal(shape, generator, hidden.device)
-        noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
+        noises = [draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises)]
         if sampling.solver == "ancestral":
             return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
         plan = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)

@@ -60,9 +60,9 @@ class DiffusionLoop:
         """Patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
         start = sampling.start_std * draw_normal(shape, generator, device)
-        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_diffusion_steps - 1)]
+        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_noises)]
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
-        noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1, B, K, P)
+        noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
         guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
@@ -77,7 +77,7 @@ class DiffusionLoop:
         return self._plans[sampling]
 
     def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and the noise (S - 1, R, P) to be added."""
+        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and the noise (S - 1 or 0, R, P) to be added."""
         steps, times = self._plan(sampling, x.device)
         modulations = self._modulations(times, cond)
         return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)

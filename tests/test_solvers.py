@@ -72,3 +72,15 @@ def test_multistep_needs_fewer_steps_for_the_spread():
     """The lower variance (v = -1) alone loses spread at few steps; the second order brings most of it back."""
     error = {solver: abs(math.log(spread(solver, 10))) for solver in SOLVERS}
     assert error["multistep"] < 0.5 * error["ancestral"]
+
+
+def test_ddim_goes_where_the_flow_of_a_gaussian_goes():
+    """Without noise the whole path is decided by its start, and a Gaussian's is stretched and moved."""
+    schedule = make_schedule(1000, 400, min_alpha_bar=1e-3)
+    noise, timesteps, start = gaussian(schedule), schedule.timesteps.flip(0), normals((100, 1), 0)
+    denoise = lambda x, i: (noise(x, timesteps[i : i + 1]), torch.zeros_like(x))  # noqa: E731
+    signal = schedule.alpha_bars[-1]
+    std = (4 * signal + 1 - signal).sqrt()  # of x_T, which is taken for N(sqrt(signal) 3, std)
+    want = 3 + 2 * (start - signal.sqrt() * 3) / std
+    got = solve(denoise, SOLVERS["ddim"](schedule), start, [])
+    torch.testing.assert_close(got, want, rtol=0, atol=0.03)

@@ -321,3 +321,13 @@ def test_the_encoder_sees_in_training_what_it_sees_in_decoding():
     generated = model.patchify((model.generate(captions(), 12, 2, QUICK, rng()) - model._latent_mean(x)) / 2.0)
     sums = (model.head.quantizer.codebooks[0][:, None] + model.head.quantizer.codebooks[1]).flatten(0, 1)
     assert (generated[..., None, :] - sums).abs().amax(dim=-1).amin(dim=-1).max() < 1e-5
+
+
+def test_without_noise_in_its_steps_temperature_is_that_of_the_start():
+    head = model_with("diffusion").head
+    hidden = torch.randn(2, 6, 32, generator=rng())
+    seen = []
+    head.input_proj.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    for temperature in (1.0, 0.5):
+        head.sample(hidden, None, Sampling(1.0, 4, temperature, 1e-3, "ddim"), rng())
+    torch.testing.assert_close(seen[4], 0.5 * seen[0])

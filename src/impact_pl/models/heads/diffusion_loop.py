@@ -77,7 +77,7 @@ class DiffusionLoop:
         return self._plans[sampling]
 
     def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and the noise (S - 1 or 0, R, P) to be added."""
+        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and noise to be added (S - 1 or 0, R, P)."""
         steps, times = self._plan(sampling, x.device)
         modulations = self._modulations(times, cond)
         return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)

@@ -4,9 +4,9 @@ Dimensions: K patches, P numbers a patch, S steps. Sources as in :mod:`impact_pl
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise, zip_longest
 
 import torch
 from torch import Tensor
@@ -88,13 +88,12 @@ def ddim(schedule: Schedule, predicts_velocity: bool = False, temperature: float
     ``temperature`` changes nothing here: it is that of x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
     """
     steps = ancestral(schedule, predicts_velocity)
-    alpha_bars = [1.0, *schedule.alpha_bars.double().tolist()]
-    deterministic = []
-    for i, step in enumerate(reversed(steps)):
-        to, at = alpha_bars[i], alpha_bars[i + 1]
-        keep = math.sqrt((1 - to) / (1 - at))
-        deterministic.append(replace(step, keep=keep, mean=math.sqrt(to) - keep * math.sqrt(at), std=0.0, slope=0.0))
-    return deterministic[::-1]
+    alpha_bars = [*schedule.alpha_bars.double().flip(0).tolist(), 1.0]
+    silent = []
+    for step, (now, then) in zip(steps, pairwise(alpha_bars), strict=True):
+        keep = math.sqrt((1 - then) / (1 - now))
+        silent.append(replace(step, keep=keep, mean=math.sqrt(then) - keep * math.sqrt(now), std=0.0, slope=0.0))
+    return silent
 
 
 SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "multistep": multistep, "ddim": ddim}
@@ -104,7 +103,14 @@ def solve(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Tensor:
     """From ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
-    return deque(trajectory(denoise, steps, start, noise), maxlen=1).pop()
+    return last(trajectory(denoise, steps, start, noise))
+
+
+def last(points: Iterable[Tensor]) -> Tensor:
+    """The end of a path, of which no more than one point is kept."""
+    for point in points:
+        end = point
+    return end
 
 
 def trajectory(
@@ -114,15 +120,15 @@ def trajectory(
 
     Args:
         denoise: of (x (K, P), number of the step): outputs y and v, each (K, P).
-        start: standard normal (K, P).
+        start: standard normal (K, P), times the temperature where no noise follows.
         noise: standard normal (K, P) for every step that adds some: all but the last, or none.
     """
-    x, drawn, previous = start, iter(noise), start
-    for i, step in enumerate(steps):
+    x = previous = start
+    for i, (step, drawn) in enumerate(zip_longest(steps, noise)):
         output, variance = denoise(x, i)
         x0 = (step.x0_of_x * x).add_(output, alpha=step.x0_of_y)
         ahead = torch.lerp(previous, x0, 1 + step.ahead) if step.ahead else x0
         x, previous = (step.keep * x).add_(ahead, alpha=step.mean), x0
-        if step.std:
-            x.addcmul_(next(drawn), torch.exp(step.slope * variance), value=step.std)
+        if drawn is not None:
+            x.addcmul_(drawn, torch.exp(step.slope * variance), value=step.std)
         yield x

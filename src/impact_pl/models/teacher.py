@@ -10,22 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import DistillConfig
-from impact_pl.diffusion import draw_normal
-from impact_pl.models.heads import head_class
-from impact_pl.models.heads.base import Head
+from impact_pl.models.heads.base import Head, Sampling
 from impact_pl.models.heads.consistency import ConsistencyHead
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.solvers import ddim, trajectory
 
 SCHEDULED = 0.5  # of the clips: guided as S1's schedule would, the others by any scale
 
 
 class Teacher(nn.Module):
-    """A trained head that stays as it is, and walks from noise to a patch without adding any.
+    """A trained diffusion head that stays as it is, and goes from noise to a patch without adding noise on its way.
 
-    It does so as the student will be decoded (``decoding.temperature``, ``min_alpha_bar``), and under guidance of every
-    strength from 1 to ``decoding.guidance_scale``; half of the time the one that S1's schedule has where so much is
+    It starts where the student will (``decoding.temperature``, ``decoding.min_alpha_bar``), and is guided by every
+    strength from 1 to ``decoding.guidance_scale``; half of the time by the one that S1's schedule has where so much is
     masked.
 
     Args:
@@ -36,12 +33,9 @@ class Teacher(nn.Module):
 
     def __init__(self, spec: ImpactSpec, patch_dim: int, config: DistillConfig) -> None:
         super().__init__()
-        name = head_class(spec.model.head).teacher
-        assert name is not None, f"{spec.model.head} learns from data"
-        self.head_name = name
-        self.head = cast(DiffusionHead, head_class(name)(dataclasses.replace(spec.model, head=name), patch_dim))
+        self.head = DiffusionHead(dataclasses.replace(spec.model, head=ConsistencyHead.teacher), patch_dim)
         self.requires_grad_(False)
-        self.num_positions, self.num_steps = config.num_positions, config.num_diffusion_steps
+        self.num_positions, self.num_diffusion_steps = config.num_positions, config.num_diffusion_steps
         self.decoding = spec.own_decoding
 
     @torch.no_grad()
@@ -60,13 +54,10 @@ class Teacher(nn.Module):
         """
         share, kind = torch.rand(2, len(hidden), 1, 1, generator=generator, device=generator.device).to(hidden.device)
         scale = 1 + torch.where(kind < SCHEDULED, mask_ratio, share) * (self.decoding.guidance_scale - 1)
-        schedule = self.head.schedule(self.num_steps, hidden.device, self.decoding.min_alpha_bar)
-        timesteps = schedule.timesteps.flip(0)
-        denoise = self.head.denoiser(hidden, null_hidden, scale)
-        shape = (*hidden.shape[:-1], self.head.patch_dim)
-        start = self.decoding.temperature * draw_normal(shape, generator, hidden.device)
-        path = trajectory(lambda x, i: denoise(x, timesteps[i : i + 1]), ddim(schedule), start, [])
-        return torch.stack([start, *path]), timesteps, scale
+        steps, decoding = self.num_diffusion_steps, self.decoding
+        sampling = Sampling(scale, steps, decoding.temperature, decoding.min_alpha_bar, "ddim")
+        path = torch.stack(list(self.head.path(hidden, null_hidden, sampling, generator)))
+        return path, self.head.schedule(steps, hidden.device, decoding.min_alpha_bar).timesteps.flip(0), scale
 
     def loss_of(
         self,

@@ -12,6 +12,7 @@ from torch import Tensor
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
+from impact_pl.models.heads.consistency import ConsistencyHead
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.models.teacher import Teacher
@@ -220,7 +221,7 @@ class TextConditionalTraining(ImpactTraining):
 
 
 class Distillation(TextConditionalTraining):
-    """After stage 2: a one-step head learns what the trained head draws, on an encoder that stays as it is."""
+    """After stage 2: a one-step head learns where the trained head goes, on an encoder that stays as it is."""
 
     stage = "distill"
     teacher: Teacher  # part of checkpoints, not of the model
@@ -237,10 +238,10 @@ class Distillation(TextConditionalTraining):
         return self
 
     def start_from(self, source: Impact) -> list[str]:
-        if source.spec.model.head != self.teacher.head_name:
+        if source.spec.model.head != ConsistencyHead.teacher:
             raise ValueError(
                 f"init_from={self.config.init_from} has the head {source.spec.model.head}: stage distill wants a model "
-                f"with the head {self.teacher.head_name}, as stage text trains it"
+                f"with the head {ConsistencyHead.teacher}, as stage text trains it"
             )
         self.teacher.head.load_state_dict(source.head.state_dict())
         new = super().start_from(source)

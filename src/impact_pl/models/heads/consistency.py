@@ -58,7 +58,9 @@ class ConsistencyHead(AdaLNHead):
             return cond
         return cond + self.guidance_proj((guidance_scale - 1) * (hidden - null_hidden))
 
-    def loss(self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1):
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
         raise NotImplementedError("this head learns its teacher's paths (loss_of_path); data have none")
 
     def loss_of_path(
@@ -66,7 +68,7 @@ class ConsistencyHead(AdaLNHead):
     ) -> tuple[Tensor, Tensor]:
         """Distances from a path's end of what comes out at M = ``batch_mul`` of its points, and their timesteps.
 
-        Both (M B, K): the same points for no two positions.
+        Both (M B, K): each position has points of its own.
 
         Args:
             path: (S + 1, B, K, P), from pure noise to the clean patch.
@@ -87,14 +89,15 @@ class ConsistencyHead(AdaLNHead):
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P) in ``num_diffusion_steps`` steps; ``temperature`` scales all noise."""
-        schedule = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar)
+        start = self.schedule(1, torch.device("cpu"), sampling.min_alpha_bar).timesteps.item()
+        schedule = self.schedule(self.num_timesteps, hidden.device)
         cond = self.condition(hidden, null_hidden, sampling.guidance_scale)
-        shape = (*hidden.shape[:-1], self.patch_dim)
-        noise = lambda: sampling.temperature * draw_normal(shape, generator, hidden.device)  # noqa: E731
-        x = self.clean(noise(), schedule.timesteps[-1:], cond)
-        for i in reversed(range(len(schedule) - 1)):
-            step = torch.tensor([i], device=x.device)
-            x = self.clean(add_noise(schedule, x, step, noise()), schedule.timesteps[step], cond)
+        x = torch.zeros(*hidden.shape[:-1], self.patch_dim, device=hidden.device)
+        for i in range(sampling.num_diffusion_steps):
+            noise = sampling.temperature * draw_normal(x.shape, generator, hidden.device)
+            # Evenly from the start; timestep 0 is no use, where a patch is what it is.
+            timestep = torch.tensor([start - start * i // sampling.num_diffusion_steps], device=hidden.device)
+            x = self.clean(noise if i == 0 else add_noise(schedule, x, timestep, noise), timestep, cond)
         return x
 
 

@@ -4,6 +4,7 @@ Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width 
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,7 @@ from impact_pl.diffusion import (
 from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
 from impact_pl.models.heads.diffusion_loop import DiffusionLoop
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.solvers import SOLVERS, solve
+from impact_pl.solvers import SOLVERS, last, trajectory
 
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
@@ -162,17 +163,29 @@ class DiffusionHead(AdaLNHead):
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Tensor:
         """Patches (B, K, P) by ancestral sampling or another solver; ``min_alpha_bar``: see :func:`make_schedule`."""
+        if sampling.solver != "ancestral":
+            return last(self.path(hidden, null_hidden, sampling, generator))
         steps = sampling.num_diffusion_steps
         schedule = self.schedule(steps, hidden.device, sampling.min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
         shape = (*hidden.shape[:-1], self.patch_dim)
+        start = draw_normal(shape, generator, hidden.device)
+        noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
+        return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
+
+    def path(
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Where a solver starts and what its steps lead to, S + 1 times (B, K, P); the last is a sample."""
+        timesteps = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar).timesteps.flip(0)
+        schedule = self.schedule(sampling.num_diffusion_steps, torch.device("cpu"), sampling.min_alpha_bar)
+        steps = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)
+        denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
+        shape = (*hidden.shape[:-1], self.patch_dim)
         start = sampling.start_std * draw_normal(shape, generator, hidden.device)
-        noises = [draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises)]
-        if sampling.solver == "ancestral":
-            return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
-        plan = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)
-        timesteps = schedule.timesteps.flip(0)
-        return solve(lambda x, step: denoise(x, timesteps[step : step + 1]), plan, start, noises)
+        noises = (draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises))
+        yield start
+        yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

@@ -34,7 +34,7 @@ ablation: setup ## [SIZE=quick] [DATA=manifest.jsonl, else of make corpus if it 
 	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
 test: setup ## the fast tests (under ten minutes on two cores)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: setup ## the fast and the slow tests
 	$(BIN)/python -m pytest -m "not gpu and not slurm and not clap"

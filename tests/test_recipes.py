@@ -263,6 +263,10 @@ def test_distilling_goes_on_without_the_folder_of_its_teacher(shards, stage1, tm
     assert train(resumed) == 0
     shutil.rmtree(tmp_path / "teacher")
     resumed.trainer.max_steps = 3
+    resumed.decoding.temperature = 0.5
+    with pytest.raises(ValueError, match=r"another training: decoding\.temperature 1\.0 -> 0\.5"):
+        train(resumed)
+    resumed.decoding.temperature = 1.0
     assert train(resumed) == 0
     straight, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "resumed"))
     assert all(torch.equal(weight, resumed[name]) for name, weight in straight.items())

@@ -50,7 +50,7 @@ class DecodingConfig:
     num_diffusion_steps: int = 100
     guidance_scale: float = 5.0
     guidance_schedule: str = "cosine"  # cosine (S1: falls from beta_max to 1) | constant | linear (MAR: rises)
-    temperature: float = 1.0  # factor of the noise that steps add; where they add none (ddim), of what they start from
+    temperature: float = 1.0  # factor of the noise that steps add; ddim, head=consistency: also of what they start from
     min_alpha_bar: float = 1e-3  # sampling starts where this share of signal is left; 0: at the last timestep, as MAR
     order: str = "random"  # random (S1) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive
@@ -115,7 +115,10 @@ class OptimConfig:
 
 @dataclass
 class DistillConfig:
-    """What a one-step head sees of its teacher (stage distill; models/teacher.py), which draws as ``decoding`` says."""
+    """What a one-step head sees of its teacher (stage distill; models/teacher.py).
+
+    Noise and guidance are those of ``decoding``: its temperature, min_alpha_bar and guidance_scale.
+    """
 
     num_positions: int = 64  # of a clip's masked ones, at most: the teacher's paths cost more than all else in a step
     num_diffusion_steps: int = 25  # of a path
@@ -184,7 +187,9 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: DecodingConfig = field(default_factory=_of_samples)  # of audio while training, and the model's own
+    decoding: DecodingConfig = field(
+        default_factory=_of_samples
+    )  # of audio while training, and the model's own; stage=distill learns it
     distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     experiment: Any = None

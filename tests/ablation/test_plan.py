@@ -240,6 +240,9 @@ def test_a_row_may_name_another_model(places):
     decodings = {row: decoding_config(plan.decoding | plan.rows[row].decoding) for row in plan.rows}
     assert decodings["teacher"] == dataclasses.replace(own, precision="32-true")
     assert decodings["teacher_fast"] == with_preset(own, "fast", {})
+    silent = dataclasses.replace(own, solver="ddim", temperature=1.0)
+    assert decodings["ddim_fast"] == with_preset(silent, "fast", {})
+    assert decodings["ddim"] == dataclasses.replace(silent, num_diffusion_steps=20, precision="32-true")
     rows = {row for row in plan.rows if row != "full"}
     assert given == {(row, "builtin") for row in rows} | {("full", str(MODEL)), (SETTINGS, str(MODEL))}
     with pytest.raises(ValueError, match=r"rows\.teacher\.model: name the plan's model first"):

@@ -74,7 +74,16 @@ def test_same_latents_without_captions(text_features):
     assert_same(*both(model, None, 12, 2))
 
 
-@pytest.mark.parametrize("config", [{"min_alpha_bar": 0.0}, {"temperature": 0.7}, {"guidance_scale": 1.0}])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"min_alpha_bar": 0.0},
+        {"temperature": 0.7},
+        {"temperature": 0.0, "solver": "multistep"},
+        {"temperature": 0.7, "solver": "ddim"},
+        {"guidance_scale": 1.0},
+    ],
+)
 def test_same_latents_with_other_knobs(config):
     assert_same(*both(build(), captions(), 12, 2, **config))
 

@@ -31,7 +31,10 @@ DECODING = {  # option -> field of DecodingConfig, and what it is
     "--solver": ("solver", "of the reverse diffusion"),
     "--guidance": ("guidance_scale", "beta_max; 1 is off"),
     "--guidance-schedule": ("guidance_schedule", "of beta over the iterations"),
-    "--temperature": ("temperature", "factor of the noise that sampling adds; with ddim, of the noise it starts from"),
+    "--temperature": (
+        "temperature",
+        "factor of the noise that sampling adds; with ddim and one-step heads, of the noise it starts from, too",
+    ),
     "--min-alpha-bar": ("min_alpha_bar", "share of signal at which sampling starts; 0: at the last timestep, as MAR"),
     "--order": ("order", "in which patches are revealed"),
     "--confidence-candidates": ("confidence_candidates", "draws a position that confidence is taken of"),

@@ -46,7 +46,7 @@ INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
 class ImpactLoss(NamedTuple):
     """``loss`` is the mean of ``per_position``, which belongs to ``timesteps``; None for a head without diffusion.
 
-    ``per_position`` is (K * diffusion_batch_mul,) for ``diffusion`` and ``attention``, (K,) for all other heads.
+    ``per_position`` is (K * diffusion_batch_mul,) where each draw has its timestep, else (K,).
     """
 
     loss: Tensor
@@ -158,7 +158,7 @@ class Impact(nn.Module):
             text: features of the captions; None trains without text, or on the null condition.
             generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
             caption_dropout: share of captions replaced by the null condition, for guidance.
-            teacher: whose draws the head learns in place of the true patches, at so many of a clip's positions.
+            teacher: whose paths the head learns in place of the true patches, at so many of a clip's positions.
         """
         patches = self.patchify(latents)
         batch, num_patches, _ = patches.shape

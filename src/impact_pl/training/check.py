@@ -85,7 +85,7 @@ def check_config(config: TrainConfig) -> None:
 
 
 def check_distillation(config: TrainConfig) -> None:
-    """ValueError where there would be no teacher, or not one that can draw what is decoded."""
+    """ValueError where there would be no teacher, or not one that can go where the head is to go."""
     if not config.init_from or config.init_from.startswith("mar:"):
         raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
     if head_class(config.model.head).teacher is None:

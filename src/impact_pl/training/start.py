@@ -27,6 +27,7 @@ from impact_pl.training.checkpoint import (
 from impact_pl.training.modules import STAGES, ImpactTraining
 
 MAR = "mar:"
+LEARNED_DECODING = ("temperature", "min_alpha_bar", "guidance_scale")  # by stage distill
 
 
 @rank_zero_only
@@ -93,6 +94,9 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
     changed = differences(old, spec, text=True)
     if stored["stage"] != config.stage:
         changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
+    if config.stage == "distill":  # what the head learns: models/teacher.py
+        pairs = {name: (old.decoding.get(name), spec.decoding.get(name)) for name in LEARNED_DECODING}
+        changed += [f"decoding.{name} {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
     if changed:
         raise ValueError(
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set these "

@@ -55,7 +55,7 @@ class Head(nn.Module, ABC):
         confidence: how sure the head is at a position, for ``order=confidence``: by the spread of several ``draws``, by
             the ``log_probability`` of one (then :meth:`propose` gives both), or ``none``.
         blocks: the repeated part, which sharding gathers block by block.
-        teacher: name of the head whose trained weights start this one (but for ``own_weights``), and whose draws it
+        teacher: name of the head whose trained weights start this one (but for ``own_weights``), and whose paths it
             learns; None: it learns from data.
         own_weights: first parts of the names that a teacher's weights cannot give.
         takes_solver: ``Sampling.solver`` may be another one than ``ancestral``.

@@ -33,7 +33,7 @@ ablation: setup ## [SIZE=quick] [DATA=manifest.jsonl, else of make corpus if it 
 	@test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
 	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
-test: setup ## the fast tests (under ten minutes on two cores)
+test: setup ## the fast tests (five minutes on two cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-all: setup ## the fast and the slow tests

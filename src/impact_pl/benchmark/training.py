@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.masking import mask_from_order, num_masked, random_order
+from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.impact import Impact
 from impact_pl.precision import resolve
 from impact_pl.text import TextFeatures
@@ -164,7 +165,8 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
     order = random_order(batch, num_patches, generator, patches.device)
     mask = mask_from_order(order, num_masked(num_patches, config.mask_ratio.value))
     hidden = model.encoder(patches, mask, model.embed_text(text, batch))
-    losses, _ = model.head.loss(hidden, patches, generator, config.diffusion_batch_mul)
+    head = cast(LearnsFromData, model.head)
+    losses, _ = head.loss(hidden, patches, generator, config.diffusion_batch_mul)
     weight = mask.repeat(len(losses) // batch, 1)
     return (losses * weight).sum() / weight.sum()
 

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from einops import rearrange
@@ -24,6 +24,7 @@ from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, rand
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
 from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
 
@@ -174,7 +175,8 @@ class Impact(nn.Module):
         visible = self.head.visible(patches)
         hidden = self.encoder(visible, mask, cond, masked)
         if teacher is None:
-            losses, timesteps = self.head.loss(hidden, take(patches, masked), generator, batch_mul)
+            head = cast(LearnsFromData, self.head)
+            losses, timesteps = head.loss(hidden, take(patches, masked), generator, batch_mul)
         else:
             null_hidden = self.encoder(visible, mask, self.embed_text(None, batch), masked)
             losses, timesteps = teacher.loss_of(

@@ -48,6 +48,23 @@ class Sampler(Protocol):
     ) -> Tensor: ...
 
 
+class LearnsFromData(Protocol):
+    """What training asks of a head without a ``teacher``."""
+
+    def loss(
+        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Losses (R, K), and the diffusion timesteps (R, K) that they belong to; None for a head without diffusion.
+
+        Args:
+            hidden: (B, K, D) at masked positions only.
+            target: (B, K, P) their true patches.
+            generator: of all randomness.
+            batch_mul: draws a position, R = B * batch_mul where each has its own loss; R = B where there is one loss a
+                position, of all draws together or without any.
+        """
+
+
 class Head(nn.Module, ABC):
     """From hidden vectors (B, K, D) to the patches (B, K, P) at their positions.
 
@@ -68,20 +85,6 @@ class Head(nn.Module, ABC):
     own_weights: tuple[str, ...] = ()
     takes_solver: bool = False
     num_fit_patches: int = 0
-
-    @abstractmethod
-    def loss(
-        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
-    ) -> tuple[Tensor, Tensor | None]:
-        """Losses (R, K), and the diffusion timesteps (R, K) that they belong to; None for a head without diffusion.
-
-        Args:
-            hidden: (B, K, D) at masked positions only.
-            target: (B, K, P) their true patches.
-            generator: of all randomness.
-            batch_mul: draws a position, R = B * batch_mul where each has its own loss; R = B where there is one loss a
-                position, of all draws together or without any.
-        """
 
     @abstractmethod
     def sample(

@@ -33,7 +33,7 @@ class ConsistencyHead(AdaLNHead):
 
     Note: 2605.00329 learns the distribution by the energy score, on an encoder whose hidden states are pulled towards
     the teacher's with a weight of about 1000. Here the encoder *is* the teacher's, the limit of that weight. The energy
-    score was tried: it hardly sees a spread that is too wide where the teacher's draws differ little (docs/recipes.md).
+    score was tried, and came out worse (docs/recipes.md).
     """
 
     teacher = "diffusion"
@@ -57,11 +57,6 @@ class ConsistencyHead(AdaLNHead):
         if null_hidden is None:
             return cond
         return cond + self.guidance_proj((guidance_scale - 1) * (hidden - null_hidden))
-
-    def loss(
-        self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
-    ) -> tuple[Tensor, Tensor | None]:
-        raise NotImplementedError("this head learns its teacher's paths (loss_of_path); data have none")
 
     def loss_of_path(
         self, path: Tensor, timesteps: Tensor, cond: Tensor, generator: torch.Generator, batch_mul: int = 1

@@ -165,27 +165,32 @@ class DiffusionHead(AdaLNHead):
         """Patches (B, K, P) by ancestral sampling or another solver; ``min_alpha_bar``: see :func:`make_schedule`."""
         if sampling.solver != "ancestral":
             return last(self.path(hidden, null_hidden, sampling, generator))
-        steps = sampling.num_diffusion_steps
-        schedule = self.schedule(steps, hidden.device, sampling.min_alpha_bar)
+        schedule = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
-        shape = (*hidden.shape[:-1], self.patch_dim)
-        start = draw_normal(shape, generator, hidden.device)
-        noises = (draw_normal(shape, generator, hidden.device) for _ in range(steps - 1))
+        start, noises = self._draw_noise(hidden, sampling, generator)
         return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
 
     def path(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
     ) -> Iterator[Tensor]:
         """Where a solver starts and what its steps lead to, S + 1 times (B, K, P); the last is a sample."""
-        timesteps = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar).timesteps.flip(0)
-        schedule = self.schedule(sampling.num_diffusion_steps, torch.device("cpu"), sampling.min_alpha_bar)
-        steps = SOLVERS[sampling.solver](schedule, temperature=sampling.temperature)
+        here, there = (  # a GPU's numbers would have to be waited for
+            self.schedule(sampling.num_diffusion_steps, device, sampling.min_alpha_bar)
+            for device in (torch.device("cpu"), hidden.device)
+        )
+        steps, timesteps = SOLVERS[sampling.solver](here, temperature=sampling.temperature), there.timesteps.flip(0)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
-        shape = (*hidden.shape[:-1], self.patch_dim)
-        start = sampling.start_std * draw_normal(shape, generator, hidden.device)
-        noises = (draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises))
+        start, noises = self._draw_noise(hidden, sampling, generator)
         yield start
         yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
+
+    def _draw_noise(
+        self, hidden: Tensor, sampling: Sampling, generator: torch.Generator
+    ) -> tuple[Tensor, Iterator[Tensor]]:
+        """x_T, and the noise of the steps that add some, each (B, K, P) when its turn comes."""
+        shape = (*hidden.shape[:-1], self.patch_dim)
+        start = sampling.start_std * draw_normal(shape, generator, hidden.device)
+        return start, (draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises))
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from impact_pl.ablation.pareto import Point, pareto_svg
-from impact_pl.ablation.plan import FULL, Plan, make_plan
+from impact_pl.ablation.plan import FULL, OF_THE_METHOD, Plan, make_plan
 from impact_pl.ablation.results import FIGURES, Rows, write_results
 from impact_pl.ablation.verdicts import FAILS, HOLDS, NOT_RUN, REVERSED, UNRESOLVED, Verdict, judge, load_claims
 from impact_pl.data.partial import write_whole
@@ -25,7 +25,7 @@ have been seen. At 95 %, one of twenty comparisons of equals comes out resolved 
 def write_page(results: dict[str, Any], folder: Path) -> Path:
     """Write ``ablation.md`` and, in the folder ``ablation``, the plot and ``results.json``; return the page's path.
 
-    Of a plan that trains nothing they are called ``ablation_<size>``.
+    Of a plan that does not judge the whole method they are called ``ablation_<size>``.
     """
     plan = make_plan_again(results)
     points = points_of(results["rows"])
@@ -41,7 +41,11 @@ def write_page(results: dict[str, Any], folder: Path) -> Path:
 
 
 def name_of(size: str, plan: Plan) -> str:
-    return f"ablation_{size}" if plan.model else "ablation"
+    return "ablation" if is_of_the_method(size, plan) else f"ablation_{size}"
+
+
+def is_of_the_method(size: str, plan: Plan) -> bool:
+    return size in OF_THE_METHOD and not plan.model
 
 
 def make_plan_again(results: dict[str, Any]) -> Plan:
@@ -51,7 +55,8 @@ def make_plan_again(results: dict[str, Any]) -> Plan:
 
 def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     claims = [claim for claim in load_claims() if claim.size in ("", results["size"])]
-    if plan.model:  # nothing is said of other rows
+    complete = is_of_the_method(results["size"], plan)
+    if not complete:  # nothing is said of other rows
         claims = [claim for claim in claims if all(row.partition("/")[0] in plan.rows for row in claim.pair)]
     verdicts = judge(claims, plan, results["rows"])
     settings = {name: row for name, row in results["rows"].items() if plan.model or "/" in name or name == FULL}
@@ -63,7 +68,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         "## Claims",
         summary_of(verdicts),
         verdicts_table(verdicts),
-        "" if plan.model else not_run(verdicts),
+        not_run(verdicts) if complete else "",
         RULE,
     ]
     spread = "Mean ± standard deviation over seeds, and their range."

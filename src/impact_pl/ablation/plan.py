@@ -21,7 +21,8 @@ from impact_pl.config import DecodingConfig
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
 SETTINGS = "settings"  # all of them together, where rows are named
 OWN, NONE, SKIPPED = "own", "none", "skipped"
-SIZES = ("smoke", "quick", "full", "builtin", "distilled")
+OF_THE_METHOD = ("smoke", "quick", "full")  # sizes that judge all claims of the paper
+SIZES = (*OF_THE_METHOD, "text", "builtin", "distilled")
 
 
 @dataclass

@@ -66,14 +66,14 @@ class Runner:
         self.engine = build_engine(model, decoding)
         self.generator = torch.Generator(self.device).manual_seed(0)
         with torch.no_grad():
-            self.cond = model.embed_text(subject.text(batch), batch)
+            self.cond, self.null = (model.embed_text(text, batch) for text in (subject.text(batch), None))
         self.calls = self._bind()
         self.unguided = dataclasses.replace(self.calls, both=None)
         shape = (batch, subject.num_patches(num_frames), model.patch_dim)
         self.patches = torch.zeros(shape, device=self.device)
 
     def _bind(self) -> Bound:
-        return bind(self.engine, self.cond, self.subject.model.null_cond, self.way.decoding, self.generator)
+        return bind(self.engine, self.cond, self.null, self.way.decoding, self.generator)
 
     @property
     def reuses(self) -> bool:

@@ -1,6 +1,6 @@
 """Two ways to compute what decoding asks of a model (``decoding.engine``): as the reference does, and faster.
 
-Dimensions: B clips, N patches, K positions asked for, P numbers a patch, L text positions, D width.
+Dimensions: B clips, N patches, K positions asked for, P numbers a patch, D width.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.masking import take
+from impact_pl.models.condition import Condition, concatenated
 from impact_pl.models.cuda_graphs import Graphed
 from impact_pl.models.heads.base import Head, Sampler, Sampling
 from impact_pl.models.inference import inference_copy
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """(patches (B, N, P), mask (B, N), cond (B, L, D) | None, positions (B, K), number kept) -> hidden (B, K, D)."""
+    """(patches (B, N, P), mask (B, N), cond of B | None, positions (B, K), number kept) -> hidden (B, K, D)."""
 
     def __call__(
-        self, patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int
+        self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int
     ) -> Tensor: ...
 
 
@@ -39,6 +40,7 @@ class Engine:
 
     Attributes:
         reusing: makes ``encode`` for one decoding, with ``encoder_reuse``; None: this engine computes everything.
+        packs_text: text positions that are masked in all clips are not computed.
         guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
         autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
     """
@@ -46,6 +48,7 @@ class Engine:
     encode: Encoder
     head: Sampler
     reusing: Callable[[int], Encoder] | None = None
+    packs_text: bool = True
     guides_always: bool = False
     autocast: torch.dtype | None = None
 
@@ -53,14 +56,15 @@ class Engine:
 def plain(model: "Impact", dtype: torch.dtype) -> Engine:
     """The reference's operations (LTH14/mar) in their order: the yardstick, for speed and for what comes out.
 
-    The encoder runs at all positions, guidance has always both halves, and the head computes in every diffusion step
+    The encoder runs at all positions, of the text too, guidance has always both halves, and the head computes in every diffusion step
     what depends on condition and timestep only. bf16 is autocast, as there.
     """
 
-    def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
+    def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
         return take(model.encoder(patches, mask, cond), positions)
 
-    return Engine(encode, model.head, guides_always=True, autocast=None if dtype == torch.float32 else dtype)
+    autocast = None if dtype == torch.float32 else dtype
+    return Engine(encode, model.head, packs_text=False, guides_always=True, autocast=autocast)
 
 
 def exact(model: "Impact", dtype: torch.dtype) -> Engine:
@@ -71,16 +75,26 @@ def exact(model: "Impact", dtype: torch.dtype) -> Engine:
     encoder = cast(LatentEncoder, inference_copy(model.encoder, dtype))
 
     def with_cast(run: Encoder) -> Encoder:
-        def encode(patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
-            return run(patches, mask, None if cond is None else cond.to(dtype), positions, num_kept)
+        def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
+            return run(patches, mask, cond and cond.to(dtype), positions, num_kept)
 
         return encode
 
     def reusing(period: int) -> Encoder:
         return with_cast(ReusingEncoder(encoder, period))
 
-    run = cast(Encoder, Graphed(encoder)) if encoder.mask_embed.is_cuda else encoder
-    return Engine(with_cast(run), model.head.for_inference(dtype), reusing)
+    return Engine(with_cast(_graphed(encoder) if encoder.mask_embed.is_cuda else encoder), model.head.for_inference(dtype), reusing)
+
+
+def _graphed(encoder: LatentEncoder) -> Encoder:
+    def flat(patches, mask, states, slots, text_mask, positions, num_kept):
+        cond = None if states is None else Condition(states, slots, text_mask)
+        return encoder(patches, mask, cond, positions, num_kept)
+
+    graphed = Graphed(flat)
+    return lambda patches, mask, cond, positions, num_kept: graphed(
+        patches, mask, *(cond or (None, None, None)), positions, num_kept
+    )
 
 
 ENGINES: dict[str, Callable[["Impact", torch.dtype], Engine]] = {"plain": plain, "exact": exact}
@@ -114,8 +128,8 @@ class Bound:
     encoder: Encoder
     head: Sampler
     guides_always: bool
-    cond: Tensor | None  # (B, L, D)
-    both: Tensor | None  # (2B, L, D) with the null condition; None: there is nothing to guide with
+    cond: Condition | None  # of B clips
+    both: Condition | None  # of 2B, with the null condition; None: there is nothing to guide with
     decoding: DecodingConfig
     generator: torch.Generator
 
@@ -146,13 +160,15 @@ class Bound:
 
 
 def bind(
-    engine: Engine, cond: Tensor | None, null: Tensor | None, decoding: DecodingConfig, generator: torch.Generator
+    engine: Engine, cond: Condition | None, null: Condition | None, decoding: DecodingConfig, generator: torch.Generator
 ) -> Bound:
     """The engine for one decoding; with ``encoder_reuse``, where the engine can reuse.
 
-    ``cond`` (B, L, D), and the null condition (1, L, D) to guide with, None where there is no other one.
+    ``cond`` of B clips, and the null condition of as many to guide with, None where there is no other one.
     """
-    both = None if cond is None or null is None else torch.cat([cond, null.expand_as(cond).to(cond.dtype)])
+    both = None if cond is None or null is None else concatenated(cond, null)
+    if engine.packs_text:
+        cond, both = cond and cond.packed(), both and both.packed()
     encoder = engine.encode
     if decoding.encoder_reuse > 1 and engine.reusing is not None:
         encoder = engine.reusing(decoding.encoder_reuse)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,7 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
+from impact_pl.models.condition import PADDINGS, Condition
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
 from impact_pl.models.heads import check_order, head_class
@@ -73,7 +75,10 @@ class Impact(nn.Module):
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
-        self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
+        if config.text_padding not in PADDINGS:
+            raise ValueError(f"model.text_padding = {config.text_padding!r}: choose {' or '.join(PADDINGS)}.")
+        num_null = spec.text_length if config.text_padding == "learned" else 1
+        self.null_cond = nn.Parameter(torch.zeros(1, num_null, config.dim)) if spec.text_features else None
         self.init_weights()
 
     @torch.no_grad()
@@ -113,20 +118,30 @@ class Impact(nn.Module):
         w = self.spec.latent_width // q
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
-    def embed_text(self, text: "TextFeatures | None", batch: int) -> Tensor | None:
-        """Condition (B, L, D): projected features, and the null condition's embedding at positions without text.
+    def embed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
+        """Projected features, and the null condition's embedding at positions without text, of which all are there, or
+        with ``model.text_padding=masked`` the first one alone, of clips that have no text at all.
 
         So a mask that is all False is the null condition, as is ``text`` None. None for an unconditional model.
         Features that this model was not built with (``data.text_features``) are left out.
         """
         if self.null_cond is None:
             return None
-        null = self.null_cond.expand(batch, -1, -1)
-        if text is None:
-            return null
-        text = self._own_text(text, batch)
-        cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
-        return torch.where(text.mask[..., None], cond, null.to(cond.dtype))
+        states = self.null_cond.expand(batch, self.spec.text_length, -1)
+        mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        if text is not None:
+            text = self._own_text(text, batch)
+            cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
+            mask = text.mask
+            states = torch.where(mask[..., None], cond, states.to(cond.dtype))
+        if self.spec.model.text_padding == "learned":
+            return Condition(states)
+        is_null = F.pad(~mask.any(dim=1, keepdim=True), (0, mask.shape[1] - 1), value=False)
+        return Condition(states, mask=mask | is_null)
+
+    def _packed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
+        cond = self.embed_text(text, batch)
+        return cond and cond.packed()
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
         """The features that this model takes, and their part of the mask."""
@@ -169,16 +184,17 @@ class Impact(nn.Module):
         if text is not None and caption_dropout > 0:
             kept = torch.rand(batch, 1, generator=generator, device=generator.device) >= caption_dropout
             text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
-        cond = self.embed_text(text, batch)
+        cond = self._packed_text(text, batch)
         masked = order[:, : count if teacher is None else min(count, teacher.num_positions)]  # (B, K/B)
         mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
         visible = self.head.visible(patches)
-        hidden = self.encoder(visible, mask, cond, masked)
+        num_kept = num_patches - count
+        hidden = self.encoder(visible, mask, cond, masked, num_kept)
         if teacher is None:
             head = cast(LearnsFromData, self.head)
             losses, timesteps = head.loss(hidden, take(patches, masked), generator, batch_mul)
         else:
-            null_hidden = self.encoder(visible, mask, self.embed_text(None, batch), masked)
+            null_hidden = self.encoder(visible, mask, self._packed_text(None, batch), masked, num_kept)
             losses, timesteps = teacher.loss_of(
                 self.head, hidden, null_hidden, count / num_patches, generator, batch_mul
             )
@@ -214,7 +230,7 @@ class Impact(nn.Module):
         try:
             engine = engine or build_engine(self, decoding)
             cond = self.embed_text(text, batch_size)
-            null = None if cond is None or text is None else self.null_cond  # where it is another one
+            null = None if text is None else self.embed_text(None, batch_size)  # where it is another one
             with torch.autocast(device.type, engine.autocast, enabled=engine.autocast is not None):
                 calls = bind(engine, cond, null, decoding, generator)
                 propose = calls.propose if self.head.confidence == "log_probability" else None

@@ -1,6 +1,6 @@
 """LatentEncoder: from kept patches and text to a hidden vector at every patch (S1 Sec. 3.1; MAE, MAR Sec. 3.3).
 
-Dimensions: B clips, L text positions (0 without text), N patches, N_keep kept ones, K asked for, P numbers a patch, D.
+Dimensions: B clips, L text positions (0 without text), L' of them that are there, N patches, N_keep kept ones, K asked for, P numbers a patch, D.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
 from impact_pl.masking import columns, take
+from impact_pl.models.condition import Condition
 from impact_pl.models.transformer import LAYER_NORM_EPS, Block
 
 
@@ -28,12 +29,21 @@ class Stack(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K)."""
+    def forward(self, x: Tensor, positions: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
+
+        ``keys`` (B, 1, 1, S) bool is True where there is something; None: everywhere.
+        """
         *others, last = self.blocks
         for block in others:
-            x = block(x)
-        return last(x, positions)
+            x = block(x, keys=keys)
+        return last(x, positions, keys)
+
+    def after_text(self, text: Tensor, slots: Tensor | None, patches: Tensor) -> Tensor:
+        """Text (B, L', D) with the positions of its ``slots``, then patches (B, K, D) that have theirs."""
+        assert self.text_pos is not None
+        places = self.text_pos if slots is None else F.embedding(slots, self.text_pos[0])
+        return torch.cat([text + places, patches], dim=1)
 
 
 class Neighbours(nn.Module):
@@ -73,7 +83,7 @@ class LatentEncoder(nn.Module):
         self,
         patches: Tensor,
         mask: Tensor,
-        cond: Tensor | None,
+        cond: Condition | None,
         positions: Tensor | None = None,
         num_kept: int | None = None,
     ) -> Tensor:
@@ -82,7 +92,7 @@ class LatentEncoder(nn.Module):
         Args:
             patches: (B, N, P); what stands at masked patches is never read.
             mask: (B, N) bool, True = to predict; every row with the same count.
-            cond: (B, L, D), or None when the encoder has no text.
+            cond: of B clips, or None when the encoder has no text.
             positions: the last block is computed there only.
             num_kept: N_keep, where it is known; None counts, for which the host waits for the device.
 
@@ -100,37 +110,38 @@ class LatentEncoder(nn.Module):
             num_kept = _count_kept(mask)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        x = self.everywhere(*self.filled(self.enc1(self.known(patches, kept, cond)), kept, num_patches))
+        x = self.enc1(self.known(patches, kept, cond), keys=cond and cond.keys(num_kept))
+        text, x = self.filled(x, kept, num_patches)
+        x, keys, num_text = self.everywhere(text, x, cond), cond and cond.keys(num_patches), text.shape[1]
         if positions is None:
-            x = self.enc2(x)[:, self.text_length :]  # (B, N, D)
+            x = self.enc2(x, keys=keys)[:, num_text:]  # (B, N, D)
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        return self.hidden(self.enc2(x, positions + self.text_length), positions)
+        return self.hidden(self.enc2(x, positions + num_text, keys), positions)
 
-    def known(self, patches: Tensor, kept: Tensor, cond: Tensor | None) -> Tensor:
-        """What Enc1 gets, (B, L + K, D): text, unless ``cond`` (B, L, D) is None, and patches at ``kept`` (B, K)."""
+    def known(self, patches: Tensor, kept: Tensor, cond: Condition | None) -> Tensor:
+        """What Enc1 gets, (B, L' + K, D): text, unless ``cond`` is None, and patches at ``kept`` (B, K)."""
         # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
         x = self.patch_proj(take(patches, kept)) + F.embedding(kept, self.enc1.patch_pos[0])  # (B, K, D)
-        if cond is not None and self.enc1.text_pos is not None:
-            x = torch.cat([cond + self.enc1.text_pos, x], dim=1)
-        return self.input_norm(x)
+        return self.input_norm(x if cond is None else self.enc1.after_text(cond.states, cond.slots, x))
 
     def filled(self, x: Tensor, kept: Tensor, num_patches: int) -> tuple[Tensor, Tensor]:
-        """Text (B, L, D) and all patches (B, N, D), mask embeddings among them, for :meth:`everywhere`.
+        """Text (B, L', D) and all patches (B, N, D), mask embeddings among them, for :meth:`everywhere`.
 
         Args:
-            x: what Enc1's blocks give, (B, L + K, D) for patches at ``kept`` (B, K).
+            x: what Enc1's blocks give, (B, L' + K, D) for patches at ``kept`` (B, K).
             kept: (B, K).
             num_patches: N.
         """
         x = self.bridge(self.enc1.norm(x))
-        text, x = x[:, : self.text_length], x[:, self.text_length :]
+        num_text = x.shape[1] - kept.shape[1]
+        text, x = x[:, :num_text], x[:, num_text:]
         masked = self.mask_embed.to(x.dtype).repeat(len(x), num_patches, 1)
         return text, masked.scatter(1, columns(kept, x), x)
 
-    def everywhere(self, text: Tensor, patches: Tensor) -> Tensor:
-        """What Enc2 gets, (B, L + N, D), from what :meth:`filled` gives."""
+    def everywhere(self, text: Tensor, patches: Tensor, cond: Condition | None) -> Tensor:
+        """What Enc2 gets, (B, L' + N, D), from what :meth:`filled` gives."""
         x = self.local(patches) + self.enc2.patch_pos[:, : patches.shape[1]]
-        return x if self.enc2.text_pos is None else torch.cat([text + self.enc2.text_pos, x], dim=1)
+        return x if cond is None else self.enc2.after_text(text, cond.slots, x)
 
     def hidden(self, x: Tensor, positions: Tensor) -> Tensor:
         """For the head, from what Enc2's blocks give (B, K, D) at ``positions`` (B, K)."""

@@ -1,6 +1,6 @@
 """The encoder in decoding, with what it computed in earlier iterations reused in the next ones: an approximation.
 
-Dimensions: B clips, L text positions, N patches, S keys, n patches known since the last call, K positions asked for, D.
+Dimensions: B clips, N patches, S keys, n patches known since the last call, K positions asked for, D.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from impact_pl.masking import columns, take
+from impact_pl.models.condition import Condition
 from impact_pl.models.latent_encoder import LatentEncoder, Stack
 from impact_pl.models.transformer import Block
 
@@ -38,7 +39,7 @@ class ReusingEncoder:
         self.mask = torch.empty(0)  # (B, N) of the last call
         self.num_kept = self.age = 0  # of the last call, and calls since all was computed
 
-    def __call__(self, patches: Tensor, mask: Tensor, cond: Tensor | None, positions: Tensor, num_kept: int) -> Tensor:
+    def __call__(self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
         """Hidden vectors (B, K, D)."""
         self.age += 1
         if self.age >= self.period or mask.shape != self.mask.shape:  # another batch: guidance ends
@@ -47,47 +48,58 @@ class ReusingEncoder:
             x = self._all(patches, new, cond, positions)
         else:
             new = (self.mask & ~mask).int().argsort(dim=1, stable=True, descending=True)[:, : num_kept - self.num_kept]
-            x = self._new(patches, new, positions)
+            x = self._new(patches, new, cond, positions)
         self.mask, self.num_kept = mask, num_kept
         return self.encoder.hidden(x, positions)
 
-    def _all(self, patches: Tensor, kept: Tensor, cond: Tensor | None, positions: Tensor) -> Tensor:
+    def _all(self, patches: Tensor, kept: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
         encoder, written = self.encoder, lambda old, new: new
-        x, self.first = _run(encoder.enc1, encoder.known(patches, kept, cond), [()] * len(encoder.enc1.blocks), written)
+        seen = cond and cond.keys(kept.shape[1])
+        x = encoder.known(patches, kept, cond)
+        x, self.first = _run(encoder.enc1, x, [()] * len(encoder.enc1.blocks), written, seen)
         text, self.patches = encoder.filled(x, kept, patches.shape[1])
-        x = encoder.everywhere(text, self.patches)
-        queries = positions + encoder.text_length
-        x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, queries)
+        x = encoder.everywhere(text, self.patches, cond)
+        seen, queries = cond and cond.keys(patches.shape[1]), positions + text.shape[1]
+        x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, seen, queries)
         return x
 
-    def _new(self, patches: Tensor, new: Tensor, positions: Tensor) -> Tensor:
-        encoder = self.encoder
+    def _new(self, patches: Tensor, new: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
+        encoder, num_text = self.encoder, 0 if cond is None else cond.states.shape[1]
         x, self.first = _run(
             encoder.enc1,
             encoder.known(patches, new, None),
             self.first,
             lambda old, new: tuple(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)),
+            cond and cond.keys(self.num_kept + new.shape[1]),
         )
         known = encoder.bridge(encoder.enc1.norm(x))  # (B, n, D)
         self.patches = self.patches.scatter(1, columns(new, known), known)
         computed = torch.cat([new, positions], dim=1)  # (B, n + K)
         x = take(encoder.local(self.patches), computed) + F.embedding(computed, encoder.enc2.patch_pos[0])
-        slots = computed + encoder.text_length
+        slots = computed + num_text
         queries = torch.arange(new.shape[1], slots.shape[1], device=slots.device).expand_as(positions)
         x, self.second = _run(
             encoder.enc2,
             x,
             self.second,
             lambda old, new: tuple(o.scatter(1, columns(slots, o), n) for o, n in zip(old, new, strict=True)),
+            cond and cond.keys(patches.shape[1]),
             queries,
         )
         return x
 
 
 def _run(
-    stack: Stack, x: Tensor, keys: list, write: Callable[[tuple, tuple], tuple], queries: Tensor | None = None
+    stack: Stack,
+    x: Tensor,
+    keys: list,
+    write: Callable[[tuple, tuple], tuple],
+    seen: Tensor | None,
+    queries: Tensor | None = None,
 ) -> tuple[Tensor, list]:
     """Blocks over x (B, S', D), attending to what ``write`` makes of a block's old and new keys and values.
+
+    Of these (B, S, D) to those where ``seen`` (B, 1, 1, S) is True; None: to all.
 
     Returns:
         x (B, S', D), or (B, K, D) at the ``queries`` (B, K) among its positions; keys and values of each block, as they
@@ -99,6 +111,6 @@ def _run(
         written.append(write(old, tuple(new)))
         if queries is not None and len(written) == len(keys):
             x, q = take(x, queries), take(q, queries)
-        x = x + block.attn.attend(q, *written[-1])
+        x = x + block.attn.attend(q, *written[-1], seen)
         x = x + block.mlp(block.norm2(x))
     return x, written

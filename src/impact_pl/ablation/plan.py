@@ -10,7 +10,7 @@ name models of their own.
 
 import dataclasses
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any
 
@@ -63,6 +63,7 @@ class Plan:
         model: the row ``full``, trained already, a folder or ``builtin``; empty: rows are trained.
         train: arguments of impact-train for every row and both stages.
         decoding: fields of DecodingConfig.
+        without_encoders: there is a row without each text encoder as well.
         sweeps: name -> a field's values, or several fields' (every combination).
         combinations: further settings, one by one.
         speed_batch, speed_repeats: clips generated at once where latency and memory are measured, and how often.
@@ -83,6 +84,7 @@ class Plan:
     train: list[str] = field(default_factory=list)
     decoding: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
+    without_encoders: bool = True
     sweeps: dict[str, dict[str, list]] = field(default_factory=dict)
     combinations: list[dict[str, Any]] = field(default_factory=list)
     speed_batch: int = 8
@@ -140,14 +142,14 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
     """
     rows = {name: _build(Row, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
     plan = _build(Plan, {**values, "rows": rows}, where)
-    if not plan.model:
-        plan.rows |= rows_without(plan.text_encoder)
     _check(plan, where)
+    if plan.without_encoders and not plan.model:
+        plan.rows |= rows_without(plan.text_encoder, plan.rows[FULL])
     return plan
 
 
-def rows_without(text_encoder: str) -> dict[str, Row]:
-    """For each text encoder that is there, the row that does without it, on the stage 1 of ``full``.
+def rows_without(text_encoder: str, full: Row) -> dict[str, Row]:
+    """For each text encoder that is there, the row that does without it, else trained as ``full`` and on its stage 1.
 
     Without the only one nothing is left to be conditioned on: every caption is dropped, so it is stage 1 continued by
     the steps of stage 2, and sounds are drawn from the null condition.
@@ -155,13 +157,13 @@ def rows_without(text_encoder: str) -> dict[str, Row]:
     parts = [part.partition(":")[0] for part in text_encoder.split("+")]
     if len(parts) == 1:
         unconditional = {"guidance_scale": 0.0, "guidance_schedule": "constant"}
-        return {f"without_{parts[0]}": Row(pretrain=FULL, text=["data.caption_dropout=1.0"], decoding=unconditional)}
+        dropped = replace(full, pretrain=FULL, text=[*full.text, "data.caption_dropout=1.0"], decoding=unconditional)
+        return {f"without_{parts[0]}": dropped}
     features = {part: feature_of(part) for part in parts}
     return {
-        f"without_{part}": Row(
-            pretrain=FULL, text=[f"data.text_features=[{','.join(features[each] for each in parts if each != part)}]"]
-        )
+        f"without_{part}": replace(full, pretrain=FULL, text=[*full.text, f"data.text_features=[{','.join(kept)}]"])
         for part in parts
+        if (kept := [features[each] for each in parts if each != part])
     }
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from impact_pl.ablation import speed
 from impact_pl.ablation.clips import choose_clips, write_clips
-from impact_pl.ablation.plan import SETTINGS, SIZES, decoding_config, load_plan, make_plan, rows_without
+from impact_pl.ablation.plan import SETTINGS, SIZES, Row, decoding_config, load_plan, make_plan, rows_without
 from impact_pl.ablation.units import Places, Unit, plan_units, select
 from impact_pl.ablation.verdicts import load_claims
 from impact_pl.audio import save_audio
@@ -142,13 +142,13 @@ def test_a_setting_is_told_from_others_in_one_evaluation(places):
 
 
 def test_without_each_text_encoder():
-    (alone,) = rows_without("minilm").values()
-    assert alone.text == ["data.caption_dropout=1.0"]
+    (alone,) = rows_without("minilm", Row(experiment="mine")).values()
+    assert (alone.experiment, alone.pretrain, alone.text) == ("mine", "full", ["data.caption_dropout=1.0"])
     assert alone.decoding["guidance_scale"] == 0
-    both = rows_without("laion_clap:a.pt+t5:flan")
+    both = rows_without("laion_clap:a.pt+t5:flan", Row(text=["a=1"]))
     assert {name: row.text for name, row in both.items()} == {
-        "without_laion_clap": ["data.text_features=[t5]"],
-        "without_t5": ["data.text_features=[clap]"],
+        "without_laion_clap": ["a=1", "data.text_features=[t5]"],
+        "without_t5": ["a=1", "data.text_features=[clap]"],
     }
 
 

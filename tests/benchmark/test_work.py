@@ -13,6 +13,7 @@ from impact_pl.benchmark.machine import Rates
 from impact_pl.benchmark.work import Iteration
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.masking import masked_counts
+from impact_pl.models.condition import Condition
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.impact import Impact
 from impact_pl.models.reuse import ReusingEncoder
@@ -45,7 +46,7 @@ def test_a_linear_layer_by_hand():
 def test_the_encoder_as_it_runs(model, kept):
     """At all positions: exactly what the plain encoder does. At some: what the last block has less."""
     mask = torch.arange(12)[None] >= kept
-    cond = torch.zeros(1, 3, 16)
+    cond = Condition(torch.zeros(1, 3, 16))
     whole = work.encoder_flops(SPEC, 12, kept)
     assert whole == counted(lambda: model.encoder(torch.zeros(1, 12, 4), mask, cond))
     fewer = work.block(CONFIG, 15) - work.block(CONFIG, 15, queries=2)
@@ -127,7 +128,7 @@ def test_an_encoder_that_reuses_is_counted_as_it_computes(model, period):
         rows = 2 if it.guided else 1
         mask = (torch.arange(12)[None] >= it.kept).expand(rows, 12)
         asked = torch.arange(it.kept, it.kept + it.revealed)[None].expand(rows, it.revealed)
-        patches, cond = torch.zeros(rows, 12, 4), torch.zeros(rows, 3, 16)
+        patches, cond = torch.zeros(rows, 12, 4), Condition(torch.zeros(rows, 3, 16))
         done.append(counted(lambda: encoder(patches, mask, cond, asked, it.kept)))  # noqa: B023
     news = work.new_patches(plan, period)
     assert (None in news[1:4]) == (period < 4)

@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.models.condition import PADDINGS
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 
@@ -130,9 +131,10 @@ def test_loss_reads_masked_targets_only():
     torch.testing.assert_close(loss.loss, loss.per_position.mean())
 
 
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("text_features", [{}, FEATURES])
-def test_every_parameter_gets_a_gradient_even_with_all_masked(text_features):
-    model = build(text_features, mask_ratio=MaskRatioConfig(kind="fixed", value=1.0)).train()
+def test_every_parameter_gets_a_gradient_even_with_all_masked(text_features, padding):
+    model = build(text_features, mask_ratio=MaskRatioConfig(kind="fixed", value=1.0), text_padding=padding).train()
     model.loss(latents(), captions() if text_features else None, rng()).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -149,11 +151,15 @@ def test_same_seed_same_loss_and_latents():
         assert not torch.equal(runs[0], runs[2])
 
 
-def test_null_condition_is_a_mask_that_is_all_false():
-    model, text = build(), captions()
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_null_condition_is_a_mask_that_is_all_false(padding):
+    model, text = build(text_padding=padding), captions()
     null = model.embed_text(Text(text.features, torch.zeros_like(text.mask)), 2)
-    assert torch.equal(null, model.embed_text(None, 2))
-    assert torch.equal(null, model.null_cond.expand(2, -1, -1))
+    assert torch.equal(null.states, model.embed_text(None, 2).states)
+    assert torch.equal(null.states, model.null_cond.expand(2, 4, -1))
+    if padding == "masked":  # the null condition is one embedding, which captions do not have
+        assert null.mask.tolist() == model.embed_text(None, 2).mask.tolist() == [[True, False, False, False]] * 2
+        assert model.embed_text(text, 2).mask.tolist() == text.mask.tolist()
     dropped = model.loss(latents(), text, rng(), caption_dropout=1.0)
     without = model.loss(latents(), Text(text.features, torch.zeros_like(text.mask)), rng(), caption_dropout=1.0)
     assert torch.equal(dropped.per_position, without.per_position)
@@ -164,9 +170,9 @@ def test_padded_text_does_not_matter():
     model, text = build(), captions()
     noisy = Text({"clap": text.features["clap"], "words": text.features["words"].clone()}, text.mask)
     noisy.features["words"][:, 2] = 1e4  # position 3 of 4 in all, masked
-    assert torch.equal(model.embed_text(text, 2), model.embed_text(noisy, 2))
+    assert torch.equal(model.embed_text(text, 2).states, model.embed_text(noisy, 2).states)
     noisy.features["words"][:, 1] = 1e4
-    assert not torch.equal(model.embed_text(text, 2), model.embed_text(noisy, 2))
+    assert not torch.equal(model.embed_text(text, 2).states, model.embed_text(noisy, 2).states)
 
 
 def test_wrong_text_is_refused():
@@ -184,8 +190,8 @@ def test_wrong_text_is_refused():
 def test_a_model_of_some_features_leaves_the_others_out():
     model, text = build({"words": (3, 6)}), captions()
     alone = Text({"words": text.features["words"]}, text.mask[:, 1:])
-    assert torch.equal(model.embed_text(text, 2), model.embed_text(alone, 2))
-    assert model.embed_text(text, 2).shape == (2, 3, 32)
+    assert torch.equal(model.embed_text(text, 2).states, model.embed_text(alone, 2).states)
+    assert model.embed_text(text, 2).states.shape == (2, 3, 32)
 
 
 def test_guidance_changes_the_result_and_scale_one_is_none():
@@ -277,7 +283,7 @@ def test_a_short_training_lowers_the_loss():
     assert spread[1] > 100  # from the last timestep the first step's error is never made good
 
 
-@pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}])
+@pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}, {"text_padding": "masked"}])
 def test_gradients_are_the_same_on_every_run_of_two_threads(options):
     """Of every parameter, bit for bit: sums that threads add to in the order in which they come would differ."""
     model = build(dim=192, max_patches=64, **options)

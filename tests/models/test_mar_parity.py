@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from impact_pl import decoding
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.diffusion import Schedule, ancestral_sample, make_schedule, respaced_timesteps
+from impact_pl.models.condition import Condition
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec
@@ -71,19 +72,19 @@ def test_patches(golden, model):
 
 @pytest.mark.parametrize(("cond", "hidden"), [("cond", "hidden"), ("null_cond", "null_hidden")])
 def test_encoder(golden, model, cond, hidden):
-    ours = model.encoder(golden["patches"], golden["mask"], golden[cond].expand(2, -1, -1))
+    ours = model.encoder(golden["patches"], golden["mask"], Condition(golden[cond].expand(2, -1, -1)))
     torch.testing.assert_close(ours, golden[hidden], **CLOSE)
 
 
 def test_encoder_at_chosen_positions(golden, model):
     positions = golden["order"][:, 3:8]
-    ours = model.encoder(golden["patches"], golden["mask"], golden["cond"], positions)
+    ours = model.encoder(golden["patches"], golden["mask"], Condition(golden["cond"]), positions)
     torch.testing.assert_close(ours, golden["hidden"].gather(1, positions[..., None].expand(-1, -1, 32)), **CLOSE)
 
 
 def test_training_loss_and_gradients(golden, model):
     mask = golden["mask"]
-    hidden = model.encoder(golden["patches"], mask, golden["cond"])[mask]
+    hidden = model.encoder(golden["patches"], mask, Condition(golden["cond"]))[mask]
     target = golden["patches"][mask].repeat(2, 1)
     rows = mask.flatten().repeat(2)
     timesteps, noise = golden["loss_timesteps"][rows], golden["loss_noise"][rows]
@@ -139,7 +140,8 @@ def test_whole_generation(golden, model, monkeypatch):
         # The reference lists the patches of an iteration in ascending position; its noise has that order.
         rows = positions.argsort(dim=1).argsort(dim=1) + positions.shape[1] * torch.arange(2)[:, None]
         return tuple(
-            model.encoder(patches, mask, golden[cond].expand(2, -1, -1), positions) for cond in ("cond", "null_cond")
+            model.encoder(patches, mask, Condition(golden[cond].expand(2, -1, -1)), positions)
+            for cond in ("cond", "null_cond")
         )
 
     def sample(hidden, null_hidden, guidance_scale, num_diffusion_steps):

@@ -22,7 +22,9 @@ does: **launches** are its operations times the measured cost of starting one, a
 **Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
 from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. The
 second half's time is the difference of two times, and may come out below its bound. Times are medians after warm-ups,
-ways taking turns, with random weights where a model is only named; on a CPU, what takes more than 5 s is run once,
+ways taking turns, with random weights where a model is only named, and captions of average length (CAPTION_TOKENS in
+`work.py`), of which a model with `text_padding=masked` computes the positions where there is text; a record that does
+not say at how many, and the reference, computed all of them. On a CPU, what takes more than 5 s is run once,
 without a warm-up. Ratios are within one run, but for those to what was timed outside (**reference / this**). The
 paper's seconds are for a batch of 8 on one V100.
 """

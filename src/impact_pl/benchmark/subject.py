@@ -4,6 +4,7 @@ Speed does not depend on what the weights are, so a model that is only named get
 """
 
 import dataclasses
+import itertools
 import json
 import math
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from impact_pl.benchmark.work import CAPTION_TOKENS
 from impact_pl.codec import AudioCodec, load_codec
 from impact_pl.config import ModelConfig
 from impact_pl.models.impact import Impact
@@ -76,14 +78,18 @@ class Subject:
         """N of so many latent frames."""
         return num_patches(self.model.spec, num_frames)
 
-    def text(self, batch: int) -> TextFeatures | None:
-        """Random features of so many captions; None for a model without text."""
+    def text(self, batch: int, full: bool = False) -> TextFeatures | None:
+        """Random features of so many captions of CAPTION_TOKENS; None for a model without text.
+
+        ``full``: of captions that have text at all positions.
+        """
         features = self.model.spec.text_features
         if not features:
             return None
         drawn = {name: torch.randn(batch, *shape, device=self.device) for name, shape in features.items()}
-        mask = torch.ones(batch, self.model.spec.text_length, dtype=torch.bool, device=self.device)
-        return TextFeatures(drawn, mask)
+        tokens = torch.tensor(list(itertools.islice(itertools.cycle(CAPTION_TOKENS), batch)), device=self.device)
+        masks = [torch.arange(x.shape[1], device=self.device) < tokens[:, None] for x in drawn.values()]
+        return TextFeatures(drawn, torch.cat(masks, dim=1) | full)
 
     def latents(self, batch: int, num_frames: int) -> Tensor:
         """Random raw latents (B, C, H, W)."""

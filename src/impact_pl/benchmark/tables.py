@@ -36,7 +36,9 @@ def machine_lines(record: dict) -> str:
     where = f"{machine['name']}, {machine['memory_bytes'] / 2**30:.0f} GiB"
     if machine["device"] != "cpu":
         where += f"; host {machine['processor']}"
-    return f"{where}; {machine['cores']} core(s), {machine['threads']} thread(s); {versions}; code {machine['code']}"
+    line = f"{where}; {machine['cores']} core(s), {machine['threads']} thread(s); {versions}; code {machine['code']}"
+    computed, there = record["settings"].get("text_positions", (0, 0))
+    return line + (f"; a caption's text at {computed} of {there} positions" if there else "")
 
 
 def rates_table(record: dict) -> str:

@@ -47,6 +47,7 @@ class Way:
     precision: str = "32-true"
     attention_dropout: float = 0.1
     masked_only: bool = False  # the head's loss at masked positions; else at all, times the mask
+    packed_text: bool = False  # text positions where there is text, with text_padding=masked; else all
     fused: bool = False  # AdamW as one kernel
     checkpointing: bool = False
     compile: bool = False
@@ -56,16 +57,19 @@ REFERENCE = Way()
 BF16 = dataclasses.replace(REFERENCE, precision="bf16")
 FUSED_ATTENTION = dataclasses.replace(BF16, attention_dropout=0.0)
 MASKED_ONLY = dataclasses.replace(FUSED_ATTENTION, masked_only=True)
-OURS = dataclasses.replace(MASKED_ONLY, fused=True)
+PACKED_TEXT = dataclasses.replace(MASKED_ONLY, packed_text=True)
+OURS = dataclasses.replace(PACKED_TEXT, fused=True)
 WAYS = {
     "the reference's step": REFERENCE,
     "bf16": BF16,
     "bf16, no attention dropout": FUSED_ATTENTION,
     "bf16, no attention dropout, masked-only head": MASKED_ONLY,
+    "bf16, no attention dropout, masked-only head, packed text": PACKED_TEXT,
     "ours: all that and fused AdamW": OURS,
     "ours in float32": dataclasses.replace(OURS, precision="32-true"),
     "ours, attention dropout 0.1": dataclasses.replace(OURS, attention_dropout=0.1),
     "ours, head at all positions": dataclasses.replace(OURS, masked_only=False),
+    "ours, all text positions": dataclasses.replace(OURS, packed_text=False),
     "ours, activation checkpointing": dataclasses.replace(OURS, checkpointing=True),
     "ours, compiled blocks": dataclasses.replace(OURS, compile=True),
 }
@@ -106,7 +110,7 @@ class Stepper:
         self.masked = num_masked(self.num_patches, ratio)
         self.ema = ExponentialMovingAverage(self.model, 0.9999)
         self.latents = subject.latents(batch, num_frames)
-        self.text = subject.text(batch)
+        self.texts = {packed: subject.text(batch, full=not packed) for packed in (True, False)}
         self.generator = torch.Generator(self.device).manual_seed(0)
         self.optimizers = {fused: optimizer(self.model, fused) for fused in (False, True)}
         self.blocks: list[Any] = list(transformer_blocks(self.model))
@@ -125,8 +129,8 @@ class Stepper:
     def loss(self, way: Way) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=way.precision == "bf16"):
             if way.masked_only:
-                return self.model(self.latents, self.text, self.generator, CAPTION_DROPOUT).loss
-            return loss_at_all(self.model, self.latents, self.text, self.generator)
+                return self.model(self.latents, self.texts[way.packed_text], self.generator, CAPTION_DROPOUT).loss
+            return loss_at_all(self.model, self.latents, self.texts[way.packed_text], self.generator)
 
     def kept_bytes(self, way: Way) -> int:
         """Bytes that the forward pass keeps for the backward pass, beside weights."""
@@ -164,7 +168,8 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
     config = model.spec.model
     order = random_order(batch, num_patches, generator, patches.device)
     mask = mask_from_order(order, num_masked(num_patches, config.mask_ratio.value))
-    hidden = model.encoder(patches, mask, model.embed_text(text, batch))
+    cond = model.embed_text(text, batch)
+    hidden = model.encoder(patches, mask, cond and cond.packed())
     head = cast(LearnsFromData, model.head)
     losses, _ = head.loss(hidden, patches, generator, config.diffusion_batch_mul)
     weight = mask.repeat(len(losses) // batch, 1)

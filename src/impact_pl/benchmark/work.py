@@ -5,8 +5,8 @@ Counted is what the algorithm needs, not what a program does: the last block of 
 revealed alone (its keys and values are those of all), guidance's second half is there only where beta is not 1, weights
 are read once a pass. Matrix products and attention, 2 operations a multiply-add; norms and activations are left out.
 
-Dimensions: B clips, N patches of P numbers, L text positions, S positions of a stack, D width, V width of the head,
-K positions revealed in an iteration, T iterations.
+Dimensions: B clips, N patches of P numbers, L text positions, L' of them that are computed, S positions of a stack,
+D width, V width of the head, K positions revealed in an iteration, T iterations.
 """
 
 import itertools
@@ -24,6 +24,9 @@ from impact_pl.models.spec import ImpactSpec
 
 BYTES = {"32-true": 4, "bf16": 2}  # precision -> of a number
 COUNTED = ("diffusion", "consistency")  # heads
+# Tokens of a batch's captions, one after the other. The first and their mean are those of "a dog barks while rain falls
+# on a tin roof" in T5's pieces; AudioCaps' captions have as many words on average. How unequal they are is assumed.
+CAPTION_TOKENS = (14, 10, 18, 12, 16, 8, 22, 12)
 
 
 class Iteration(NamedTuple):
@@ -108,19 +111,34 @@ def patch_dim(spec: ImpactSpec) -> int:
     return spec.latent_channels * math.prod(spec.patch_shape)
 
 
-def encoder_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int | None = None) -> int:
-    """Of one clip's pass; ``revealed``: positions asked for, None: as the plain encoder works, all to the end."""
+def text_positions(spec: ImpactSpec) -> tuple[int, int]:
+    """L' of a caption, and of the null condition."""
+    if spec.model.text_padding == "learned" or not spec.text_features:
+        return spec.text_length, spec.text_length
+    return sum(min(length, CAPTION_TOKENS[0]) for length, _ in spec.text_features.values()), 1
+
+
+def encoder_flops(
+    spec: ImpactSpec, num_patches: int, kept: int, revealed: int | None = None, num_text: int | None = None
+) -> int:
+    """Of one clip's pass.
+
+    Args:
+        revealed: positions asked for; None: as the plain encoder works, all to the end.
+        num_text: L'; None: a caption's.
+    """
     config = spec.model
-    inner, outer = spec.text_length + kept, spec.text_length + num_patches
+    num_text = text_positions(spec)[0] if num_text is None else num_text
+    inner, outer = num_text + kept, num_text + num_patches
     ends = linear(kept, patch_dim(spec), config.dim) + linear(inner, config.dim, config.dim)
     enc1 = config.depth * block(config, inner)
     return ends + enc1 + (config.depth - 1) * block(config, outer) + block(config, outer, revealed)
 
 
-def reused_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int, new: int) -> int:
+def reused_flops(spec: ImpactSpec, num_patches: int, kept: int, revealed: int, new: int, num_text: int) -> int:
     """Of one clip's pass of a ``ReusingEncoder`` that computes ``new`` patches and the positions asked for alone."""
     config = spec.model
-    inner, outer = spec.text_length + kept, spec.text_length + num_patches
+    inner, outer = num_text + kept, num_text + num_patches
     ends = linear(new, patch_dim(spec), config.dim) + linear(new, config.dim, config.dim)
     enc2 = [block(config, new + revealed, queries, outer) for queries in (None, revealed)]
     return ends + config.depth * block(config, new, keys=inner) + (config.depth - 1) * enc2[0] + enc2[1]
@@ -151,15 +169,16 @@ def encoder_work(
     spec: ImpactSpec, precision: str, batch: int, num_patches: int, it: Iteration, new: int | None = None
 ) -> Work:
     """Of one iteration, guidance included; ``new`` as of :func:`new_patches`. Reading kept keys is not counted."""
-    rows = batch * (2 if it.guided else 1)
     weights = encoder_weights(spec) * BYTES[precision]
     read = it.kept if new is None else new
     ends = batch * (read * patch_dim(spec) + it.revealed * spec.model.dim) * BYTES[precision]
-    if new is None:
-        flops = encoder_flops(spec, num_patches, it.kept, it.revealed)
-    else:
-        flops = reused_flops(spec, num_patches, it.kept, it.revealed, new)
-    return Work(rows * flops, weights + ends, weights)
+    flops = 0
+    for num_text in text_positions(spec)[: 2 if it.guided else 1]:
+        if new is None:
+            flops += encoder_flops(spec, num_patches, it.kept, it.revealed, num_text)
+        else:
+            flops += reused_flops(spec, num_patches, it.kept, it.revealed, new, num_text)
+    return Work(batch * flops, weights + ends, weights)
 
 
 def head_sizes(spec: ImpactSpec) -> tuple[int, int]:

@@ -86,15 +86,19 @@ def rates_of(args: argparse.Namespace) -> "Rates":
 def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subject":
     """``--model``: a folder, or a name under conf/model with what ``--set`` changes."""
     from impact_pl.benchmark import subject
+    from impact_pl.benchmark.work import text_positions
     from impact_pl.cli.compose import compose
 
     say(f"building {args.model}")
-    if Path(args.model).is_dir():
-        if args.set:
-            raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
-        return subject.from_folder(Path(args.model), args.device, parts)
-    config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
-    return subject.named(args.model, config, duration, args.device, parts)
+    if not Path(args.model).is_dir():
+        config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
+        found = subject.named(args.model, config, duration, args.device, parts)
+    elif args.set:
+        raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
+    else:
+        found = subject.from_folder(Path(args.model), args.device, parts)
+    args.text_positions = [text_positions(found.model.spec)[0], found.model.spec.text_length]  # noted in the record
+    return found
 
 
 def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":

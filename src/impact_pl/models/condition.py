@@ -6,6 +6,7 @@ Dimensions: B clips, L text positions of the model, L' those that are there, K p
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from impact_pl.masking import take
@@ -27,11 +28,11 @@ class Condition(NamedTuple):
     slots: Tensor | None = None
     mask: Tensor | None = None
 
-    def keys(self, num_patches: int) -> Tensor | None:
+    def key_mask(self, num_patches: int) -> Tensor | None:
         """Which of [text; patches] can be attended to: (B, 1, 1, L' + K) bool, as attention takes it; None: all."""
         if self.mask is None:
             return None
-        return torch.nn.functional.pad(self.mask, (0, num_patches), value=True)[:, None, None]
+        return F.pad(self.mask, (0, num_patches), value=True)[:, None, None]
 
     def to(self, dtype: torch.dtype) -> "Condition":
         """With states of another type."""
@@ -55,7 +56,7 @@ class Condition(NamedTuple):
 
 def concatenated(first: Condition, second: Condition) -> Condition:
     """The clips of both, neither of which is packed."""
-    assert first.slots is None and second.slots is None, "packed already"
+    assert first.slots is second.slots is None, "packed already"
     states = torch.cat([first.states, second.states.to(first.states.dtype)])
     if first.mask is None or second.mask is None:
         return Condition(states)

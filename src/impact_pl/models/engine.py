@@ -56,8 +56,8 @@ class Engine:
 def plain(model: "Impact", dtype: torch.dtype) -> Engine:
     """The reference's operations (LTH14/mar) in their order: the yardstick, for speed and for what comes out.
 
-    The encoder runs at all positions, of the text too, guidance has always both halves, and the head computes in every diffusion step
-    what depends on condition and timestep only. bf16 is autocast, as there.
+    The encoder runs at all positions, of the text too, guidance has always both halves, and the head computes in every
+    diffusion step what depends on condition and timestep only. bf16 is autocast, as there.
     """
 
     def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
@@ -83,18 +83,23 @@ def exact(model: "Impact", dtype: torch.dtype) -> Engine:
     def reusing(period: int) -> Encoder:
         return with_cast(ReusingEncoder(encoder, period))
 
-    return Engine(with_cast(_graphed(encoder) if encoder.mask_embed.is_cuda else encoder), model.head.for_inference(dtype), reusing)
+    run = _graphed(encoder) if encoder.mask_embed.is_cuda else encoder
+    return Engine(with_cast(run), model.head.for_inference(dtype), reusing)
 
 
 def _graphed(encoder: LatentEncoder) -> Encoder:
+    """The encoder in CUDA graphs, which take tensors one by one."""
+
     def flat(patches, mask, states, slots, text_mask, positions, num_kept):
         cond = None if states is None else Condition(states, slots, text_mask)
         return encoder(patches, mask, cond, positions, num_kept)
 
     graphed = Graphed(flat)
-    return lambda patches, mask, cond, positions, num_kept: graphed(
-        patches, mask, *(cond or (None, None, None)), positions, num_kept
-    )
+
+    def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
+        return graphed(patches, mask, *(cond or (None, None, None)), positions, num_kept)
+
+    return encode
 
 
 ENGINES: dict[str, Callable[["Impact", torch.dtype], Engine]] = {"plain": plain, "exact": exact}

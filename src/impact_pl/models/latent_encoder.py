@@ -1,6 +1,7 @@
 """LatentEncoder: from kept patches and text to a hidden vector at every patch (S1 Sec. 3.1; MAE, MAR Sec. 3.3).
 
-Dimensions: B clips, L text positions (0 without text), L' of them that are there, N patches, N_keep kept ones, K asked for, P numbers a patch, D.
+Dimensions: B clips, L text positions (0 without text), L' of them that are there, N patches, N_keep kept ones,
+K asked for, P numbers a patch, D.
 """
 
 import torch
@@ -29,15 +30,15 @@ class Stack(nn.Module):
         )
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
         """Blocks alone, without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
 
-        ``keys`` (B, 1, 1, S) bool is True where there is something; None: everywhere.
+        ``key_mask`` (B, 1, 1, S) bool is True where there is something; None: everywhere.
         """
         *others, last = self.blocks
         for block in others:
-            x = block(x, keys=keys)
-        return last(x, positions, keys)
+            x = block(x, key_mask=key_mask)
+        return last(x, positions, key_mask)
 
     def after_text(self, text: Tensor, slots: Tensor | None, patches: Tensor) -> Tensor:
         """Text (B, L', D) with the positions of its ``slots``, then patches (B, K, D) that have theirs."""
@@ -110,13 +111,14 @@ class LatentEncoder(nn.Module):
             num_kept = _count_kept(mask)
         kept = mask.int().argsort(dim=1, stable=True)[:, :num_kept]  # (B, N_keep) ascending
 
-        x = self.enc1(self.known(patches, kept, cond), keys=cond and cond.keys(num_kept))
+        x = self.enc1(self.known(patches, kept, cond), key_mask=cond and cond.key_mask(num_kept))
         text, x = self.filled(x, kept, num_patches)
-        x, keys, num_text = self.everywhere(text, x, cond), cond and cond.keys(num_patches), text.shape[1]
+        x, num_text = self.everywhere(text, x, cond), text.shape[1]
+        key_mask = cond and cond.key_mask(num_patches)
         if positions is None:
-            x = self.enc2(x, keys=keys)[:, num_text:]  # (B, N, D)
+            x = self.enc2(x, key_mask=key_mask)[:, num_text:]  # (B, N, D)
             return self.enc2.norm(x) + self.diffusion_pos[:, :num_patches]
-        return self.hidden(self.enc2(x, positions + num_text, keys), positions)
+        return self.hidden(self.enc2(x, positions + num_text, key_mask), positions)
 
     def known(self, patches: Tensor, kept: Tensor, cond: Condition | None) -> Tensor:
         """What Enc1 gets, (B, L' + K, D): text, unless ``cond`` is None, and patches at ``kept`` (B, K)."""

@@ -39,7 +39,9 @@ class ReusingEncoder:
         self.mask = torch.empty(0)  # (B, N) of the last call
         self.num_kept = self.age = 0  # of the last call, and calls since all was computed
 
-    def __call__(self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
+    def __call__(
+        self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int
+    ) -> Tensor:
         """Hidden vectors (B, K, D)."""
         self.age += 1
         if self.age >= self.period or mask.shape != self.mask.shape:  # another batch: guidance ends
@@ -54,13 +56,13 @@ class ReusingEncoder:
 
     def _all(self, patches: Tensor, kept: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
         encoder, written = self.encoder, lambda old, new: new
-        seen = cond and cond.keys(kept.shape[1])
+        key_mask = cond and cond.key_mask(kept.shape[1])
         x = encoder.known(patches, kept, cond)
-        x, self.first = _run(encoder.enc1, x, [()] * len(encoder.enc1.blocks), written, seen)
+        x, self.first = _run(encoder.enc1, x, [()] * len(encoder.enc1.blocks), written, key_mask)
         text, self.patches = encoder.filled(x, kept, patches.shape[1])
         x = encoder.everywhere(text, self.patches, cond)
-        seen, queries = cond and cond.keys(patches.shape[1]), positions + text.shape[1]
-        x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, seen, queries)
+        key_mask, queries = cond and cond.key_mask(patches.shape[1]), positions + text.shape[1]
+        x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, key_mask, queries)
         return x
 
     def _new(self, patches: Tensor, new: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
@@ -70,7 +72,7 @@ class ReusingEncoder:
             encoder.known(patches, new, None),
             self.first,
             lambda old, new: tuple(torch.cat(pair, dim=1) for pair in zip(old, new, strict=True)),
-            cond and cond.keys(self.num_kept + new.shape[1]),
+            cond and cond.key_mask(self.num_kept + new.shape[1]),
         )
         known = encoder.bridge(encoder.enc1.norm(x))  # (B, n, D)
         self.patches = self.patches.scatter(1, columns(new, known), known)
@@ -83,7 +85,7 @@ class ReusingEncoder:
             x,
             self.second,
             lambda old, new: tuple(o.scatter(1, columns(slots, o), n) for o, n in zip(old, new, strict=True)),
-            cond and cond.keys(patches.shape[1]),
+            cond and cond.key_mask(patches.shape[1]),
             queries,
         )
         return x
@@ -94,12 +96,12 @@ def _run(
     x: Tensor,
     keys: list,
     write: Callable[[tuple, tuple], tuple],
-    seen: Tensor | None,
+    key_mask: Tensor | None,
     queries: Tensor | None = None,
 ) -> tuple[Tensor, list]:
     """Blocks over x (B, S', D), attending to what ``write`` makes of a block's old and new keys and values.
 
-    Of these (B, S, D) to those where ``seen`` (B, 1, 1, S) is True; None: to all.
+    Of these (B, S, D) to those where ``key_mask`` (B, 1, 1, S) is True; None: to all.
 
     Returns:
         x (B, S', D), or (B, K, D) at the ``queries`` (B, K) among its positions; keys and values of each block, as they
@@ -111,6 +113,6 @@ def _run(
         written.append(write(old, tuple(new)))
         if queries is not None and len(written) == len(keys):
             x, q = take(x, queries), take(q, queries)
-        x = x + block.attn.attend(q, *written[-1], seen)
+        x = x + block.attn.attend(q, *written[-1], key_mask)
         x = x + block.mlp(block.norm2(x))
     return x, written

@@ -29,21 +29,21 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
 
-        All attend to all S positions, or to those that ``keys`` (B, 1, 1, S) bool has as True.
+        All attend to all S positions, or to those that ``key_mask`` (B, 1, 1, S) bool has as True.
         """
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if positions is not None:
             q = take(q, positions)
-        return self.attend(q, k, v, keys)
+        return self.attend(q, k, v, key_mask)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None = None) -> Tensor:
-        """From queries q (B, K, D) to keys and values k, v (B, S, D), where ``keys`` (B, 1, 1, S) is True: (B, K, D)."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """From queries q (B, K, D) to keys and values k, v (B, S, D), where ``key_mask`` is True: (B, K, D)."""
         q, k, v = (rearrange(part, "b s (a d) -> b a s d", a=self.num_heads) for part in (q, k, v))
         dropout = self.attention_dropout if self.training else 0.0
-        x = self.scaled_dot_product_attention(q, k, v, attn_mask=keys, dropout_p=dropout)  # (B, A, K, D/A)
+        x = self.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)  # (B, A, K, D/A)
         return self.dropout(self.proj(rearrange(x, "b a s d -> b s (a d)")))
 
 
@@ -73,11 +73,11 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
-    def forward(self, x: Tensor, positions: Tensor | None = None, keys: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K) and nothing computed that they do not need.
 
-        ``keys`` as of :class:`Attention`.
+        ``key_mask`` as of :class:`Attention`.
         """
-        attended = self.attn(self.norm1(x), positions, keys)
+        attended = self.attn(self.norm1(x), positions, key_mask)
         x = attended + (x if positions is None else take(x, positions))
         return x + self.mlp(self.norm2(x))

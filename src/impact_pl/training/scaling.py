@@ -107,8 +107,11 @@ def _with(spec: ImpactSpec, **changes) -> ImpactSpec:
 
 
 def _saved_bytes(spec: ImpactSpec, batch: int, num_frames: int, precision: str) -> int:
-    """Bytes that autograd keeps after one forward pass of the loss, weights themselves not counted."""
-    model = Impact(spec)
+    """Bytes that autograd keeps after one forward pass of the loss, weights themselves not counted.
+
+    With something at all text positions, which is the most that captions can take.
+    """
+    model = Impact(_with(spec, text_padding="learned"))
     latents = torch.zeros(batch, spec.latent_channels, num_frames, spec.latent_width)
     bf16 = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
     with bf16, saved_storages(model) as kept:

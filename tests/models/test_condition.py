@@ -1,0 +1,135 @@
+"""Text positions that hold no caption: not computed where they are masked, and nobody notices them there."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_engine import assert_same, both
+from test_impact import QUICK, Text, build, latents, rng
+
+from impact_pl.models.condition import MULTIPLE, Condition, concatenated
+from impact_pl.models.inference import attention_by_products, inference_copy
+from impact_pl.models.reuse import ReusingEncoder
+
+FEATURES = {"clap": (1, 5), "words": (20, 6)}
+LENGTHS = [3, 0, 11]  # words of three captions, one of which has none
+
+
+def captions(lengths=LENGTHS, seed=0) -> Text:
+    drawn = {name: torch.randn(9, *shape, generator=rng(seed))[: len(lengths)] for name, shape in FEATURES.items()}
+    words = torch.arange(20) < torch.tensor(lengths)[:, None]
+    return Text(drawn, torch.cat([words.any(dim=1, keepdim=True), words], dim=1))
+
+
+def masked(**config):
+    return build(FEATURES, text_padding="masked", depth=2, **config)
+
+
+def test_packing_by_hand():
+    mask = torch.tensor([[True, False, True] + [False] * 18, [False] * 12 + [True] * 9])
+    states = torch.arange(42.0).view(2, 21, 1)
+    packed = Condition(states, mask=mask).packed()
+    assert packed.states.shape == (2, 16, 1)  # 9 positions, and what MULTIPLE adds
+    assert packed.mask.sum(dim=1).tolist() == [2, 9]
+    assert packed.slots[0, :2].tolist() == [0, 2]
+    assert packed.slots[1, :9].tolist() == list(range(12, 21))
+    assert torch.equal(packed.states[..., 0], states[..., 0].gather(1, packed.slots))
+    whole = Condition(states[:, :8], mask=torch.ones(2, 8, dtype=torch.bool)).packed()
+    assert whole.mask is None  # attention without a mask is faster on some devices
+    assert Condition(states, mask=torch.ones(2, 21, dtype=torch.bool)).packed().states.shape[1] == 21 % MULTIPLE + 16
+    assert Condition(states).packed() == Condition(states)
+
+
+@pytest.mark.parametrize("order", ["random", "confidence"])
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_same_latents_packed_or_not(order, guidance_scale):
+    """The plain engine computes all positions, and attention leaves out those that are masked."""
+    assert_same(*both(masked(), captions(), 12, 3, order=order, guidance_scale=guidance_scale))
+
+
+@torch.no_grad()
+def test_same_hidden_vectors_packed_or_not():
+    model = masked(local_kernel=3)
+    text = captions()
+    condition, null = model.embed_text(text, 3), model.embed_text(None, 3)
+    whole = concatenated(condition, null)
+    packed = whole.packed()
+    assert (whole.states.shape[1], packed.states.shape[1]) == (21, 16)
+    patches = torch.randn(6, 12, 4, generator=rng())
+    mask = torch.arange(12).expand(6, 12) >= 5
+    asked = torch.arange(5, 9).expand(6, 4)
+    want = model.encoder(patches, mask, whole)[:, 5:9]
+    for encoder in (model.encoder, ReusingEncoder(model.encoder, 1)):
+        torch.testing.assert_close(encoder(patches, mask, packed, asked, 5), want)
+    fast = inference_copy(model.encoder, torch.float32)
+    torch.testing.assert_close(fast(patches, mask, packed, asked), want, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_reuse_attends_to_what_is_there_alone():
+    """Whatever stands at masked positions: the second call, which reuses, does not see it either."""
+    model, found = masked(), []
+    for noise in (0, 100):
+        cond = model.embed_text(captions(), 3)
+        cond = cond._replace(states=cond.states + noise * ~cond.mask[..., None])
+        reusing = ReusingEncoder(model.encoder, 9)
+        for kept in (3, 5):
+            mask = torch.arange(12).expand(3, 12) >= kept
+            patches = torch.linspace(-1, 1, 48).view(1, 12, 4).expand(3, 12, 4)
+            hidden = reusing(patches, mask, cond.packed(), torch.arange(kept, kept + 2).expand(3, 2), kept)
+        found.append(hidden)
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+def test_a_clip_is_the_same_beside_any_other():
+    """Whose caption may be longer; and other features at masked positions make no difference."""
+    model = masked()
+    hidden = []
+    for lengths in ([3], [3, 20], [3, 0]):
+        text = captions(lengths)
+        text.features["words"][0, 3:] = 1e3 * len(lengths)
+        batch = len(lengths)
+        patches, mask = torch.ones(batch, 12, 4), torch.arange(12).expand(batch, 12) >= 4
+        hidden.append(model.encoder(patches, mask, model.embed_text(text, batch).packed())[0])
+    for other in hidden[1:]:
+        torch.testing.assert_close(other, hidden[0])
+
+
+def test_training_computes_no_more_than_it_needs(monkeypatch):
+    """And learns the same as if it did."""
+    model, text, seen = masked(), captions([3, 5, 2]), []
+    first = model.encoder.enc1.blocks[0]
+    first.register_forward_pre_hook(lambda block, args: seen.append(args[0].shape[1]))
+    ours = model.loss(latents(3), text, rng()).per_position
+    monkeypatch.setattr(Condition, "packed", lambda condition: condition)
+    torch.testing.assert_close(ours, model.loss(latents(3), text, rng()).per_position, rtol=1e-4, atol=1e-4)
+    assert seen[1] - seen[0] == 21 - MULTIPLE
+
+
+def test_learned_padding_is_attended_to():
+    model = build(FEATURES, depth=2)
+    text = captions()
+    want = model.generate(text, 12, 3, QUICK, rng())
+    with torch.no_grad():
+        model.null_cond[:, 15] += 1  # where no caption here has a word
+    assert not torch.allclose(model.generate(text, 12, 3, QUICK, rng()), want)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 5, 8), (3, 2, 1, 8)])
+def test_attention_by_products_with_a_mask(shape):
+    q, k, v = torch.randn(shape), torch.randn(3, 2, 7, 8), torch.randn(3, 2, 7, 8)
+    key_mask = (torch.arange(7) < torch.tensor([2, 7, 1])[:, None])[:, None, None]
+    want = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
+    torch.testing.assert_close(attention_by_products(q, k, v, attn_mask=key_mask), want)
+
+
+def test_bf16_is_near():
+    exact, plain = both(masked(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0, precision="bf16")
+    full, _ = both(masked(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0)
+    for result in (exact, plain):
+        assert 1e-6 < ((result - full).norm() / full.norm()) < 0.05
+
+
+def test_unknown_padding_is_refused():
+    with pytest.raises(ValueError, match="text_padding = 'zeros': choose learned or masked"):
+        build(FEATURES, text_padding="zeros")

@@ -161,6 +161,7 @@ def test_without_each_text_encoder():
         ({"rows": {"full": {"head": "mse"}}}, "here: rows.full: unknown key 'head'"),
         ({"rows": {"full": {}, "a": {"pretrain": "b"}}}, "rows.a.pretrain = 'b': choose of own, none, skipped, full"),
         ({"rows": {"full": {}, "a": {"pretrain": "skipped"}, "b": {"pretrain": "a"}}}, "'a', which has no stage 1"),
+        ({"rows": {"full": {"pretrain": "none"}}}, "rows.without_minilm.pretrain = 'full', which has no stage 1"),
         ({"rows": {"full": {}, "a/b": {}}}, "rows.a/b: choose another name"),
         ({"decoding": {"iterations": 4}}, "decoding: there is no 'iterations'; choose of num_iterations"),
         ({"sweeps": {"a": {"steps": [1]}}}, "decoding: there is no 'steps'"),

@@ -39,6 +39,30 @@ def test_the_loss_at_all_positions_is_the_loss_at_masked_ones_on_average(stepper
     assert abs(means[0].mean() - means[1].mean()) < 4 * error
 
 
+def test_text_is_packed_or_whole(monkeypatch):
+    """The whole one as the reference computes it: without a mask, which would ask for another kernel."""
+    subject = named(
+        "little", dataclasses.replace(CONFIG, text_padding="masked"), 0.64, torch.device("cpu"), parts=False
+    )
+    masked, seen = training.Stepper(subject, 4, 16), []
+    attention = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(q, k, v, attn_mask=None, dropout_p=0.0):
+        seen.append((k.shape[2], attn_mask is not None))
+        return attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout_p)
+
+    for block in masked.blocks:
+        monkeypatch.setattr(block.attn, "scaled_dot_product_attention", watched)
+    ways = {way: training.WAYS[way] for way in ("ours in float32", "the reference's step")}
+    ways["whole"] = dataclasses.replace(ways["ours in float32"], packed_text=False)
+    lengths = {}
+    for name, way in ways.items():
+        seen.clear()
+        masked.loss(way)
+        lengths[name] = seen[-1]
+    assert lengths == {"the reference's step": (48, False), "whole": (48, False), "ours in float32": (34, True)}
+
+
 def test_rows_and_what_ways_keep(stepper):
     before = [p.clone() for p in stepper.model.parameters()]
     uncompiled = {name: way for name, way in training.WAYS.items() if not way.compile}
@@ -58,9 +82,11 @@ def test_rows_and_what_ways_keep(stepper):
 def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, computes):
     monkeypatch.setattr("impact_pl.precision.cpu_computes_bf16", lambda: computes)
     device = torch.device("cpu")
-    ways = training.default_ways(device)
+    ways = training.default_ways(device, "masked")
     assert {way.precision for way in ways.values()} == ({"32-true", "bf16"} if computes else {"32-true"})
     assert {"the reference's step", "ours in float32"} <= set(ways)
+    told = set(ways) - set(training.default_ways(device, "learned"))  # by packing alone
+    assert told == (set(training.TOLD_BY_PACKING) if computes else set())
     assert training.ours(device) == training.WAYS["ours: all that and fused AdamW" if computes else "ours in float32"]
 
 

@@ -111,6 +111,27 @@ def test_guidance_doubles_arithmetic_and_reads_weights_once():
     assert parts["head"].flops > parts["head, guidance"].flops > 0
 
 
+def test_text_is_counted_where_it_is():
+    """Of 40 positions a caption has 14, and the null condition one: the halves of guidance are of two lengths."""
+    masked = dataclasses.replace(CONFIG, text_padding="masked")
+    spec = dataclasses.replace(SPEC, model=masked, text_features={"clap": (1, 5), "words": (40, 5)})
+    assert work.text_positions(spec) == (15, 1)
+    assert work.text_positions(dataclasses.replace(spec, model=CONFIG)) == (41, 41)
+    assert work.text_positions(dataclasses.replace(spec, text_features={})) == (0, 0)
+    for new in (None, 2):
+        alone, both = (
+            work.encoder_work(spec, "32-true", 2, 12, Iteration(3, 4, scale, 10), new).flops for scale in (1.0, 2.0)
+        )
+        text, null = (
+            work.encoder_flops(spec, 12, 3, 4, num) if new is None else work.reused_flops(spec, 12, 3, 4, new, num)
+            for num in (15, 1)
+        )
+        assert (alone, both) == (2 * text, 2 * (text + null))
+    model, mask = Impact(spec).eval(), torch.arange(12)[None] >= 3
+    cond = Condition(torch.zeros(1, 15, 16), torch.arange(15)[None])
+    assert work.encoder_flops(spec, 12, 3) == counted(lambda: model.encoder(torch.zeros(1, 12, 4), mask, cond))
+
+
 def test_training_is_three_times_the_forward_pass(model):
     """The head works on four draws of each masked position."""
     config = dataclasses.replace(SPEC, model=dataclasses.replace(CONFIG, diffusion_batch_mul=4))

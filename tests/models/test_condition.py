@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from test_engine import assert_same, both
 from test_impact import QUICK, Text, build, latents, rng
 
-from impact_pl.models.condition import MULTIPLE, Condition, concatenated
+from impact_pl.models import impact
+from impact_pl.models.condition import Condition, concatenated, packed
 from impact_pl.models.inference import attention_by_products, inference_copy
 from impact_pl.models.reuse import ReusingEncoder
 
@@ -27,16 +28,17 @@ def masked(**config):
 def test_packing_by_hand():
     mask = torch.tensor([[True, False, True] + [False] * 18, [False] * 12 + [True] * 9])
     states = torch.arange(42.0).view(2, 21, 1)
-    packed = Condition(states, mask=mask).packed()
-    assert packed.states.shape == (2, 16, 1)  # 9 positions, and what MULTIPLE adds
-    assert packed.mask.sum(dim=1).tolist() == [2, 9]
-    assert packed.slots[0, :2].tolist() == [0, 2]
-    assert packed.slots[1, :9].tolist() == list(range(12, 21))
-    assert torch.equal(packed.states[..., 0], states[..., 0].gather(1, packed.slots))
-    whole = Condition(states[:, :8], mask=torch.ones(2, 8, dtype=torch.bool)).packed()
-    assert whole.mask is None  # attention without a mask is faster on some devices
-    assert Condition(states, mask=torch.ones(2, 21, dtype=torch.bool)).packed().states.shape[1] == 21 % MULTIPLE + 16
-    assert Condition(states).packed() == Condition(states)
+    cond = Condition(states, text_mask=mask)
+    for multiple, length in ((1, 9), (4, 12), (16, 16), (32, 21)):
+        short = packed(cond, multiple)
+        assert short.states.shape == (2, length, 1)
+        assert short.text_mask.sum(dim=1).tolist() == [2, 9]
+        assert short.slots[0, :2].tolist() == [0, 2]
+        assert short.slots[1, :9].tolist() == list(range(12, 21))
+        assert torch.equal(short.states[..., 0], states[..., 0].gather(1, short.slots))
+    assert packed(Condition(states[1:], text_mask=mask[1:])).text_mask is None  # something everywhere
+    assert packed(Condition(states)) == Condition(states)
+    assert packed(None) is None
 
 
 @pytest.mark.parametrize("order", ["random", "confidence"])
@@ -52,32 +54,34 @@ def test_same_hidden_vectors_packed_or_not():
     text = captions()
     condition, null = model.embed_text(text, 3), model.embed_text(None, 3)
     whole = concatenated(condition, null)
-    packed = whole.packed()
-    assert (whole.states.shape[1], packed.states.shape[1]) == (21, 16)
+    short = packed(whole, 8)
+    assert (whole.states.shape[1], short.states.shape[1]) == (21, 16)
     patches = torch.randn(6, 12, 4, generator=rng())
     mask = torch.arange(12).expand(6, 12) >= 5
     asked = torch.arange(5, 9).expand(6, 4)
     want = model.encoder(patches, mask, whole)[:, 5:9]
     for encoder in (model.encoder, ReusingEncoder(model.encoder, 1)):
-        torch.testing.assert_close(encoder(patches, mask, packed, asked, 5), want)
+        torch.testing.assert_close(encoder(patches, mask, short, asked, 5), want)
     fast = inference_copy(model.encoder, torch.float32)
-    torch.testing.assert_close(fast(patches, mask, packed, asked), want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fast(patches, mask, short, asked), want, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_reuse_attends_to_what_is_there_alone():
-    """Whatever stands at masked positions: the second call, which reuses, does not see it either."""
-    model, found = masked(), []
-    for noise in (0, 100):
-        cond = model.embed_text(captions(), 3)
-        cond = cond._replace(states=cond.states + noise * ~cond.mask[..., None])
-        reusing = ReusingEncoder(model.encoder, 9)
-        for kept in (3, 5):
-            mask = torch.arange(12).expand(3, 12) >= kept
-            patches = torch.linspace(-1, 1, 48).view(1, 12, 4).expand(3, 12, 4)
-            hidden = reusing(patches, mask, cond.packed(), torch.arange(kept, kept + 2).expand(3, 2), kept)
-        found.append(hidden)
-    assert torch.equal(*found)
+def test_reuse_is_the_same_packed_or_not():
+    """Call for call, those that reuse as well; whatever stands where there is nothing."""
+    model = masked()
+    cond = model.embed_text(captions(), 3)
+    noisy = cond._replace(states=cond.states + 100 * ~cond.text_mask[..., None])
+    encoders = [ReusingEncoder(model.encoder, 9) for _ in range(2)]
+    patches = torch.randn(3, 12, 4, generator=rng())
+    for kept in (3, 5, 6, 9):
+        mask, asked = torch.arange(12).expand(3, 12) >= kept, torch.arange(kept, kept + 2).expand(3, 2)
+        whole, short = (
+            encoder(patches, mask, each, asked, kept)
+            for encoder, each in zip(encoders, (noisy, packed(cond)), strict=True)
+        )
+        torch.testing.assert_close(short, whole)
+    assert not torch.allclose(whole, model.encoder(patches, mask, cond, asked))  # it was reused
 
 
 @torch.no_grad()
@@ -90,7 +94,7 @@ def test_a_clip_is_the_same_beside_any_other():
         text.features["words"][0, 3:] = 1e3 * len(lengths)
         batch = len(lengths)
         patches, mask = torch.ones(batch, 12, 4), torch.arange(12).expand(batch, 12) >= 4
-        hidden.append(model.encoder(patches, mask, model.embed_text(text, batch).packed())[0])
+        hidden.append(model.encoder(patches, mask, packed(model.embed_text(text, batch)))[0])
     for other in hidden[1:]:
         torch.testing.assert_close(other, hidden[0])
 
@@ -101,9 +105,9 @@ def test_training_computes_no_more_than_it_needs(monkeypatch):
     first = model.encoder.enc1.blocks[0]
     first.register_forward_pre_hook(lambda block, args: seen.append(args[0].shape[1]))
     ours = model.loss(latents(3), text, rng()).per_position
-    monkeypatch.setattr(Condition, "packed", lambda condition: condition)
+    monkeypatch.setattr(impact, "packed", lambda condition: condition)
     torch.testing.assert_close(ours, model.loss(latents(3), text, rng()).per_position, rtol=1e-4, atol=1e-4)
-    assert seen[1] - seen[0] == 21 - MULTIPLE
+    assert seen[1] - seen[0] == 21 - 6
 
 
 def test_learned_padding_is_attended_to():

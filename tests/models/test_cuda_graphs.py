@@ -8,6 +8,7 @@ import torch
 from test_engine import CLOSE, assert_same
 from test_impact import QUICK, build, captions, rng
 
+from impact_pl.models.condition import PADDINGS
 from impact_pl.models.cuda_graphs import Graphed, bucket, remember
 from impact_pl.models.engine import build_engine
 from impact_pl.models.heads.base import Sampling
@@ -70,10 +71,12 @@ def test_graphs_are_dropped_and_captured_anew():
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
-def test_same_latents_on_a_gpu(prediction):
-    model = build(depth=2, head_depth=2, prediction=prediction).to("cuda")
+def test_same_latents_on_a_gpu(prediction, padding):
+    model = build(depth=2, head_depth=2, prediction=prediction, text_padding=padding).to("cuda")
     text = captions()
+    text.mask[1, 2:] = False  # another length
     text.features, text.mask = {k: v.cuda() for k, v in text.features.items()}, text.mask.cuda()
     decoding = dataclasses.replace(QUICK, num_iterations=5, num_diffusion_steps=8)
     generator = lambda: torch.Generator("cuda").manual_seed(0)  # noqa: E731

@@ -62,7 +62,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     settings = {name: row for name, row in results["rows"].items() if plan.model or "/" in name or name == FULL}
     rows = {name: row for name, row in results["rows"].items() if "/" not in name}
     parts = [
-        title_of(plan),
+        title_of(plan, complete),
         "<!-- Made by `python -m impact_pl.cli.ablation`; not written by hand. -->",
         facts_of(results, plan),
         "## Claims",
@@ -98,9 +98,9 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def title_of(plan: Plan) -> str:
+def title_of(plan: Plan, complete: bool) -> str:
     if not plan.model:
-        return "# The ablation"
+        return "# The ablation" if complete else "# An ablation of one choice"
     return "# Ways to decode one model" + (", beside others" if len(plan.rows) > 1 else "")
 
 
@@ -241,9 +241,11 @@ def again(size: str, plan: Plan, data: str) -> str:
     command = f"python -m impact_pl.cli.ablation --size {size} --data {data}"
     if plan.model:
         return f"```bash\n{command} --model {plan.model}\n```"
+    row = "head_mse" if "head_mse" in plan.rows else list(plan.rows)[-1]
+    results = f"docs/{name_of(size, plan)}/results.json"
     return (
         f"```bash\nmake ablation SIZE={size} DATA={data}\n"
-        f"{command} --only head_mse --seed 1 --out runs/rebuilt --against docs/ablation/results.json\n```\n\n"
+        f"{command} --only {row} --seed 1 --out runs/rebuilt --against {results}\n```\n\n"
         "The first command makes everything on this page, and continues where it was stopped; the second makes one row "
         "of one seed anew and prints its figures beside those of the page."
     )

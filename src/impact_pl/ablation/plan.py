@@ -142,9 +142,9 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
     """
     rows = {name: _build(Row, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
     plan = _build(Plan, {**values, "rows": rows}, where)
-    _check(plan, where)
-    if plan.without_encoders and not plan.model:
+    if FULL in plan.rows and plan.without_encoders and not plan.model:
         plan.rows |= rows_without(plan.text_encoder, plan.rows[FULL])
+    _check(plan, where)
     return plan
 
 
@@ -156,15 +156,15 @@ def rows_without(text_encoder: str, full: Row) -> dict[str, Row]:
     """
     parts = [part.partition(":")[0] for part in text_encoder.split("+")]
     if len(parts) == 1:
-        unconditional = {"guidance_scale": 0.0, "guidance_schedule": "constant"}
+        unconditional = full.decoding | {"guidance_scale": 0.0, "guidance_schedule": "constant"}
         dropped = replace(full, pretrain=FULL, text=[*full.text, "data.caption_dropout=1.0"], decoding=unconditional)
         return {f"without_{parts[0]}": dropped}
     features = {part: feature_of(part) for part in parts}
-    return {
-        f"without_{part}": replace(full, pretrain=FULL, text=[*full.text, f"data.text_features=[{','.join(kept)}]"])
-        for part in parts
-        if (kept := [features[each] for each in parts if each != part])
-    }
+    rows = {}
+    for part in parts:
+        kept = ",".join(features[each] for each in parts if each != part)
+        rows[f"without_{part}"] = replace(full, pretrain=FULL, text=[*full.text, f"data.text_features=[{kept}]"])
+    return rows
 
 
 def feature_of(text_encoder: str) -> str:

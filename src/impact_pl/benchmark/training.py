@@ -28,6 +28,7 @@ from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.masking import mask_from_order, num_masked, random_order
+from impact_pl.models.condition import packed
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.impact import Impact
 from impact_pl.precision import resolve
@@ -47,7 +48,7 @@ class Way:
     precision: str = "32-true"
     attention_dropout: float = 0.1
     masked_only: bool = False  # the head's loss at masked positions; else at all, times the mask
-    packed_text: bool = False  # text positions where there is text, with text_padding=masked; else all
+    packed_text: bool = False  # text positions where there is text, of a model with text_padding=masked; else all
     fused: bool = False  # AdamW as one kernel
     checkpointing: bool = False
     compile: bool = False
@@ -75,10 +76,17 @@ WAYS = {
 }
 
 
-def default_ways(device: torch.device) -> dict[str, Way]:
-    """All but the compiled one, and none in bf16 where the device only emulates it."""
-    computed = {resolve("auto", device), "32-true"}
-    return {name: way for name, way in WAYS.items() if way.precision in computed and not way.compile}
+TOLD_BY_PACKING = ("bf16, no attention dropout, masked-only head, packed text", "ours, all text positions")
+
+
+def default_ways(device: torch.device, text_padding: str) -> dict[str, Way]:
+    """All but the compiled one: none in bf16 where the device only emulates it, nor what packing text alone changes
+    where there is nothing to pack.
+    """
+    computed, told = {resolve("auto", device), "32-true"}, () if text_padding == "masked" else TOLD_BY_PACKING
+    return {
+        name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in told
+    }
 
 
 def ours(device: torch.device) -> Way:
@@ -128,9 +136,12 @@ class Stepper:
 
     def loss(self, way: Way) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=way.precision == "bf16"):
-            if way.masked_only:
-                return self.model(self.latents, self.texts[way.packed_text], self.generator, CAPTION_DROPOUT).loss
-            return loss_at_all(self.model, self.latents, self.texts[way.packed_text], self.generator)
+            text = self.texts[way.packed_text]
+            if not way.masked_only:
+                return loss_at_all(self.model, self.latents, text, self.generator)
+            # A dropped caption is shorter: then not all positions would be there, and attention would have a mask.
+            dropout = CAPTION_DROPOUT if way.packed_text else 0.0
+            return self.model(self.latents, text, self.generator, dropout).loss
 
     def kept_bytes(self, way: Way) -> int:
         """Bytes that the forward pass keeps for the backward pass, beside weights."""
@@ -168,8 +179,7 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
     config = model.spec.model
     order = random_order(batch, num_patches, generator, patches.device)
     mask = mask_from_order(order, num_masked(num_patches, config.mask_ratio.value))
-    cond = model.embed_text(text, batch)
-    hidden = model.encoder(patches, mask, cond and cond.packed())
+    hidden = model.encoder(patches, mask, packed(model.embed_text(text, batch)))
     head = cast(LearnsFromData, model.head)
     losses, _ = head.loss(hidden, patches, generator, config.diffusion_batch_mul)
     weight = mask.repeat(len(losses) // batch, 1)

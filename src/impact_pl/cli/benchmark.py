@@ -56,13 +56,22 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 @contextmanager
-def recording(args: argparse.Namespace, rates: "Rates | None" = None) -> Iterator["Record"]:
-    """A record of this command; when it is complete its tables are printed and its pictures drawn."""
+def recording(
+    args: argparse.Namespace, rates: "Rates | None" = None, spec: "ImpactSpec | None" = None
+) -> Iterator["Record"]:
+    """A record of this command; when it is complete its tables are printed and its pictures drawn.
+
+    Of a model's ``spec`` it holds how many text positions a caption is computed at.
+    """
     from impact_pl.benchmark.document import body
     from impact_pl.benchmark.plots import plot
     from impact_pl.benchmark.record import Record
+    from impact_pl.benchmark.work import text_positions
 
-    record = Record(args.part, args.command, args.device, settings_of(args), rates, args.json)
+    settings = settings_of(args)
+    if spec is not None:
+        settings["text_positions"] = [text_positions(spec)[0], spec.text_length]
+    record = Record(args.part, args.command, args.device, settings, rates, args.json)
     yield record
     print("\n" + "\n".join(body(record.content)))
     if args.plots is not None:
@@ -86,19 +95,15 @@ def rates_of(args: argparse.Namespace) -> "Rates":
 def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subject":
     """``--model``: a folder, or a name under conf/model with what ``--set`` changes."""
     from impact_pl.benchmark import subject
-    from impact_pl.benchmark.work import text_positions
     from impact_pl.cli.compose import compose
 
     say(f"building {args.model}")
-    if not Path(args.model).is_dir():
-        config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
-        found = subject.named(args.model, config, duration, args.device, parts)
-    elif args.set:
-        raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
-    else:
-        found = subject.from_folder(Path(args.model), args.device, parts)
-    args.text_positions = [text_positions(found.model.spec)[0], found.model.spec.text_length]  # noted in the record
-    return found
+    if Path(args.model).is_dir():
+        if args.set:
+            raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
+        return subject.from_folder(Path(args.model), args.device, parts)
+    config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
+    return subject.named(args.model, config, duration, args.device, parts)
 
 
 def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
@@ -135,7 +140,7 @@ def generation(args: argparse.Namespace) -> None:
     durations = args.duration if isinstance(args.duration, list) else [args.duration]
     subject = subject_of(args, max(durations), parts=not getattr(args, "no_codec", True))
     ways, rates = ways_of(args, subject.model.spec), rates_of(args)
-    with recording(args, rates) as record:
+    with recording(args, rates, subject.model.spec) as record:
         for duration, batch in itertools.product(durations, args.batch):
             common = (rates, args.points, args.repeats, args.whole, say)
             for row in measure(subject, ways, batch, args.iterations, duration, *common):
@@ -148,10 +153,10 @@ def training(args: argparse.Namespace) -> None:
     from impact_pl.benchmark.timing import warm_ups
 
     subject = subject_of(args, args.duration, parts=False)
-    ways, rates, frames = training_ways(args), rates_of(args), subject.num_frames(args.duration)
+    ways, rates, frames = training_ways(args, subject.model.spec), rates_of(args), subject.num_frames(args.duration)
     stepper = timed.Stepper(subject, args.batch, frames)
     say(f"{len(ways)} ways to make a step, up to {args.repeats + warm_ups(args.device)} times each")
-    with recording(args, rates) as record, tempfile.TemporaryDirectory() as scratch:
+    with recording(args, rates, subject.model.spec) as record, tempfile.TemporaryDirectory() as scratch:
         data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
         timed.check_data(stepper, data / "train")  # before minutes of timing
         for row in timed.measure(stepper, ways, rates, args.repeats):
@@ -160,11 +165,11 @@ def training(args: argparse.Namespace) -> None:
             record.add(timed.data_wait(stepper, timed.ours(args.device), data / "train", workers, args.steps))
 
 
-def training_ways(args: argparse.Namespace) -> dict:
+def training_ways(args: argparse.Namespace, spec: "ImpactSpec") -> dict:
     from impact_pl.benchmark.training import WAYS, default_ways
 
     if args.ways is None:
-        return default_ways(args.device)
+        return default_ways(args.device, spec.model.text_padding)
     names = list(WAYS)
     if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.ways):
         listed = "; ".join(f"{index}: {name}" for index, name in enumerate(names, start=1))
@@ -206,7 +211,7 @@ def peers(args: argparse.Namespace) -> None:
         raise ValueError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
     subject = subject_of(args, args.duration, parts=True)
     ways, rates = ways_of(args, subject.model.spec), rates_of(args)
-    with recording(args, rates) as record:
+    with recording(args, rates, subject.model.spec) as record:
         for batch in args.batch:
             common = (rates, args.points, args.repeats, args.whole, say)
             for row in latency.measure(subject, ways, batch, args.iterations, args.duration, *common):

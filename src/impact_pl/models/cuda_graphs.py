@@ -10,7 +10,7 @@ from torch import Tensor
 Key = tuple[Any, ...]
 Graph = tuple[torch.cuda.CUDAGraph, list[Any], Tensor]  # with its inputs and its output
 
-MAX_GRAPHS = 256  # of a function: 64 iterations are 64 graphs of the encoder, for each length and batch size
+MAX_GRAPHS = 512  # of a function: 64 iterations are 64 of the encoder, for each duration, batch size and text length
 
 
 def bucket(rows: int) -> int:

@@ -14,13 +14,15 @@ from torch.distributed.tensor import DTensor
 from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.masking import take
-from impact_pl.models.condition import Condition, concatenated
+from impact_pl.models.condition import Condition, concatenated, packed
 from impact_pl.models.cuda_graphs import Graphed
 from impact_pl.models.heads.base import Head, Sampler, Sampling
 from impact_pl.models.inference import inference_copy
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.reuse import ReusingEncoder
 from impact_pl.precision import dtype_of
+
+GRAPHED_TEXT = 16  # text lengths are rounded up to it on CUDA: each is another graph of every iteration
 
 if TYPE_CHECKING:
     from impact_pl.models.impact import Impact
@@ -40,7 +42,8 @@ class Engine:
 
     Attributes:
         reusing: makes ``encode`` for one decoding, with ``encoder_reuse``; None: this engine computes everything.
-        packs_text: text positions that are masked in all clips are not computed.
+        text_multiple: text positions that are masked in all clips are not computed, as far as this divides their
+            number; None: all are.
         guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
         autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
     """
@@ -48,7 +51,7 @@ class Engine:
     encode: Encoder
     head: Sampler
     reusing: Callable[[int], Encoder] | None = None
-    packs_text: bool = True
+    text_multiple: int | None = 1
     guides_always: bool = False
     autocast: torch.dtype | None = None
 
@@ -64,7 +67,7 @@ def plain(model: "Impact", dtype: torch.dtype) -> Engine:
         return take(model.encoder(patches, mask, cond), positions)
 
     autocast = None if dtype == torch.float32 else dtype
-    return Engine(encode, model.head, packs_text=False, guides_always=True, autocast=autocast)
+    return Engine(encode, model.head, text_multiple=None, guides_always=True, autocast=autocast)
 
 
 def exact(model: "Impact", dtype: torch.dtype) -> Engine:
@@ -83,21 +86,23 @@ def exact(model: "Impact", dtype: torch.dtype) -> Engine:
     def reusing(period: int) -> Encoder:
         return with_cast(ReusingEncoder(encoder, period))
 
-    run = _graphed(encoder) if encoder.mask_embed.is_cuda else encoder
-    return Engine(with_cast(run), model.head.for_inference(dtype), reusing)
+    head = model.head.for_inference(dtype)
+    if encoder.mask_embed.is_cuda:
+        return Engine(with_cast(_graphed(encoder)), head, reusing, text_multiple=GRAPHED_TEXT)
+    return Engine(with_cast(encoder), head, reusing)
 
 
 def _graphed(encoder: LatentEncoder) -> Encoder:
-    """The encoder in CUDA graphs, which take tensors one by one."""
+    """The encoder in CUDA graphs, which take tensors one by one: a condition comes as its parts, or without any."""
 
-    def flat(patches, mask, states, slots, text_mask, positions, num_kept):
-        cond = None if states is None else Condition(states, slots, text_mask)
+    def run(patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, *parts: Tensor | None) -> Tensor:
+        cond = Condition(*cast("tuple[Tensor]", parts)) if parts else None
         return encoder(patches, mask, cond, positions, num_kept)
 
-    graphed = Graphed(flat)
+    graphed = Graphed(run)
 
     def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
-        return graphed(patches, mask, *(cond or (None, None, None)), positions, num_kept)
+        return graphed(patches, mask, positions, num_kept, *(cond or ()))
 
     return encode
 
@@ -172,8 +177,8 @@ def bind(
     ``cond`` of B clips, and the null condition of as many to guide with, None where there is no other one.
     """
     both = None if cond is None or null is None else concatenated(cond, null)
-    if engine.packs_text:
-        cond, both = cond and cond.packed(), both and both.packed()
+    if engine.text_multiple is not None:
+        cond, both = packed(cond, engine.text_multiple), packed(both, engine.text_multiple)
     encoder = engine.encode
     if decoding.encoder_reuse > 1 and engine.reusing is not None:
         encoder = engine.reusing(decoding.encoder_reuse)

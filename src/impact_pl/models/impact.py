@@ -22,7 +22,7 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
-from impact_pl.models.condition import PADDINGS, Condition
+from impact_pl.models.condition import PADDINGS, Condition, packed
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
 from impact_pl.models.heads import check_order, head_class
@@ -65,6 +65,8 @@ class Impact(nn.Module):
         super().__init__()
         self.spec = spec
         config = spec.model
+        if config.text_padding not in PADDINGS:
+            raise ValueError(f"model.text_padding = {config.text_padding!r}: choose {' or '.join(PADDINGS)}.")
         frames, width = spec.patch_shape
         if spec.latent_width % width:
             raise ValueError(
@@ -75,8 +77,6 @@ class Impact(nn.Module):
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
-        if config.text_padding not in PADDINGS:
-            raise ValueError(f"model.text_padding = {config.text_padding!r}: choose {' or '.join(PADDINGS)}.")
         num_null = spec.text_length if config.text_padding == "learned" else 1
         self.null_cond = nn.Parameter(torch.zeros(1, num_null, config.dim)) if spec.text_features else None
         self.init_weights()
@@ -119,29 +119,25 @@ class Impact(nn.Module):
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
-        """Projected features, and the null condition's embedding at positions without text, of which all are there, or
-        with ``model.text_padding=masked`` the first one alone, of clips that have no text at all.
+        """Condition of B clips, not packed: projected features, and ``null_cond`` where there is no text.
 
-        So a mask that is all False is the null condition, as is ``text`` None. None for an unconditional model.
-        Features that this model was not built with (``data.text_features``) are left out.
+        With ``model.text_padding=learned`` something is at all L positions; ``masked``: where there is text, and at the
+        first one of a clip that has none. So a mask that is all False is the null condition, as is ``text`` None. None
+        for an unconditional model. Features that this model was not built with (``data.text_features``) are left out.
         """
         if self.null_cond is None:
             return None
         states = self.null_cond.expand(batch, self.spec.text_length, -1)
-        mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        text_mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         if text is not None:
             text = self._own_text(text, batch)
-            cond = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
-            mask = text.mask
-            states = torch.where(mask[..., None], cond, states.to(cond.dtype))
+            text_mask = text.mask
+            known = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
+            states = torch.where(text_mask[..., None], known, states.to(known.dtype))
         if self.spec.model.text_padding == "learned":
             return Condition(states)
-        is_null = F.pad(~mask.any(dim=1, keepdim=True), (0, mask.shape[1] - 1), value=False)
-        return Condition(states, mask=mask | is_null)
-
-    def _packed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
-        cond = self.embed_text(text, batch)
-        return cond and cond.packed()
+        is_null = F.pad(~text_mask.any(dim=1, keepdim=True), (0, text_mask.shape[1] - 1), value=False)
+        return Condition(states, text_mask=text_mask | is_null)
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
         """The features that this model takes, and their part of the mask."""
@@ -184,7 +180,7 @@ class Impact(nn.Module):
         if text is not None and caption_dropout > 0:
             kept = torch.rand(batch, 1, generator=generator, device=generator.device) >= caption_dropout
             text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
-        cond = self._packed_text(text, batch)
+        cond = packed(self.embed_text(text, batch))
         masked = order[:, : count if teacher is None else min(count, teacher.num_positions)]  # (B, K/B)
         mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
         visible = self.head.visible(patches)
@@ -194,7 +190,7 @@ class Impact(nn.Module):
             head = cast(LearnsFromData, self.head)
             losses, timesteps = head.loss(hidden, take(patches, masked), generator, batch_mul)
         else:
-            null_hidden = self.encoder(visible, mask, self._packed_text(None, batch), masked, num_kept)
+            null_hidden = self.encoder(visible, mask, packed(self.embed_text(None, batch)), masked, num_kept)
             losses, timesteps = teacher.loss_of(
                 self.head, hidden, null_hidden, count / num_patches, generator, batch_mul
             )

@@ -56,13 +56,12 @@ class ReusingEncoder:
 
     def _all(self, patches: Tensor, kept: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
         encoder, written = self.encoder, lambda old, new: new
-        key_mask = cond and cond.key_mask(kept.shape[1])
+        first, second = ([()] * len(stack.blocks) for stack in (encoder.enc1, encoder.enc2))
         x = encoder.known(patches, kept, cond)
-        x, self.first = _run(encoder.enc1, x, [()] * len(encoder.enc1.blocks), written, key_mask)
+        x, self.first = _run(encoder.enc1, x, first, written, cond and cond.key_mask(kept.shape[1]))
         text, self.patches = encoder.filled(x, kept, patches.shape[1])
-        x = encoder.everywhere(text, self.patches, cond)
-        key_mask, queries = cond and cond.key_mask(patches.shape[1]), positions + text.shape[1]
-        x, self.second = _run(encoder.enc2, x, [()] * len(encoder.enc2.blocks), written, key_mask, queries)
+        x, queries = encoder.everywhere(text, self.patches, cond), positions + text.shape[1]
+        x, self.second = _run(encoder.enc2, x, second, written, cond and cond.key_mask(patches.shape[1]), queries)
         return x
 
     def _new(self, patches: Tensor, new: Tensor, cond: Condition | None, positions: Tensor) -> Tensor:
@@ -78,13 +77,13 @@ class ReusingEncoder:
         self.patches = self.patches.scatter(1, columns(new, known), known)
         computed = torch.cat([new, positions], dim=1)  # (B, n + K)
         x = take(encoder.local(self.patches), computed) + F.embedding(computed, encoder.enc2.patch_pos[0])
-        slots = computed + num_text
-        queries = torch.arange(new.shape[1], slots.shape[1], device=slots.device).expand_as(positions)
+        places = computed + num_text
+        queries = torch.arange(new.shape[1], places.shape[1], device=places.device).expand_as(positions)
         x, self.second = _run(
             encoder.enc2,
             x,
             self.second,
-            lambda old, new: tuple(o.scatter(1, columns(slots, o), n) for o, n in zip(old, new, strict=True)),
+            lambda old, new: tuple(o.scatter(1, columns(places, o), n) for o, n in zip(old, new, strict=True)),
             cond and cond.key_mask(patches.shape[1]),
             queries,
         )
@@ -113,6 +112,7 @@ def _run(
         written.append(write(old, tuple(new)))
         if queries is not None and len(written) == len(keys):
             x, q = take(x, queries), take(q, queries)
-        x = x + block.attn.attend(q, *written[-1], key_mask)
+        k, v = written[-1]
+        x = x + block.attn.attend(q, k, v, key_mask)
         x = x + block.mlp(block.norm2(x))
     return x, written

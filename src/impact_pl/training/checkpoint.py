@@ -16,7 +16,8 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
 EMA_PREFIX = "ema.model."
-# What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage.
+# What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage, but for
+# text_padding where there is text already.
 SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches", "local_kernel"),
     *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
@@ -142,6 +143,8 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
     if text:
         parts.append(("text encoder", old.text_encoder, new.text_encoder))
         pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
+        if new.text_features:
+            pairs.append(("model.text_padding", old.model.text_padding, new.model.text_padding))
     # Of a part the identity counts: its name holds the folder that it was in.
     pairs += [
         (name, _identity(before), _identity(now))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from impact_pl.masking import take
 
-PADDINGS = ("learned", "masked")  # of model.text_padding
+
 
 
 class Condition(NamedTuple):

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -22,7 +21,7 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding, decode
 from impact_pl.diffusion import draw_normal
 from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
-from impact_pl.models.condition import PADDINGS, Condition, packed
+from impact_pl.models.condition import Condition, packed
 from impact_pl.models.engine import Engine, bind, build_engine
 from impact_pl.models.folder import FILES, find_model, halved
 from impact_pl.models.heads import check_order, head_class
@@ -65,8 +64,8 @@ class Impact(nn.Module):
         super().__init__()
         self.spec = spec
         config = spec.model
-        if config.text_padding not in PADDINGS:
-            raise ValueError(f"model.text_padding = {config.text_padding!r}: choose {' or '.join(PADDINGS)}.")
+        if config.text_padding < 1 and config.text_padding != -1:
+            raise ValueError(f"model.text_padding = {config.text_padding}: choose 1 or more, or -1 for all positions.")
         frames, width = spec.patch_shape
         if spec.latent_width % width:
             raise ValueError(
@@ -77,8 +76,7 @@ class Impact(nn.Module):
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
-        num_null = spec.text_length if config.text_padding == "learned" else 1
-        self.null_cond = nn.Parameter(torch.zeros(1, num_null, config.dim)) if spec.text_features else None
+        self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
         self.init_weights()
 
     @torch.no_grad()
@@ -121,23 +119,23 @@ class Impact(nn.Module):
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
         """Condition of B clips, not packed: projected features, and ``null_cond`` where there is no text.
 
-        With ``model.text_padding=learned`` something is at all L positions; ``masked``: where there is text, and at the
-        first one of a clip that has none. So a mask that is all False is the null condition, as is ``text`` None. None
-        for an unconditional model. Features that this model was not built with (``data.text_features``) are left out.
+        Of the positions without text the first ``model.text_padding`` are there, or all. So a mask that is all False is
+        the null condition, as is ``text`` None. None for an unconditional model. Features that this model was not built
+        with (``data.text_features``) are left out.
         """
         if self.null_cond is None:
             return None
-        states = self.null_cond.expand(batch, self.spec.text_length, -1)
+        states = self.null_cond.expand(batch, -1, -1)
         text_mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
         if text is not None:
             text = self._own_text(text, batch)
             text_mask = text.mask
             known = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
             states = torch.where(text_mask[..., None], known, states.to(known.dtype))
-        if self.spec.model.text_padding == "learned":
+        padding = self.spec.model.text_padding
+        if padding < 0:
             return Condition(states)
-        is_null = F.pad(~text_mask.any(dim=1, keepdim=True), (0, text_mask.shape[1] - 1), value=False)
-        return Condition(states, text_mask=text_mask | is_null)
+        return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= padding))
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
         """The features that this model takes, and their part of the mask."""

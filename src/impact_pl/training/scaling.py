@@ -111,7 +111,7 @@ def _saved_bytes(spec: ImpactSpec, batch: int, num_frames: int, precision: str) 
 
     With something at all text positions, which is the most that captions can take.
     """
-    model = Impact(_with(spec, text_padding="learned"))
+    model = Impact(_with(spec, text_padding=-1))
     latents = torch.zeros(batch, spec.latent_channels, num_frames, spec.latent_width)
     bf16 = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
     with bf16, saved_storages(model) as kept:

@@ -135,15 +135,15 @@ def test_the_page_says_what_a_row_of_another_model_is(results, tmp_path):
 def test_the_page_of_one_choice_speaks_of_its_rows_alone(results, tmp_path):
     """A plan that trains, but does not judge the whole method: no claim of other rows, and commands that run it."""
     results["size"] = "text"
-    results["plan"]["rows"] = {"full": {}, "text_masked": {"text": ["model.text_padding=masked"]}}
+    results["plan"]["rows"] = {"full": {}, "text_padding_8": {"text": ["model.text_padding=8"]}}
     results["plan"]["without_encoders"] = False
-    results["rows"] = {"full": results["rows"]["full"], "text_masked": results["rows"]["full"]}
+    results["rows"] = {"full": results["rows"]["full"], "text_padding_8": results["rows"]["full"]}
     page = write_page(results, tmp_path)
     assert page == tmp_path / "ablation_text.md"
     text = page.read_text()
     assert text.startswith("# An ablation of one choice\n")
-    assert "`text_masked` as good as `full`" in text
+    assert "`text_padding_8` as good as `full`" in text
     assert "pre-training" not in text
     assert "Not run" not in text
-    assert "--only text_masked --seed 1 --out runs/rebuilt --against docs/ablation_text/results.json" in text
-    assert make_plan(results["plan"], "here").rows.keys() == {"full", "text_masked"}
+    assert "--only text_padding_8 --seed 1 --out runs/rebuilt --against docs/ablation_text/results.json" in text
+    assert make_plan(results["plan"], "here").rows.keys() == {"full", "text_padding_8"}

@@ -41,9 +41,7 @@ def test_the_loss_at_all_positions_is_the_loss_at_masked_ones_on_average(stepper
 
 def test_text_is_packed_or_whole(monkeypatch):
     """The whole one as the reference computes it: without a mask, which would ask for another kernel."""
-    subject = named(
-        "little", dataclasses.replace(CONFIG, text_padding="masked"), 0.64, torch.device("cpu"), parts=False
-    )
+    subject = named("little", dataclasses.replace(CONFIG, text_padding=3), 0.64, torch.device("cpu"), parts=False)
     masked, seen = training.Stepper(subject, 4, 16), []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -60,7 +58,7 @@ def test_text_is_packed_or_whole(monkeypatch):
         seen.clear()
         masked.loss(way)
         lengths[name] = seen[-1]
-    assert lengths == {"the reference's step": (48, False), "whole": (48, False), "ours in float32": (34, True)}
+    assert lengths == {"the reference's step": (48, False), "whole": (48, False), "ours in float32": (37, True)}
 
 
 def test_rows_and_what_ways_keep(stepper):
@@ -82,10 +80,10 @@ def test_rows_and_what_ways_keep(stepper):
 def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, computes):
     monkeypatch.setattr("impact_pl.precision.cpu_computes_bf16", lambda: computes)
     device = torch.device("cpu")
-    ways = training.default_ways(device, "masked")
+    ways = training.default_ways(device, 8)
     assert {way.precision for way in ways.values()} == ({"32-true", "bf16"} if computes else {"32-true"})
     assert {"the reference's step", "ours in float32"} <= set(ways)
-    told = set(ways) - set(training.default_ways(device, "learned"))  # by packing alone
+    told = set(ways) - set(training.default_ways(device, -1))  # by packing alone
     assert told == (set(training.TOLD_BY_PACKING) if computes else set())
     assert training.ours(device) == training.WAYS["ours: all that and fused AdamW" if computes else "ours in float32"]
 

@@ -112,11 +112,13 @@ def test_guidance_doubles_arithmetic_and_reads_weights_once():
 
 
 def test_text_is_counted_where_it_is():
-    """Of 40 positions a caption has 14, and the null condition one: the halves of guidance are of two lengths."""
-    masked = dataclasses.replace(CONFIG, text_padding="masked")
-    spec = dataclasses.replace(SPEC, model=masked, text_features={"clap": (1, 5), "words": (40, 5)})
-    assert work.text_positions(spec) == (15, 1)
-    assert work.text_positions(dataclasses.replace(spec, model=CONFIG)) == (41, 41)
+    """Of 41 positions a caption has 15 and padding, the null condition padding alone: guidance's halves differ."""
+    padded = dataclasses.replace(CONFIG, text_padding=2)
+    spec = dataclasses.replace(SPEC, model=padded, text_features={"clap": (1, 5), "words": (40, 5)})
+    assert work.text_positions(spec) == (17, 2)
+    for padding in (99, -1):
+        other = dataclasses.replace(spec, model=dataclasses.replace(CONFIG, text_padding=padding))
+        assert work.text_positions(other) == (41, 41)
     assert work.text_positions(dataclasses.replace(spec, text_features={})) == (0, 0)
     for new in (None, 2):
         alone, both = (
@@ -124,11 +126,11 @@ def test_text_is_counted_where_it_is():
         )
         text, null = (
             work.encoder_flops(spec, 12, 3, 4, num) if new is None else work.reused_flops(spec, 12, 3, 4, new, num)
-            for num in (15, 1)
+            for num in (17, 2)
         )
         assert (alone, both) == (2 * text, 2 * (text + null))
     model, mask = Impact(spec).eval(), torch.arange(12)[None] >= 3
-    cond = Condition(torch.zeros(1, 15, 16), torch.arange(15)[None])
+    cond = Condition(torch.zeros(1, 17, 16), torch.arange(17)[None])
     assert work.encoder_flops(spec, 12, 3) == counted(lambda: model.encoder(torch.zeros(1, 12, 4), mask, cond))
 
 

@@ -1,4 +1,4 @@
-"""Text positions that hold no caption: not computed where they are masked, and nobody notices them there."""
+"""Text positions: those that are not there are not computed, and nobody attends to them where they are."""
 
 import pytest
 import torch
@@ -21,8 +21,21 @@ def captions(lengths=LENGTHS, seed=0) -> Text:
     return Text(drawn, torch.cat([words.any(dim=1, keepdim=True), words], dim=1))
 
 
-def masked(**config):
-    return build(FEATURES, text_padding="masked", depth=2, **config)
+def padded(text_padding=2, **config):
+    return build(FEATURES, text_padding=text_padding, depth=2, **config)
+
+
+@pytest.mark.parametrize("padding", [1, 2, 7, 21, 99, -1])
+def test_so_many_positions_are_there(padding):
+    """The caption's own and the first others, of all features together."""
+    condition = padded(padding).embed_text(captions(), 3)
+    if padding < 0:
+        assert condition.text_mask is None
+        return
+    assert condition.text_mask.sum(dim=1).tolist() == [min(n, 21) for n in (4 + padding, padding, 12 + padding)]
+    assert (condition.text_mask >= captions().mask).all()
+    last = condition.text_mask.int().argmin(dim=1)  # the first that is not there
+    assert all(not row[i:].any() for row, i in zip(condition.text_mask, last, strict=True) if i)
 
 
 def test_packing_by_hand():
@@ -45,12 +58,12 @@ def test_packing_by_hand():
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_same_latents_packed_or_not(order, guidance_scale):
     """The plain engine computes all positions, and attention leaves out those that are masked."""
-    assert_same(*both(masked(), captions(), 12, 3, order=order, guidance_scale=guidance_scale))
+    assert_same(*both(padded(), captions(), 12, 3, order=order, guidance_scale=guidance_scale))
 
 
 @torch.no_grad()
 def test_same_hidden_vectors_packed_or_not():
-    model = masked(local_kernel=3)
+    model = padded(local_kernel=3)
     text = captions()
     condition, null = model.embed_text(text, 3), model.embed_text(None, 3)
     whole = concatenated(condition, null)
@@ -69,7 +82,7 @@ def test_same_hidden_vectors_packed_or_not():
 @torch.no_grad()
 def test_reuse_is_the_same_packed_or_not():
     """Call for call, those that reuse as well; whatever stands where there is nothing."""
-    model = masked()
+    model = padded()
     cond = model.embed_text(captions(), 3)
     noisy = cond._replace(states=cond.states + 100 * ~cond.text_mask[..., None])
     encoders = [ReusingEncoder(model.encoder, 9) for _ in range(2)]
@@ -87,7 +100,7 @@ def test_reuse_is_the_same_packed_or_not():
 @torch.no_grad()
 def test_a_clip_is_the_same_beside_any_other():
     """Whose caption may be longer; and other features at masked positions make no difference."""
-    model = masked()
+    model = padded()
     hidden = []
     for lengths in ([3], [3, 20], [3, 0]):
         text = captions(lengths)
@@ -101,13 +114,13 @@ def test_a_clip_is_the_same_beside_any_other():
 
 def test_training_computes_no_more_than_it_needs(monkeypatch):
     """And learns the same as if it did."""
-    model, text, seen = masked(), captions([3, 5, 2]), []
+    model, text, seen = padded(), captions([3, 5, 2]), []
     first = model.encoder.enc1.blocks[0]
     first.register_forward_pre_hook(lambda block, args: seen.append(args[0].shape[1]))
     ours = model.loss(latents(3), text, rng()).per_position
     monkeypatch.setattr(impact, "packed", lambda condition: condition)
     torch.testing.assert_close(ours, model.loss(latents(3), text, rng()).per_position, rtol=1e-4, atol=1e-4)
-    assert seen[1] - seen[0] == 21 - 6
+    assert seen[1] - seen[0] == 21 - (1 + 5 + 2)  # clap, the longest caption, padding
 
 
 def test_learned_padding_is_attended_to():
@@ -128,12 +141,14 @@ def test_attention_by_products_with_a_mask(shape):
 
 
 def test_bf16_is_near():
-    exact, plain = both(masked(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0, precision="bf16")
-    full, _ = both(masked(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0)
+    exact, plain = both(padded(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0, precision="bf16")
+    full, _ = both(padded(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0)
     for result in (exact, plain):
         assert 1e-6 < ((result - full).norm() / full.norm()) < 0.05
 
 
-def test_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="text_padding = 'zeros': choose learned or masked"):
-        build(FEATURES, text_padding="zeros")
+@pytest.mark.parametrize("padding", [0, -2])
+def test_impossible_padding_is_refused(padding):
+    """Without any the null condition would have nothing, and nothing could be attended to where all is masked."""
+    with pytest.raises(ValueError, match=f"text_padding = {padding}: choose 1 or more, or -1 for all"):
+        padded(padding)

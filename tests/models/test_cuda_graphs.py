@@ -8,7 +8,6 @@ import torch
 from test_engine import CLOSE, assert_same
 from test_impact import QUICK, build, captions, rng
 
-from impact_pl.models.condition import PADDINGS
 from impact_pl.models.cuda_graphs import Graphed, bucket, remember
 from impact_pl.models.engine import build_engine
 from impact_pl.models.heads.base import Sampling
@@ -71,7 +70,7 @@ def test_graphs_are_dropped_and_captured_anew():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("padding", [-1, 1])
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 def test_same_latents_on_a_gpu(prediction, padding):
     model = build(depth=2, head_depth=2, prediction=prediction, text_padding=padding).to("cuda")

@@ -10,7 +10,7 @@ from impact_pl.config import DecodingConfig
 from impact_pl.decoding import check_decoding
 from impact_pl.models.reuse import ReusingEncoder
 
-OPTIONS = [{}, {"local_kernel": 3, "prediction": "velocity"}, {"text_padding": "masked"}]  # of the model
+OPTIONS = [{}, {"local_kernel": 3, "prediction": "velocity"}, {"text_padding": 1}]  # of the model
 ORDER = torch.stack([torch.randperm(12, generator=rng(row)) for row in range(2)])
 
 

@@ -101,16 +101,16 @@ def test_resume_with_another_text_encoder_is_refused(config, tmp_path):
 
 def test_text_padding_is_what_the_text_was_learned_with(config, stage1):
     """Stage 1 has none, so that stage 2 may choose; a model with text stays what it is, resumed or started from."""
-    config.init_from, config.model.text_padding, config.trainer.max_steps = str(stage1), "masked", 3
+    config.init_from, config.model.text_padding, config.trainer.max_steps = str(stage1), 2, 3
     assert train(config) == 0
-    assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").null_cond.shape == (1, 1, 16)
-    config.trainer.max_steps, config.model.text_padding = 6, "learned"
-    with pytest.raises(ValueError, match=r"holds another training: model\.text_padding masked -> learned\."):
+    assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").spec.model.text_padding == 2
+    config.trainer.max_steps, config.model.text_padding = 6, -1
+    with pytest.raises(ValueError, match=r"holds another training: model\.text_padding 2 -> -1\."):
         train(config)
     config.name, config.init_from = "next", str(Path(config.runs_dir) / "run")
-    with pytest.raises(ValueError, match=r"does not fit this training: model\.text_padding masked -> learned\."):
+    with pytest.raises(ValueError, match=r"does not fit this training: model\.text_padding 2 -> -1\."):
         train(config)
-    config.model.text_padding = "masked"
+    config.model.text_padding = 2
     assert train(config) == 0
     assert train(config) == 0  # nothing to do
 

@@ -49,7 +49,7 @@ def configuration(root: Path, name: str, strategy: str, processes: int, **traine
         stage="text",
         runs_dir=str(root),
         model=ModelConfig(
-            dim=32, depth=2, num_heads=2, max_patches=8, head_width=32, head_depth=2, dropout=0.2, text_padding="masked"
+            dim=32, depth=2, num_heads=2, max_patches=8, head_width=32, head_depth=2, dropout=0.2, text_padding=1
         ),
         data=DataConfig(path=str(root / "latents"), batch_size=2, caption_dropout=0.3),
         trainer=TrainerConfig(

@@ -23,8 +23,8 @@ does: **launches** are its operations times the measured cost of starting one, a
 from timed iterations (`src/impact_pl/benchmark/units.py`); without that mark a generation was run to its end. The
 second half's time is the difference of two times, and may come out below its bound. Times are medians after warm-ups,
 ways taking turns, with random weights where a model is only named, and captions of average length (CAPTION_TOKENS in
-`work.py`), of which a model with `text_padding=masked` computes the positions where there is text. All positions are
-computed by the plain engine, the reference and its step, and in records that name no number of them. On a CPU, what
+`work.py`), of whose text a model with a `text_padding` computes the positions that are there. All are computed by the
+plain engine, the reference and its step, and in records that name no number of them. On a CPU, what
 takes more than 5 s is run once, without a warm-up. Ratios are within one run, but for those to what was timed outside
 (**reference / this**). The paper's seconds are for a batch of 8 on one V100.
 """

@@ -48,7 +48,7 @@ class Way:
     precision: str = "32-true"
     attention_dropout: float = 0.1
     masked_only: bool = False  # the head's loss at masked positions; else at all, times the mask
-    packed_text: bool = False  # text positions where there is text, of a model with text_padding=masked; else all
+    packed_text: bool = False  # with a model's text_padding; else at all text positions
     fused: bool = False  # AdamW as one kernel
     checkpointing: bool = False
     compile: bool = False
@@ -79,11 +79,11 @@ WAYS = {
 TOLD_BY_PACKING = ("bf16, no attention dropout, masked-only head, packed text", "ours, all text positions")
 
 
-def default_ways(device: torch.device, text_padding: str) -> dict[str, Way]:
+def default_ways(device: torch.device, text_padding: int) -> dict[str, Way]:
     """All but the compiled one: none in bf16 where the device only emulates it, nor what packing text alone changes
     where there is nothing to pack.
     """
-    computed, told = {resolve("auto", device), "32-true"}, () if text_padding == "masked" else TOLD_BY_PACKING
+    computed, told = {resolve("auto", device), "32-true"}, () if text_padding >= 0 else TOLD_BY_PACKING
     return {
         name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in told
     }

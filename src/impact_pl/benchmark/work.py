@@ -112,10 +112,12 @@ def patch_dim(spec: ImpactSpec) -> int:
 
 
 def text_positions(spec: ImpactSpec) -> tuple[int, int]:
-    """L' of a caption, and of the null condition."""
-    if spec.model.text_padding == "learned" or not spec.text_features:
-        return spec.text_length, spec.text_length
-    return sum(min(length, CAPTION_TOKENS[0]) for length, _ in spec.text_features.values()), 1
+    """L' of a caption of average length, and of the null condition."""
+    length, padding = spec.text_length, spec.model.text_padding
+    if padding < 0:
+        return length, length
+    caption = sum(min(each, CAPTION_TOKENS[0]) for each, _ in spec.text_features.values())
+    return min(caption + padding, length), min(padding, length)
 
 
 def encoder_flops(

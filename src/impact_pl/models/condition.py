@@ -1,4 +1,4 @@
-"""What the encoder sees of a batch's captions, with or without the positions where no text is (``model.text_padding``).
+"""What the encoder sees of a batch's captions: the positions that are there (``model.text_padding``), and no others.
 
 Dimensions: B clips, L text positions of the model, L' those that are computed, K patches, D width.
 """
@@ -10,8 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from impact_pl.masking import take
-
-
 
 
 class Condition(NamedTuple):

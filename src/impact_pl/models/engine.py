@@ -22,10 +22,10 @@ from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.reuse import ReusingEncoder
 from impact_pl.precision import dtype_of
 
-GRAPHED_TEXT = 16  # text lengths are rounded up to it on CUDA: each is another graph of every iteration
-
 if TYPE_CHECKING:
     from impact_pl.models.impact import Impact
+
+GRAPHED_TEXT = 16  # text lengths are rounded up to it on CUDA: each is another graph of every iteration
 
 
 class Encoder(Protocol):
@@ -42,8 +42,8 @@ class Engine:
 
     Attributes:
         reusing: makes ``encode`` for one decoding, with ``encoder_reuse``; None: this engine computes everything.
-        text_multiple: text positions that are masked in all clips are not computed, as far as this divides their
-            number; None: all are.
+        text_multiple: only the text positions that are there are computed, as many as the longest caption has rounded
+            up to a multiple of this; None: all are.
         guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
         autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
     """

@@ -31,7 +31,7 @@ class ModelConfig:
     patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: int = 256
     local_kernel: int = 0  # patches that a patch sees besides attention, of each channel (for short trainings); 0: MAR
-    text_padding: int = -1  # learned positions after a caption, the rest of L is not there; -1: all (docs/recipes.md)
+    text_padding: int = -1  # learned positions beside a caption's, the rest is not there; -1: all (docs/recipes.md)
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
     head_width: int = 1024
     head_depth: int = 3

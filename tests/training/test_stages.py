@@ -105,14 +105,21 @@ def test_text_padding_is_what_the_text_was_learned_with(config, stage1):
     assert train(config) == 0
     assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").spec.model.text_padding == 2
     config.trainer.max_steps, config.model.text_padding = 6, -1
-    with pytest.raises(ValueError, match=r"holds another training: model\.text_padding 2 -> -1\."):
+    with pytest.raises(ValueError, match=r"holds another training: model\.text_padding 2 -> 6\."):
         train(config)
     config.name, config.init_from = "next", str(Path(config.runs_dir) / "run")
-    with pytest.raises(ValueError, match=r"does not fit this training: model\.text_padding 2 -> -1\."):
+    with pytest.raises(ValueError, match=r"does not fit this training: model\.text_padding 2 -> 6\.") as error:
         train(config)
+    assert "model.KEY=" in str(error.value)
     config.model.text_padding = 2
     assert train(config) == 0
-    assert train(config) == 0  # nothing to do
+
+
+@pytest.mark.parametrize("same", [6, 99])
+def test_all_text_positions_have_several_names(config, same):
+    assert train(config) == 0
+    config.model.text_padding, config.trainer.max_steps = same, 8
+    assert train(config) == 0
 
 
 def test_image_weights_start_a_model(config, tmp_path):

@@ -79,11 +79,11 @@ WAYS = {
 TOLD_BY_PACKING = ("bf16, no attention dropout, masked-only head, packed text", "ours, all text positions")
 
 
-def default_ways(device: torch.device, text_padding: int) -> dict[str, Way]:
+def default_ways(device: torch.device, packs: bool) -> dict[str, Way]:
     """All but the compiled one: none in bf16 where the device only emulates it, nor what packing text alone changes
     where there is nothing to pack.
     """
-    computed, told = {resolve("auto", device), "32-true"}, () if text_padding >= 0 else TOLD_BY_PACKING
+    computed, told = {resolve("auto", device), "32-true"}, () if packs else TOLD_BY_PACKING
     return {
         name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in told
     }

@@ -113,11 +113,8 @@ def patch_dim(spec: ImpactSpec) -> int:
 
 def text_positions(spec: ImpactSpec) -> tuple[int, int]:
     """L' of a caption of average length, and of the null condition."""
-    length, padding = spec.text_length, spec.model.text_padding
-    if padding < 0:
-        return length, length
-    caption = sum(min(each, CAPTION_TOKENS[0]) for each, _ in spec.text_features.values())
-    return min(caption + padding, length), min(padding, length)
+    caption = sum(min(length, CAPTION_TOKENS[0]) for length, _ in spec.text_features.values())
+    return min(caption + spec.num_padding, spec.text_length), spec.num_padding
 
 
 def encoder_flops(

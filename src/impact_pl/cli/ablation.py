@@ -19,7 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
         "each in several ways, and write what comes out: results.json, and a page that says which claims of\n"
         "the paper hold here. The same command continues what was stopped, and does nothing that is done.\n"
         "Sizes are plans in conf/ablation/: smoke (a minute), quick (an hour on two cores), full (hours),\n"
-        "text (an hour): at how many positions without text something stands;\n"
+        "text (an hour): learned embeddings where a caption has no text, at all such positions or at eight;\n"
         "builtin and distilled train nothing: they generate with one model in many ways, or with its teacher.",
         epilog="example: python -m impact_pl.cli.ablation --size quick --data data/builtin/manifest.jsonl",
     )

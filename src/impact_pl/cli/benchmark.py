@@ -169,7 +169,7 @@ def training_ways(args: argparse.Namespace, spec: "ImpactSpec") -> dict:
     from impact_pl.benchmark.training import WAYS, default_ways
 
     if args.ways is None:
-        return default_ways(args.device, spec.model.text_padding)
+        return default_ways(args.device, packs=spec.num_padding < spec.text_length)
     names = list(WAYS)
     if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.ways):
         listed = "; ".join(f"{index}: {name}" for index, name in enumerate(names, start=1))

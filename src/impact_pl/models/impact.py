@@ -132,10 +132,9 @@ class Impact(nn.Module):
             text_mask = text.mask
             known = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
             states = torch.where(text_mask[..., None], known, states.to(known.dtype))
-        padding = self.spec.model.text_padding
-        if padding < 0:
+        if self.spec.num_padding == self.spec.text_length:
             return Condition(states)
-        return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= padding))
+        return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding))
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
         """The features that this model takes, and their part of the mask."""

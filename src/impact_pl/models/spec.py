@@ -40,6 +40,12 @@ class ImpactSpec:
         """L, over all text features."""
         return sum(length for length, _ in self.text_features.values())
 
+    @property
+    def num_padding(self) -> int:
+        """At how many positions without text something stands, at most: ``model.text_padding``, or L."""
+        padding = self.model.text_padding
+        return self.text_length if padding < 0 else min(padding, self.text_length)
+
 
 def write_spec(spec: ImpactSpec, path: Path) -> None:
     path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")

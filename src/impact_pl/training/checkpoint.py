@@ -144,7 +144,7 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
         parts.append(("text encoder", old.text_encoder, new.text_encoder))
         pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
         if new.text_features:
-            pairs.append(("model.text_padding", old.model.text_padding, new.model.text_padding))
+            pairs.append(("model.text_padding", old.num_padding, new.num_padding))
     # Of a part the identity counts: its name holds the folder that it was in.
     pairs += [
         (name, _identity(before), _identity(now))

@@ -164,8 +164,8 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
     changed = differences(learned, spec, text=bool(source.spec.text_features))
     if changed:
         raise ValueError(
-            f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... it was "
-            "trained with and shards of the same codec, or pre-train anew"
+            f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... and "
+            "model.KEY=... it was trained with and shards of the same codec, or pre-train anew"
         )
     module = STAGES[config.stage](inherit_statistics(source.spec, spec), config)
     new = module.start_from(source)

@@ -78,3 +78,5 @@ def _work(config: PrecomputeConfig, numbers: list[int], sender: Connection) -> N
         sys.exit(1)
     except (ValueError, OSError) as error:
         sender.send(str(error))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception while the interpreter ends would be printed

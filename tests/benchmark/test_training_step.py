@@ -84,7 +84,7 @@ def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, compu
     assert {way.precision for way in ways.values()} == ({"32-true", "bf16"} if computes else {"32-true"})
     assert {"the reference's step", "ours in float32"} <= set(ways)
     told = set(ways) - set(training.default_ways(device, packs=False))  # by packing alone
-    assert told == (set(training.TOLD_BY_PACKING) if computes else set())
+    assert told == (set(training.PACKING_ALONE) if computes else set())
     assert training.ours(device) == training.WAYS["ours: all that and fused AdamW" if computes else "ours in float32"]
 
 

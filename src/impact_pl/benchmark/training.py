@@ -76,16 +76,19 @@ WAYS = {
 }
 
 
-TOLD_BY_PACKING = ("bf16, no attention dropout, masked-only head, packed text", "ours, all text positions")
+PACKING_ALONE = (  # sets them apart from another way
+    "bf16, no attention dropout, masked-only head, packed text",
+    "ours, all text positions",
+)
 
 
 def default_ways(device: torch.device, packs: bool) -> dict[str, Way]:
     """All but the compiled one: none in bf16 where the device only emulates it, nor what packing text alone changes
     where there is nothing to pack.
     """
-    computed, told = {resolve("auto", device), "32-true"}, () if packs else TOLD_BY_PACKING
+    computed, same = {resolve("auto", device), "32-true"}, () if packs else PACKING_ALONE
     return {
-        name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in told
+        name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in same
     }
 
 

@@ -71,7 +71,7 @@ def test_rows_and_what_ways_keep(stepper):
         assert row["utilisation"] == pytest.approx(row["flops"] / row["seconds"] / RATES.gemm[row["precision"]])
         assert row["peak_bytes"] is None  # of a CPU
     kept = {name: row["kept_bytes"] for name, row in rows.items()}
-    ours = kept["ours: all that and fused AdamW"]
+    ours = kept["ours: all that, quick dropout and fused AdamW"]
     assert kept["ours, activation checkpointing"] < ours < kept["ours, head at all positions"]
     assert ours < kept["ours in float32"]
 
@@ -85,10 +85,23 @@ def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, compu
     assert {"the reference's step", "ours in float32"} <= set(ways)
     told = set(ways) - set(training.default_ways(device, packs=False))  # by packing alone
     assert told == (set(training.PACKING_ALONE) if computes else set())
-    assert training.ours(device) == training.WAYS["ours: all that and fused AdamW" if computes else "ours in float32"]
+    ours = "ours: all that, quick dropout and fused AdamW" if computes else "ours in float32"
+    assert training.ours(device) == training.WAYS[ours]
 
 
-def test_layouts_leave_no_trace(stepper):
-    way = training.WAYS["ours, activation checkpointing"]
-    stepper.kept_bytes(way)
+@pytest.mark.parametrize("name", ["ours, activation checkpointing", "the reference's step"])
+def test_layouts_leave_no_trace(stepper, name):
+    stepper.kept_bytes(training.WAYS[name])
     assert [block.forward for block in stepper.blocks] == stepper.plain_forwards
+    assert stepper.dropouts
+    assert not any("forward" in vars(dropout) for dropout in stepper.dropouts)
+
+
+@pytest.mark.parametrize(("name", "draws"), [("the reference's step", 0), ("ours in float32", 12)])
+def test_a_way_has_its_dropout(monkeypatch, name, draws):
+    subject = named("little", dataclasses.replace(CONFIG, dropout=0.1), 0.64, torch.device("cpu"), parts=False)
+    stepper, drawn = training.Stepper(subject, 4, 16), []
+    random_ = torch.Tensor.random_
+    monkeypatch.setattr(torch.Tensor, "random_", lambda x, *span: drawn.append(x.shape) or random_(x, *span))
+    stepper.step(training.WAYS[name])
+    assert len(drawn) == draws  # three a block, four blocks

@@ -119,12 +119,12 @@ def test_training(run, capsys, tmp_path):
     arguments = ["--model", "tiny", "--batch", 2, "--duration", 1.28, "--ways", 1, 6, "--steps", 2, *FEW]
     assert run(benchmark.main, "training", *arguments, "--workers", 0, 1, "--json", out) == 0
     rows = record_of(out)["rows"]
-    assert [row["way"] for row in rows[:2]] == ["the reference's step", "ours: all that and fused AdamW"]
+    assert [row["way"] for row in rows[:2]] == ["the reference's step", "ours: all that, quick dropout and fused AdamW"]
     assert [row["workers"] for row in rows[2:]] == [0, 1]
     assert all(0 <= row["wait_share"] < 1 for row in rows[2:])
     assert table(capsys.readouterr().out)["the reference's step"][3] == "1"
-    assert run(benchmark.main, "training", *arguments, "--ways", 13) == 2
-    assert "12: ours, compiled blocks" in capsys.readouterr().err
+    assert run(benchmark.main, "training", *arguments, "--ways", 14) == 2
+    assert "13: ours, compiled blocks" in capsys.readouterr().err
 
 
 def test_peers(run, capsys, tmp_path, small_peers):

@@ -52,8 +52,8 @@ def attention_by_products(
     scale, out = q.shape[-1] ** -0.5, torch.empty_like(q)
     for i in range(len(q)):
         scores = torch.baddbmm(q.new_empty(()), q[i], k[i].transpose(1, 2), beta=0, alpha=scale)  # (A, K, S)
-        if attn_mask is not None:
-            scores.masked_fill_(~attn_mask[i], -torch.inf)
+        if attn_mask is not None:  # few are absent: a third of masked_fill's time
+            scores.index_fill_(2, attn_mask[i, 0, 0].logical_not().nonzero()[:, 0], -torch.inf)
         torch.bmm(scores.softmax(dim=-1), v[i], out=out[i])
     return out
 

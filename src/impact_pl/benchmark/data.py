@@ -28,6 +28,7 @@ from impact_pl.data.index import ShardIndex
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
+from impact_pl.data.workers import latent_loader
 from impact_pl.data_prep.plan import read_shard_note
 from impact_pl.data_prep.precompute_latents import Precomputer, load_models
 from impact_pl.data_prep.segments import usable_segments
@@ -94,7 +95,7 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
     def loader(workers: int) -> DataLoader:
         stream = SampleStream(dataset.sizes, seed=0)
         sampler = SlotSampler(stream, args.batch_size, start=0, steps_done=0, max_steps=steps)
-        return DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate)
+        return latent_loader(dataset, sampler, workers)
 
     def webdataset_loader(workers: int) -> DataLoader:
         return DataLoader(webdataset_pipeline(dataset, args), batch_size=None, num_workers=workers)

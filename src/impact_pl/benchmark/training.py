@@ -18,7 +18,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from impact_pl.benchmark.machine import Rates, peak_of
 from impact_pl.benchmark.subject import Subject
@@ -26,7 +25,8 @@ from impact_pl.benchmark.timing import Work, in_turns, synchronize
 from impact_pl.benchmark.work import training_flops
 from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.order import SampleStream, SlotSampler
-from impact_pl.data.shards import LatentDataset, collate
+from impact_pl.data.shards import LatentDataset
+from impact_pl.data.workers import latent_loader
 from impact_pl.masking import mask_from_order, num_masked, random_order
 from impact_pl.models.condition import packed
 from impact_pl.models.heads.base import LearnsFromData
@@ -254,7 +254,7 @@ def data_wait(stepper: Stepper, way: Way, folder: Path, workers: int, steps: int
     dataset = LatentDataset(folder)
     stream = SampleStream(dataset.sizes, seed=0)
     sampler = SlotSampler(stream, stepper.batch, start=0, steps_done=0, max_steps=steps + 1)
-    batches = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=collate))
+    batches = iter(latent_loader(dataset, sampler, workers))
     next(batches)  # the workers are up
     waited, start = 0.0, time.perf_counter()
     for _ in range(steps):

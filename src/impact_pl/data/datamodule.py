@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import LightningDataModule, Trainer
 from torch.utils.data import DataLoader
 
@@ -12,8 +11,8 @@ from impact_pl.data.cache import ShardCache, default_folder
 from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
-from impact_pl.data.shards import LatentDataset, collate
-from impact_pl.data.workers import begin_worker, worker_context
+from impact_pl.data.shards import LatentDataset
+from impact_pl.data.workers import latent_loader
 from impact_pl.text import TextEncoder, load_text_encoder
 
 ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
@@ -172,7 +171,7 @@ class LatentDataModule(LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
             prefetch=self._prefetch if self.cache else None,
         )
-        return self._loader(self.train_set, sampler)
+        return latent_loader(self.train_set, sampler, self.config.num_workers)
 
     def _prefetch(self, shards: list[int]) -> None:
         """Fetch shards in order; the processes of a node begin at different ones, so each fetches some."""
@@ -186,18 +185,4 @@ class LatentDataModule(LightningDataModule):
         sampler = ValidationSampler(
             len(self.valid_set), self.config.batch_size, trainer.global_rank, trainer.world_size
         )
-        return self._loader(self.valid_set, sampler)
-
-    def _loader(self, dataset: LatentDataset, sampler: SlotSampler | ValidationSampler) -> DataLoader:
-        workers = self.config.num_workers
-        return DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            multiprocessing_context=worker_context() if workers > 0 else None,
-            worker_init_fn=begin_worker if workers > 0 else None,
-            persistent_workers=workers > 0,
-            generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the global state
-        )
+        return latent_loader(self.valid_set, sampler, self.config.num_workers)

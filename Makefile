@@ -71,8 +71,8 @@ bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH
 	$(BIN)/impact-benchmark latency --device cuda --whole --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
 	$(BIN)/impact-benchmark throughput --device cuda --whole --preset fast --json $(BENCH)/gpu-throughput.json
 	$(BIN)/impact-benchmark scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
-	$(BIN)/impact-benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 10 11 12 13 --steps 50 --json $(BENCH)/gpu-training.json
-	$(BIN)/impact-benchmark training --device cuda --model large --batch 32 --ways 6 12 13 --steps 50 --json $(BENCH)/gpu-training-large.json
+	$(BIN)/impact-benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
+	$(BIN)/impact-benchmark training --device cuda --model large --batch 32 --ways 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
 	$(BIN)/impact-benchmark reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
 	$(BIN)/impact-benchmark peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
 	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md

@@ -11,15 +11,13 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from torch.utils.data import DataLoader
-from impact_pl.data.shards import LatentDataset, collate
-from impact_pl.data.workers import begin_worker, worker_context
+from torch.utils.data import BatchSampler
+from impact_pl.data.shards import LatentDataset
+from impact_pl.data.workers import latent_loader
 
 if __name__ == "__main__":
-    loader = DataLoader(
-        LatentDataset(sys.argv[1]), num_workers=2, collate_fn=collate, persistent_workers=True,
-        multiprocessing_context=worker_context(), worker_init_fn=begin_worker,
-    )
+    dataset = LatentDataset(sys.argv[1])
+    loader = latent_loader(dataset, BatchSampler(range(len(dataset)), batch_size=1, drop_last=False), num_workers=2)
     clips = sum(len(batch["keys"]) for batch in loader)
     print(clips, *(worker.pid for worker in loader._iterator._workers), flush=True)
     time.sleep(60)

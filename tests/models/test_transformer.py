@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from impact_pl.models.transformer import Dropout
+from impact_pl.models.transformer import QuickDropout
 
 
 @pytest.fixture(autouse=True)
@@ -15,7 +15,7 @@ def _seed():
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
 def test_every_number_is_dropped_with_probability_p_by_itself(p, dtype):
     ones = torch.ones(250, 4003, dtype=dtype)
-    y = Dropout(p)(ones)
+    y = QuickDropout(p)(ones)
     assert y.dtype == dtype
     kept = (y != 0).double()
     torch.testing.assert_close(y[y != 0].double().unique(), torch.tensor([1 / (1 - p)]).double(), rtol=4e-3, atol=0)
@@ -28,7 +28,7 @@ def test_every_number_is_dropped_with_probability_p_by_itself(p, dtype):
 
 def test_what_is_dropped_has_no_gradient_and_the_rest_the_same_factor():
     x = torch.randn(7, 3).t().requires_grad_()  # not contiguous, no multiple of four
-    y = Dropout(0.4)(x)
+    y = QuickDropout(0.4)(x)
     y.sum().backward()
     assert y.shape == x.shape
     assert 0 < (y == 0).sum() < 21
@@ -36,7 +36,7 @@ def test_what_is_dropped_has_no_gradient_and_the_rest_the_same_factor():
 
 
 def test_one_seed_drops_the_same():
-    dropout, x = Dropout(0.1), torch.ones(1000)
+    dropout, x = QuickDropout(0.1), torch.ones(1000)
     torch.manual_seed(3)
     first, second = dropout(x), dropout(x)
     torch.manual_seed(3)
@@ -44,8 +44,29 @@ def test_one_seed_drops_the_same():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_factor_is_pytorchs(dtype):
+    x = torch.ones(1000, dtype=dtype)
+    assert torch.equal(QuickDropout(0.5)(x).unique(), torch.nn.Dropout(0.5)(x).unique())
+    assert QuickDropout(0.1)(x).max() == pytest.approx(torch.nn.Dropout(0.1)(x).max().item(), rel=1e-5)
+
+
+def test_where_it_is_not_quicker_it_is_pytorchs(monkeypatch):
+    """Compiled, on another device, in place, and for probabilities that 16 bits do not tell from 0 and 1."""
+    monkeypatch.setattr(torch.Tensor, "random_", None)
+    x = torch.ones(1000)
+    compiled = torch.compile(QuickDropout(0.5), backend="eager", fullgraph=True)
+    assert 300 < (compiled(x) == 0).sum() < 700
+    assert QuickDropout(0.5)(x.to("meta")).is_meta
+    assert QuickDropout(0.5, inplace=True)(x) is x
+    assert (QuickDropout(1e-7)(torch.ones(10)) == 1).all()
+    assert not QuickDropout(1 - 1e-7)(torch.ones(10)).any()
+    with pytest.raises(TypeError):
+        QuickDropout(0.5)(x)
+
+
 def test_nothing_is_dropped_in_evaluation_or_without_p():
     x = torch.randn(50)
-    assert torch.equal(Dropout(0.5).eval()(x), x)
-    assert torch.equal(Dropout(0.0)(x), x)
-    assert not Dropout(1.0)(x).any()
+    assert torch.equal(QuickDropout(0.5).eval()(x), x)
+    assert torch.equal(QuickDropout(0.0)(x), x)
+    assert not QuickDropout(1.0)(x).any()

@@ -89,7 +89,7 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
     dataset = LatentDataset(folder)
     size = sum(shard["bytes"] for shard in dataset.index.shards)
     steps = len(dataset) * args.epochs // args.batch_size
-    if steps < 2:
+    if steps <= max(1, *args.workers):
         raise ValueError(f"{folder} has {len(dataset)} clips: too few for --batch-size {args.batch_size}")
 
     def loader(workers: int) -> DataLoader:
@@ -98,7 +98,8 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
         return latent_loader(dataset, sampler, workers)
 
     def webdataset_loader(workers: int) -> DataLoader:
-        return DataLoader(webdataset_pipeline(dataset, args), batch_size=None, num_workers=workers)
+        pipeline, pins = webdataset_pipeline(dataset, args), torch.cuda.is_available()  # pinned as ours
+        return DataLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pins)
 
     def read(make: Callable[[int], DataLoader], workers: int) -> Way:
         return lambda: drain(make(workers), size / len(dataset))
@@ -121,12 +122,14 @@ def read_bytes(dataset: LatentDataset, epochs: int) -> tuple[int, int, float]:
 
 
 def drain(loader: DataLoader, bytes_per_clip: float) -> tuple[int, int, float]:
-    """Read a loader to its end; the clock starts at the first batch, when the workers are up."""
-    batches = iter(loader)
-    next(batches)
-    start = time.perf_counter()
-    clips = sum(len(batch["keys"]) for batch in batches)
-    return clips, round(clips * bytes_per_clip), time.perf_counter() - start
+    """Read a loader to its end, timed from when each worker has given a batch to the last batch."""
+    batches, clips = iter(loader), 0
+    for _ in range(max(1, loader.num_workers)):
+        next(batches)
+    start = end = time.perf_counter()
+    for batch in batches:
+        clips, end = clips + len(batch["keys"]), time.perf_counter()
+    return clips, round(clips * bytes_per_clip), end - start
 
 
 def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:

@@ -150,12 +150,11 @@ def generation(args: argparse.Namespace) -> None:
 def training(args: argparse.Namespace) -> None:
     from impact_pl.benchmark import training as timed
     from impact_pl.benchmark.data import random_shards
-    from impact_pl.benchmark.timing import warm_ups
 
     subject = subject_of(args, args.duration, parts=False)
     ways, rates, frames = training_ways(args, subject.model.spec), rates_of(args), subject.num_frames(args.duration)
     stepper = timed.Stepper(subject, args.batch, frames)
-    say(f"{len(ways)} ways to make a step, up to {args.repeats + warm_ups(args.device)} times each")
+    say(f"{len(ways)} ways to make a step, {2 * args.repeats} steps of each")
     with recording(args, rates, subject.model.spec) as record, tempfile.TemporaryDirectory() as scratch:
         data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
         timed.check_data(stepper, data / "train")  # before minutes of timing

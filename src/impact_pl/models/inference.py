@@ -49,10 +49,11 @@ def attention_by_products(
     In bf16 on a CPU torch's fused kernel takes 1.6 times as long (2 x 12 heads, 334 positions); no faster than float32.
     """
     assert dropout_p == 0, "for inference"
+    assert attn_mask is None or attn_mask.shape[1:3] == (1, 1), "one mask for all heads and queries"
     scale, out = q.shape[-1] ** -0.5, torch.empty_like(q)
     for i in range(len(q)):
         scores = torch.baddbmm(q.new_empty(()), q[i], k[i].transpose(1, 2), beta=0, alpha=scale)  # (A, K, S)
-        if attn_mask is not None:  # few are absent: a third of masked_fill's time
+        if attn_mask is not None:  # index_fill_ writes where it is False alone: 0.1 ms instead of 0.3 for 13 of 279
             scores.index_fill_(2, attn_mask[i, 0, 0].logical_not().nonzero()[:, 0], -torch.inf)
         torch.bmm(scores.softmax(dim=-1), v[i], out=out[i])
     return out

@@ -15,17 +15,20 @@ from impact_pl.masking import take
 LAYER_NORM_EPS = 1e-6
 
 
-class Dropout(nn.Dropout):
-    """The same with a faster draw on a CPU: 16 random bits a number, four numbers a draw; p is rounded to 1/65536.
+class QuickDropout(nn.Dropout):
+    """``nn.Dropout`` that draws faster on a CPU: 16 random bits for a number, four numbers a draw of the generator.
 
-    PyTorch's takes five times as long there, a twentieth of a training step in float32 and a tenth in bf16.
+    PyTorch draws once a number there: 52 ms for 7 million float32 numbers, this 12 (two cores of a Zen 3).
+
+    Note: what is dropped is p rounded to a multiple of 1/65536.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """(...) -> (...)."""
-        if not self.training or self.p in (0, 1) or x.device.type != "cpu" or torch.compiler.is_compiling():
-            return super().forward(x)
         dropped = round(self.p * 2**16)  # of the values that 16 bits have
+        is_quick = x.device.type == "cpu" and not self.inplace and not torch.compiler.is_compiling()
+        if not (self.training and is_quick and 0 < dropped < 2**16):
+            return super().forward(x)
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
         kept = torch.ge(draws[: x.numel()].view(x.shape), dropped - 2**15, out=torch.empty_like(x))
         return x * kept.mul_(2**16 / (2**16 - dropped))
@@ -44,7 +47,7 @@ class Attention(nn.Module):
         self.attention_dropout = attention_dropout
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = QuickDropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
         """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
@@ -71,7 +74,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
-        self.dropout = Dropout(dropout)
+        self.dropout = QuickDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, S, D) -> (B, S, D)."""

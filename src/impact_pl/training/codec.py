@@ -34,7 +34,6 @@ from impact_pl.training.codec_log import CodecLog
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.log import quiet_lightning
-from impact_pl.training.memory import keep_freed_memory
 from impact_pl.training.optim import build_optimizer, warmup
 from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
@@ -188,7 +187,6 @@ def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
     trainer = _build_trainer(config, run_dir, bool(valid_clips), [guard, checkpoints])
     keep_handlers(trainer)
-    keep_freed_memory(trainer.strategy.root_device)
     try:
         trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
     except TrainingStopped:

@@ -18,7 +18,6 @@ from impact_pl.training.checkpoint import differences, export, load_averaged, sa
 from impact_pl.training.checkpoint_files import CheckpointFiles, find
 from impact_pl.training.facts import announce, first_lines
 from impact_pl.training.log import TrainingLog, quiet_lightning
-from impact_pl.training.memory import keep_freed_memory
 from impact_pl.training.modules import STAGES
 from impact_pl.training.rundir import only_training
 from impact_pl.training.signals import StopSignal, keep_handlers
@@ -71,7 +70,6 @@ def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
         return stop.exit_code
     _prepare_run_dir(run_dir, config)
     trainer = build_trainer(config, run_dir, stop, guard, spec, plugins)
-    keep_freed_memory(trainer.strategy.root_device)
     announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     try:
         trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)

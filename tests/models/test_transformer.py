@@ -53,6 +53,7 @@ def test_the_factor_is_pytorchs(dtype):
 
 def test_where_it_is_not_quicker_it_is_pytorchs(monkeypatch):
     """Compiled, on another device, in place, and for probabilities that 16 bits do not tell from 0 and 1."""
+
     def random_(*arguments):
         raise AssertionError("drawn quickly")
 

@@ -37,6 +37,7 @@ from impact_pl.models.spec import ImpactSpec
 
 CAPTION_POSITIONS = 15
 FEWEST_CLIPS = 4  # of which a middle half can be timed
+BATCHES_A_WORKER = 8  # at least: up to two that it reads ahead come for nothing
 Way = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
 Against = dict[str, dict[str, str]]  # column -> row -> the row that it is compared with
 
@@ -89,8 +90,13 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
     dataset = LatentDataset(folder)
     size = sum(shard["bytes"] for shard in dataset.index.shards)
     steps = len(dataset) * args.epochs // args.batch_size
-    if steps <= max(1, *args.workers):
-        raise ValueError(f"{folder} has {len(dataset)} clips: too few for --batch-size {args.batch_size}")
+    most = max(1, *args.workers)
+    if steps < BATCHES_A_WORKER * most:
+        raise ValueError(
+            f"{folder} has {len(dataset)} clips: too few for --batch-size {args.batch_size}; {args.epochs} epoch(s) "
+            f"are {steps} batches, and {most} process(es) want {BATCHES_A_WORKER * most}: choose smaller batches, "
+            "fewer --workers or more --epochs"
+        )
 
     def loader(workers: int) -> DataLoader:
         stream = SampleStream(dataset.sizes, seed=0)

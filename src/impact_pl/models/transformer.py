@@ -18,7 +18,7 @@ LAYER_NORM_EPS = 1e-6
 class QuickDropout(nn.Dropout):
     """``nn.Dropout`` that draws faster on a CPU: 16 random bits for a number, four numbers a draw of the generator.
 
-    PyTorch draws once a number there: 52 ms for 7 million float32 numbers, this 12 (two cores of a Zen 3).
+    PyTorch draws once a number there: 56 ms for 7 million float32 numbers, this 14 (two cores of a Zen 3).
 
     Note: what is dropped is p rounded to a multiple of 1/65536.
     """

@@ -84,9 +84,17 @@ def test_no_way_is_timed_in_a_precision_that_is_only_emulated(monkeypatch, compu
     assert {way.precision for way in ways.values()} == ({"32-true", "bf16"} if computes else {"32-true"})
     assert {"the reference's step", "ours in float32"} <= set(ways)
     told = set(ways) - set(training.default_ways(device, packs=False))  # by packing alone
-    assert told == (set(training.PACKING_ALONE) if computes else set())
+    packing_alone = {"bf16, no attention dropout, masked-only head, packed text", "ours, all text positions"}
+    assert told == (packing_alone if computes else set())
     ours = "ours: all that, quick dropout and fused AdamW" if computes else "ours in float32"
     assert training.ours(device) == training.WAYS[ours]
+
+
+def test_dropouts_are_two_ways_on_a_cpu_alone(monkeypatch):
+    monkeypatch.setattr(training, "resolve", lambda name, device: "bf16")
+    cpu, cuda = (set(training.default_ways(torch.device(name), packs=True)) for name in ("cpu", "cuda"))
+    assert cpu - cuda == {"ours, PyTorch's dropout"}
+    assert cuda < cpu
 
 
 @pytest.mark.parametrize("name", ["ours, activation checkpointing", "the reference's step"])

@@ -78,22 +78,21 @@ WAYS = {
     "ours, compiled blocks": dataclasses.replace(OURS, compile=True),
     "ours, PyTorch's dropout": dataclasses.replace(OURS, quick_dropout=False),
 }
-ON_A_CPU = ("ours, PyTorch's dropout",)  # elsewhere ours is that, too
-
-
-PACKING_ALONE = (  # sets them apart from another way
-    "bf16, no attention dropout, masked-only head, packed text",
-    "ours, all text positions",
-)
 
 
 def default_ways(device: torch.device, packs: bool) -> dict[str, Way]:
-    """All but the compiled one, those in bf16 where the device only emulates it, and what equals another way there."""
+    """All but the compiled one, those in bf16 where the device only emulates it, and what an earlier way does there.
+
+    ``packs``: the model has a text_padding.
+    """
     computed = {resolve("auto", device), "32-true"}
-    same = (() if packs else PACKING_ALONE) + (() if device.type == "cpu" else ON_A_CPU)
-    return {
-        name: way for name, way in WAYS.items() if way.precision in computed and not way.compile and name not in same
-    }
+    found: dict[Way, str] = {}  # as it is there -> its first name
+    for name, way in WAYS.items():
+        if way.precision in computed and not way.compile:
+            quick = way.quick_dropout and device.type == "cpu"
+            there = dataclasses.replace(way, packed_text=way.packed_text and packs, quick_dropout=quick)
+            found.setdefault(there, name)
+    return {name: WAYS[name] for name in found.values()}
 
 
 def ours(device: torch.device) -> Way:

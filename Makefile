@@ -22,16 +22,14 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed,audioldm]"
-	@# A script beside this checkout would take the checkout's own folder for the package, were src not on the path.
-	@echo "$(CURDIR)/src" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/impact_pl_src.pth"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
 	@PATH="$(abspath $(BIN)):$$PATH" bash demo.sh $(DEMO)
 
 ablation: setup ## [SIZE=quick] [DATA=manifest.jsonl, else of make corpus if it is there, else the demo's]: which claims hold -> runs/ablation
-	@test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m impact_pl.data_prep.builtin --out data/builtin
-	$(BIN)/python -m impact_pl.cli.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
+	@test "$(DATA)" != data/builtin/manifest.jsonl || $(BIN)/python -m data_prep.corpus.builtin --out data/builtin
+	$(BIN)/python -m lab.ablation --size $(SIZE) --data "$(DATA)" $(ARGS)
 
 test: setup ## the fast tests (five minutes on two cores)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -56,38 +54,38 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 
 # BENCH=docs/performance renews the committed page; MACHINE, what the records' names begin with, keeps those of others.
 bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/impact-benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
-	$(BIN)/impact-benchmark latency --engine exact --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
-	$(BIN)/impact-benchmark throughput --engine exact --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
-	$(BIN)/impact-benchmark scaling --engine exact --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
-	$(BIN)/impact-benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
-	$(BIN)/impact-benchmark reading --json $(BENCH)/$(MACHINE)-reading.json
-	$(BIN)/impact-benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers.json
-	$(BIN)/impact-benchmark peers --batch 8 --precision auto --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers-8.json
-	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
+	$(BIN)/python -m lab.benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
+	$(BIN)/python -m lab.benchmark latency --engine exact --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
+	$(BIN)/python -m lab.benchmark throughput --engine exact --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
+	$(BIN)/python -m lab.benchmark scaling --engine exact --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
+	$(BIN)/python -m lab.benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
+	$(BIN)/python -m lab.benchmark reading --json $(BENCH)/$(MACHINE)-reading.json
+	$(BIN)/python -m lab.benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers.json
+	$(BIN)/python -m lab.benchmark peers --batch 8 --precision auto --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers-8.json
+	$(BIN)/python -m lab.benchmark document $(BENCH)/*.json --out $(BENCH).md
 
 bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/impact-benchmark latency --device cuda --whole --batch 1 8 --preset fast --json $(BENCH)/gpu-latency.json
-	$(BIN)/impact-benchmark latency --device cuda --whole --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
-	$(BIN)/impact-benchmark throughput --device cuda --whole --preset fast --json $(BENCH)/gpu-throughput.json
-	$(BIN)/impact-benchmark scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
-	$(BIN)/impact-benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
-	$(BIN)/impact-benchmark training --device cuda --model large --batch 32 --ways 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
-	$(BIN)/impact-benchmark reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
-	$(BIN)/impact-benchmark peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
-	$(BIN)/impact-benchmark document $(BENCH)/*.json --out $(BENCH).md
+	$(BIN)/python -m lab.benchmark latency --device cuda --whole --batch 1 8 --preset fast --json $(BENCH)/gpu-latency.json
+	$(BIN)/python -m lab.benchmark latency --device cuda --whole --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
+	$(BIN)/python -m lab.benchmark throughput --device cuda --whole --preset fast --json $(BENCH)/gpu-throughput.json
+	$(BIN)/python -m lab.benchmark scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
+	$(BIN)/python -m lab.benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
+	$(BIN)/python -m lab.benchmark training --device cuda --model large --batch 32 --ways 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
+	$(BIN)/python -m lab.benchmark reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
+	$(BIN)/python -m lab.benchmark peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
+	$(BIN)/python -m lab.benchmark document $(BENCH)/*.json --out $(BENCH).md
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy src/impact_pl
+	$(BIN)/mypy src/impact_pl lab data_prep
 
 format: setup ## ruff's formatter and its safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 corpus: setup ## [ESC50=ESC-50-master]: the largest corpus of real recordings that packages give -> data/corpus (7.6 GB of downloads)
-	$(BIN)/python -m impact_pl.data_prep.corpus --out data/corpus $(if $(ESC50),--esc50 "$(ESC50)")
+	$(BIN)/python -m data_prep.corpus.corpus --out data/corpus $(if $(ESC50),--esc50 "$(ESC50)")
 
 precompute-latents: setup ## MANIFEST=manifest.jsonl OUT=folder [ARGS="clip_seconds=5.12 ..."]: shards of latents
 	@test -n "$(MANIFEST)" -a -n "$(OUT)" || { echo 'usage: make precompute-latents MANIFEST=manifest.jsonl OUT=latents [ARGS="key=value ..."]' >&2; exit 2; }

@@ -16,7 +16,7 @@ run() { # show, note for the report, and do
     "$@"
 }
 
-run python -m impact_pl.data_prep.builtin --out "$data"
+run python -m data_prep.corpus.builtin --out "$data"
 run impact-precompute manifest="$data/manifest.jsonl" out="$demo/latents" clip_seconds="$seconds"
 
 run impact-train experiment=demo_pretrain name=demo/pretrain data.path="$demo/latents"

@@ -5,9 +5,15 @@ import time
 import pytest
 import torch
 
-from impact_pl.codec import AudioCodec, load_codec
-from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
-from impact_pl.codec_decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.builtin import (
+    BuiltinCodec,
+    BuiltinCodecSpec,
+    NoiseExcitedDecoder,
+    inverse_stft,
+    mel_interpolation,
+)
+from impact_pl.codecs.registry import load_codec
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 from published import save_audioldm, vae_config, vocoder
 from safetensors.torch import load_file, save_file
 
-from impact_pl.codec import load_codec
-from impact_pl.codec_audioldm import AudioLDMMel
+from impact_pl.codecs.audioldm import AudioLDMMel
+from impact_pl.codecs.registry import load_codec
 
 pytest.importorskip("diffusers", reason="the extra [audioldm] is not installed")
 GOLDEN = load_file(Path(__file__).parent / "golden" / "audioldm_mel.safetensors")

@@ -2,8 +2,15 @@ import pytest
 import torch
 
 from impact_pl.config import PRESETS, DecodingConfig
-from impact_pl.decoding import Budget, check_decoding, confidence, decode, diffusion_steps_at, guidance_at
-from impact_pl.diffusion import make_schedule
+from impact_pl.sampling.decoding import (
+    Budget,
+    check_decoding,
+    confidence,
+    decode,
+    diffusion_steps_at,
+    guidance_at,
+)
+from impact_pl.sampling.diffusion import make_schedule
 
 
 class Recorder:
@@ -60,7 +67,7 @@ def test_the_order_follows_the_seed():
 
 
 def test_confidence_reveals_the_most_consistent_first(monkeypatch):
-    monkeypatch.setattr("impact_pl.decoding.GUMBEL_SCALE", 0.0)
+    monkeypatch.setattr("impact_pl.sampling.decoding.GUMBEL_SCALE", 0.0)
     model = Recorder(certain=lambda hidden: 2.0 ** (-hidden))  # the further right, the surer
     model.run(order="confidence", confidence_candidates=200)
     sizes = [len(positions) // 2 for positions in model.revealed]

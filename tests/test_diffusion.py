@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from impact_pl.diffusion import (
+from impact_pl.sampling.diffusion import (
     Prediction,
     add_noise,
     ancestral_sample,

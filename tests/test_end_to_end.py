@@ -16,8 +16,8 @@ import impact_pl
 from impact_pl.cli import export, generate, train
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import LatentDataset, ShardIndex
-from impact_pl.models import folder
-from impact_pl.pipeline import ImpactPipeline
+from impact_pl.inference.pipeline import ImpactPipeline
+from impact_pl.models import spec
 
 QUICK = ["--iterations", 3, "--diffusion-steps", 4, "--duration", 1.0]
 
@@ -91,7 +91,7 @@ def test_same_seed_same_file_of_the_command_itself(trained, tmp_path):
 
 def test_the_built_in_model_is_found_by_name(trained, tmp_path, run, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(folder, "BUILTIN_FOLDER", tmp_path / "assets")
+    monkeypatch.setattr(spec, "BUILTIN_FOLDER", tmp_path / "assets")
     assert run(generate.main, "a high beep", *QUICK) == 2
     assert "this installation has no built-in model" in capsys.readouterr().err
     assert run(export.main, trained / "text" / "model", tmp_path / "assets", "--half") == 0

@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from impact_pl.config import MaskRatioConfig
-from impact_pl.masking import REVEALS, draw_mask_ratio, mask_from_order, masked_counts, num_masked, random_order
+from impact_pl.sampling.masking import (
+    REVEALS,
+    draw_mask_ratio,
+    mask_from_order,
+    masked_counts,
+    num_masked,
+    random_order,
+)
 
 
 def test_masks_nest_and_sum():

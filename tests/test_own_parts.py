@@ -10,11 +10,12 @@ import torch
 from lightning import LightningDataModule
 
 from impact_pl.cli import generate, precompute, train
-from impact_pl.codec import CODECS, load_codec
+from impact_pl.codecs.registry import CODECS, load_codec
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import ShardIndex
-from impact_pl.parts import build_part
-from impact_pl.text import TEXT_ENCODERS, TextEncoder, TextFeatures, load_text_encoder
+from impact_pl.registry import build_part
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
+from impact_pl.text_encoders.registry import TEXT_ENCODERS, load_text_encoder
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 CODEC, TEXT_ENCODER = re.findall(
@@ -26,8 +27,8 @@ ENTRY_POINTS = (
 
 
 def test_the_readme_s_blocks_are_twenty_lines_and_run(monkeypatch):
-    monkeypatch.setattr("impact_pl.codec.CODECS", dict(CODECS))
-    monkeypatch.setattr("impact_pl.text.TEXT_ENCODERS", dict(TEXT_ENCODERS))
+    monkeypatch.setattr("impact_pl.codecs.registry.CODECS", dict(CODECS))
+    monkeypatch.setattr("impact_pl.text_encoders.registry.TEXT_ENCODERS", dict(TEXT_ENCODERS))
     for block in (CODEC, TEXT_ENCODER):
         assert len([line for line in block.splitlines() if line.strip()]) <= 20
         exec(block, {})
@@ -61,7 +62,7 @@ class Weighted(TextEncoder):
 
 def test_an_encoder_without_weights_goes_where_the_others_are(monkeypatch):
     """The README's encoder leaves its features on the CPU; the meta device stands for a GPU."""
-    monkeypatch.setattr("impact_pl.text.TEXT_ENCODERS", TEXT_ENCODERS | {"weighted": Weighted})
+    monkeypatch.setattr("impact_pl.text_encoders.registry.TEXT_ENCODERS", TEXT_ENCODERS | {"weighted": Weighted})
     exec(TEXT_ENCODER, {})
     joined = load_text_encoder("bytes+weighted").to("meta")
     for text in (joined.encode(["a dog", "rain"]), joined.encode_known(["a dog", ""])):

@@ -52,8 +52,6 @@ COMMANDS = [
     "export",
     "report",
     "reconstruct",
-    "model_table",
-    "benchmark",
 ]
 
 

@@ -14,7 +14,7 @@ import torch
 import impact_pl
 from impact_pl.audio import save_audio
 from impact_pl.cli import precompute
-from impact_pl.codec import load_codec
+from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, write_manifest
 
 

@@ -14,7 +14,7 @@ from impact_pl.cli import generate, precompute, train
 from impact_pl.config import DataConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import LatentDataset, ShardIndex, collate
-from impact_pl.text import load_text_encoder
+from impact_pl.text_encoders.registry import load_text_encoder
 from impact_pl.training.checkpoint import load_averaged, read_checkpoint
 
 pytest.importorskip("diffusers", reason="the extra [audioldm] is not installed")

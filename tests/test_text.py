@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from impact_pl.text import load_text_encoder
+from impact_pl.text_encoders.registry import load_text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_sentence_similarities_are_sensible(encoder):
 
 
 def test_identity_is_the_same_in_another_process(encoder):
-    code = "from impact_pl.text import load_text_encoder as f; print(f('minilm').identity)"
+    code = "from impact_pl.text_encoders.registry import load_text_encoder as f; print(f('minilm').identity)"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.split()[-1] == encoder.identity
     assert len(encoder.identity) == 16

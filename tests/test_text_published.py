@@ -11,7 +11,7 @@ import torch
 from published import save_clap, save_roberta, save_t5
 from safetensors.torch import load_file, save_file
 
-from impact_pl.text import TEXT_ENCODERS, load_text_encoder
+from impact_pl.text_encoders.registry import TEXT_ENCODERS, load_text_encoder
 
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum"]
 

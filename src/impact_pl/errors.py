@@ -37,3 +37,8 @@ def _describe(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; is the path right, and can it be read and written there?"
     return str(error)
+
+
+def first_line(error: Exception) -> str:
+    """Of what an error of another library says; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

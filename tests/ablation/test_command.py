@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from impact_pl.cli.ablation import main
 from impact_pl.data.manifest import read_manifest, write_manifest
+from lab.ablation.__main__ import main
 
 
 @pytest.fixture
@@ -57,10 +57,10 @@ def test_mistakes_end_with_a_message(data, tmp_path, run, capsys, monkeypatch, a
 
 def test_what_failed_is_not_published(data, tmp_path, run, capsys, monkeypatch):
     """The page among the results says how far it came; the one that is published stays."""
-    monkeypatch.setattr("impact_pl.ablation.run.run_units", lambda *given: "seed1/full/text failed")
-    monkeypatch.setattr("impact_pl.ablation.run.read_result", lambda *given: {"code": "1", "figures": None})
+    monkeypatch.setattr("lab.ablation.run.run_units", lambda *given: "seed1/full/text failed")
+    monkeypatch.setattr("lab.ablation.run.read_result", lambda *given: {"code": "1", "figures": None})
     monkeypatch.setattr("impact_pl.data.index.ShardIndex.load", lambda folder: SimpleNamespace(num_samples=1))
-    monkeypatch.setattr("impact_pl.ablation.results.read_result", lambda *given: None)
+    monkeypatch.setattr("lab.ablation.results.read_result", lambda *given: None)
     known = ["--size", "smoke", "--data", data, "--out", tmp_path / "out", "--publish", tmp_path / "docs"]
     assert run(main, *known) == 2
     assert "seed1/full/text failed" in capsys.readouterr().err

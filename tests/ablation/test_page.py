@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from impact_pl.ablation.page import write_page
-from impact_pl.ablation.pareto import Point, front, pareto_svg
-from impact_pl.ablation.plan import make_plan
-from impact_pl.ablation.results import read_results, rounded
+from lab.ablation.page import write_page
+from lab.ablation.pareto import Point, front, pareto_svg
+from lab.ablation.plan import make_plan
+from lab.ablation.results import read_results, rounded
 
 PLAN = {
     "seeds": 3,

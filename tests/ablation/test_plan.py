@@ -8,18 +8,18 @@ import pytest
 import torch
 import yaml
 
-from impact_pl.ablation import speed
-from impact_pl.ablation.clips import choose_clips, write_clips
-from impact_pl.ablation.plan import SETTINGS, SIZES, Row, decoding_config, load_plan, make_plan, rows_without
-from impact_pl.ablation.units import Places, Unit, plan_units, select
-from impact_pl.ablation.verdicts import load_claims
 from impact_pl.audio import save_audio
 from impact_pl.cli import evaluate, generate, reconstruct
 from impact_pl.cli.compose import compose
 from impact_pl.config import PRESETS, DecodingConfig, PrecomputeConfig, TrainConfig, with_preset
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.models.folder import find_model
 from impact_pl.models.impact import Impact
+from impact_pl.models.spec import find_model
+from lab.ablation import speed
+from lab.ablation.clips import choose_clips, write_clips
+from lab.ablation.plan import SETTINGS, SIZES, Row, decoding_config, load_plan, make_plan, rows_without
+from lab.ablation.units import Places, Unit, plan_units, select
+from lab.ablation.verdicts import load_claims
 
 SMALL = {
     "seeds": 2,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.ablation import speed
-from impact_pl.ablation.plan import make_plan
-from impact_pl.ablation.results import collect
-from impact_pl.ablation.run import finish
-from impact_pl.ablation.units import Places, Unit, plan_units
+from lab.ablation import speed
+from lab.ablation.plan import make_plan
+from lab.ablation.results import collect
+from lab.ablation.run import finish
+from lab.ablation.units import Places, Unit, plan_units
 
 PLAN = {
     "seeds": 2,

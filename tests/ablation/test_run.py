@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.ablation import run
-from impact_pl.ablation.run import read_result, run_units, startable
-from impact_pl.ablation.units import Unit
+from lab.ablation import run
+from lab.ablation.run import read_result, run_units, startable
+from lab.ablation.units import Unit
 
 STEP = '''
 import json, os, sys, time
@@ -107,13 +107,14 @@ def test_what_can_start():
     assert startable([later], {"a"}, [], 2) == []
 
 
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
 RUN = """
 import signal
 import sys
 from pathlib import Path
 sys.path.insert(0, "modules")
-from impact_pl.ablation import run
-from impact_pl.ablation.units import Unit
+from lab.ablation import run
+from lab.ablation.units import Unit
 run.PRELOADED = []
 first = Unit("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
 slow = Unit("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
@@ -126,7 +127,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_and_continued(make, tmp_path, signum):
     (tmp_path / "go.py").write_text(RUN)
-    process = subprocess.Popen([sys.executable, "go.py", "600"], cwd=tmp_path, stderr=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "go.py", "600"], cwd=tmp_path, stderr=subprocess.PIPE, env=ENVIRONMENT)
     deadline = time.monotonic() + 300
     while not (tmp_path / "calls").is_file() or "slow" not in calls(tmp_path):
         assert time.monotonic() < deadline
@@ -136,5 +137,5 @@ def test_stopped_and_continued(make, tmp_path, signum):
     assert b"KeyboardInterrupt" in process.communicate(timeout=120)[1]
     assert json.loads((tmp_path / "out/units/first.json").read_text())["name"] == "first"
     assert not (tmp_path / "out/units/slow.json").exists()
-    subprocess.run([sys.executable, "go.py", "0"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "go.py", "0"], cwd=tmp_path, check=True, env=ENVIRONMENT)
     assert calls(tmp_path) == ["first", "slow", "slow"]

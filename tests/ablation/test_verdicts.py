@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from impact_pl.ablation.plan import make_plan
-from impact_pl.ablation.verdicts import (
+from lab.ablation.plan import make_plan
+from lab.ablation.verdicts import (
     FAILS,
     HOLDS,
     NOT_RUN,

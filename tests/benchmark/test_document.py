@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from impact_pl.benchmark.document import write_document
-from impact_pl.benchmark.record import Record, read_record
-from impact_pl.benchmark.tables import number, published_seconds, reference_of, table
+from lab.benchmark.document import write_document
+from lab.benchmark.record import Record, read_record
+from lab.benchmark.tables import number, published_seconds, reference_of, table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 
@@ -119,7 +119,7 @@ def test_records_of_the_same_name_are_refused(tmp_path):
 def test_a_record_is_not_written_before_its_first_row(tmp_path):
     path = tmp_path / "latency.json"
     path.write_text("an earlier one")
-    record = Record("latency", "impact-benchmark latency", torch.device("cpu"), {}, path=path)
+    record = Record("latency", "python -m lab.benchmark latency", torch.device("cpu"), {}, path=path)
     assert path.read_text() == "an earlier one"
     record.add({"seconds": 1.0})
     assert read_record(path)["rows"] == [{"seconds": 1.0}]

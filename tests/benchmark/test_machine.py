@@ -2,7 +2,7 @@
 
 import torch
 
-from impact_pl.benchmark.machine import Rates, as_fast_as_larger, captured
+from lab.benchmark.machine import Rates, as_fast_as_larger, captured
 
 
 def test_a_small_set_is_read_as_fast_as_any_larger_one():

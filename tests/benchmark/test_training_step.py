@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from impact_pl.benchmark import training
-from impact_pl.benchmark.machine import Rates
-from impact_pl.benchmark.subject import named
 from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.masking import draw_mask_ratio
+from impact_pl.sampling.masking import draw_mask_ratio
+from lab.benchmark import training
+from lab.benchmark.machine import Rates
+from lab.benchmark.subject import named
 
 CONFIG = ModelConfig(dim=32, depth=2, num_heads=2, head_width=32, head_depth=1, max_patches=16, dropout=0.0)
 RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)

@@ -6,15 +6,15 @@ import itertools
 import pytest
 import torch
 
-from impact_pl.benchmark import latency, timing
-from impact_pl.benchmark.machine import Rates
-from impact_pl.benchmark.subject import named
-from impact_pl.benchmark.timing import count_launches, in_turns
-from impact_pl.benchmark.units import Runner, Times, Unit, Way, loop_lengths, spread, units_of
-from impact_pl.benchmark.work import iterations_of
 from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.inference.reuse import ReusingEncoder
 from impact_pl.models.impact import Impact
-from impact_pl.models.reuse import ReusingEncoder
+from lab.benchmark import latency, timing
+from lab.benchmark.machine import Rates
+from lab.benchmark.subject import named
+from lab.benchmark.timing import count_launches, in_turns
+from lab.benchmark.units import Runner, Times, Unit, Way, loop_lengths, spread, units_of
+from lab.benchmark.work import iterations_of
 
 CPU = torch.device("cpu")
 RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)

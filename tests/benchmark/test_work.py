@@ -8,16 +8,16 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from impact_pl.benchmark import work
-from impact_pl.benchmark.machine import Rates
-from impact_pl.benchmark.work import Iteration
 from impact_pl.config import DecodingConfig, ModelConfig
-from impact_pl.masking import masked_counts
+from impact_pl.inference.reuse import ReusingEncoder
 from impact_pl.models.condition import Condition
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.impact import Impact
-from impact_pl.models.reuse import ReusingEncoder
 from impact_pl.models.spec import ImpactSpec
+from impact_pl.sampling.masking import masked_counts
+from lab.benchmark import work
+from lab.benchmark.machine import Rates
+from lab.benchmark.work import Iteration
 
 RATES = Rates({"32-true": 1e9, "bf16": 4e9}, {}, {1 << 20: 4e9, 1 << 26: 1e9}, 1e-6)
 CONFIG = ModelConfig(dim=16, depth=2, num_heads=2, head_width=24, head_depth=2, max_patches=12, dropout=0.0)

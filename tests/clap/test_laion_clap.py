@@ -7,7 +7,7 @@ import pytest
 import torch
 from published import roberta_config, save_roberta, save_roberta_tokenizer
 
-from impact_pl.text import load_text_encoder
+from impact_pl.text_encoders.registry import load_text_encoder
 
 pytestmark = pytest.mark.clap
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum", "hiss " * 100]
@@ -78,7 +78,7 @@ def test_the_package_s_tokenizer_and_ours_agree(reference):
     module, folder = reference
     theirs = module.tokenizer(CAPTIONS)
     encoder = load_text_encoder(f"laion_clap:{folder / '630k-audioset-fusion-best.pt'}")
-    from impact_pl.text_tokens import tokenize
+    from impact_pl.text_encoders.tokens import tokenize
 
     ours = tokenize(encoder.tokenizer, CAPTIONS, 77)
     assert torch.equal(ours["input_ids"], theirs["input_ids"])

@@ -1,14 +1,14 @@
-"""`impact-benchmark`: every subcommand in a tiny configuration, and the page that is made of their records."""
+"""`python -m lab.benchmark`: every subcommand in a tiny configuration, and the page that is made of their records."""
 
 import json
 
 import pytest
 
-from impact_pl.benchmark import data, peer_models, subject, tables
-from impact_pl.benchmark.document import write_document
-from impact_pl.cli import benchmark
-from impact_pl.cli.benchmark_options import build_parser
 from impact_pl.data.shards import LatentDataset
+from lab.benchmark import __main__ as benchmark
+from lab.benchmark import data, peer_models, subject, tables
+from lab.benchmark.__main__ import build_parser
+from lab.benchmark.document import write_document
 
 FEW = ["--repeats", 1, "--threads", 1]
 TINY = ["--model", "tiny", "--diffusion-steps", 2, "--points", 2, *FEW]
@@ -17,7 +17,7 @@ TINY = ["--model", "tiny", "--diffusion-steps", 2, "--points", 2, *FEW]
 @pytest.fixture(autouse=True)
 def quick_machine(monkeypatch):
     """Rates from small matrices and short reads; no test looks at what they are."""
-    from impact_pl.benchmark import machine
+    from lab.benchmark import machine
 
     monkeypatch.setattr(machine, "WORKING_SETS", (machine.MIB,))
     monkeypatch.setattr(machine.measure, "__defaults__", (1, 64))
@@ -58,7 +58,7 @@ def test_latency(run, capsys, tmp_path):
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", out, "--plots", tmp_path / "plots") == 0
     said = capsys.readouterr().out
     record = record_of(out)
-    assert record["command"].startswith("impact-benchmark latency --model tiny")
+    assert record["command"].startswith("python -m lab.benchmark latency --model tiny")
     assert record["machine"]["threads"] == 1
     rows = record["rows"]
     ways = ["plain, 32-true", "plain, bf16", "exact, 32-true", "exact, bf16"]
@@ -195,8 +195,8 @@ def test_webdataset_gives_the_same_batches(latents):
 
 def test_random_shards_are_shards(latents, tmp_path):
     """Those that `training` and `reading` make where no data is given."""
-    from impact_pl.benchmark.subject import planned_spec
     from impact_pl.config import ModelConfig
+    from lab.benchmark.subject import planned_spec
 
     folder = data.random_shards(tmp_path, planned_spec(ModelConfig()), num_frames=32, clips=5, per_shard=2)
     dataset = LatentDataset(folder / "train")
@@ -267,7 +267,7 @@ WRONG = [
 @pytest.mark.parametrize("wrong", WRONG)
 def test_mistakes_are_found_before_anything_is_measured(run, capsys, tmp_path, monkeypatch, wrong):
     """And an earlier record stays."""
-    from impact_pl.benchmark import machine
+    from lab.benchmark import machine
 
     monkeypatch.setattr(machine, "measure", None)
     earlier = tmp_path / "latency.json"
@@ -280,8 +280,8 @@ def test_mistakes_are_found_before_anything_is_measured(run, capsys, tmp_path, m
 
 def test_what_cannot_be_timed_is_refused_before_the_rest_is(run, capsys, trained, latents, monkeypatch):
     """A head whose work is not counted, changes of a trained model, shards of another codec."""
-    from impact_pl.benchmark import machine
-    from impact_pl.benchmark import training as timed
+    from lab.benchmark import machine
+    from lab.benchmark import training as timed
 
     monkeypatch.setattr(machine, "measure", None)
     few = ["--iterations", 2, "--duration", 0.64, "--no-codec"]

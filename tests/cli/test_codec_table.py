@@ -5,10 +5,11 @@ import soundfile
 import torch
 
 from impact_pl.audio import fit_length
-from impact_pl.cli import codec_table
-from impact_pl.cli.griffin_lim import griffin_lim
-from impact_pl.codec import CODECS, AudioCodec, load_codec
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.registry import CODECS, load_codec
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from lab.cards import codec_table
+from lab.cards.codec_table import griffin_lim
 
 
 def test_griffin_lim_control_plays_what_the_latents_hold():

@@ -7,12 +7,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from impact_pl.cli import head_table
 from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.inference.generate import generate
 from impact_pl.models.heads import HEADS
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.text import TextFeatures
+from impact_pl.text_encoders.base import TextFeatures
+from lab.cards import head_table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
 
@@ -44,5 +45,5 @@ def test_operations_are_those_of_a_real_generation(name):
     features = {"words": torch.randn(1, 2, 5)}
     text = TextFeatures(features, torch.ones(1, 2, dtype=torch.bool))
     with sdpa_kernel(SDPBackend.MATH):  # the fused one is not counted on a CPU
-        model.generate(text, 12, 1, decoding, torch.Generator().manual_seed(0))
+        generate(model, text, 12, 1, decoding, torch.Generator().manual_seed(0))
     assert head_table.cost(spec, decoding).flops == sum(counter.get_total_flops() for counter in counters) > 0

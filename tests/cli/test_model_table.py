@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from impact_pl.cli import model_table
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.evaluation.bars_markdown import insert
-from impact_pl.evaluation.class_bars import CAPTIONS
+from lab.cards import model_table
+from lab.cards.bars_markdown import insert
+from lab.cards.class_bars import CAPTIONS
 
 FAST = ["--", "--iterations", "2", "--diffusion-steps", "2", "--batch-size", "20"]
 FLOOR = {"real, held out", "real, training", "codec, held out", "codec, training", "generated", "white noise"}

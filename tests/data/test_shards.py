@@ -10,8 +10,7 @@ import torch
 import webdataset
 
 from impact_pl.data import shards
-from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, collate, describe_shard
-from impact_pl.data.tar import split_members
+from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, collate, describe_shard, split_members
 
 FEATURES = {"words": [3, 4], "sentence": [1, 2]}
 
@@ -78,8 +77,8 @@ def test_collate_without_text(tmp_path):
 
 
 def test_collate_stacks_text_features(tmp_path):
-    pytest.importorskip("impact_pl.text")
-    from impact_pl.text import TextFeatures
+    pytest.importorskip("impact_pl.text_encoders.registry")
+    from impact_pl.text_encoders.base import TextFeatures
 
     write_folder(tmp_path / "train")
     dataset = LatentDataset(tmp_path / "train")

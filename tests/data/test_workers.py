@@ -13,7 +13,7 @@ PROGRAM = """
 import sys, time
 from torch.utils.data import BatchSampler
 from impact_pl.data.shards import LatentDataset
-from impact_pl.data.workers import latent_loader
+from impact_pl.data.datamodule import latent_loader
 
 if __name__ == "__main__":
     dataset = LatentDataset(sys.argv[1])

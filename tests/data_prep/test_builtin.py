@@ -12,9 +12,9 @@ import zipfile
 
 import pytest
 
+from data_prep.corpus import builtin
+from data_prep.corpus.clients import fetch, read_files
 from impact_pl.data.manifest import read_manifest
-from impact_pl.data_prep import builtin
-from impact_pl.data_prep.clients import fetch, read_files
 
 
 def test_the_list_is_sound():
@@ -150,7 +150,7 @@ def test_a_damaged_clip_is_replaced(small, capsys):
 def test_too_few_clips_is_an_error_that_says_what_to_do(small):
     corpus, out, cache = small
     (cache / "toy-1.tgz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"only 0 of 4 clips .*damaged archive.*impact_pl\.data_prep\.folder --help"):
+    with pytest.raises(ValueError, match=r"only 0 of 4 clips .*damaged archive.*impact_pl\.datasets\.folder --help"):
         builtin.build(corpus, out, cache)
     assert not (out / "manifest.jsonl").exists()
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from impact_pl.data_prep.captions import ESC10, choose, is_clause, phrasings
-from impact_pl.data_prep.corpus import CORPORA
+from data_prep.corpus.captions import ESC10, choose, is_clause, phrasings
+from data_prep.corpus.corpus import CORPORA
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_prep.corpus import clean
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data_prep import clean
 
 RATE = 16_000
 

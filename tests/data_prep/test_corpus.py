@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_prep.corpus import builtin, corpus
+from data_prep.corpus.captions import ESC10, phrasings
 from impact_pl.data.manifest import read_manifest
-from impact_pl.data_prep import builtin, corpus
-from impact_pl.data_prep.captions import ESC10, phrasings
 
 RATE = 16_000
 

@@ -8,8 +8,8 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import read_manifest
-from impact_pl.data_prep import audiocaps, audioset, folder, wavcaps
-from impact_pl.data_prep.collect import draw_of, split_of
+from impact_pl.datasets import audiocaps, audioset, folder, wavcaps
+from impact_pl.datasets.base import draw_of, split_of
 
 
 def make_audio(folder, *names, seconds=0.1):
@@ -151,15 +151,13 @@ def test_audioset_segments_and_labels(tmp_path):
         audioset.read_segments(tmp_path / "s.csv")
 
 
-@pytest.mark.parametrize(
-    "module", ["folder", "builtin", "audiocaps", "wavcaps", "audioset", "clotho", "esc50", "fsd50k"]
-)
+@pytest.mark.parametrize("module", ["folder", "audiocaps", "wavcaps", "audioset", "clotho", "esc50", "fsd50k"])
 def test_every_command_explains_itself(module, capsys):
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"impact_pl.data_prep.{module}").main(["--help"])
+        importlib.import_module(f"impact_pl.datasets.{module}").main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert f"usage: python -m impact_pl.data_prep.{module}" in said
+    assert f"usage: python -m impact_pl.datasets.{module}" in said
     assert "example: python -m" in said
 
 

@@ -8,15 +8,15 @@ import soundfile
 import torch
 
 from impact_pl.audio import load_audio, save_audio
-from impact_pl.codec import AudioCodec
+from impact_pl.codecs.base import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.data.shards import LatentDataset
-from impact_pl.data_prep import segments
-from impact_pl.data_prep.precompute_latents import Precomputer
-from impact_pl.data_prep.segments import plan_segments, usable_segments
-from impact_pl.data_prep.statistics import LatentSums, latent_statistics
-from impact_pl.text import TextEncoder, TextFeatures
+from impact_pl.precompute import segments
+from impact_pl.precompute.precompute import Precomputer
+from impact_pl.precompute.segments import plan_segments, usable_segments
+from impact_pl.precompute.statistics import LatentSums, latent_statistics
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
 RATE = 1000
 CAPTIONS = ["ab", None, "abcdef", "ab", "c"]

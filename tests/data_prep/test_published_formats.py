@@ -7,8 +7,8 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data_prep import audioset, clotho, esc50, fsd50k, join, wavcaps
-from impact_pl.data_prep.collect import names_of
+from impact_pl.datasets import audioset, clotho, esc50, fsd50k, join, wavcaps
+from impact_pl.datasets.base import names_of
 
 TEST_LIST = "id,caption\nYvfY_TJq7n_U,Rustling occurs\nYtdWhHV3X25Q,An audience gives applause\n"
 

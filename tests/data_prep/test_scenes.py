@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_prep.corpus import scenes
 from impact_pl.audio import load_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data_prep import scenes
 
 RATE = 16_000
 SOUNDS = {
@@ -119,7 +119,7 @@ def test_scenes_of_changed_recordings_are_made_again(manifest):
 
 KILLED = """
 import os, sys, soundfile
-from impact_pl.data_prep import scenes
+from data_prep.corpus import scenes
 
 def write_and_die(path, *args, **options):
     write(path, *args, **options)

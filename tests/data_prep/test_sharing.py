@@ -16,8 +16,8 @@ from impact_pl.audio import save_audio
 from impact_pl.cli import precompute
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.data_prep.plan import find_share
-from impact_pl.data_prep.precompute_latents import Precomputer, load_models
+from impact_pl.precompute.plan import find_share
+from impact_pl.precompute.precompute import Precomputer, load_models
 
 ARRAY = {"SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "10", "SLURM_ARRAY_TASK_STEP": "2"}
 

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from impact_pl.data_prep.threads import ahead, one_thread_each
+from impact_pl.precompute.precompute import ahead, one_thread_each
 
 
 def test_threads_that_load_compute_with_one_core():

@@ -7,7 +7,7 @@ import pytest
 
 from impact_pl.cli import precompute
 from impact_pl.data.index import ShardIndex
-from impact_pl.data_prep.plan import read_note
+from impact_pl.precompute.plan import read_note
 
 MORE = ["clip_seconds=1.28", "samples_per_shard=5", "text_encoder=none"]
 

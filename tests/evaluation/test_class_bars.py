@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from impact_pl.evaluation.class_bars import CAPTIONS, Labelled, balanced_sets, class_rows
 from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.labels import ESC10
+from lab.cards.class_bars import CAPTIONS, Labelled, balanced_sets, class_rows
 
 CLASS_NAMES = [name for names in ESC10.values() for name in names]
 

@@ -6,8 +6,7 @@ import re
 import pytest
 
 from impact_pl.cli.report import main
-from impact_pl.evaluation.comparison import comparison_section
-from impact_pl.evaluation.published import SYSTEMS
+from impact_pl.evaluation.comparison import SYSTEMS, comparison_section
 
 CNN14 = {"name": "generated", "fd_cnn14": 12.25, "fd_cnn14_interval": [11.0, 13.5], "kl_cnn14": 1.234}
 RATINGS = {

@@ -13,7 +13,7 @@ from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.evaluation.judges import sentence_embeddings
 from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.sounds import levels_of, list_sounds, read_captions, white_noise
-from impact_pl.text import TextEncoder, TextFeatures
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
 needs_eval = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="extra 'eval' is not installed")
 RATE = 16_000

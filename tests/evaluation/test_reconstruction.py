@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from impact_pl.evaluation.networks.aisfx import BLOCK_FRAMES, HOP, Aisfx, AisfxModel, log_mel, mel_filters
-from impact_pl.evaluation.reconstruction import ReconstructionJudge
+from lab.cards.aisfx import BLOCK_FRAMES, HOP, Aisfx, AisfxModel, log_mel, mel_filters
+from lab.cards.reconstruction import ReconstructionJudge
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from impact_pl.evaluation.replay import (
-    PERCENTILES,
-    envelope,
-    nearest_embeddings,
-    nearest_envelopes,
-    replay_rows,
-)
+from lab.cards.replay import PERCENTILES, envelope, nearest_embeddings, nearest_envelopes, replay_rows
 
 RATE = 16_000
 

@@ -8,11 +8,12 @@ from test_heads import model_with
 from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DistillConfig, MaskRatioConfig
-from impact_pl.diffusion import make_schedule
+from impact_pl.inference.generate import generate
 from impact_pl.models.heads import ConsistencyHead
 from impact_pl.models.heads.base import Sampling
-from impact_pl.models.teacher import Teacher
-from impact_pl.solvers import ddim
+from impact_pl.sampling.diffusion import make_schedule
+from impact_pl.sampling.solvers import ddim
+from impact_pl.training.distillation import Teacher, distillation_loss
 
 
 def pupil_and_teacher(num_steps: int = 5, num_positions: int = 64, **decoding):
@@ -31,7 +32,7 @@ def pupil_and_teacher(num_steps: int = 5, num_positions: int = 64, **decoding):
 def test_at_the_end_of_a_path_a_patch_is_what_it_is():
     """Whatever the teacher predicts, and with nothing of the diffusion head's that would not work here."""
     noise, velocity = (model_with("consistency", prediction=prediction) for prediction in ("noise", "velocity"))
-    assert torch.equal(*(model.generate(captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
+    assert torch.equal(*(generate(model, captions(), 12, 2, QUICK, rng()) for model in (noise, velocity)))
     assert noise.head.state_dict().keys() - build().head.state_dict().keys() == {"guidance_proj.weight"}
     assert not any(hasattr(noise.head, name) for name in ("denoiser", "loss_at", "predicts_velocity"))
     patches, cond = torch.randn(2, 6, 4, generator=rng()), torch.randn(2, 6, 32, generator=rng())
@@ -117,7 +118,7 @@ def test_the_teacher_walks_for_so_many_positions_of_what_is_masked():
     model = model_with("consistency", mask_ratio=MaskRatioConfig(kind="fixed", value=0.75))
     for wanted, learned in ((2, 2), (64, 9)):  # 9 of 12 patches are masked
         teacher = Teacher(model.spec, model.patch_dim, DistillConfig(wanted, 2))
-        result = model.loss(latents(), captions(), rng(), teacher=teacher)
+        result = distillation_loss(model, teacher, latents(), captions(), rng())
         assert result.mask_ratio == 0.75
         assert result.per_position.shape == (2 * learned * model.spec.model.diffusion_batch_mul,)
         assert all(parameter.grad is None for parameter in teacher.parameters())

@@ -8,10 +8,11 @@ import torch
 from test_engine import CLOSE, assert_same
 from test_impact import QUICK, build, captions, rng
 
-from impact_pl.models.cuda_graphs import Graphed, bucket, remember
-from impact_pl.models.engine import build_engine
+from impact_pl.inference.cuda_graphs import Graphed, bucket, remember
+from impact_pl.inference.diffusion_loop import _in_buckets
+from impact_pl.inference.engine import build_engine, fast_head
+from impact_pl.inference.generate import generate
 from impact_pl.models.heads.base import Sampling
-from impact_pl.models.heads.diffusion_loop import _in_buckets
 
 
 def test_buckets():
@@ -35,7 +36,7 @@ def test_a_round_of_too_many_keeps_none_until_it_comes_again():
 @torch.no_grad()
 @pytest.mark.parametrize("steps", [1, 7])
 def test_filled_up_rows_change_nothing(steps):
-    loop = build(head_depth=2).head.for_inference(torch.float32)
+    loop = fast_head(build(head_depth=2).head, torch.float32)
     hidden, null_hidden = torch.randn(2, 1, 5, 32, generator=rng())
     draw = lambda: loop.sample(hidden, null_hidden, Sampling(3.0, steps, min_alpha_bar=1e-3), rng())  # noqa: E731
     alone = draw()
@@ -79,10 +80,10 @@ def test_same_latents_on_a_gpu(prediction, padding):
     text.features, text.mask = {k: v.cuda() for k, v in text.features.items()}, text.mask.cuda()
     decoding = dataclasses.replace(QUICK, num_iterations=5, num_diffusion_steps=8)
     generator = lambda: torch.Generator("cuda").manual_seed(0)  # noqa: E731
-    plain = model.generate(text, 12, 2, dataclasses.replace(decoding, engine="plain"), generator())
+    plain = generate(model, text, 12, 2, dataclasses.replace(decoding, engine="plain"), generator())
     engine = build_engine(model, decoding)
     for _ in range(3):  # eager, captured, replayed
-        exact = model.generate(text, 12, 2, decoding, generator(), engine=engine)
+        exact = generate(model, text, 12, 2, decoding, generator(), engine=engine)
         torch.testing.assert_close(exact, plain, rtol=0, atol=CLOSE * plain.abs().max().item())
     bf16 = dataclasses.replace(decoding, precision="bf16")
-    assert torch.isfinite(model.generate(text, 12, 2, bf16, generator())).all()
+    assert torch.isfinite(generate(model, text, 12, 2, bf16, generator())).all()

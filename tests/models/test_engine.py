@@ -11,15 +11,16 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
-from impact_pl.decoding import GUIDANCE_SCHEDULES
-from impact_pl.masking import REVEALS
-from impact_pl.models.engine import ENGINES, build_engine
+from impact_pl.inference.diffusion_loop import CHUNK_ROWS
+from impact_pl.inference.engine import ENGINES, build_engine, fast_head
+from impact_pl.inference.generate import generate
 from impact_pl.models.heads import HEADS
 from impact_pl.models.heads.base import Sampling
-from impact_pl.models.heads.diffusion_loop import CHUNK_ROWS
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.solvers import SOLVERS
+from impact_pl.sampling.decoding import GUIDANCE_SCHEDULES
+from impact_pl.sampling.masking import REVEALS
+from impact_pl.sampling.solvers import SOLVERS
 
 # Rounding of float32 (6e-8) through three iterations: what the first one draws is seen by the next ones.
 CLOSE = 1e-4  # of the largest number
@@ -32,7 +33,7 @@ def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 def both(model, text, num_frames, batch, **config):
     decoding = DecodingConfig(**{"num_iterations": 3, "num_diffusion_steps": 12, "confidence_steps": 2} | config)
     return [
-        model.generate(text, num_frames, batch, dataclasses.replace(decoding, engine=engine), rng())
+        generate(model, text, num_frames, batch, dataclasses.replace(decoding, engine=engine), rng())
         for engine in ("exact", "plain")
     ]
 
@@ -91,7 +92,7 @@ def test_same_latents_with_other_knobs(config):
 def test_chunks_of_timesteps_do_not_matter():
     """One row computes all modulations at once, many rows a timestep's at a time."""
     head = build(head_depth=2).head
-    loop, sampling = head.for_inference(torch.float32), Sampling(3.0, 30, min_alpha_bar=1e-3)
+    loop, sampling = fast_head(head, torch.float32), Sampling(3.0, 30, min_alpha_bar=1e-3)
     for rows in (1, CHUNK_ROWS // 14, CHUNK_ROWS):
         hidden, null_hidden = torch.randn(2, 1, rows, 32, generator=rng())
         with torch.no_grad():
@@ -111,12 +112,12 @@ def test_bf16_is_near(options):
 def test_an_engine_is_a_snapshot():
     model, text = build(), captions()
     engine = build_engine(model, QUICK)
-    before = model.generate(text, 12, 2, QUICK, rng())
-    assert torch.equal(model.generate(text, 12, 2, QUICK, rng(), engine=engine), before)
+    before = generate(model, text, 12, 2, QUICK, rng())
+    assert torch.equal(generate(model, text, 12, 2, QUICK, rng(), engine=engine), before)
     with torch.no_grad():
         model.head.final_proj.bias.add_(1)
-    assert torch.equal(model.generate(text, 12, 2, QUICK, rng(), engine=engine), before)
-    assert not torch.equal(model.generate(text, 12, 2, QUICK, rng()), before)
+    assert torch.equal(generate(model, text, 12, 2, QUICK, rng(), engine=engine), before)
+    assert not torch.equal(generate(model, text, 12, 2, QUICK, rng()), before)
 
 
 @pytest.fixture
@@ -130,10 +131,10 @@ def mesh(tmp_path):
 def test_sharded_weights_compute_everything_anew(mesh):
     """They get the plain engine, which has nothing to reuse."""
     model, decoding = build(depth=2), dataclasses.replace(QUICK, encoder_reuse=2)
-    want = model.generate(captions(), 12, 2, dataclasses.replace(QUICK, engine="plain"), rng())
+    want = generate(model, captions(), 12, 2, dataclasses.replace(QUICK, engine="plain"), rng())
     weight = model.head.final_proj.weight
     model.head.register_parameter("sharded", torch.nn.Parameter(distribute_tensor(weight.detach(), mesh)))
-    assert torch.equal(model.generate(captions(), 12, 2, decoding, rng()), want)
+    assert torch.equal(generate(model, captions(), 12, 2, decoding, rng()), want)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from test_impact import QUICK, build, captions, rng
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.models import folder
+from impact_pl.inference.generate import generate
+from impact_pl.models import spec
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 
@@ -27,7 +28,7 @@ def test_save_and_load(tmp_path):
     assert not loaded.training
     for name, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
-    assert torch.equal(*(m.generate(captions(), 12, 2, QUICK, rng()) for m in (model, loaded)))
+    assert torch.equal(*(generate(m, captions(), 12, 2, QUICK, rng()) for m in (model, loaded)))
 
 
 def test_folders_that_do_not_load(tmp_path):
@@ -83,18 +84,18 @@ def test_a_weight_beyond_float16_makes_it_bfloat16(tmp_path):
 
 
 def test_whole_numbers_stay_whole():
-    halved = folder.halved({"weight": torch.ones(2), "count": torch.tensor(70_001)})
+    halved = spec.halved({"weight": torch.ones(2), "count": torch.tensor(70_001)})
     assert halved["count"] == 70_001
     assert halved["weight"].dtype == torch.float16
 
 
 def test_the_built_in_model_is_found_by_name_and_its_absence_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "BUILTIN_FOLDER", tmp_path)
+    monkeypatch.setattr(spec, "BUILTIN_FOLDER", tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(
         ValueError, match=r"no built-in model \(.* lacks model\.safetensors\): name the folder of anoth"
     ):
-        folder.find_model("builtin")
+        spec.find_model("builtin")
     (tmp_path / "model.safetensors").touch()
-    assert folder.find_model("builtin") == tmp_path
-    assert folder.find_model(tmp_path / "other") == tmp_path / "other"
+    assert spec.find_model("builtin") == tmp_path
+    assert spec.find_model(tmp_path / "other") == tmp_path / "other"

@@ -9,12 +9,13 @@ from safetensors.torch import load_file
 from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
-from impact_pl.diffusion import make_schedule, variational_bound
-from impact_pl.models.engine import Engine
+from impact_pl.inference.engine import Engine
+from impact_pl.inference.generate import generate
 from impact_pl.models.heads import HEADS, AttentionHead, DiffusionHead, DiscreteHead, MseHead
 from impact_pl.models.heads.base import Sampling
-from impact_pl.models.heads.codebook import ResidualQuantizer
+from impact_pl.models.heads.discrete import ResidualQuantizer
 from impact_pl.models.impact import Impact
+from impact_pl.sampling.diffusion import make_schedule, variational_bound
 
 CODES = {"num_codebooks": 2, "codebook_size": 8}
 CONFIG = ModelConfig(dim=32, head_width=32, head_depth=1, **CODES)
@@ -48,7 +49,7 @@ def test_save_and_load(name, tmp_path):
     loaded = Impact.from_pretrained(tmp_path)
     assert type(loaded.head) is HEADS[name]
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
-    first, second = (m.generate(captions(), 12, 2, QUICK, rng()) for m in (model, loaded))
+    first, second = (generate(m, captions(), 12, 2, QUICK, rng()) for m in (model, loaded))
     assert torch.equal(first, second)
 
 
@@ -56,7 +57,7 @@ def test_save_and_load(name, tmp_path):
 def test_generates_under_both_orders(name, order):
     model = model_with(name)
     config = dataclasses.replace(QUICK, order=order)
-    runs = [model.generate(captions(), 12, 2, config, rng(seed)) for seed in (1, 1, 2)]
+    runs = [generate(model, captions(), 12, 2, config, rng(seed)) for seed in (1, 1, 2)]
     assert runs[0].shape == (2, 4, 12, 1)
     assert torch.equal(runs[0], runs[1])
     assert not torch.equal(runs[0], runs[2])
@@ -64,19 +65,19 @@ def test_generates_under_both_orders(name, order):
 
 def test_a_head_without_confidence_says_so():
     with pytest.raises(ValueError, match=r"'mse' gives one answer .* choose order = random"):
-        model_with("mse").generate(captions(), 12, 2, dataclasses.replace(QUICK, order="confidence"), rng())
+        generate(model_with("mse"), captions(), 12, 2, dataclasses.replace(QUICK, order="confidence"), rng())
 
 
 @pytest.mark.parametrize("name", ["mse", "discrete"])
 def test_a_head_without_spread_reveals_nothing_adaptively(name):
     with pytest.raises(ValueError, match=f"reveal = adaptive, but the head '{name}'"):
-        model_with(name).generate(captions(), 12, 2, dataclasses.replace(QUICK, reveal="adaptive"), rng())
+        generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, reveal="adaptive"), rng())
 
 
 @pytest.mark.parametrize("name", ["mse", "discrete", "consistency"])
 def test_a_head_that_takes_no_solver_says_so(name):
     with pytest.raises(ValueError, match=f"solver = multistep, but the head '{name}' .* choose ancestral"):
-        model_with(name).generate(captions(), 12, 2, dataclasses.replace(QUICK, solver="multistep"), rng())
+        generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, solver="multistep"), rng())
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -284,7 +285,7 @@ def test_draws_follow_the_logits():
 
 def test_confident_tokens_come_first(monkeypatch):
     """Revealed positions are those whose drawn tokens had the highest probability, and these tokens stay."""
-    monkeypatch.setattr("impact_pl.decoding.GUMBEL_SCALE", 0.0)
+    monkeypatch.setattr("impact_pl.sampling.decoding.GUMBEL_SCALE", 0.0)
     model = model_with("discrete")
     proposals, masks = [], []
     propose = model.head.propose
@@ -299,7 +300,7 @@ def test_confident_tokens_come_first(monkeypatch):
 
     monkeypatch.setattr(model.head, "propose", watch_proposals)
     config = DecodingConfig(num_iterations=3, guidance_scale=1.0, order="confidence")
-    model.generate(captions(), 12, 2, config, rng(), engine=Engine(watch_masks, model.head))
+    generate(model, captions(), 12, 2, config, rng(), engine=Engine(watch_masks, model.head))
     for (drawn, score), (_, before, positions), (patches, after, _) in zip(proposals, masks, masks[1:], strict=False):
         for row in range(2):
             revealed = before[row] & ~after[row]
@@ -318,7 +319,7 @@ def test_the_encoder_sees_in_training_what_it_sees_in_decoding():
     model.encoder.register_forward_hook(lambda module, args, output: seen.append(args[0]))
     model.loss(x, captions(), rng())
     assert torch.equal(seen[0], model.patchify(quantised))
-    generated = model.patchify((model.generate(captions(), 12, 2, QUICK, rng()) - model._latent_mean(x)) / 2.0)
+    generated = model.patchify((generate(model, captions(), 12, 2, QUICK, rng()) - model._latent_mean(x)) / 2.0)
     sums = (model.head.quantizer.codebooks[0][:, None] + model.head.quantizer.codebooks[1]).flatten(0, 1)
     assert (generated[..., None, :] - sums).abs().amax(dim=-1).amin(dim=-1).max() < 1e-5
 

@@ -6,6 +6,7 @@ import torch
 import yaml
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.inference.generate import generate
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 
@@ -106,7 +107,7 @@ def test_unequal_masks_and_too_many_patches_are_refused():
     with pytest.raises(ValueError, match="same count"):
         model.encoder(torch.zeros(2, 12, 4), mask, None)
     with pytest.raises(ValueError, match="max_patches=13"):
-        model.generate(None, 13, 1, QUICK, rng())
+        generate(model, None, 13, 1, QUICK, rng())
     with pytest.raises(ValueError, match="another codec"):
         model.loss(torch.zeros(2, 5, 12, 1), None, rng())
 
@@ -115,7 +116,7 @@ def test_any_number_of_patches_up_to_the_maximum():
     model = build({})
     for frames in (1, 5, 12):
         assert torch.isfinite(model.loss(latents(frames=frames), None, rng()).loss)
-        assert model.generate(None, frames, 2, QUICK, rng()).shape == (2, 4, frames, 1)
+        assert generate(model, None, frames, 2, QUICK, rng()).shape == (2, 4, frames, 1)
 
 
 def test_loss_reads_masked_targets_only():
@@ -145,7 +146,7 @@ def test_same_seed_same_loss_and_latents():
     assert not torch.equal(first.timesteps, other.timesteps)
     for order in ("random", "confidence"):
         config = dataclasses.replace(QUICK, order=order)
-        runs = [model.generate(captions(), 12, 2, config, rng(seed)) for seed in (1, 1, 2)]
+        runs = [generate(model, captions(), 12, 2, config, rng(seed)) for seed in (1, 1, 2)]
         assert torch.equal(runs[0], runs[1])
         assert not torch.equal(runs[0], runs[2])
 
@@ -183,7 +184,7 @@ def test_wrong_text_is_refused():
     with pytest.raises(ValueError, match="text encoder"):
         build().embed_text(text, 3)
     with pytest.raises(ValueError, match="without text"):
-        build({}).generate(text, 12, 2, QUICK, rng())
+        generate(build({}), text, 12, 2, QUICK, rng())
 
 
 def test_a_model_of_some_features_leaves_the_others_out():
@@ -195,21 +196,21 @@ def test_a_model_of_some_features_leaves_the_others_out():
 
 def test_guidance_changes_the_result_and_scale_one_is_none():
     model = build()
-    run = lambda **config: model.generate(captions(), 12, 2, dataclasses.replace(QUICK, **config), rng())  # noqa: E731
+    run = lambda **config: generate(model, captions(), 12, 2, dataclasses.replace(QUICK, **config), rng())  # noqa: E731
     assert not torch.equal(run(guidance_scale=5.0), run(guidance_scale=1.0))
     assert torch.equal(run(guidance_scale=1.0), run(guidance_scale=1.0, guidance_schedule="constant"))
-    null = lambda beta: model.generate(None, 12, 2, dataclasses.replace(QUICK, guidance_scale=beta), rng())  # noqa: E731
+    null = lambda beta: generate(model, None, 12, 2, dataclasses.replace(QUICK, guidance_scale=beta), rng())  # noqa: E731
     assert torch.equal(null(5.0), null(1.0))
 
 
 def test_more_iterations_than_patches():
     config = dataclasses.replace(QUICK, num_iterations=30)
-    assert torch.isfinite(build().generate(captions(), 12, 2, config, rng())).all()
+    assert torch.isfinite(generate(build(), captions(), 12, 2, config, rng())).all()
 
 
 def test_generate_leaves_the_mode_alone():
     model = build(dropout=0.5).train()
-    first, again = (model.generate(captions(), 12, 2, QUICK, rng()) for _ in range(2))
+    first, again = (generate(model, captions(), 12, 2, QUICK, rng()) for _ in range(2))
     assert torch.equal(first, again)  # no dropout while generating
     assert model.training
     assert not first.requires_grad
@@ -236,7 +237,7 @@ def test_patches_of_a_latent_without_width_are_frames():
     assert patches.shape == (1, 3, 16)
     assert torch.equal(patches[0, 1], x[0, :, 4:8, 0].flatten())
     assert torch.equal(model.unpatchify(patches), x)
-    assert model.generate(captions(), 12, 2, QUICK, rng()).shape == (2, 4, 12, 1)
+    assert generate(model, captions(), 12, 2, QUICK, rng()).shape == (2, 4, 12, 1)
 
 
 def test_whitening():
@@ -277,7 +278,9 @@ def test_a_short_training_lowers_the_loss():
         losses.append(loss.item())
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
     config = DecodingConfig(num_iterations=3, num_diffusion_steps=20)
-    spread = [model.generate(None, 6, 32, dataclasses.replace(config, min_alpha_bar=a), rng()).std() for a in (1e-3, 0)]
+    spread = [
+        generate(model, None, 6, 32, dataclasses.replace(config, min_alpha_bar=a), rng()).std() for a in (1e-3, 0)
+    ]
     assert spread[0] < 10  # of latents whose std is 2, after seconds of training
     assert spread[1] > 100  # from the last timestep the first step's error is never made good
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from impact_pl import decoding
 from impact_pl.config import DecodingConfig, ModelConfig
-from impact_pl.diffusion import Schedule, ancestral_sample, make_schedule, respaced_timesteps
 from impact_pl.models.condition import Condition
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec
+from impact_pl.sampling import decoding
+from impact_pl.sampling.diffusion import Schedule, ancestral_sample, make_schedule, respaced_timesteps
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 SCHEDULE = {

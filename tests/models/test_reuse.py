@@ -7,8 +7,9 @@ import torch
 from test_impact import build, captions, rng
 
 from impact_pl.config import DecodingConfig
-from impact_pl.decoding import check_decoding
-from impact_pl.models.reuse import ReusingEncoder
+from impact_pl.inference.generate import generate
+from impact_pl.inference.reuse import ReusingEncoder
+from impact_pl.sampling.decoding import check_decoding
 
 OPTIONS = [{}, {"local_kernel": 3, "prediction": "velocity"}, {"text_padding": 1}]  # of the model
 ORDER = torch.stack([torch.randperm(12, generator=rng(row)) for row in range(2)])
@@ -80,9 +81,10 @@ def test_generates(order, options):
     """Reuse moves the latents, always in the same way; the end of guidance, another batch, is no obstacle."""
     model = build(depth=2, **options)
     config = DecodingConfig(num_iterations=6, num_diffusion_steps=8, confidence_steps=2, order=order)
-    run = lambda reuse: model.generate(  # noqa: E731
-        captions(), 12, 2, dataclasses.replace(config, encoder_reuse=reuse), rng()
-    )
+
+    def run(reuse):
+        return generate(model, captions(), 12, 2, dataclasses.replace(config, encoder_reuse=reuse), rng())
+
     exact, reused = run(1), run(3)
     assert torch.isfinite(reused).all()
     assert not torch.allclose(exact, reused)

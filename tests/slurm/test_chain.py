@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness import ROOT, Cluster, until
 
-from impact_pl.data_prep import builtin
+from data_prep.corpus import builtin
 
 JOBS = ("precompute", "pretrain", "text", "evaluate")
 

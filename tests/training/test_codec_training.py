@@ -7,12 +7,12 @@ import pytest
 import soundfile
 import torch
 
-from impact_pl.codec import load_codec
-from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.codecs.registry import load_codec
 from impact_pl.config import CodecConfig, DataConfig, OptimConfig, TrainConfig, TrainerConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.training import codec as training
-from impact_pl.training.codec_data import draw_crops, load_clips
+from impact_pl.training.codec import draw_crops, load_clips
 from impact_pl.training.codec_loss import EnergyDistance
 
 

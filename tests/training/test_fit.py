@@ -15,9 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from impact_pl.config import DecodingConfig, TrainerConfig
 from impact_pl.data.shards import LatentDataset
 from impact_pl.training.checkpoint import read_checkpoint
-from impact_pl.training.facts import git_revision
 from impact_pl.training.fit import train
-from impact_pl.training.log import BucketMeans, bucket_names
+from impact_pl.training.log import BucketMeans, bucket_names, git_revision
 from impact_pl.training.sinks import CsvSink, TensorBoardSink
 from impact_pl.training.strategies import check_devices, resolve_precision
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from impact_pl.cli import scaling as command
 from impact_pl.config import MaskRatioConfig, ModelConfig, OptimConfig
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.training import scaling
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer
+from lab.cards import scaling
+from lab.cards import scaling_table as command
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 MODEL = ModelConfig(dim=32, depth=3, num_heads=2, head_width=24, head_depth=2, dropout=0.1, max_patches=16)

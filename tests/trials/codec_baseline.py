@@ -24,11 +24,12 @@ from einops import rearrange
 from torch import Generator, Tensor, nn
 
 from impact_pl.audio import LogMel, fit_length, load_audio
-from impact_pl.cli import codec_table
-from impact_pl.codec import CODECS, AudioCodec
-from impact_pl.codec_decoder import ConvNeXtBlock
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.builtin import ConvNeXtBlock
+from impact_pl.codecs.registry import CODECS
 from impact_pl.data.manifest import read_manifest
-from impact_pl.training.codec_data import draw_crops
+from impact_pl.training.codec import draw_crops
+from lab.cards import codec_table
 
 RATE, HOP, FRAMES, MELS, CHANNELS, WIDTH, BLOCKS = 22_050, 256, 4, 80, 75, 256, 4
 KL_WEIGHT = 1e-4  # a dimension, against the mel L1 a bin

@@ -28,7 +28,8 @@ from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.features import SAMPLE_RATE
 from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import Sounds, draw, list_sounds
-from impact_pl.text import TextEncoder, load_text_encoder
+from impact_pl.text_encoders.base import TextEncoder
+from impact_pl.text_encoders.registry import load_text_encoder
 
 LEVELS = {"noise20": 20.0, "noise5": 5.0}  # row -> dB of the sound above the noise
 RISING = {  # between sets, between pairs: figures that must rise with noise

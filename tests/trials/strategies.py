@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import torch
 from conftest import write_latents
@@ -28,9 +29,11 @@ from torch.distributed.tensor import DTensor
 
 from impact_pl.config import DataConfig, DecodingConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
 from impact_pl.data.shards import ShardIndex
-from impact_pl.training import fit, scaling
+from impact_pl.inference.generate import generate
+from impact_pl.training import fit
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
 from impact_pl.training.start import build_spec
+from lab.cards import scaling
 
 NUM_SLOTS = 6  # micro-batches a step, over all processes
 STEPS = 20
@@ -99,7 +102,9 @@ class Probe(Callback):
         }
         averaged, batch = pl_module.ema.model, next(iter(trainer.val_dataloaders))
         decoding = DecodingConfig(num_iterations=2, num_diffusion_steps=4)
-        latents = averaged.generate(batch["text"], 8, len(batch["keys"]), decoding, torch.Generator().manual_seed(1))
+        latents = averaged.within_forward(
+            generate, batch["text"], 8, len(batch["keys"]), decoding, torch.Generator().manual_seed(1)
+        )
         self.notes["generated"] = latents.flatten().tolist()
 
 

@@ -114,7 +114,7 @@ def compare(args: argparse.Namespace) -> None:
     choose_sounds(request, [figure for each in classes for figure in each.figures])  # mistakes end here, unloaded
     encoder = None
     if "yamnet" in names and args.text_encoder != "none" and request.captions:
-        from impact_pl.text import load_text_encoder
+        from impact_pl.text_encoders.registry import load_text_encoder
 
         encoder = load_text_encoder(args.text_encoder)
     networks, checksums = load_networks(names, args.weights, args.threads)
@@ -188,8 +188,8 @@ def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) 
     Raises:
         ValueError: as :func:`network_classes`, or a file that is missing or damaged.
     """
+    from impact_pl.evaluation.evaluate import weights_checksums
     from impact_pl.evaluation.networks import load_network
-    from impact_pl.evaluation.provenance import weights_checksums
 
     networks, checksums = [], {}
     for name, network in zip(names, network_classes(names, weights), strict=True):

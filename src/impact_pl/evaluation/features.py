@@ -26,7 +26,7 @@ import numpy as np
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Clips, Figure, frechet, mean_of_pairs, of_the_set
 from impact_pl.evaluation.judges import TextJudge
-from impact_pl.text import TextEncoder
+from impact_pl.text_encoders.base import TextEncoder
 
 SAMPLE_RATE = 16_000
 WINDOW, HOP, FFT = 400, 160, 512  # samples: 25 ms, 10 ms

@@ -11,7 +11,7 @@ import numpy as np
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.intervals import Interval
-from impact_pl.text import TextEncoder
+from impact_pl.text_encoders.base import TextEncoder
 
 
 class Judge(Protocol):

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from impact_pl.masking import take
+from impact_pl.sampling.masking import take
 
 
 class Condition(NamedTuple):

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
@@ -17,21 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from impact_pl.config import DecodingConfig
-from impact_pl.decoding import check_decoding, decode
-from impact_pl.diffusion import draw_normal
-from impact_pl.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 from impact_pl.models.condition import Condition, packed
-from impact_pl.models.engine import Engine, bind, build_engine
-from impact_pl.models.folder import FILES, find_model, halved
-from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
-from impact_pl.models.spec import ImpactSpec, read_spec, write_spec
+from impact_pl.models.spec import FILES, ImpactSpec, find_model, halved, read_spec, write_spec
+from impact_pl.sampling.diffusion import draw_normal
+from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 
 if TYPE_CHECKING:
-    from impact_pl.models.teacher import Teacher
-    from impact_pl.text import TextFeatures
+    from impact_pl.text_encoders.base import TextFeatures
 
 # First matching rule wins; MAR's initialisation (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
 INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
@@ -44,6 +39,8 @@ INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
     (r"weight$", nn.init.xavier_uniform_),
 )
 
+Result = TypeVar("Result")
+
 
 class ImpactLoss(NamedTuple):
     """``loss`` is the mean of ``per_position``, which belongs to ``timesteps``; None for a head without diffusion.
@@ -55,6 +52,12 @@ class ImpactLoss(NamedTuple):
     per_position: Tensor
     timesteps: Tensor | None
     mask_ratio: float
+
+    @classmethod
+    def of(cls, losses: Tensor, timesteps: Tensor | None, mask_ratio: float) -> "ImpactLoss":
+        """The mean of what a head's loss returns."""
+        per_position = losses.flatten()
+        return cls(per_position.mean(), per_position, None if timesteps is None else timesteps.flatten(), mask_ratio)
 
 
 class Impact(nn.Module):
@@ -152,13 +155,16 @@ class Impact(nn.Module):
         """The same as :meth:`loss`."""
         return self.loss(*args, **kwargs)
 
+    def within_forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """``compute(self, ...)`` as one forward pass, around which a strategy that shards the model gathers weights."""
+        return compute(self, *args, **kwargs)
+
     def loss(
         self,
         latents: Tensor,
         text: "TextFeatures | None",
         generator: torch.Generator,
         caption_dropout: float = 0.0,
-        teacher: "Teacher | None" = None,
     ) -> ImpactLoss:
         """Training loss on masked positions only (S1 Sec. 3.1).
 
@@ -167,70 +173,33 @@ class Impact(nn.Module):
             text: features of the captions; None trains without text, or on the null condition.
             generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
             caption_dropout: share of captions replaced by the null condition, for guidance.
-            teacher: whose paths the head learns in place of the true patches, at so many of a clip's positions.
         """
         patches = self.patchify(latents)
+        order, num_masked = self.draw_mask(patches, generator)
+        text = drop_captions(text, caption_dropout, generator)
+        masked = order[:, :num_masked]  # (B, K)
+        hidden = self.encode(patches, text, order, num_masked, masked)
+        batch_mul = self.spec.model.diffusion_batch_mul
+        losses, timesteps = cast(LearnsFromData, self.head).loss(hidden, take(patches, masked), generator, batch_mul)
+        return ImpactLoss.of(losses, timesteps, num_masked / patches.shape[1])
+
+    def draw_mask(self, patches: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
+        """A random order (B, N) of patches (B, N, P), and how many of them, from its beginning, are masked."""
         batch, num_patches, _ = patches.shape
         mask_ratio = draw_mask_ratio(self.spec.model.mask_ratio, generator)
         order = random_order(batch, num_patches, generator, patches.device)
-        count = num_masked(num_patches, mask_ratio)
-        if text is not None and caption_dropout > 0:
-            kept = torch.rand(batch, 1, generator=generator, device=generator.device) >= caption_dropout
-            text = dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
-        cond = packed(self.embed_text(text, batch))
-        masked = order[:, : count if teacher is None else min(count, teacher.num_positions)]  # (B, K/B)
-        mask, batch_mul = mask_from_order(order, count), self.spec.model.diffusion_batch_mul
-        visible = self.head.visible(patches)
-        num_kept = num_patches - count
-        hidden = self.encoder(visible, mask, cond, masked, num_kept)
-        if teacher is None:
-            head = cast(LearnsFromData, self.head)
-            losses, timesteps = head.loss(hidden, take(patches, masked), generator, batch_mul)
-        else:
-            null_hidden = self.encoder(visible, mask, packed(self.embed_text(None, batch)), masked, num_kept)
-            losses, timesteps = teacher.loss_of(
-                self.head, hidden, null_hidden, count / num_patches, generator, batch_mul
-            )
-        per_position = losses.flatten()
-        timesteps = None if timesteps is None else timesteps.flatten()
-        return ImpactLoss(per_position.mean(), per_position, timesteps, count / num_patches)
+        return order, num_masked(num_patches, mask_ratio)
 
-    @torch.no_grad()
-    def generate(
-        self,
-        text: "TextFeatures | None",
-        num_frames: int,
-        batch_size: int,
-        decoding: DecodingConfig,
-        generator: torch.Generator,
-        progress: Callable[[int, int], None] | None = None,
-        engine: Engine | None = None,
+    def encode(
+        self, patches: Tensor, text: "TextFeatures | None", order: Tensor, num_masked: int, positions: Tensor
     ) -> Tensor:
-        """Raw latents (B, C, H, W), H = ``num_frames``, ready for the codec (S1 Sec. 3.2).
+        """Hidden states (B, K, D) at ``positions`` (B, K), of patches (B, N, P) as training masks them.
 
-        ``text`` None samples the null condition, or an unconditional model; guidance then has nothing to do.
-        ``engine`` is what :func:`build_engine` made of this model, None: made here for this call alone.
+        The first ``num_masked`` of ``order`` (B, N) are masked.
         """
-        check_decoding(decoding, self.spec.model.num_timesteps)
-        check_order(self.spec.model.head, decoding.order, decoding.reveal, decoding.solver)
-        if text is not None and self.null_cond is None:
-            raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
-        device = next(self.parameters()).device
-        shape = (batch_size, self.spec.latent_channels, num_frames, self.spec.latent_width)
-        patches = self.patchify(torch.zeros(shape, device=device))
-        was_training = self.training
-        self.eval()
-        try:
-            engine = engine or build_engine(self, decoding)
-            cond = self.embed_text(text, batch_size)
-            null = None if text is None else self.embed_text(None, batch_size)  # where it is another one
-            with torch.autocast(device.type, engine.autocast, enabled=engine.autocast is not None):
-                calls = bind(engine, cond, null, decoding, generator)
-                propose = calls.propose if self.head.confidence == "log_probability" else None
-                patches = decode(calls.encode, calls.sample, patches, decoding, generator, progress, propose)
-        finally:
-            self.train(was_training)
-        return self.unwhiten(self.unpatchify(patches))
+        visible, mask = self.head.visible(patches), mask_from_order(order, num_masked)
+        cond = packed(self.embed_text(text, len(patches)))
+        return self.encoder(visible, mask, cond, positions, patches.shape[1] - num_masked)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
         """Write config.json and model.safetensors into ``folder``; ``half``: in half precision (models/folder.py)."""
@@ -259,3 +228,13 @@ class Impact(nn.Module):
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         return model.to(device).eval()
+
+
+def drop_captions(
+    text: "TextFeatures | None", caption_dropout: float, generator: torch.Generator
+) -> "TextFeatures | None":
+    """``text`` with a random share of its captions masked out, which leaves the null condition in their place."""
+    if text is None or caption_dropout <= 0:
+        return text
+    kept = torch.rand(len(text.mask), 1, generator=generator, device=generator.device) >= caption_dropout
+    return dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
-from impact_pl.masking import columns, take
 from impact_pl.models.condition import Condition
 from impact_pl.models.transformer import LAYER_NORM_EPS, Block
+from impact_pl.sampling.masking import columns, take
 
 
 class Stack(nn.Module):

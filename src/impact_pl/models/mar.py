@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from impact_pl.checkpoint_io import read_checkpoint, state_dict
+from impact_pl.errors import first_line
 from impact_pl.models.impact import Impact
-from impact_pl.parts import first_line, read_checkpoint, state_dict
 
 # MAR's names -> ours, by the first rule that matches; names without a rule (class and null embeddings) have no place.
 RENAMES = (

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from impact_pl.masking import take
+from impact_pl.sampling.masking import take
 
 LAYER_NORM_EPS = 1e-6
 

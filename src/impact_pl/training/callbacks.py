@@ -11,12 +11,14 @@ from lightning import Callback, Trainer
 from PIL import Image
 
 from impact_pl.audio import spectrogram_png
-from impact_pl.codec import AudioCodec, load_codec
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import collate
+from impact_pl.inference.generate import generate
 from impact_pl.training.checkpoint import save_checkpoint
+from impact_pl.training.guards import StopSignal
 from impact_pl.training.log import TrainingLog
-from impact_pl.training.signals import StopSignal
 
 NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 NUM_CLIPS = 2  # generated each time
@@ -128,7 +130,7 @@ class AudioSamples(Callback):
         moments, captions = batch["moments"], batch["captions"]
         text = batch["text"] if model.spec.text_features else None
         generator = torch.Generator(pl_module.device).manual_seed(0)
-        latents = model.generate(text, moments.shape[2], len(moments), self.decoding, generator)
+        latents = model.within_forward(generate, text, moments.shape[2], len(moments), self.decoding, generator)
         if self.training_log.tensorboard is None:
             return  # not rank zero
         codec = self._load_codec(model.spec.codec)

@@ -4,8 +4,8 @@ import math
 from dataclasses import asdict, replace
 
 from impact_pl.config import TrainConfig
-from impact_pl.decoding import check_decoding
 from impact_pl.models.heads import check_order, head_class
+from impact_pl.sampling.decoding import check_decoding
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"

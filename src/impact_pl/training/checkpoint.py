@@ -9,10 +9,10 @@ from lightning import Trainer
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.decoding import check_decoding
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
+from impact_pl.sampling.decoding import check_decoding
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
 EMA_PREFIX = "ema.model."

@@ -12,34 +12,144 @@ Dimension key: B batch, S samples of a crop, C latent channels, H latent frames.
 
 import dataclasses
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Callback, LightningModule, Trainer
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from impact_pl.codec_builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.audio import fit_length, load_audio
+from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
+from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.order import derive_seed
 from impact_pl.training.callbacks import Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
 from impact_pl.training.checkpoint_files import CheckpointFiles
-from impact_pl.training.codec_data import draw_crops, load_clips, to_float
-from impact_pl.training.codec_log import CodecLog
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
+from impact_pl.training.guards import StallGuard, StopSignal, keep_handlers, only_training
 from impact_pl.training.log import quiet_lightning
 from impact_pl.training.optim import build_optimizer, warmup
-from impact_pl.training.rundir import only_training
-from impact_pl.training.signals import StopSignal, keep_handlers
+from impact_pl.training.sinks import file_sinks, terminal_sink
 from impact_pl.training.slurm import check_tasks, cluster_plugins
-from impact_pl.training.stall import StallGuard
 from impact_pl.training.strategies import check_devices, resolve_precision
+
+FIGURES = ("train/lr", "train/gradient_norm", "throughput/clips_per_second", "throughput/seconds_per_step")
+
+
+class CodecLog(Callback):
+    """Loss, learning rate, gradient norm and speed every ``every`` steps: metrics.csv, TensorBoard, terminal."""
+
+    def __init__(self, run_dir: Path, every: int, batch_size: int):
+        self.run_dir, self.every, self.batch_size = run_dir, max(1, every), batch_size
+        self._validation_owed = False
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._validation_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        step = trainer.global_step
+        columns = ["train/loss", *FIGURES, "valid/loss"]
+        self._terminal = terminal_sink(trainer.max_steps, step)
+        metrics, self._tensorboard = file_sinks(self.run_dir, columns, step, self._validation_owed)
+        self._sinks: list[Any] = [metrics, self._tensorboard, self._terminal]
+        self._losses: list[Tensor] = []
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step
+        self._losses.append(outputs["loss"].detach())
+        self._terminal.advance(step)
+        if step % self.every and step < trainer.max_steps:
+            return
+        seconds = (time.perf_counter() - self._started) / len(self._losses)
+        values = (pl_module.last_lr, pl_module.gradient_norm, self.batch_size / seconds, seconds)
+        self._write(
+            step, {"train/loss": float(torch.stack(self._losses).mean()), **dict(zip(FIGURES, values, strict=True))}
+        )
+        self._losses, self._started = [], time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._write(trainer.global_step, {"valid/loss": pl_module.valid_loss})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self._tensorboard.writer.flush()
+
+    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        for sink in self.__dict__.pop("_sinks", []):
+            sink.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        for sink in self._sinks:
+            sink.write(step, values)
+
+
+MAX_CLIP_WEIGHT = 5 * 16_000  # samples: a longer clip is drawn no more often than one of this length
+
+
+def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]:
+    """The recordings of a manifest's splits ``train`` and ``valid``, each (S_i,) int16: an hour takes 115 MB.
+
+    Unreadable ones are left out and counted.
+
+    Raises:
+        ValueError: no manifest, or nothing to train on.
+    """
+    if not path:
+        raise ValueError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
+    records = read_manifest(path)
+    clips: dict[str, list[Tensor]] = {"train": [], "valid": []}
+    problems = []
+    for record in records:
+        if record.split in clips:
+            try:
+                clips[record.split].append(_load(record, sample_rate))
+            except ValueError as error:
+                problems.append(str(error))
+    if problems:
+        print(f"{len(problems)} unreadable recording(s) left out, the first: {problems[0]}", flush=True)
+    if not clips["train"]:
+        reason = f"; unreadable: {len(problems)}, the first: {problems[0]}" if problems else ""
+        raise ValueError(f"{path} holds no record of split 'train' to train on{reason}")
+    return clips["train"], clips["valid"]
+
+
+def _load(record: Record, sample_rate: int) -> Tensor:
+    waveform = load_audio(record.path, sample_rate, record.start, record.duration)
+    return (waveform * 32767).round().to(torch.int16)
+
+
+def to_float(clip: Tensor) -> Tensor:
+    return clip.float() / 32767
+
+
+def draw_crops(clips: list[Tensor], count: int, num_samples: int, generator: Generator) -> Tensor:
+    """Random crops (count, num_samples) in [-1, 1], half of them up to 12 dB quieter.
+
+    Clips are drawn in proportion to their length, with ``MAX_CLIP_WEIGHT`` at most; short ones are padded with silence.
+    """
+    weights = torch.tensor([float(len(clip)) for clip in clips]).clamp(max=MAX_CLIP_WEIGHT)
+    crops = []
+    for index in torch.multinomial(weights, count, replacement=True, generator=generator).tolist():
+        clip = clips[index]
+        start = int(torch.randint(max(1, len(clip) - num_samples + 1), (1,), generator=generator))
+        crops.append(fit_length(to_float(clip[start : start + num_samples]), num_samples))
+    decibels = -24 * (torch.rand(count, 1, generator=generator) - 0.5).clamp(min=0)
+    return torch.stack(crops) * 10 ** (decibels / 20)
+
 
 NUM_VALID_CROPS = 64
 MAX_FIT_SECONDS = 10  # of a clip, for the principal components

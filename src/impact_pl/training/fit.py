@@ -16,14 +16,10 @@ from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoi
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
 from impact_pl.training.checkpoint_files import CheckpointFiles, find
-from impact_pl.training.facts import announce, first_lines
-from impact_pl.training.log import TrainingLog, quiet_lightning
-from impact_pl.training.modules import STAGES
-from impact_pl.training.rundir import only_training
-from impact_pl.training.signals import StopSignal, keep_handlers
+from impact_pl.training.guards import StallGuard, StopSignal, keep_handlers, only_training
+from impact_pl.training.log import TrainingLog, announce, first_lines, quiet_lightning
 from impact_pl.training.slurm import check_tasks, cluster_plugins
-from impact_pl.training.stall import StallGuard
-from impact_pl.training.start import build_spec, check_resume, new_module, say
+from impact_pl.training.start import STAGES, build_spec, check_resume, new_module, say
 from impact_pl.training.strategies import build_strategy, check_devices, resolve_precision
 
 

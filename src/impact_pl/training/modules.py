@@ -12,15 +12,12 @@ from torch import Tensor
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
-from impact_pl.models.heads.consistency import ConsistencyHead
-from impact_pl.models.impact import Impact
+from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.models.teacher import Teacher
 from impact_pl.training.checkpoint import rewind_loops, start_from
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
-from impact_pl.training.parallel import prepare
-from impact_pl.training.strategies import clipping
+from impact_pl.training.strategies import clipping, prepare
 
 NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
 
@@ -47,7 +44,6 @@ class ImpactTraining(LightningModule):
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
-        self.teacher: Teacher | None = None  # of stage distill
         self.gradient_norm = self.last_lr = math.nan
         self.valid_loss: float | None = None
         self.batch_done_at = time.perf_counter()
@@ -58,6 +54,12 @@ class ImpactTraining(LightningModule):
     def condition(self, batch: dict) -> Any:
         """TextFeatures of a batch, or None where the stage has no text."""
         raise NotImplementedError
+
+    def loss(
+        self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
+    ) -> ImpactLoss:
+        """What ``model``, the trained one or its average, is trained to lower; arguments as :meth:`Impact.loss`."""
+        return model(latents, text, generator, caption_dropout)
 
     def start_from(self, source: Impact) -> list[str]:
         """Take the weights of a trained model; returns the names of those that it could not give."""
@@ -78,7 +80,7 @@ class ImpactTraining(LightningModule):
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         if self.config.data.random_shift:
             latents = shift_in_time(latents, generator)
-        result = self.model(latents, self.condition(batch), generator, self.caption_dropout, self.teacher)
+        result = self.loss(self.model, latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         return {
             "loss": result.loss,  # Lightning divides this one by the number of micro-batches
@@ -118,7 +120,7 @@ class ImpactTraining(LightningModule):
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
         latents = averaged.whiten(batch["moments"], generator)
-        loss = averaged(latents, self.condition(batch), generator, teacher=self.teacher).loss
+        loss = self.loss(averaged, latents, self.condition(batch), generator).loss
         is_first_time = number < self.data.num_valid_batches
         clips = len(batch["keys"]) * is_first_time
         self._valid_sums += torch.stack([loss.float() * clips, torch.full_like(loss, clips, dtype=torch.float32)])
@@ -218,42 +220,3 @@ class TextConditionalTraining(ImpactTraining):
                 "Precompute the shards from a manifest with captions, or train experiment=pretrain on them"
             )
         return batch["text"]
-
-
-class Distillation(TextConditionalTraining):
-    """After stage 2: a one-step head learns where the trained head goes, on an encoder that stays as it is."""
-
-    stage = "distill"
-    teacher: Teacher  # part of checkpoints, not of the model
-
-    def __init__(self, spec: ImpactSpec, config: TrainConfig):
-        super().__init__(spec, config)
-        self.model.requires_grad_(False)
-        self.model.head.requires_grad_(True)
-        self.teacher = Teacher(spec, self.model.patch_dim, config.distill)
-
-    def train(self, mode: bool = True) -> "Distillation":
-        super().train(mode)
-        self.model.encoder.eval()  # used as it will be: no dropout
-        return self
-
-    def start_from(self, source: Impact) -> list[str]:
-        if source.spec.model.head != ConsistencyHead.teacher:
-            raise ValueError(
-                f"init_from={self.config.init_from} has the head {source.spec.model.head}: stage distill wants a model "
-                f"with the head {ConsistencyHead.teacher}, as stage text trains it"
-            )
-        self.teacher.head.load_state_dict(source.head.state_dict())
-        new = super().start_from(source)
-        untrained = [name for name in new if not name.startswith("head.")]
-        if untrained:
-            raise ValueError(
-                f"init_from={self.config.init_from} has no weights for {', '.join(untrained)}, and stage distill "
-                "trains the head alone: start from a trained model of the stage text"
-            )
-        return new
-
-
-STAGES: dict[str, type[ImpactTraining]] = {
-    module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining, Distillation)
-}

@@ -12,11 +12,10 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
-from impact_pl.models.folder import find_model
 from impact_pl.models.heads import head_class
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
-from impact_pl.models.spec import ImpactSpec
+from impact_pl.models.spec import ImpactSpec, find_model
 from impact_pl.training.checkpoint import (
     differences,
     inherit_statistics,
@@ -24,8 +23,12 @@ from impact_pl.training.checkpoint import (
     open_checkpoint,
     spec_from_plain,
 )
-from impact_pl.training.modules import STAGES, ImpactTraining
+from impact_pl.training.distillation import Distillation
+from impact_pl.training.modules import ImpactTraining, TextConditionalTraining, UnconditionalPretraining
 
+STAGES: dict[str, type[ImpactTraining]] = {
+    module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining, Distillation)
+}
 MAR = "mar:"
 LEARNED_DECODING = ("temperature", "min_alpha_bar", "guidance_scale")  # by stage distill
 
@@ -94,7 +97,7 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
     changed = differences(old, spec, text=True)
     if stored["stage"] != config.stage:
         changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
-    if config.stage == "distill":  # what the head learns: models/teacher.py
+    if config.stage == "distill":  # what the head learns: training/distillation.py
         pairs = {name: (old.decoding.get(name), spec.decoding.get(name)) for name in LEARNED_DECODING}
         changed += [f"decoding.{name} {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
     if changed:

@@ -1,16 +1,138 @@
-"""How a training is laid out on processors: precision and strategy by name. Parallelisation stands beside the model."""
+"""Precision and strategies by name, and what they do to the model, which knows nothing of them.
 
+What is checkpointed, compiled and sharded, how gradients are clipped, and FSDP2's checkpoints of plain tensors.
+"""
+
+import functools
 import importlib.util
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, Strategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard
+from torch.utils.checkpoint import checkpoint
 
 from impact_pl.config import TrainerConfig
+from impact_pl.models.impact import Impact
 from impact_pl.precision import cpu_computes_bf16
+from impact_pl.training.checkpoint_files import StoredCheckpoint, map_tensors, shard_rows, write_shards
 from impact_pl.training.deepspeed import ZeroStrategy, clip_in_engine
-from impact_pl.training.fsdp2 import FSDP2Strategy
-from impact_pl.training.parallel import clip_gradients
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Data parallelism over all processes, with parameters, gradients, average and optimizer state sharded.
+
+    What is sharded stands in :mod:`impact_pl.training.strategies`. Lightning's own class reads and writes by
+    torch.distributed.checkpoint, which pickles; here a checkpoint goes through the same hooks as under the other
+    strategies, with DTensors in it, and :mod:`impact_pl.training.checkpoint_files` writes and reads their shards.
+
+    Args:
+        num_processes: over all nodes.
+    """
+
+    def __init__(self, num_processes: int):
+        super().__init__(data_parallel_size=num_processes, tensor_parallel_size=1)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def load_model_state_dict(self, checkpoint: Any, strict: bool = True) -> None:
+        assert self.lightning_module is not None
+        self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return optimizer.state_dict()
+
+    def load_optimizer_state_dict(self, checkpoint: Any) -> None:
+        for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            optimizer.load_state_dict(state)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        write_shards(checkpoint, Path(filepath), self.global_rank, self.world_size)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        assert self.lightning_module is not None
+        stored = StoredCheckpoint(Path(checkpoint_path))
+        mesh = self.device_mesh["data_parallel"]
+        own = self.lightning_module.state_dict()
+        sharded = {f"state_dict/{name}" for name, weight in own.items() if isinstance(weight, DTensor)}  # no teacher
+
+        def place(name: str, tensor: Tensor) -> Tensor:
+            if tensor.ndim == 0 or not (name in sharded or name.startswith("optimizer_states/")):
+                return stored.whole(name, tensor).clone()
+            start, stop = shard_rows(len(tensor), self.global_rank, self.world_size)
+            rows = stored.rows(name, tensor, start, stop).to(self.root_device, copy=True)
+            return DTensor.from_local(
+                rows, mesh, [Shard(0)], run_check=False, shape=tensor.shape, stride=tensor.stride()
+            )
+
+        return map_tensors(stored.content, place)
+
+
+def prepare(model: Impact, averaged: Impact, config: TrainerConfig, mesh: DeviceMesh | None) -> None:
+    """Fit the trained model and its average to ``trainer``, in place; names of parameters stay as they are.
+
+    Args:
+        model: the one that is trained; the only one that needs activation checkpointing and compilation.
+        averaged: sharded in the same way, so that averaging needs no communication.
+        config: of the trainer.
+        mesh: processes to shard over, one dimension; None: every process keeps everything.
+    """
+    for block in transformer_blocks(model):
+        if config.compile:
+            # Not the whole encoder: its blocks are all alike, so that one compilation serves them all, and sharding
+            # gathers weights between them. The number of kept patches changes from step to step.
+            block.forward = torch.compile(block.forward, dynamic=True)
+        if config.activation_checkpointing:
+            # Autocast and the dropout's random state are restored for the second forward. Around the compiled block:
+            # compiled itself (torch 2.13), it reads weights that FSDP2 has freed, as zeros and without a word.
+            block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if mesh is not None:
+        shard(model, mesh)
+        shard(averaged, mesh)
+
+
+def transformer_blocks(model: Impact) -> Iterator[nn.Module]:
+    yield from (*model.encoder.enc1.blocks, *model.encoder.enc2.blocks)
+
+
+def sharded_blocks(model: Impact) -> Iterator[nn.Module]:
+    """What FSDP2 gathers one by one."""
+    yield from (*transformer_blocks(model), *model.head.blocks)
+
+
+def shard(model: Impact, mesh: DeviceMesh) -> None:
+    """FSDP2: every block's parameters are cut along their first dimension, and whole only while the block computes.
+
+    What is not in a block (projections, positions, the head's ends) is gathered once a forward. It is freed after it,
+    like the blocks: while nothing computes, ``parameters()`` are shards, which is what optimizer and average work on.
+
+    Note:
+        Weights are drawn whole in every process, so that they equal those of one process with the same seed. That
+        takes 8 bytes a parameter (model and average) of host memory in each process before it shards.
+    """
+    for block in sharded_blocks(model):
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    register_fsdp_forward_method(model, "within_forward")
+
+
+def clip_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
+    """Clip by the global norm over all parameters and processes; returns it as it was before."""
+    norm: Tensor = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
+    return float(norm)  # of a DTensor: over all shards
+
 
 ACCELERATORS = ("auto", "cpu", "gpu")
 PRECISIONS = ("auto", "32-true", "bf16-mixed")

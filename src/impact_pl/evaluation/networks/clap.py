@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from impact_pl.checkpoint_io import DAMAGE, load_frozen, weight_files
+from impact_pl.errors import first_line
 from impact_pl.evaluation.judges import ClapJudge
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, mono, weights_file
-from impact_pl.parts import DAMAGE, first_line, load_frozen, weight_files
-from impact_pl.text import TextEncoder
-from impact_pl.text_clap import NUM_TOKENS
-from impact_pl.text_tokens import load_tokenizer, tokenize
+from impact_pl.text_encoders.base import TextEncoder
+from impact_pl.text_encoders.clap import NUM_TOKENS
+from impact_pl.text_encoders.tokens import load_tokenizer, tokenize
 
 FOLDER = "clap-htsat-fused"
 SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"

@@ -14,6 +14,7 @@ import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Figure, frechet, inception_in_splits, mean_of_pairs, of_the_set
 from impact_pl.evaluation.networks.interface import (
@@ -25,7 +26,6 @@ from impact_pl.evaluation.networks.interface import (
     mono,
     weights_file,
 )
-from impact_pl.parts import read_checkpoint, state_dict
 
 SAMPLE_RATE = 16_000
 FFT, HOP, NUM_MELS, F_MIN, F_MAX, POWER_FLOOR = 512, 160, 64, 50.0, 8000.0, 1e-10

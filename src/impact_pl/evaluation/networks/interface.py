@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from impact_pl.evaluation.figures import Clips, Figure
 from impact_pl.evaluation.judges import Judge
-from impact_pl.parts import files_identity
-from impact_pl.text import TextEncoder
+from impact_pl.identity import files_identity
+from impact_pl.text_encoders.base import TextEncoder
 
 SHORTEST_SECONDS = 2.0  # audioldm_eval pads every sound to 32,000 samples
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import mean_of_pairs
 from impact_pl.evaluation.networks.interface import (
@@ -21,7 +22,6 @@ from impact_pl.evaluation.networks.interface import (
     mono,
     weights_file,
 )
-from impact_pl.parts import read_checkpoint, state_dict
 
 SAMPLE_RATE = 32_000
 NUM_SAMPLES = 10 * SAMPLE_RATE  # every sound is cut, or padded with zeros, to 10 s (audioldm_eval, av-benchmark)

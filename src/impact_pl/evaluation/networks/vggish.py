@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.evaluation.features import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
 from impact_pl.evaluation.figures import frechet, of_the_set
 from impact_pl.evaluation.networks.interface import (
@@ -23,7 +24,6 @@ from impact_pl.evaluation.networks.interface import (
     mono,
     weights_file,
 )
-from impact_pl.parts import read_checkpoint, state_dict
 
 LOG_OFFSET = 0.01  # YAMNet has 0.001; all else of its front end is the same
 WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
-from impact_pl.models.heads.base import Head, Sampler
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.transformer import LAYER_NORM_EPS, Attention, Mlp
 
@@ -54,9 +53,6 @@ class AttentionHead(DiffusionHead):
 
     def make_block(self, width: int) -> nn.Module:
         return AdaLNAttentionBlock(width)
-
-    def for_inference(self, dtype: torch.dtype) -> Sampler:
-        return Head.for_inference(self, dtype)  # its blocks are none of the loop's
 
     def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
         """(rows, count) int64: one timestep for all positions of a clip, as when sampling."""

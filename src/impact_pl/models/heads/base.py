@@ -5,13 +5,12 @@ Dimensions: B clips, K positions that are predicted together, D width of hidden,
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from impact_pl.models.inference import inference_copy
 from impact_pl.models.transformer import LAYER_NORM_EPS
 
 
@@ -104,10 +103,6 @@ class Head(nn.Module, ABC):
     ) -> tuple[Tensor, Tensor]:
         """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
         raise NotImplementedError
-
-    def for_inference(self, dtype: torch.dtype) -> Sampler:
-        """The same draws, up to the rounding of ``dtype``, from a snapshot of the weights that samples faster."""
-        return cast(Sampler, inference_copy(self, dtype))
 
     def visible(self, patches: Tensor) -> Tensor:
         """Patches (B, N, P) as the encoder is to see them in training: as this head would have drawn them."""

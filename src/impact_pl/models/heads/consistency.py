@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
-from impact_pl.diffusion import add_noise, draw_normal
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion import AdaLNHead
+from impact_pl.sampling.diffusion import add_noise, draw_normal
 
 FIRST_STEP_SHARE = 0.5  # of the points in training: pure noise, where one-step sampling starts
 SOFTNESS = 0.03  # of the distance, below which it is quadratic (arXiv 2310.14189, Sec. 3.3: pseudo-Huber)
@@ -25,7 +25,7 @@ class ConsistencyHead(AdaLNHead):
     noise is a sample; more steps add noise to what came out and go on from there (2303.01469, Alg. 1).
 
     Guidance is an input (arXiv 2210.03142, Sec. 3): this head is shown which way guidance points and how far, and
-    learns paths that its teacher made under guidance (:mod:`impact_pl.models.teacher`). One pass does for both.
+    learns paths that its teacher made under guidance (:mod:`impact_pl.training.distillation`). One pass does for both.
 
     Its weights have the diffusion head's names, so that a trained one is its start; new are ``guidance_proj`` and
     ``final_proj``, for the teacher's predicts a variance too. What ``final_proj`` gives is a velocity, so that at the

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
-from impact_pl.diffusion import (
+from impact_pl.models.heads.base import Head, Sampling, guided
+from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.sampling.diffusion import (
     Prediction,
     Schedule,
     add_noise,
@@ -21,10 +23,7 @@ from impact_pl.diffusion import (
     make_schedule,
     noise_of_velocity,
 )
-from impact_pl.models.heads.base import Head, Sampler, Sampling, guided
-from impact_pl.models.heads.diffusion_loop import DiffusionLoop
-from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.solvers import SOLVERS, last, trajectory
+from impact_pl.sampling.solvers import SOLVERS, last, trajectory
 
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
@@ -196,7 +195,7 @@ class DiffusionHead(AdaLNHead):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
         Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition
-        and timestep only is computed in every step, for every row; :class:`DiffusionLoop` does better.
+        and timestep only is computed in every step, for every row; ``inference.diffusion_loop`` does better.
         """
         both = hidden if null_hidden is None else torch.cat([hidden, null_hidden])  # (B or 2B, K, D)
 
@@ -208,6 +207,3 @@ class DiffusionHead(AdaLNHead):
             return Prediction(guided(prediction.noise, guidance_scale), prediction.variance[: len(hidden)])
 
         return denoise
-
-    def for_inference(self, dtype: torch.dtype) -> Sampler:
-        return DiffusionLoop(self, dtype)

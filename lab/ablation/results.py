@@ -1,0 +1,104 @@
+"""The figures of an ablation as one small file: every row and setting, every seed."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from impact_pl.data.partial import write_whole
+from impact_pl.evaluation.evaluate import versions
+from lab.ablation.plan import Plan
+from lab.ablation.run import read_result
+from lab.ablation.units import Unit
+
+OF_SOUNDS = {  # key of a figure -> heading, digits, whether more is better
+    "fd_yamnet": ("FD-YAMNet", 1, False),
+    "kl": ("KL", 2, False),
+    "inception_score": ("IS", 2, True),
+    "accuracy": ("accuracy", 3, True),
+    "text_relevance": ("relevance", 3, True),
+}
+OF_SPEED = {"latency": ("latency, s", 2, False), "memory": ("memory, MB", 0, False)}
+FIGURES = OF_SOUNDS | OF_SPEED
+FORMAT = 1
+
+Values = dict[str, float]  # of one figure: the seed -> the value; of the latency: the repeat -> the value
+Rows = dict[str, dict[str, Values]]  # row or setting -> figure -> values
+
+
+def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Everything that finished units have measured.
+
+    Returns:
+        For JSON: the plan, ``reference`` (rows real, codec, noise -> figures) and ``rows`` (row or setting -> figure
+        -> values), in the plan's order.
+    """
+    reference: dict[str, dict[str, float]] = {}
+    rows: Rows = {}
+    made_with: dict[str, None] = {}  # revisions, in their order
+    for unit in units:
+        result = read_result(out, unit)
+        if result is not None:
+            made_with[result["code"]] = None
+        if result is None or result["figures"] is None:
+            continue
+        if unit.name == "reference":
+            of = {row["name"]: row for row in result["figures"]["rows"]}
+            reference = {"real": chosen(of["real"]), "codec": chosen(of["generated"]), "noise": chosen(of["noise"])}
+            facts = facts | {"samples": result["figures"]["num_samples"]}
+        elif unit.kind == "figures":
+            of = {row["name"]: row for row in result["figures"]["rows"]}
+            for name, subject in unit.subjects.items():
+                for key, value in chosen(of[name]).items():
+                    rows.setdefault(subject, {}).setdefault(key, {})[str(unit.seed)] = value
+        elif unit.kind == "speed":
+            row = rows.setdefault(unit.subjects[""], {})
+            row["latency"] = {str(index): value for index, value in enumerate(result["figures"]["latency"])}
+            row["memory"] = {"0": result["figures"]["memory"]}
+    return {
+        "format": FORMAT,
+        "size": size,
+        "facts": facts | {"cores": os.cpu_count(), "code": ", ".join(made_with), "versions": versions()},
+        "plan": dataclasses.asdict(plan),
+        "reference": reference,
+        "rows": rows,
+    }
+
+
+def chosen(row: dict[str, Any]) -> dict[str, float]:
+    """The figures of a row of impact-evaluate that an ablation is about."""
+    return {key: row[key] for key in OF_SOUNDS if row.get(key) is not None}
+
+
+def write_results(results: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(rounded(results), indent=1) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to six significant digits: the rest is noise, and the file is committed."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What :func:`write_results` wrote.
+
+    Raises:
+        ValueError: it is no such file.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such results of an ablation")
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not the results of an ablation ({error})") from error
+    known = isinstance(results, dict) and results.get("format") == FORMAT
+    if not known or not all(isinstance(results.get(key), dict) for key in ("facts", "plan", "rows")):
+        raise ValueError(f"{path}: not the results of an ablation in format {FORMAT}")
+    return results

@@ -1,0 +1,64 @@
+"""`python -m lab.ablation.speed`: seconds and memory that a model takes to generate a batch of sounds.
+
+Timed is the whole way from captions to waveforms; loading is not. Memory is what generation needs beyond the libraries:
+the process's peak less what it was before the model was loaded, or a GPU's peak.
+"""
+
+import argparse
+import functools
+import json
+import resource
+import sys
+from pathlib import Path
+
+from impact_pl.data.partial import write_whole
+from impact_pl.errors import user_errors
+
+CAPTION = "a dog barks while rain falls on a roof"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lab.ablation.speed", description=__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="model folder")
+    parser.add_argument("--decoding", default="{}", help="fields of DecodingConfig as JSON")
+    parser.add_argument("--duration", type=float, required=True, help="seconds of each sound")
+    parser.add_argument("--batch-size", type=int, default=8, help="sounds at once (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3, help="after uncounted ones: 1, with CUDA 2 (%(default)s)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, required=True, help="JSON: seconds of each repeat, and memory in MB")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    import torch
+
+    from impact_pl.inference.pipeline import ImpactPipeline
+    from lab.ablation.plan import decoding_config
+    from lab.benchmark.timing import seconds_of, warm_ups
+
+    before = peak_memory()
+    pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
+    decoding = decoding_config(json.loads(args.decoding))
+    device = torch.device(args.device)
+    captions, uncounted = [CAPTION] * args.batch_size, warm_ups(device)
+
+    def generate(seed: int) -> None:
+        pipeline(captions, duration=args.duration, seed=seed, decoding=decoding)
+
+    seconds = [seconds_of(functools.partial(generate, seed), device) for seed in range(args.repeats + uncounted)]
+    memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory() - before
+    measured = {"latency": seconds[uncounted:], "memory": memory / 1e6, "threads": torch.get_num_threads()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(args.out, json.dumps(measured) + "\n")
+
+
+def peak_memory() -> int:
+    """Most bytes that this process had resident so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+if __name__ == "__main__":
+    main()

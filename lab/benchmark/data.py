@@ -1,0 +1,258 @@
+"""How fast shards are read and made, against plain ways.
+
+reading: clips/s and MB/s of the training's DataLoader in its shuffled order, for each number of worker processes,
+against (a) reading the same files' bytes from end to end, (b) a webdataset pipeline that decodes, shuffles and batches
+the same shards to the same tensors.
+
+precompute: clips/s of impact-precompute with one process and with two (in the middle half of the records, when all
+processes are at work), against the plain loop: one clip after the other is loaded, resampled, encoded and written.
+
+Every way is repeated, in turns, so that a change of the machine's load meets all of them; the medians count.
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from impact_pl.audio import load_audio, save_audio
+from impact_pl.config import PrecomputeConfig
+from impact_pl.data.datamodule import latent_loader
+from impact_pl.data.index import ShardIndex
+from impact_pl.data.manifest import read_manifest, write_manifest
+from impact_pl.data.order import SampleStream, SlotSampler
+from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
+from impact_pl.models.spec import ImpactSpec
+from impact_pl.precompute.plan import read_shard_note
+from impact_pl.precompute.precompute import Precomputer, load_models
+from impact_pl.precompute.segments import usable_segments
+from impact_pl.precompute.workers import run_workers
+
+CAPTION_POSITIONS = 15
+FEWEST_CLIPS = 4  # of which a middle half can be timed
+BATCHES_A_WORKER = 8  # at least: up to two that it reads ahead come for nothing
+Way = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
+Against = dict[str, dict[str, str]]  # column -> row -> the row that it is compared with
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``python -m lab.benchmark reading``: ``data`` is the `out` folder of impact-precompute."""
+
+    data: Path
+    split: str = "train"
+    workers: tuple[int, ...] = (0, 1, 2)  # DataLoader processes to try
+    batch_size: int = 16
+    epochs: int = 3  # of the set, in a repeat
+
+
+@dataclass(frozen=True)
+class Making:
+    """``python -m lab.benchmark precompute``; with ``rate`` the clips are written as WAV of this rate first."""
+
+    manifest: Path
+    clips: int = 200  # records, drawn from the manifest
+    clip_seconds: float = 10.24
+    text_encoder: str = "none"
+    workers: tuple[int, ...] = (1, 2)  # processes to try
+    rate: int | None = None
+
+
+def measure(ways: dict[str, Way], against: Against, repeats: int) -> list[dict]:
+    """Rows of a record: medians of clips/s and bytes/s, the ways taking turns, and how many times each column's way."""
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeats):
+        for name, way in ways.items():
+            clips, num_bytes, elapsed = way()
+            rates[name].append((clips / elapsed, num_bytes / elapsed))
+    medians = {
+        name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in rates.items()
+    }
+    rows = []
+    for name, (clips_per_second, bytes_per_second) in medians.items():
+        times = {key: clips_per_second / medians[other[name]][0] for key, other in against.items() if name in other}
+        rows.append(
+            {"way": name, "clips_per_second": clips_per_second, "bytes_per_second": bytes_per_second, "times": times}
+        )
+    return rows
+
+
+def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
+    """Name -> way, and what each is compared with."""
+    folder = args.data / args.split
+    dataset = LatentDataset(folder)
+    size = sum(shard["bytes"] for shard in dataset.index.shards)
+    steps = len(dataset) * args.epochs // args.batch_size
+    most = max(1, *args.workers)
+    if steps < BATCHES_A_WORKER * most:
+        raise ValueError(
+            f"{folder} has {len(dataset)} clips: too few for --batch-size {args.batch_size}; {args.epochs} epoch(s) "
+            f"are {steps} batches, and {most} process(es) want {BATCHES_A_WORKER * most}: choose smaller batches, "
+            "fewer --workers or more --epochs"
+        )
+
+    def loader(workers: int) -> DataLoader:
+        stream = SampleStream(dataset.sizes, seed=0)
+        sampler = SlotSampler(stream, args.batch_size, start=0, steps_done=0, max_steps=steps)
+        return latent_loader(dataset, sampler, workers)
+
+    def webdataset_loader(workers: int) -> DataLoader:
+        pipeline, pins = webdataset_pipeline(dataset, args), torch.cuda.is_available()  # pinned as ours
+        return DataLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pins)
+
+    def read(make: Callable[[int], DataLoader], workers: int) -> Way:
+        return lambda: drain(make(workers), size / len(dataset))
+
+    ways: dict[str, Way] = {"(a) the files' bytes": lambda: read_bytes(dataset, args.epochs)}
+    against: Against = {"(a)": {}, "(b)": {}}
+    for workers in args.workers:
+        ours, theirs = f"impact_pl, {workers} worker(s)", f"(b) webdataset, {workers} worker(s)"
+        ways |= {theirs: read(webdataset_loader, workers), ours: read(loader, workers)}
+        against["(a)"][ours], against["(b)"][ours] = "(a) the files' bytes", theirs
+    return ways, against
+
+
+def read_bytes(dataset: LatentDataset, epochs: int) -> tuple[int, int, float]:
+    start, count = time.perf_counter(), 0
+    for _ in range(epochs):
+        for number in range(len(dataset.sizes)):
+            count += len(Path(dataset.path(number)).read_bytes())
+    return len(dataset) * epochs, count, time.perf_counter() - start
+
+
+def drain(loader: DataLoader, bytes_per_clip: float) -> tuple[int, int, float]:
+    """Read a loader to its end, timed from when each worker has given a batch to the last batch."""
+    batches, clips = iter(loader), 0
+    for _ in range(max(1, loader.num_workers)):
+        next(batches)
+    start = end = time.perf_counter()
+    for batch in batches:
+        clips, end = clips + len(batch["keys"]), time.perf_counter()
+    return clips, round(clips * bytes_per_clip), end - start
+
+
+def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
+    """The same batches (in another order) by webdataset's own means."""
+    import webdataset
+
+    features = dataset.index.text_features
+
+    def to_sample(parts: dict[str, Any]) -> dict[str, Any]:
+        text, masks = {}, []
+        for name, (length, size) in features.items():
+            stored = torch.from_numpy(parts.get(f"{name}.npy", torch.zeros(0, size).numpy())).float()
+            text[name] = torch.nn.functional.pad(stored, (0, 0, 0, length - len(stored)))
+            masks.append(torch.arange(length) < len(stored))
+        mask = torch.cat(masks) if masks else torch.zeros(0, dtype=torch.bool)
+        moments = torch.from_numpy(parts["moments.npy"]).float()
+        caption = parts["json"]["caption"] or ""
+        return {"key": parts["__key__"], "moments": moments, "text": text, "text_mask": mask, "caption": caption}
+
+    urls = [dataset.path(number) for number in range(len(dataset.sizes))]
+    pipeline = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
+    pipeline = pipeline.repeat(args.epochs).shuffle(1000).decode().map(to_sample)
+    return pipeline.batched(args.batch_size, collation_fn=collate)
+
+
+def precompute_ways(args: Making, folder: Path) -> tuple[dict[str, Way], Against]:
+    """Name -> way, and what each is compared with; ``folder`` is for what they write."""
+    write_clips(args, folder)
+    config = PrecomputeConfig(
+        manifest=str(folder / "manifest.jsonl"),
+        out=str(folder),
+        clip_seconds=args.clip_seconds,
+        text_encoder=args.text_encoder,
+        samples_per_shard=max(1, args.clips // 8),
+    )
+    maker = Precomputer(config, *load_models(config))
+    numbers = list(range(len(maker.shards)))
+    (folder / "train").mkdir()
+
+    def pipeline(workers: int) -> tuple[int, int, float]:
+        times: list[float] = []
+        if workers == 1:
+            maker.write(numbers, lambda: times.append(time.perf_counter()))
+        else:
+            run_workers(replace(config, workers=workers), numbers, lambda: times.append(time.perf_counter()))
+        # The middle half: before it processes start one after the other, behind it they end so.
+        first, last = len(times) // 4, 3 * len(times) // 4
+        share = (last - first) / len(times)
+        entries = [read_shard_note(shard.path)["shard"] for shard in maker.shards]
+        clips, num_bytes = (round(share * sum(entry[key] for entry in entries)) for key in ("num_samples", "bytes"))
+        return clips, num_bytes, times[last] - times[first]
+
+    ways: dict[str, Way] = {"(a) plain loop": lambda: plain_loop(maker, folder / "plain.tar")}
+    for workers in args.workers:
+        ways[f"impact-precompute, {workers} process(es)"] = partial(pipeline, workers)
+    return ways, {"(a)": dict.fromkeys(ways, "(a) plain loop")}
+
+
+def write_clips(args: Making, folder: Path) -> None:
+    """``folder/manifest.jsonl`` with so many records of the manifest; with a ``rate`` the sounds as well.
+
+    Raises:
+        ValueError: too few records.
+    """
+    records = read_manifest(args.manifest)
+    records = random.Random(0).sample(records, min(args.clips, len(records)))
+    if len(records) < FEWEST_CLIPS:
+        raise ValueError(
+            f"{len(records)} records of {args.manifest} with --clips {args.clips}: at least {FEWEST_CLIPS} are needed"
+        )
+    for number, record in enumerate(records):
+        record.split = "train"
+        if args.rate:
+            waveform = load_audio(record.path, args.rate, record.start, record.duration)
+            record.path, record.start, record.duration = str(folder / f"{number}.wav"), 0.0, None
+            save_audio(record.path, waveform, args.rate)
+    write_manifest(folder / "manifest.jsonl", records)
+
+
+@torch.no_grad()
+def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
+    """One segment after the other, with as many threads as PyTorch likes."""
+    config, codec, encoder = maker.config, maker.codec, maker.text_encoder
+    start, count = time.perf_counter(), 0
+    with ShardWriter(path) as writer:
+        for index, record in enumerate(maker.records):
+            for segment in usable_segments(index, record, config.clip_seconds, codec.sample_rate, []):
+                text = {}
+                if encoder is not None and record.caption:
+                    text = {name: x[0] for name, x in encoder.encode([record.caption]).features.items()}
+                writer.add(segment.key, codec.encode(segment.waveform[None])[0], text, asdict(record))
+                count += 1
+    return count, path.stat().st_size, time.perf_counter() - start
+
+
+def random_shards(folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128) -> Path:
+    """Shards of random numbers that fit ``spec``, below ``folder``: reading them costs what reading real ones does.
+
+    A caption has as many positions as AudioCaps' captions have on average.
+    """
+    generator = torch.Generator().manual_seed(0)
+    out = folder / "train"
+    out.mkdir(parents=True)
+    shape = (2 * spec.latent_channels, num_frames, spec.latent_width)
+    paths = [out / f"{number:06d}.tar" for number in range(-(-clips // per_shard))]
+    for number, path in enumerate(paths):
+        with ShardWriter(path) as writer:
+            for index in range(number * per_shard, min(clips, (number + 1) * per_shard)):
+                text = {
+                    name: torch.randn(min(length, CAPTION_POSITIONS), size, generator=generator)
+                    for name, (length, size) in spec.text_features.items()
+                }
+                moments = torch.rand(shape, generator=generator)
+                writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": "train"})
+    features = {name: list(size) for name, size in spec.text_features.items()}
+    encoder = {"name": "random", "identity": "random", "features": features} if features else None
+    latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}
+    shards = [describe_shard(path) for path in paths]
+    ShardIndex({"name": "random", "identity": "random"}, encoder, latents, num_frames / 25, shards).save(out)
+    return folder

@@ -1,0 +1,103 @@
+"""What a command measured, as a JSON file, written again with every row: an interrupted run leaves its rows.
+
+Rows of ways that take turns (of a training's steps, of data) are complete together, when the last turn is over. Until
+the first row the file stays what it was.
+"""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from impact_pl.data.partial import write_whole
+from lab.benchmark.machine import Rates, describe
+
+FORMAT = 1
+REQUIRED = ("command", "taken", "machine", "settings", "rows")
+OUTSIDE_REQUIRED = ("how",)  # of a record of another implementation, which somebody wrote by hand
+OUTSIDE_ROW = ("batch", "duration", "precision", "seconds", "whole")  # and what a generation has
+PARTS = ("latency", "throughput", "scaling", "training", "reading", "precompute", "peers", "outside")
+
+
+class Record:
+    """One command's measurements.
+
+    Args:
+        part: which command, one of PARTS.
+        command: as it was typed.
+        device: what it ran on.
+        settings: what holds for all rows.
+        rates: of the machine, where they were measured.
+        path: of the file; None: nothing is written.
+    """
+
+    def __init__(
+        self,
+        part: str,
+        command: str,
+        device: torch.device,
+        settings: dict[str, Any],
+        rates: Rates | None = None,
+        path: Path | None = None,
+    ) -> None:
+        assert part in PARTS, part
+        self.path = path
+        self.content: dict[str, Any] = {
+            "format": FORMAT,
+            "part": part,
+            "command": command,
+            "taken": time.strftime("%Y-%m-%d"),
+            "machine": describe(device),
+            "rates": None if rates is None else dataclasses.asdict(rates),
+            "settings": settings,
+            "rows": [],
+        }
+
+    def add(self, row: dict[str, Any]) -> None:
+        self.content["rows"].append(row)
+        self.save()
+
+    def save(self) -> None:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps(self.content, indent=1) + "\n")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The content of a record's file.
+
+    Raises:
+        ValueError: it is something else, or has no rows.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        form, part = content.get("format"), content["part"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not what python -m lab.benchmark --json wrote ({error})") from error
+    if form != FORMAT or part not in PARTS:
+        raise ValueError(
+            f"{path}: format {form}, part {part!r}; this version reads format {FORMAT} of {', '.join(PARTS)}"
+        )
+    require(path, content, REQUIRED, "the record")
+    require(path, content["machine"], ("name",), "machine")
+    if not isinstance(content["rows"], list) or not content["rows"]:
+        raise ValueError(f"{path} has no rows: its command ended before the first was complete; run it again")
+    if part == "outside":
+        require(path, content, OUTSIDE_REQUIRED, "the record")
+        require(path, content["settings"], ("model",), "settings")
+        for index, row in enumerate(content["rows"], start=1):
+            require(path, row, OUTSIDE_ROW, f"row {index}")
+            if not row.get("training"):
+                require(path, row, ("iterations", "diffusion_steps"), f"row {index}")
+    return content
+
+
+def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
+    """ValueError unless ``found`` has ``keys``."""
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {what} is no object with {', '.join(keys)}")
+    if missing := [key for key in keys if key not in found]:
+        raise ValueError(f"{path}: {what} lacks {', '.join(missing)}; README.md (Speed) says what a record holds")

@@ -1,0 +1,184 @@
+"""What is timed: an Impact model with its codec and text encoder, a trained one or one with random weights.
+
+Speed does not depend on what the weights are, so a model that is only named gets random ones, in the published sizes.
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.registry import load_codec
+from impact_pl.config import ModelConfig
+from impact_pl.inference.pipeline import ImpactPipeline
+from impact_pl.models.impact import Impact
+from impact_pl.models.spec import ImpactSpec
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
+from impact_pl.text_encoders.registry import load_text_encoder
+from lab.benchmark.work import CAPTION_TOKENS
+from lab.cards.scaling import planned_spec
+
+FRAMES_PER_SECOND = 25  # of both codecs' latents
+CAPTION = "a dog barks while rain falls on a tin roof"
+
+# AudioLDM's VAE and vocoder (cvssp/audioldm-s-full-v2, vae/config.json and vocoder/config.json).
+VAE: dict[str, Any] = {
+    "in_channels": 1, "out_channels": 1, "latent_channels": 8, "layers_per_block": 2,
+    "block_out_channels": [128, 256, 512], "norm_num_groups": 32,
+    "down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3,
+}  # fmt: skip
+VOCODER: dict[str, Any] = {
+    "model_in_dim": 64, "sampling_rate": 16_000, "upsample_initial_channel": 1024, "normalize_before": False,
+    "upsample_rates": [5, 4, 2, 2, 2], "upsample_kernel_sizes": [16, 16, 8, 4, 4],
+}  # fmt: skip
+# google/flan-t5-large, the encoder of which is used; transformers' default ClapTextConfig is CLAP's text tower.
+FLAN_T5_LARGE: dict[str, Any] = {
+    "vocab_size": 32128, "d_model": 1024, "d_kv": 64, "d_ff": 2816, "num_layers": 24, "num_heads": 16,
+    "feed_forward_proj": "gated-gelu",
+}  # fmt: skip
+
+
+@dataclass
+class Subject:
+    """A model, and what stands around it."""
+
+    name: str
+    model: Impact
+    codec: AudioCodec | None
+    encode_text: Callable[[int], object] | None  # encodes so many captions
+    text_bytes: int = 0  # of the text encoder's weights
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def num_frames(self, duration: float) -> int:
+        """Latent frames of so many seconds, whole patches.
+
+        Raises:
+            ValueError: longer than the model has positions for.
+        """
+        frames = whole_patches(self.model.spec, duration)
+        if self.num_patches(frames) > self.model.spec.model.max_patches:
+            limit = self.model.spec.model.max_patches
+            raise ValueError(
+                f"--duration {duration} is {self.num_patches(frames)} patches, and the model has positions for "
+                f"{limit}: give a shorter one, or a model by name"
+            )
+        return frames
+
+    def num_patches(self, num_frames: int) -> int:
+        """N of so many latent frames."""
+        return num_patches(self.model.spec, num_frames)
+
+    def text(self, batch: int, full: bool = False) -> TextFeatures | None:
+        """Random features of so many captions of CAPTION_TOKENS; None for a model without text.
+
+        ``full``: of captions that have text at all positions.
+        """
+        features = self.model.spec.text_features
+        if not features:
+            return None
+        drawn = {name: torch.randn(batch, *shape, device=self.device) for name, shape in features.items()}
+        tokens = torch.tensor(list(itertools.islice(itertools.cycle(CAPTION_TOKENS), batch)), device=self.device)
+        masks = [torch.arange(x.shape[1], device=self.device) < tokens[:, None] for x in drawn.values()]
+        return TextFeatures(drawn, torch.cat(masks, dim=1) | full)
+
+    def latents(self, batch: int, num_frames: int) -> Tensor:
+        """Random raw latents (B, C, H, W)."""
+        spec = self.model.spec
+        return torch.randn(batch, spec.latent_channels, num_frames, spec.latent_width, device=self.device)
+
+
+def whole_patches(spec: ImpactSpec, duration: float) -> int:
+    """Latent frames of so many seconds, rounded up to whole patches."""
+    patch = spec.patch_shape[0]
+    return math.ceil(duration * FRAMES_PER_SECOND / patch - 1e-9) * patch
+
+
+def num_patches(spec: ImpactSpec, num_frames: int) -> int:
+    """N of so many latent frames, which are whole patches."""
+    return num_frames * spec.latent_width // math.prod(spec.patch_shape)
+
+
+def named(name: str, config: ModelConfig, duration: float, device: torch.device, parts: bool = True) -> Subject:
+    """A model of ``config`` with random weights, long enough for ``duration`` seconds.
+
+    Args:
+        parts: with codec and text encoder; False leaves both out.
+    """
+    spec = planned_spec(dataclasses.replace(config))
+    spec.model.max_patches = max(config.max_patches, num_patches(spec, whole_patches(spec, duration)))
+    torch.manual_seed(0)
+    model = Impact(spec).to(device).eval()
+    if not parts:
+        return Subject(name, model, None, None)
+    codec = random_audioldm(device) if spec.latent_width > 1 else load_codec("builtin", device)
+    return Subject(name, model, codec, *text_encoder(spec, device))
+
+
+def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subject:
+    """A trained model with the codec and text encoder that it names."""
+    if not parts:
+        return Subject(folder.name, Impact.from_pretrained(folder, device), None, None)
+    pipeline = ImpactPipeline.from_pretrained(folder, device)
+    encoder = pipeline.text_encoder
+    if encoder is None:
+        return Subject(folder.name, pipeline.model, pipeline.codec, None)
+    return Subject(folder.name, pipeline.model, pipeline.codec, *encoding(encoder))
+
+
+def random_audioldm(device: torch.device) -> AudioCodec:
+    """AudioLDM's codec in its published size, with random weights.
+
+    Raises:
+        ValueError: diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise ValueError(f"AudioLDM's codec needs diffusers ({error}): pip install 'impact-pl[audioldm]'") from error
+    from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+    with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        vae: Any = AutoencoderKL(**VAE)
+        vae.save_pretrained(Path(folder, "vae"))
+        SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)).save_pretrained(Path(folder, "vocoder"))
+        Path(folder, "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
+        return load_codec(f"audioldm:{folder}", device)
+
+
+def encoding(encoder: TextEncoder) -> tuple[Callable[[int], object], int]:
+    """Encoding of B captions, and bytes of weights."""
+    return lambda batch: encoder.encode([CAPTION] * batch), sum(p.nbytes for p in encoder.parameters())
+
+
+def text_encoder(spec: ImpactSpec, device: torch.device) -> tuple[Callable[[int], object], int]:
+    """:func:`encoding` of MiniLM, or of flan-t5-large and CLAP's text tower with random weights, at all positions."""
+    if "minilm" in spec.text_features:
+        return encoding(load_text_encoder("minilm", device))
+    from transformers import ClapTextConfig, ClapTextModelWithProjection, T5Config, T5EncoderModel
+
+    t5: Any = T5EncoderModel(T5Config(**FLAN_T5_LARGE))
+    clap: Any = ClapTextModelWithProjection(ClapTextConfig())
+    t5, clap = t5.to(device).eval(), clap.to(device).eval()
+    length = spec.text_features["t5"][0]
+
+    @torch.no_grad()
+    def encode(batch: int) -> None:
+        ids = torch.full((batch, length), 7, device=device)
+        mask = torch.ones_like(ids)
+        t5(input_ids=ids, attention_mask=mask)
+        clap(input_ids=ids, attention_mask=mask)
+
+    return encode, sum(p.nbytes for model in (t5, clap) for p in model.parameters())

@@ -1,0 +1,198 @@
+"""`python -m lab.cards.codec_table --manifest M`: codecs compared on recordings; the table of the model card.
+
+Clips go through each codec and back, with clean latents and with Gaussian errors on them (a generator's errors look
+like that). Beside the built-in kind stands its control: the same latents, decoded to mel and played by Griffin-Lim.
+
+Columns: numbers a second of the latents; errors, as a share of the latents' overall standard deviation; FD-YAMNet and
+FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of YAMNet's embeddings and classes; L1 of
+the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding a
+second of sound: of the processor (all threads together), and of the GPU where there is one. Networks hear both sides
+dithered at -60 dB. The row "real" compares other real clips, as many, with these: the floor of a distance at this N.
+"""
+
+import argparse
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchaudio.functional
+from torch import Generator, Tensor
+
+from impact_pl.audio import SAMPLE_RATE, load_audio, resample
+from impact_pl.cli import options
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.builtin import BuiltinCodec
+from impact_pl.codecs.registry import load_codec
+from impact_pl.data.manifest import Record, read_manifest
+from impact_pl.errors import user_errors
+from lab.cards.reconstruction import ReconstructionJudge
+
+
+def griffin_lim(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
+    """A ``decode`` for the codec's latents: 60 iterations, momentum 0.99, on the mel spectrogram that they hold."""
+    n_fft, hop, filters = codec.spec.n_fft, codec.spec.hop, codec.log_mel.filters  # (F, K)
+
+    def decode(latents: Tensor, generator: Generator) -> Tensor:
+        mel = (codec.excess_level(codec.decode_mel(latents)) + codec.unit_noise_mel[:, None]).exp()  # (1, F, M)
+        magnitude = filters.T @ (mel / filters.sum(dim=1)[:, None]) + 1e-8  # (1, K, M)
+        for _ in range(100):  # non-negative least squares by multiplicative updates
+            magnitude = magnitude * (filters.T @ mel) / (filters.T @ (filters @ magnitude)).clamp(min=1e-12)
+        torch.manual_seed(0)  # Griffin-Lim's own first phases
+        waveform = torchaudio.functional.griffinlim(
+            magnitude, codec.log_mel.window, n_fft, hop, n_fft, 1.0, 60, 0.99, (mel.shape[-1] - 1) * hop, True
+        )
+        # Its frames are centred on multiples of the hop, the log-mel's half a hop later.
+        return torch.nn.functional.pad(waveform, (hop // 2, hop // 2))
+
+    return decode
+
+
+Decode = Callable[[Tensor, Generator], Tensor]
+DIGITS = {"FD-YAMNet": 1, "FD-aisfx": 1, "cosine": 3, "top-1": 2, "mel L1": 3, "STFT L1": 3, "CPU": 3, "GPU": 4}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.cards.codec_table",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--manifest", type=Path, required=True, nargs="+", help="manifest.jsonl, one or more")
+    parser.add_argument("--split", default="valid", help="split of the clips (default: valid)")
+    parser.add_argument("--floor-split", default="train", help="split of the row 'real' (default: train)")
+    parser.add_argument("--ids", type=expression, default="", help="only records whose id matches this")
+    parser.add_argument("--limit", type=options.positive_int, help="at most so many clips, drawn with the seed")
+    parser.add_argument("--duration", type=options.seconds, default=10.24, help="clips are cut to so many seconds")
+    parser.add_argument("--codec", nargs="+", default=["builtin"], help="codec names or folders, or LABEL=those")
+    parser.add_argument("--errors", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3], help="in latent std")
+    parser.add_argument("--aisfx", type=Path, help="aisfx/models/checkpoint.pth of the PyPI package aisfx 0.1.2")
+    parser.add_argument("--seed", type=options.seed, default=0)
+    parser.add_argument("--threads", type=options.positive_int, default=2)
+    parser.add_argument("--no-control", action="store_true", help="leave Griffin-Lim out")
+    return parser
+
+
+def expression(text: str) -> re.Pattern[str]:
+    """A regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no regular expression: {error}") from None
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    torch.set_num_threads(args.threads)
+    codecs = {label: load_codec(name) for label, name in map(labelled, args.codec)}
+    records = [record for path in args.manifest for record in read_manifest(path) if args.ids.search(record.id)]
+    real = load(records, args.split, args.limit, args)
+    others = load(records, args.floor_split, len(real), args)
+    if len(others) < len(real):
+        raise ValueError(
+            f"split '{args.floor_split}' has {len(others)} clips for the row 'real', which compares as many as "
+            f"'{args.split}' has, {len(real)}: give --limit {len(others)}, or another --floor-split"
+        )
+    judge = ReconstructionJudge(real, args.threads, args.aisfx)
+    print(f"{len(real)} clips, {seconds(real):.0f} s; {torch.get_num_threads()} threads")
+    for label, codec in codecs.items():
+        print(f"{label}: {codec.name}, latents {codec.identity}")
+    columns = [name for name in DIGITS if name != "FD-aisfx" or args.aisfx]
+    print_row(["system", "numbers/s", "errors", *columns])
+    floor = judge.distances(others)
+    print_row(["real", "-", "-", *(show(floor, name) for name in columns)])
+    for label, system, codec in systems(codecs, not args.no_control):
+        for error in args.errors:
+            sounds, speed = reconstruct(codec, system, real, error, args.seed)
+            figures = {**judge(sounds), "CPU": speed}
+            if torch.cuda.is_available() and system == codec.decode:
+                figures["GPU"] = gpu_speed(codec, real, args.seed)
+            rate = codec.latent_channels * codec.latent_width * codec.sample_rate / codec.samples_per_latent
+            print_row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)])
+
+
+def labelled(argument: str) -> tuple[str, str]:
+    """``LABEL=NAME`` -> both; ``NAME`` is its own label."""
+    label, equals, name = argument.partition("=")
+    return (label, name) if equals else (argument, argument)
+
+
+def systems(codecs: dict[str, AudioCodec], control: bool) -> list[tuple[str, Decode, AudioCodec]]:
+    """(label, decode, codec) of each row: the decoders, and Griffin-Lim once for all codecs of the same mel latents."""
+    found: list[tuple[str, Decode, AudioCodec]] = [(label, codec.decode, codec) for label, codec in codecs.items()]
+    controlled: set[str] = set()
+    for label, codec in codecs.items():
+        if control and isinstance(codec, BuiltinCodec) and codec.identity not in controlled:
+            controlled.add(codec.identity)
+            found.append((f"{label}, Griffin-Lim", griffin_lim(codec), codec))
+    return found
+
+
+def show(figures: dict[str, float], name: str) -> str:
+    return f"{figures[name]:.{DIGITS[name]}f}" if name in figures else "-"
+
+
+def print_row(cells: list[str]) -> None:
+    print("| " + " | ".join([f"{cells[0]:<24}", *(f"{cell:>9}" for cell in cells[1:])]) + " |", flush=True)
+
+
+def load(records: list[Record], split: str, limit: int | None, args: argparse.Namespace) -> list[Tensor]:
+    """Waveforms (S_i,) of a split; at most ``limit`` of them, drawn with the seed."""
+    chosen = [record for record in records if record.split == split]
+    if len(chosen) < 2:
+        raise ValueError(f"{len(chosen)} records of split '{split}' match: a table needs at least 2")
+    if limit is not None and limit < len(chosen):
+        keep = torch.randperm(len(chosen), generator=Generator().manual_seed(args.seed))[:limit]
+        chosen = [chosen[i] for i in sorted(keep.tolist())]
+    return [load_audio(r.path, start=r.start, duration=min(r.duration or 1e9, args.duration)) for r in chosen]
+
+
+def seconds(waveforms: list[Tensor]) -> float:
+    return sum(map(len, waveforms)) / SAMPLE_RATE
+
+
+@torch.inference_mode()
+def reconstruct(
+    codec: AudioCodec, decode: Decode, real: list[Tensor], error: float, seed: int
+) -> tuple[list[Tensor], float]:
+    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; decoding time over sounding time."""
+    latents = [encode(codec, waveform) for waveform in real]
+    channels = torch.cat([z[0].transpose(1, 2).flatten(0, 1) for z in latents], dim=1)  # (C W, all H)
+    overall = channels.var(dim=1).mean().sqrt()
+    generator, elapsed, sounds = Generator().manual_seed(seed), 0.0, []
+    for waveform, clean in zip(real, latents, strict=True):
+        noisy = clean + error * overall * torch.randn(clean.shape, generator=generator)
+        start = time.process_time()  # of all threads; what else runs on the machine does not count
+        sound = decode(noisy, generator)[0]
+        elapsed += time.process_time() - start
+        sounds.append(resample(sound, codec.sample_rate, SAMPLE_RATE)[: len(waveform)].clamp(-1, 1))
+    return sounds, elapsed / seconds(real)
+
+
+def encode(codec: AudioCodec, waveform: Tensor) -> Tensor:
+    """Waveform (S,) at 16 kHz -> the latents' mean (1, C, H, W)."""
+    return codec.encode(resample(waveform, SAMPLE_RATE, codec.sample_rate)[None]).chunk(2, dim=1)[0]
+
+
+@torch.inference_mode()
+def gpu_speed(codec: AudioCodec, real: list[Tensor], seed: int) -> float:
+    """Decoding time over sounding time on the GPU, one clip at a time, each once before as a warm-up."""
+    latents = [encode(codec, waveform).cuda() for waveform in real]
+    codec.cuda()
+    try:
+        for _ in range(2):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for each in latents:
+                codec.decode(each, Generator().manual_seed(seed))
+            torch.cuda.synchronize()
+            elapsed = time.perf_counter() - start
+    finally:
+        codec.cpu()
+    return elapsed / seconds(real)
+
+
+if __name__ == "__main__":
+    main()

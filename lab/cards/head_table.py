@@ -1,0 +1,91 @@
+"""`python -m lab.cards.head_table`: size and cost of the heads, as Markdown (docs/recipes.md)."""
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+
+from impact_pl.cli.compose import compose
+from impact_pl.config import DecodingConfig, TrainConfig
+from impact_pl.errors import user_errors
+
+
+@dataclass
+class Cost:
+    """Of one clip, as far as the head goes."""
+
+    head: int  # parameters of the head
+    total: int  # of the whole model
+    passes: int  # through the head, one after the other, in a decoding iteration
+    flops: float  # floating-point operations of the head
+
+
+def cost(spec, decoding: DecodingConfig) -> Cost:
+    """Of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
+
+    Counted, nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
+    """
+    import torch
+
+    from impact_pl.models.impact import Impact
+    from impact_pl.sampling.masking import masked_counts
+
+    with torch.device("meta"):
+        model = Impact(spec)
+    left = masked_counts(spec.model.max_patches, decoding.num_iterations)
+    revealed = [before - after for before, after in zip([spec.model.max_patches, *left[:-1]], left, strict=True)]
+    flops = sum(
+        times * _flops(model.head, spec.model.dim, count, decoding.num_diffusion_steps)
+        for count, times in Counter(revealed).items()
+        if count
+    )
+    sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in (model.head, model)]
+    return Cost(sizes[0], sizes[1], model.head.num_passes(decoding.num_diffusion_steps), flops)
+
+
+def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
+    """Of one guided iteration that reveals ``count`` patches of a clip (matrix products only, 2 a multiply-add)."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from impact_pl.models.heads.base import Sampling
+
+    hidden = torch.zeros(1, count, dim, device="meta")
+    counted = []
+    for steps in (1, 2):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            head.sample(hidden, hidden, Sampling(2.0, steps), torch.Generator())
+        counted.append(counter.get_total_flops())
+    return counted[0] + (num_diffusion_steps - 1) * (counted[1] - counted[0])
+
+
+def table(models: list[str], heads: list[str]) -> list[str]:
+    """One row for each of ``heads``, or of all that learn by themselves, of each model."""
+    from impact_pl.models.heads import HEADS
+    from lab.cards.scaling import planned_spec
+
+    decoding = DecodingConfig()
+    rows = [
+        "| model | head | head, M | all, M | passes in sequence, an iteration | head's TFLOP a clip |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in models:
+        for head in heads or [name for name, head in HEADS.items() if head.teacher is None]:
+            spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
+            result = cost(spec, decoding)
+            sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
+            rows.append(f"| {name} | `{head}` | {sizes} | {result.passes} | {result.flops / 1e12:.3f} |")
+    return rows
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m lab.cards.head_table", description=__doc__.split(": ", 1)[1])
+    parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
+    parser.add_argument("--heads", nargs="+", default=[], help="values of model.head (default: all but consistency)")
+    arguments = parser.parse_args(argv)
+    print("\n".join(table(arguments.models, arguments.heads)))
+
+
+if __name__ == "__main__":
+    main()

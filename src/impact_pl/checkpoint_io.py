@@ -1,0 +1,127 @@
+"""Read published weights without running code from them: torch checkpoints, transformers and diffusers folders."""
+
+import json
+import pickle
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from impact_pl.errors import first_line
+
+WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files
+DAMAGE = (  # what torch, safetensors and transformers raise on files that are not what they should be
+    *(SafetensorError, pickle.PickleError, struct.error, OSError, EOFError, RuntimeError),
+    *(LookupError, ValueError, TypeError, AttributeError, AssertionError),
+)
+REBUILD: tuple[Any, ...] = (
+    np.float64(0).__reduce__()[0],
+    np.empty(0).__reduce__()[0],
+)  # numpy's makers of numbers and arrays
+NUMPY: list[
+    Any
+] = [  # what may stand in a checkpoint beside tensors; the makers under the names that numpy 1 and 2 wrote
+    *(np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))),
+    *((make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core") for make in REBUILD),
+]
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that transformers and diffusers load a folder's weights from: safetensors first, then ``.bin``.
+
+    Raises:
+        ValueError: none there, or a damaged index.
+    """
+    for suffix in (".safetensors", ".bin"):
+        for path in (folder / f"{stem}{suffix}" for stem in WEIGHTS):
+            index = path.with_name(f"{path.name}.index.json")
+            if path.is_file():
+                return [path]
+            if index.is_file():
+                try:
+                    shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+                except DAMAGE as error:
+                    raise ValueError(f"{index}: not an index of weights ({first_line(error)})") from error
+                return [index, *(folder / name for name in shards)]
+    raise ValueError(f"{folder}: no weights there (such as {WEIGHTS[0]}.safetensors)")
+
+
+def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
+    """A published ``.pth`` or ``.pt`` file, in torch's zip format or the older one, read without running code in it.
+
+    Args:
+        path: the file.
+        allowed: harmless classes that this file may name besides tensors, numbers, and numpy's numbers and arrays.
+
+    Raises:
+        ValueError: it is damaged, of another format, holds other things than these, or is no dict of names.
+    """
+    try:
+        with torch.serialization.safe_globals([*NUMPY, *allowed]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except DAMAGE as error:
+        with open(path, "rb") as file:
+            is_safetensors = file.read(9)[8:] == b"{"  # its header's length, then the header in JSON
+        why = "it is a safetensors file" if is_safetensors else first_line(error)
+        raise ValueError(
+            f"{path}: not a checkpoint of torch that can be read safely ({why}); where you trust it, load it yourself "
+            "and torch.save its state dict alone"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{path}: not a checkpoint, which would be a dict of names (it holds a {_kind(content)})")
+    return content
+
+
+def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """``content`` of a checkpoint, if it is a state dict: names and tensors.
+
+    Raises:
+        ValueError: it is not; the message names what does not belong.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: where its weights should be, there is a {_kind(content)}")
+    for name, value in content.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path}: among its weights, {name!r} is a {_kind(value)}, not a tensor under a name")
+    return content
+
+
+def _kind(value: Any) -> str:
+    return (
+        f"dict with keys such as {next(iter(value))!r}" if isinstance(value, dict) and value else type(value).__name__
+    )
+
+
+def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
+    """A transformers or diffusers model from a local folder, whole, in float32, frozen.
+
+    Neither library refuses a folder of another model: they only warn, and leave what is missing at random.
+
+    Args:
+        model_class: of one of these libraries.
+        folder: with config.json and weights.
+        options: of the class's ``from_pretrained``.
+
+    Raises:
+        ValueError: the weights are not this model's, not all there, damaged, or more than weights (nothing else is
+            unpickled).
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    weight_files(folder)
+    disable_progress_bar()  # of loading the weights
+    try:
+        model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
+    except DAMAGE as error:
+        raise ValueError(f"{folder}: not a {model_class.__name__} that can be read ({first_line(error)})") from error
+    wrong = [*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", []))]
+    if wrong:
+        raise ValueError(
+            f"{folder}: not a {model_class.__name__}: {len(wrong)} of its weights are missing, such as {wrong[0]}"
+        )
+    return model.float().requires_grad_(False).eval()

@@ -1,0 +1,124 @@
+"""AudioLDM's codec: its VAE over log-mel spectrograms (diffusers) and its HiFi-GAN vocoder (transformers).
+
+A folder in the layout of diffusers' AudioLDM pipelines (``cvssp/audioldm-...`` on the hub) is read: ``vae/`` and
+``vocoder/``. The published VAE turns 10.24 s (1024 mel frames of 64 bins) into 256 x 16 latents of 8 channels, which
+S1 generates in patches of 4 x 4 (256 patches of 128 numbers).
+
+Dimension key: B batch, S samples, M mel frames (100 a second), F mel bins, C latent channels, H latent frames,
+W latent width.
+"""
+
+import math
+
+import torch
+import torchaudio.functional
+from torch import Generator, Tensor, nn
+
+from impact_pl.audio import fit_length
+from impact_pl.checkpoint_io import load_frozen, weight_files
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.hub import model_folder
+from impact_pl.identity import files_identity
+from impact_pl.registry import full_name
+
+SAMPLE_RATE, NUM_MELS, N_FFT, HOP, F_MAX, LEAST = 16_000, 64, 1024, 160, 8000.0, 1e-5
+NEEDED = ("vae/config.json", "vocoder/config.json")
+
+
+class AudioLDMMel(nn.Module):
+    """AudioLDM's log-mel spectrogram (haoheliu/AudioLDM, audio/stft.py, TacotronSTFT): M = S / hop frames.
+
+    Magnitudes of a Hann-windowed STFT, centred by a reflection of half a window on both sides; Slaney mel filters of
+    unit area from 0 to 8000 Hz; natural log, clamped at 1e-5. The frame centred at the end of the sound is dropped, as
+    the original cuts 1025 frames of 10.24 s to 1024.
+
+    Note:
+        The original's file loader also subtracts a clip's mean and scales its peak to 0.5. Here sounds keep their
+        level, or no decoded sound could be compared with its original.
+    """
+
+    filters: Tensor  # (F, n_fft/2 + 1)
+    window: Tensor  # (n_fft,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = torchaudio.functional.melscale_fbanks(
+            N_FFT // 2 + 1, 0.0, F_MAX, NUM_MELS, SAMPLE_RATE, norm="slaney", mel_scale="slaney"
+        )
+        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S), S a multiple of the hop and above 512 -> mel (B, M, F)."""
+        spectrum = torch.stft(
+            waveform, N_FFT, HOP, window=self.window, center=True, pad_mode="reflect", return_complex=True
+        )
+        mel = (self.filters @ spectrum.abs()).clamp(min=LEAST).log()  # (B, F, M + 1)
+        return mel[..., :-1].transpose(1, 2)
+
+
+class AudioLDMCodec(AudioCodec):
+    """Raw latents are the VAE's own; AudioLDM's ``scaling_factor`` is left to Impact's whitening.
+
+    ``identity`` covers what makes latents (mel front end and VAE) and leaves the vocoder out, so that another vocoder
+    fits stored latents.
+
+    Args:
+        source: a folder with ``vae/`` and ``vocoder/``, or ``hub:ID``, such a repository.
+
+    Raises:
+        ValueError: diffusers is not installed, a file is missing, or the parts are not made for 16 kHz and 64 mel bins.
+    """
+
+    sample_rate = SAMPLE_RATE
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        try:
+            from diffusers import AutoencoderKL
+        except ImportError as error:
+            raise ValueError(
+                f"codec 'audioldm:{source}' needs diffusers ({error}): pip install 'impact-pl[audioldm]'"
+            ) from error
+        from transformers import SpeechT5HifiGan
+
+        folder = model_folder(source, NEEDED, parts=("vae/", "vocoder/"))
+        self.name = full_name("audioldm", source)
+        self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would want accelerate
+        self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")
+        self.mel = AudioLDMMel()
+        self._check(source)
+        shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self.latent_channels = self.vae.config.latent_channels
+        self.latent_width = NUM_MELS // shrink
+        self.samples_per_latent = HOP * shrink
+        salt = f"audioldm {SAMPLE_RATE} {NUM_MELS} {N_FFT} {HOP} {F_MAX} {LEAST}"
+        self.identity = files_identity(salt, [folder / NEEDED[0], *weight_files(folder / "vae")])
+
+    def _check(self, source: str) -> None:
+        vae, vocoder = self.vae.config, self.vocoder.config
+        hop = math.prod(vocoder.upsample_rates)
+        for what, found, wanted in (
+            ("vae/config.json: in_channels", vae.in_channels, 1),
+            ("vocoder/config.json: sampling_rate", vocoder.sampling_rate, SAMPLE_RATE),
+            ("vocoder/config.json: model_in_dim", vocoder.model_in_dim, NUM_MELS),
+            ("vocoder/config.json: product of upsample_rates", hop, HOP),
+        ):
+            if found != wanted:
+                raise ValueError(f"{source}: {what} is {found}, AudioLDM's at 16 kHz is {wanted}: give another model")
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Waveform (B, S) -> moments (B, 2C, H, W); a last frame that is filled in part is filled up with silence."""
+        waveform = fit_length(waveform, self.latent_frames(waveform.shape[-1]) * self.samples_per_latent)
+        posterior = self.vae.encode(self.mel(waveform)[:, None]).latent_dist
+        return torch.cat([posterior.mean, posterior.std], dim=1)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+        """Raw latents (B, C, H, W) -> waveform (B, S); nothing is drawn.
+
+        The vocoder's first upsampling gives one frame more than five each, 32 samples in all, which are cut off.
+        """
+        mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
+        return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]

@@ -1,0 +1,89 @@
+"""AudioCaps: its published CSV and a local folder of its audio -> manifest.jsonl.
+
+The CSV has the columns audiocap_id, youtube_id, start_time, caption. A clip is searched as <youtube_id>, Y<youtube_id>,
+<youtube_id>_<start>, or Y<youtube_id>_<start>, optionally with _<end> behind (start and end in seconds, as 30 or
+30.000), anywhere under the folder. A file without a start in its name that lasts more than 15 s is taken for the whole
+video: then ten seconds from start_time on are used.
+
+example: python -m impact_pl.datasets.audiocaps --csv train.csv --audio audiocaps/train --split train --out train.jsonl
+"""
+
+from pathlib import Path
+
+import soundfile
+
+from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.datasets.base import Collection, by_stem, finish, first_of, parser_of, read_csv
+from impact_pl.errors import user_errors
+
+CLIP_SECONDS = 10.0
+LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of("impact_pl.datasets.audiocaps", __doc__)
+    parser.add_argument("--csv", type=Path, required=True, help="train.csv, val.csv or test.csv")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    rows = read_csv(args.csv, ["audiocap_id", "youtube_id", "start_time", "caption"])
+    looked_for = f"<youtube_id>[_<start>[_<end>]], with or without a Y before it, under {args.audio}"
+    finish(collect(rows, by_stem(args.audio), args.split), args.out, looked_for)
+
+
+def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str) -> Collection:
+    collection = Collection()
+    for row in rows:
+        start = seconds(row["start_time"], f"audiocap_id {row['audiocap_id']}")
+        path, is_cut = find_clip(files, row["youtube_id"], start)
+        if path is None:
+            collection.missing.append(row["youtube_id"])
+            continue
+        record = Record(f"audiocaps/{row['audiocap_id']}", str(path), caption=row["caption"].strip() or None)
+        record.split, record.source = split, f"youtube/{row['youtube_id']}"
+        if not is_cut:
+            record.start, record.duration = start, CLIP_SECONDS
+        collection.records.append(record)
+    return collection
+
+
+def find_clip(
+    files: dict[str, Path], youtube_id: str, start: float, length: float = CLIP_SECONDS
+) -> tuple[Path | None, bool]:
+    """The file of a clip, and whether it holds the clip's seconds alone."""
+    names = [youtube_id, f"Y{youtube_id}"]
+    cut = first_of(files, [name + suffix for name in names for suffix in cut_suffixes(start, length)])
+    if cut is not None:
+        return cut, True
+    path = first_of(files, names)
+    return path, path is None or not _is_long(path)
+
+
+def cut_suffixes(start: float, length: float) -> list[str]:
+    """How file names tell the seconds that they hold."""
+    suffixes = []
+    for style in ("{:g}", "{:.1f}", "{:.3f}"):
+        begin, end = style.format(start), style.format(start + length)
+        suffixes += [f"_{begin}", f"_{begin}_{end}"]
+    return suffixes
+
+
+def seconds(value: str, where: str) -> float:
+    """A number of seconds in a table's cell."""
+    try:
+        return float(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {value!r} is not a number of seconds") from error
+
+
+def _is_long(path: Path) -> bool:
+    try:
+        return soundfile.info(path).duration > LONGEST_CUT_SECONDS
+    except soundfile.LibsndfileError:
+        return False  # precomputing rejects it, and says why
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""AudioSet: its published segments CSV and a local folder of its audio -> manifest.jsonl without captions (stage 1).
+
+A row is `YTID, start_seconds, end_seconds, "label,label"`; comment lines begin with #. File names are those that
+data_prep.audiocaps reads. Several segment files (balanced and unbalanced) make one manifest. With --labels
+(class_labels_indices.csv: index, mid, display_name; or the ontology's ontology.json) each record keeps its labels'
+names, else their mids. AudioCaps is a part of AudioSet: --exclude with a test list keeps its clips out of stage 1.
+
+example: python -m impact_pl.datasets.audioset --csv balanced_train_segments.csv unbalanced_train_segments.csv \\
+             --labels ontology.json --exclude audiocaps/test.csv --audio audioset --out audioset.jsonl
+"""
+
+import csv
+import json
+from pathlib import Path
+
+from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.datasets.audiocaps import find_clip, seconds
+from impact_pl.datasets.base import (
+    AUDIOSET,
+    Collection,
+    add_exclude,
+    by_stem,
+    finish,
+    parser_of,
+    read_csv,
+    read_excluded,
+    read_text,
+)
+from impact_pl.errors import user_errors
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of("impact_pl.datasets.audioset", __doc__)
+    parser.add_argument("--csv", type=Path, nargs="+", required=True, help="files of segments")
+    parser.add_argument("--labels", type=Path, help="class_labels_indices.csv or ontology.json")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
+    add_exclude(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    names = read_labels(args.labels) if args.labels is not None else {}
+    segments = [segment for path in args.csv for segment in read_segments(path)]
+    excluded = read_excluded(args.exclude)[AUDIOSET]
+    looked_for = f"<YTID>[_<start>[_<end>]], with or without a Y before it, under {args.audio}"
+    finish(collect(segments, by_stem(args.audio), names, args.split, excluded), args.out, looked_for)
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """Class id (mid) -> its name, from class_labels_indices.csv or ontology.json.
+
+    Raises:
+        ValueError: neither of them.
+    """
+    if path.suffix.lower() != ".json":
+        return {row["mid"]: row["display_name"] for row in read_csv(path, ["mid", "display_name"])}
+    try:
+        return {entry["id"]: entry["name"] for entry in json.loads(read_text(path))}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path}: expected AudioSet\'s ontology.json, [{{"id", "name", ...}}, ...] ({error!r})'
+        ) from error
+
+
+def read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
+    """(YTID, start, end, labels' mids) of every row."""
+    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    rows = []
+    for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+        if len(row) != 4:
+            raise ValueError(f"{path}: row {number} has {len(row)} cells; expected YTID, start, end, labels")
+        start, end = seconds(row[1], f"{path}: row {number}"), seconds(row[2], f"{path}: row {number}")
+        if end <= start:
+            raise ValueError(f"{path}: row {number} ends at {end:g} s, before its start at {start:g} s")
+        rows.append((row[0], start, end, row[3].split(",")))
+    if not rows:
+        raise ValueError(f"{path}: holds no segments")
+    return rows
+
+
+def collect(
+    rows: list[tuple[str, float, float, list[str]]],
+    files: dict[str, Path],
+    names: dict[str, str],
+    split: str,
+    excluded: set[str] | frozenset[str] = frozenset(),
+) -> Collection:
+    collection = Collection()
+    for youtube_id, start, end, mids in rows:
+        if youtube_id in excluded:
+            collection.excluded.append(youtube_id)
+            continue
+        path, is_cut = find_clip(files, youtube_id, start, end - start)
+        if path is None:
+            collection.missing.append(youtube_id)
+            continue
+        record = Record(f"audioset/{youtube_id}_{start:g}", str(path), split=split)
+        record.source, record.labels = f"youtube/{youtube_id}", tuple(names.get(mid, mid) for mid in mids)
+        if not is_cut:
+            record.start, record.duration = start, end - start
+        collection.records.append(record)
+    return collection
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""What the data sets' commands share: find audio files, read tables, write the manifest and report what is missing."""
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from impact_pl.audio import SUFFIXES
+from impact_pl.data.lists import clip_id, read_clip_list
+from impact_pl.data.manifest import Record, read_utf8, write_manifest
+
+
+def parser_of(module: str, doc: str) -> argparse.ArgumentParser:
+    """A parser named after ``python -m <module>``, described by the module's docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
+
+
+def add_exclude(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="leave these clips out: WavCaps' blacklist_*.json, test lists, AudioCaps' CSV",
+    )
+
+
+def read_excluded(paths: list[Path]) -> dict[str, set[str]]:
+    """Source (``AudioSet``, ``FreeSound``) -> ids, as :func:`clip_id` writes them, of all files together.
+
+    Raises:
+        ValueError: a file that is neither such a blacklist nor a list of clips.
+    """
+    excluded: dict[str, set[str]] = {AUDIOSET: set(), FREESOUND: set()}
+    for path in paths:
+        if path.suffix.lower() != ".json":
+            excluded[AUDIOSET] |= set(read_clip_list(path).captions)
+            continue
+        try:
+            lists = json.loads(read_text(path))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
+        known = isinstance(lists, dict) and lists and not set(lists) - set(excluded)
+        if not known or not all(isinstance(names, list) for names in lists.values()):
+            raise ValueError(f'{path}: expected WavCaps\' blacklist, {{"AudioSet": [ids], "FreeSound": [ids]}}')
+        for source, names in lists.items():
+            excluded[source] |= {clip_id(str(name)) for name in names}
+    return excluded
+
+
+@dataclass
+class Collection:
+    """Records found so far (absolute paths), and the names of listed clips without a file, or left out on purpose."""
+
+    records: list[Record] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    excluded: list[str] = field(default_factory=list)
+
+
+def audio_files(folder: Path) -> list[Path]:
+    """Every audio file under ``folder``, by its suffix, in sorted order.
+
+    Raises:
+        ValueError: no such folder, or no audio in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder of audio files")
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise ValueError(f"{folder}: holds no audio files ({', '.join(SUFFIXES)})")
+    return found
+
+
+def by_stem(folder: Path) -> dict[str, Path]:
+    """File name without suffix -> file; of equal names the first in sorted order counts."""
+    found: dict[str, Path] = {}
+    for path in audio_files(folder):
+        found.setdefault(path.stem, path)
+    return found
+
+
+def first_of(files: dict[str, Path], stems: list[str]) -> Path | None:
+    """The file of the first stem that exists."""
+    return next((files[stem] for stem in stems if stem in files), None)
+
+
+def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header.
+
+    Raises:
+        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``; a row has fewer or more cells.
+    """
+    text = read_text(path)
+    rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
+    absent = [column for column in columns if column not in (rows.fieldnames or [])]
+    if absent:
+        raise ValueError(f"{path}: no column {absent[0]!r}; its header is {', '.join(rows.fieldnames or ['empty'])}")
+    result = list(rows)
+    if not result:
+        raise ValueError(f"{path}: has a header but no rows")
+    for number, row in enumerate(result, start=2):
+        if any(row[column] is None for column in columns):
+            raise ValueError(f"{path}: row {number} has fewer cells than the header")
+        if None in row:
+            raise ValueError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
+    return result
+
+
+def read_text(path: Path) -> str:
+    """A text file's content; ValueError where it is missing, empty or not UTF-8."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    text = read_utf8(path)
+    if not text.strip():
+        raise ValueError(f"{path}: is empty")
+    return text
+
+
+def split_of(source: str, valid_share: float) -> str:
+    """``train`` or ``valid``, a function of the name alone: adding clips never moves another one."""
+    if not 0 <= valid_share < 1:
+        raise ValueError(f"--valid-share {valid_share:g}: must be in [0, 1)")
+    return "valid" if draw_of(source) < valid_share else "train"
+
+
+def draw_of(source: str) -> float:
+    """A number in [0, 1) that looks random and follows from the name."""
+    return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64
+
+
+def names_of(labels: Iterable[str]) -> str | None:
+    """Names of classes as a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar"; None without any."""
+    return ", ".join(label.replace("_", " ").lower() for label in labels) or None
+
+
+def finish(collection: Collection, out: Path, looked_for: str) -> None:
+    """Write the manifest (paths inside its folder relative, others absolute) and say what was found.
+
+    The names of all clips without a file go to ``<manifest's name>.missing.txt`` beside it.
+
+    Raises:
+        ValueError: not one listed clip has a file, or all that have one are left out.
+    """
+    total = len(collection.records) + len(collection.missing)
+    if not collection.records and collection.excluded:
+        raise ValueError(
+            f"no clip is left: --exclude names {len(collection.excluded)} of them, {total} others have no file"
+            f" (looked for {looked_for})"
+        )
+    if not collection.records:
+        raise ValueError(f"none of the {total} listed clips has a file; looked for {looked_for}")
+    base = out.parent.resolve()
+    for record in collection.records:
+        path = Path(record.path).resolve()
+        record.path = os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
+    write_manifest(out, collection.records)
+    missing = out.with_suffix(".missing.txt")
+    missing.unlink(missing_ok=True)  # of an earlier run
+    captions = sum(record.caption is not None for record in collection.records)
+    print(f"{out}: {len(collection.records)} clips, {captions} with a caption")
+    for split in sorted({record.split for record in collection.records}):
+        print(f"  {split}: {sum(record.split == split for record in collection.records)}")
+    if collection.excluded:
+        print(f"{len(collection.excluded)} clips were left out, as --exclude asks")
+    if collection.missing:
+        missing.write_text("".join(f"{name}\n" for name in collection.missing), encoding="utf-8")
+        print(
+            f"{len(collection.missing)} of {total} listed clips have no file (looked for {looked_for}; all: {missing}):"
+        )
+        for name in collection.missing[:10]:
+            print(f"  {name}")

@@ -1,0 +1,137 @@
+"""WavCaps: its published JSON parts and a local folder of its audio -> manifest.jsonl.
+
+A part is {"data": [{"id", "caption", "duration", ...}, ...]}. Its source is told by its path, as published:
+FreeSound/fsd_final.json, AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, SoundBible/sb_final.json.
+A clip is searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name
+no source: ids are unique within a source only. --exclude removes what is in AudioCaps, or in a test set: WavCaps
+publishes such lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and
+..._ub8k_esc50_vggsound.json.
+
+Most of FreeSound's and BBC's recordings are long. --seconds 10 takes the first ten seconds of each, as the paper's
+1,200 hours of WavCaps and AudioCaps imply (402,958 clips of at most ten seconds are 1,100 hours; in full 7,568).
+
+example: python -m impact_pl.datasets.wavcaps --json json_files/*/*_final.json --audio wavcaps --seconds 10 \\
+             --exclude json_files/blacklist/blacklist_exclude_all_ac.json --out wavcaps.jsonl
+"""
+
+import json
+import math
+from pathlib import Path
+
+from impact_pl.data.lists import clip_id
+from impact_pl.data.manifest import Record
+from impact_pl.datasets.base import (
+    AUDIOSET,
+    FREESOUND,
+    SUFFIXES,
+    Collection,
+    add_exclude,
+    audio_files,
+    finish,
+    parser_of,
+    read_excluded,
+    read_text,
+    split_of,
+)
+from impact_pl.errors import user_errors
+
+SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
+    AUDIOSET: ("audioset", "as_final"),
+    FREESOUND: ("freesound", "fsd_final"),
+    "BBC_Sound_Effects": ("bbc",),
+    "SoundBible": ("soundbible", "sb_final"),
+}
+Files = dict[tuple[str | None, str], Path]  # (source, None where no folder names one; stem) -> file
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of("impact_pl.datasets.wavcaps", __doc__)
+    parser.add_argument("--json", type=Path, nargs="+", required=True, help="one JSON part or several")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--valid-share", type=float, default=0.0, help="share for validation (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="take at most the first S seconds of each clip")
+    add_exclude(parser)
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    args = parser.parse_args(argv)
+    if args.seconds is not None and not 0 < args.seconds < math.inf:
+        raise ValueError(f"--seconds {args.seconds:g}: must be above 0")
+    parts = {path: read_part(path) for path in args.json}
+    collection = collect(parts, find_files(args.audio), args.valid_share, read_excluded(args.exclude), args.seconds)
+    finish(collection, args.out, f"<id> under {args.audio}")
+
+
+def read_part(path: Path) -> list[dict]:
+    """The entries of a part.
+
+    Raises:
+        ValueError: not such a JSON file, an entry without id or caption, or no entries.
+    """
+    try:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
+    entries = values.get("data") if isinstance(values, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise ValueError(f'{path}: expected {{"data": [{{"id", "caption", ...}}, ...]}} with at least one entry')
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("caption"), str):
+            raise ValueError(f"{path}: entry {number} of data needs the keys 'id' and 'caption'")
+    return entries
+
+
+def find_files(folder: Path) -> Files:
+    """Every audio file by its source, which a folder above it names (else None), and stem; the first one counts."""
+    files: Files = {}
+    for path in audio_files(folder):
+        files.setdefault((source_of(path.relative_to(folder.parent).parent), path.stem), path)
+    return files
+
+
+def source_of(path: Path) -> str | None:
+    """The source of a part or of a folder of audio: the nearest name of it tells, None where none does."""
+    for name in reversed(path.parts):
+        for source, beginnings in SOURCES.items():
+            if name.lower().startswith(beginnings):
+                return source
+    return None
+
+
+def collect(
+    parts: dict[Path, list[dict]],
+    files: Files,
+    valid_share: float,
+    excluded: dict[str, set[str]] | None = None,
+    longest: float | None = None,
+) -> Collection:
+    """Records named ``wavcaps/<part>/<id>``; the id's own audio suffix (AudioSet's part has one) does not count.
+
+    Raises:
+        ValueError: clips are to be left out of a part whose path does not tell its source.
+    """
+    collection = Collection()
+    for part, entries in parts.items():
+        source = source_of(part)
+        if source is None and excluded and any(excluded.values()):
+            raise ValueError(f"{part}: --exclude needs to know its source; its path names none of {', '.join(SOURCES)}")
+        unwanted = (excluded or {}).get(source or "", set())
+        for entry in entries:
+            name = str(entry["id"])
+            stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
+            if clip_id(stem) in unwanted:
+                collection.excluded.append(name)
+                continue
+            path = files.get((source, stem)) or files.get((None, stem))
+            if path is None:
+                collection.missing.append(name)
+                continue
+            record = Record(f"wavcaps/{part.stem}/{stem}", str(path), caption=entry["caption"].strip() or None)
+            record.source = f"youtube/{clip_id(stem)}" if source == AUDIOSET else record.id
+            record.split = split_of(record.source, valid_share)
+            record.duration = longest
+            collection.records.append(record)
+    return collection
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The diffusion head's sampling, with everything out of the loop that does not depend on the noisy patch.
+
+Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K positions; V width of the head; P numbers a
+patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from impact_pl.inference.cuda_graphs import Graphed, bucket
+from impact_pl.inference.fast_linear import FastLinear, inference_copy
+from impact_pl.models.heads.base import Sampling
+from impact_pl.models.heads.diffusion import AdaLNBlock, DiffusionHead
+from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.sampling.diffusion import draw_normal, make_schedule
+from impact_pl.sampling.solvers import SOLVERS, Step, solve
+
+CHUNK_ROWS = 512  # pairs of timestep and position whose modulations are held at once
+
+
+class DiffusionLoop:
+    """:meth:`DiffusionHead.sample`: the same draws from the same noise, up to rounding. A snapshot of its weights.
+
+    Shift, scale and gate of a block depend on condition and timestep only. They are more than half of the head's
+    weights, and at a few rows reading weights is most of what a step does. So the modulations of all blocks come from
+    one matrix product over many timesteps at once: as many as make :data:`CHUNK_ROWS` rows, or one.
+
+    A norm's own weight w and bias b are folded into the modulation: (n w + b) (1 + scale) + shift is
+    n (w + w scale) + (b + b scale + shift), linear in the condition like scale and shift.
+
+    The noisy patch and the arithmetic of the diffusion step stay float32.
+    """
+
+    def __init__(self, head: DiffusionHead, dtype: torch.dtype) -> None:
+        self.patch_dim, self.num_timesteps, self.width = head.patch_dim, head.num_timesteps, head.cond_proj.out_features
+        self.predicts_velocity = head.predicts_velocity
+        self.time_embed = inference_copy(head.time_embed, torch.float32)
+        self.cond_proj, self.input_proj, self.final_proj = (
+            _fast(layer, dtype) for layer in (head.cond_proj, head.input_proj, head.final_proj)
+        )
+        blocks = cast("list[AdaLNBlock]", list(head.blocks))
+        self.blocks = [(_fast(block.fc1, dtype), _fast(block.fc2, dtype)) for block in blocks]
+        folded = [_fold(block.modulation, block.norm) for block in blocks]
+        folded += [_fold(head.final_modulation, head.final_norm)]
+        weights, biases = zip(*folded, strict=True)
+        self.modulation = FastLinear(torch.cat(weights), torch.cat(biases), dtype)
+        self._plans: dict[Sampling, tuple[list[Step], Tensor]] = {}
+        self.solve = _in_buckets(Graphed(self._solve)) if head.final_proj.weight.is_cuda else self._solve
+
+    def sample(
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+    ) -> Tensor:
+        """Patches (B, K, P)."""
+        device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
+        start = sampling.start_std * draw_normal(shape, generator, device)
+        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_noises)]
+        cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
+        noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
+        guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for
+        plan = replace(sampling, guidance_scale=1.0)
+        x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
+        return x.view(shape)
+
+    def _plan(self, sampling: Sampling, device: torch.device) -> tuple[list[Step], Tensor]:
+        """Steps, and the embeddings (S, V) of their timesteps; kept, because every iteration wants the same."""
+        if sampling not in self._plans:
+            schedule = make_schedule(self.num_timesteps, sampling.num_diffusion_steps, sampling.min_alpha_bar)
+            steps = SOLVERS[sampling.solver](schedule, self.predicts_velocity, sampling.temperature)
+            self._plans[sampling] = steps, self.time_embed(schedule.timesteps.flip(0).to(device))
+        return self._plans[sampling]
+
+    def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and noise to be added (S - 1 or 0, R, P)."""
+        steps, times = self._plan(sampling, x.device)
+        modulations = self._modulations(times, cond)
+        return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)
+
+    def _modulations(self, times: Tensor, cond: Tensor) -> Iterator[Tensor]:
+        """Of every timestep in turn (G, R, M, V), given their embeddings (S, V) and the conditions (G, R, V)."""
+        together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps
+        for some in times.split(together):
+            embedded = F.silu(some[:, None, None] + cond)  # (s, G, R, V)
+            yield from self.modulation(embedded).unflatten(-1, (-1, self.width))
+
+    def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's output under guidance, noise or velocity, and the conditional variance, each (R, P).
+
+        Guidance works on the noise: of noise and velocity, each is linear in the other for a given x, so on both alike.
+
+        Args:
+            x: noisy patches (R, P).
+            modulation: (G, R, M, V) of a timestep.
+        """
+        modulations = iter(modulation.unbind(-2))
+        h = self.input_proj(x)  # (R, V); (G, R, V) from the first block on
+        for fc1, fc2 in self.blocks:
+            shift, scale, gate = next(modulations), next(modulations), next(modulations)
+            h = torch.addcmul(h, gate, fc2(F.silu(fc1(self._modulate(h, shift, scale)))))
+        output, variance = self.final_proj(self._modulate(h, *modulations)).float().chunk(2, dim=-1)  # (G, R, P)
+        guided = output[0] if len(output) == 1 else torch.lerp(output[1], output[0], guidance_scale)
+        return guided, variance[0]
+
+    def _modulate(self, h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return torch.addcmul(shift, F.layer_norm(h, (self.width,), eps=LAYER_NORM_EPS), scale)
+
+
+def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
+    return FastLinear(layer.weight, layer.bias, dtype)
+
+
+def _in_buckets(solve: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``solve`` with its rows filled up to a number that others have too."""
+
+    def padded(sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        spare = (0, 0, 0, bucket(len(x)) - len(x))
+        return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
+
+    return padded
+
+
+def _fold(modulation: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of ``modulation`` with the norm's w and b in them, for a norm without: [shift; scale; ...]."""
+    one = torch.ones_like(modulation.bias[: len(modulation.weight[0])])
+    w, b = (one, 0 * one) if norm.weight is None else (norm.weight, norm.bias)
+    weight = modulation.weight.unflatten(0, (-1, len(one)))  # (2 or 3, V, V)
+    bias = modulation.bias.unflatten(0, (-1, len(one)))
+    weight = torch.stack([weight[0] + b[:, None] * weight[1], w[:, None] * weight[1], *weight[2:]])
+    bias = torch.stack([bias[0] + b * (1 + bias[1]), w * (1 + bias[1]), *bias[2:]])
+    return weight.flatten(0, 1), bias.flatten()

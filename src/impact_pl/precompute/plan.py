@@ -1,0 +1,172 @@
+"""Which records make which shard, which shards are whose, and which are done: the state of ``out``, in its files.
+
+A shard holds the segments of ``samples_per_shard`` consecutive records of its split. ``000000.done.json`` beside it
+(index entry, sums for the statistics, rejects) marks it as finished.
+"""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from impact_pl.audio import PADDINGS
+from impact_pl.codecs.base import AudioCodec
+from impact_pl.config import PrecomputeConfig
+from impact_pl.data.manifest import Record
+from impact_pl.data.partial import create_whole
+from impact_pl.data.shards import LatentDataset
+from impact_pl.text_encoders.base import TextEncoder
+
+ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}
+
+
+@dataclass
+class Shard:
+    """A shard to be: its place and the records (with their number in the manifest) that it is made of."""
+
+    split: str
+    path: Path
+    records: list[tuple[int, Record]]
+
+
+def plan_shards(records: list[Record], out: Path, samples_per_shard: int) -> list[Shard]:
+    """The shards of all splits; a shard's position in this list is its number."""
+    shards = []
+    for split in dict.fromkeys(record.split for record in records):
+        own = [(i, record) for i, record in enumerate(records) if record.split == split]
+        for number, first in enumerate(range(0, len(own), samples_per_shard)):
+            chunk = own[first : first + samples_per_shard]
+            shards.append(Shard(split, shard_path(out, split, number), chunk))
+    return shards
+
+
+def shard_path(out: Path, split: str, number: int) -> Path:
+    """Where a split's shard lies; they are numbered from 0."""
+    return out / split / f"{number:06d}.tar"
+
+
+def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[int, int]:
+    """(task, num_tasks): this call makes the shards whose number modulo ``num_tasks`` is ``task``.
+
+    Keys given by the user come first, then the SLURM array that this is a task of, then the whole.
+
+    Raises:
+        ValueError: one key without the other, out of range, or an array whose tasks do not follow each other evenly.
+    """
+    task, num_tasks = config.task, config.num_tasks
+    if (task, num_tasks) != (-1, 0):
+        if not 0 <= task < num_tasks:
+            raise ValueError(f"task={task} num_tasks={num_tasks}: give both, with task from 0 to num_tasks - 1")
+        return task, num_tasks
+    if "SLURM_ARRAY_TASK_ID" not in environ:
+        return 0, 1
+    number, first, last, count = (int(environ[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "MAX", "COUNT"))
+    step = int(environ.get("SLURM_ARRAY_TASK_STEP") or 1)
+    if (last - first) // step + 1 != count or (number - first) % step:
+        raise ValueError(
+            f"the SLURM array has {count} tasks from {first} to {last} in steps of {step}: which shards are whose? "
+            "Use --array=0-7 or the like, or pass task= and num_tasks="
+        )
+    return (number - first) // step, count
+
+
+def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
+    """ValueError for settings that cannot work."""
+    for key in ("samples_per_shard", "batch_size", "workers"):
+        if getattr(config, key) < 1:
+            raise ValueError(f"{key}={getattr(config, key)}: at least 1")
+    if not (math.isfinite(config.clip_seconds) and config.clip_seconds > 0):
+        raise ValueError(f"clip_seconds={config.clip_seconds}: must be above 0")
+    if config.padding not in PADDINGS:
+        raise ValueError(f"padding={config.padding}: choose {' or '.join(PADDINGS)}")
+    num_samples = round(config.clip_seconds * codec.sample_rate)
+    frames = max(1, round(num_samples / codec.samples_per_latent))
+    if num_samples != frames * codec.samples_per_latent:
+        step = codec.samples_per_latent / codec.sample_rate
+        raise ValueError(
+            f"clip_seconds={config.clip_seconds:g} is no multiple of {step:g} s, a latent frame of codec "
+            f"{codec.name}; the nearest is {frames * step:g}"
+        )
+
+
+def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | None, shards: list[Shard]) -> None:
+    """Note in ``out/run.json`` what the shards depend on, or compare with what an earlier call noted.
+
+    It also says how many shards each split has, so that ``verify`` misses a split that is gone. They follow from the
+    manifest: this is not compared, and a note of an earlier version lacks it.
+
+    Raises:
+        ValueError: ``out`` was begun with other inputs.
+    """
+    out = Path(config.out)
+    run = {
+        "manifest": manifest_identity(config.manifest),
+        "codec": f"{codec.name} {codec.identity}",
+        "text_encoder": f"{encoder.name} {encoder.identity}" if encoder else None,
+        "clip_seconds": config.clip_seconds,
+        "padding": config.padding,
+        "samples_per_shard": config.samples_per_shard,
+        "batch_size": config.batch_size,
+    }
+    path = out / "run.json"
+    out.mkdir(parents=True, exist_ok=True)
+    note = {**run, "shards": dict(Counter(shard.split for shard in shards))}
+    if not path.is_file() and create_whole(path, json.dumps(note, indent=1) + "\n"):
+        return
+    begun = {"padding": "silence", **read_note(path, [], f"delete {out} to begin again")}  # earlier versions' only way
+    for key, value in run.items():
+        if begun.get(key) != value:
+            raise ValueError(
+                f"{out} was begun with {key} {begun.get(key)}, not {value}: "
+                "choose another out=, or delete that folder to begin again"
+            )
+
+
+def manifest_identity(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def done_path(shard: Path) -> Path:
+    """Beside a shard: the file that marks it as finished."""
+    return shard.with_suffix(".done.json")
+
+
+def read_done(shard: Path) -> dict[str, Any] | None:
+    """What was noted of a finished shard; None where it is not finished, missing or cut short."""
+    if not (done_path(shard).is_file() and shard.is_file()):
+        return None
+    done = read_shard_note(shard)
+    return done if shard.stat().st_size == done["shard"]["bytes"] else None
+
+
+def read_shard_note(shard: Path) -> dict[str, Any]:
+    """What was noted of a shard; ValueError where that is damaged."""
+    remedy = "delete that file: the command that made it then makes its shard again"
+    note = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
+    if not (isinstance(note["shard"], dict) and note["shard"].keys() >= ENTRY_KEYS):
+        raise ValueError(f"{done_path(shard)}: damaged (no entry of a shard); {remedy}")
+    return note
+
+
+def read_note(path: Path, keys: list[str], remedy: str) -> dict[str, Any]:
+    """A JSON object that an earlier call wrote; ValueError with ``remedy`` where it is damaged."""
+    try:
+        note = json.loads(path.read_bytes())
+    except ValueError as error:  # of JSON or UTF-8
+        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
+    if not (isinstance(note, dict) and all(key in note for key in keys)):
+        raise ValueError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
+    return note
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a split has its index and all shards that this lists."""
+    try:
+        LatentDataset(folder)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,216 @@
+"""`impact-precompute verify`: is a set of shards what its notes say, and made by the codec that is here?"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from impact_pl.codecs.registry import load_codec
+from impact_pl.config import PrecomputeConfig
+from impact_pl.data.index import INDEX_NAME, ShardIndex
+from impact_pl.data.manifest import SPLITS, read_manifest
+from impact_pl.precompute.plan import (
+    done_path,
+    manifest_identity,
+    plan_shards,
+    read_note,
+    read_shard_note,
+    shard_path,
+)
+from impact_pl.precompute.statistics import LatentSums, latent_statistics
+from impact_pl.progress import progress
+from impact_pl.text_encoders.registry import load_text_encoder
+
+AGAIN = "run the impact-precompute command that made it again"
+ANEW = "delete the folder and precompute again"
+CHUNK_BYTES = 1 << 22
+
+
+def verify(config: PrecomputeConfig, given: set[str]) -> None:
+    """Read every byte of ``config.out``, print a line for each finding, and say what is there.
+
+    Args:
+        config: ``out``; of the others those that are ``given`` are compared with what the shards were made from.
+        given: the keys that the user gave.
+
+    Raises:
+        ValueError: something is wrong.
+    """
+    out = Path(config.out)
+    folders = [out / split for split in SPLITS if (out / split).is_dir()]
+    if not folders:
+        raise ValueError(f"{out}: no shards there (no folder {', '.join(SPLITS)}); out= names the folder to verify")
+    total = sum(path.stat().st_size for folder in folders for path in folder.glob("*.tar"))
+    findings, num_shards, num_samples = [], 0, 0
+    with progress("verified", total, unit="bytes") as shown:
+        for finding in _findings(config, given, folders, shown.advance):
+            print(finding, flush=True)
+            findings.append(finding)
+    if findings:
+        raise ValueError(f"{out}: {len(findings)} finding(s), see above")
+    for folder in folders:
+        index = ShardIndex.load(folder)
+        num_shards += len(index.shards)
+        num_samples += index.num_samples
+    print(f"{out}: {num_shards} shards, {num_samples} samples, {total / 1e6:.1f} MB: all sound")
+
+
+def _findings(
+    config: PrecomputeConfig, given: set[str], folders: list[Path], advance: Callable[[int], None]
+) -> Iterator[str]:
+    out = Path(config.out)
+    try:
+        run = read_note(out / "run.json", ["manifest", "codec", "text_encoder", "samples_per_shard"], ANEW)
+    except (ValueError, OSError) as error:
+        yield f"{error}" if isinstance(error, ValueError) else f"{out / 'run.json'}: missing; {ANEW}"
+        run = {}
+    noted = run.get("shards")  # how many of each split; an earlier version did not note that
+    expected = {shard_path(out, split, i) for split in noted for i in range(noted[split])} if noted else None
+    if "manifest" in given and run:
+        if manifest_identity(config.manifest) != run["manifest"]:
+            yield f"{out / 'run.json'}: made from another manifest than {config.manifest}; {ANEW}"
+        else:
+            shards = plan_shards(read_manifest(config.manifest), out, run["samples_per_shard"])
+            expected = {shard.path for shard in shards}
+    indices: dict[Path, ShardIndex] = {}
+    notes: dict[Path, dict[str, Any]] = {}
+    for folder in folders:
+        yield from _split_findings(folder, expected, indices, notes, advance)
+    gone = Counter(path.parent for path in expected or () if path.parent not in folders)
+    for folder, count in sorted(gone.items()):
+        yield f"{folder}: missing, with its {count} shard(s) and their index; {AGAIN}"
+    if not gone:  # or these would only follow from it
+        if len(indices) == len(folders):
+            yield from _statistics_findings(indices, notes)
+        yield from _rejects_findings(out, notes)
+    yield from _maker_findings(config, given, run, indices)
+    for path in sorted(out.iterdir()):
+        if path.name not in (*SPLITS, "run.json", "rejected.jsonl"):
+            yield f"{path}: impact-precompute did not write this; move it elsewhere"
+
+
+def _split_findings(
+    folder: Path,
+    expected: set[Path] | None,
+    indices: dict[Path, ShardIndex],
+    notes: dict[Path, dict[str, Any]],
+    advance: Callable[[int], None],
+) -> Iterator[str]:
+    """Shards, their notes and the index of a split; what could be read goes to ``indices`` and ``notes``."""
+    entries: dict[str, dict[str, Any]] = {}
+    try:
+        indices[folder] = ShardIndex.load(folder)
+        entries = {shard["name"]: shard for shard in indices[folder].shards}
+    except ValueError as error:
+        yield str(error)
+    names = {path.name for path in folder.iterdir()}
+    shards = {folder / name for name in names if name.endswith(".tar")} | {folder / name for name in entries}
+    shards |= {folder / name.replace(".done.json", ".tar") for name in names if name.endswith(".done.json")}
+    shards |= {path for path in expected or () if path.parent == folder}
+    known = {INDEX_NAME} | {path.name for path in shards} | {done_path(path).name for path in shards}
+    for name in sorted(names - known):
+        yield f"{folder / name}: impact-precompute did not write this, or was killed while it did; delete it"
+    for path in sorted(shards):
+        if expected is not None and path not in expected:
+            yield f"{path}: not one of the shards that this set was planned with; delete it and its .done.json"
+        try:
+            notes[path] = read_shard_note(path)
+        except FileNotFoundError:
+            yield f"{path}: not marked as done; {AGAIN}"
+        except ValueError as error:
+            yield str(error)
+        yield from _shard_findings(path, entries.get(path.name), notes.get(path), folder in indices, advance)
+
+
+def _shard_findings(
+    path: Path,
+    entry: dict[str, Any] | None,
+    note: dict[str, Any] | None,
+    has_index: bool,
+    advance: Callable[[int], None],
+) -> Iterator[str]:
+    noted = note["shard"] if note else None
+    if has_index and noted and (entry or noted["num_samples"]) and entry != noted:
+        yield f"{path}: the index disagrees with {done_path(path).name}; delete {INDEX_NAME} and {AGAIN}"
+    truth = noted or entry
+    if not path.is_file():
+        yield f"{path}: missing; {AGAIN}"
+    elif truth is None:
+        advance(path.stat().st_size)
+    elif path.stat().st_size != truth["bytes"]:
+        advance(path.stat().st_size)
+        yield f"{path}: truncated ({path.stat().st_size} of {truth['bytes']} bytes); delete it and {AGAIN}"
+    elif _sha256(path, advance) != truth["sha256"]:
+        yield f"{path}: damaged (its checksum is not the one it was written with); delete it and {AGAIN}"
+
+
+def _statistics_findings(indices: dict[Path, ShardIndex], notes: dict[Path, dict[str, Any]]) -> Iterator[str]:
+    """Whether all splits' indexes say what the train split's shards sum up to."""
+    names = [folder.name for folder in indices]
+    measured = [path for path in sorted(notes) if path.parent.name == "train" or "train" not in names]
+    measured.sort(key=lambda path: (SPLITS.index(path.parent.name), path.name))
+    try:
+        mean, std = latent_statistics(LatentSums(**part) for path in measured for part in notes[path]["sums"])
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        yield f"{next(iter(indices)).parent}: no statistics from the .done.json files ({error}); {ANEW}"
+        return
+    first = next(iter(indices.values()))
+    for folder, index in indices.items():
+        if not _close([*index.latents.get("mean", []), index.latents.get("std", 0.0)], [*mean, std]):
+            yield f"{folder / INDEX_NAME}: mean and std are not those of the shards; delete it and {AGAIN}"
+        if asdict(index) | {"shards": []} != asdict(first) | {"shards": []}:
+            yield f"{folder / INDEX_NAME}: of another run than {next(iter(indices)).name}'s; delete it and {AGAIN}"
+
+
+def _close(first: list[float], second: list[float]) -> bool:
+    return len(first) == len(second) and all(
+        abs(a - b) <= 1e-9 * max(1.0, abs(a)) for a, b in zip(first, second, strict=True)
+    )
+
+
+def _rejects_findings(out: Path, notes: dict[Path, dict[str, Any]]) -> Iterator[str]:
+    path = out / "rejected.jsonl"
+    wanted = [reject for note in notes.values() for reject in note["rejected"]]
+    try:
+        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError):
+        found = None
+    if found is None or sorted(map(str, found)) != sorted(map(str, wanted)):
+        yield f"{path}: not what the .done.json files say; delete every {INDEX_NAME} and {AGAIN}"
+
+
+def _maker_findings(
+    config: PrecomputeConfig, given: set[str], run: dict[str, Any], indices: dict[Path, ShardIndex]
+) -> Iterator[str]:
+    """Whether run.json, every index and the codec and encoder that are here agree."""
+    for kind, load in (("codec", load_codec), ("text_encoder", load_text_encoder)):
+        made = [(Path(config.out) / "run.json", run[kind])] if run else []
+        for folder, index in indices.items():
+            maker = getattr(index, kind)
+            made.append((folder / INDEX_NAME, f"{maker['name']} {maker['identity']}" if maker else None))
+        for path, maker in made[1:]:
+            if maker != made[0][1]:
+                yield f"{path}: {kind} {maker}, but {made[0][0].name} says {made[0][1]}; {ANEW}"
+        if not made or made[0][1] is None:
+            continue
+        name, _, identity = made[0][1].rpartition(" ")
+        wanted = getattr(config, kind) if kind in given else name
+        try:
+            here = load(wanted).identity
+        except ValueError as error:
+            yield f"{made[0][0]}: its {kind} cannot be compared ({error}); pass {kind}=... where it is now"
+            continue
+        if here != identity:
+            yield f"{made[0][0]}: stale {kind}: made by {name} {identity}, here is {wanted} {here}; {ANEW}"
+
+
+def _sha256(path: Path, advance: Callable[[int], None]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()

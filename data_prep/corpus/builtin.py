@@ -16,7 +16,7 @@ from pathlib import Path
 from data_prep.corpus.clients import fetch, read_files
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.datasets.base import parser_of
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 CORPUS = Path(__file__).parent / "builtin_corpus.json"
 OWN_SOUNDS = "use sounds of your own instead: `python -m impact_pl.datasets.folder --help`"
@@ -136,7 +136,7 @@ def _report(clips: list[Clip], out: Path, differing: dict[str, str], failures: d
         reasons = (
             "; ".join(f"{name}: {reason}" for name, reason in failures.items()) or "other releases of the packages"
         )
-        raise ValueError(f"only {len(there)} of {len(clips)} clips could be had ({reasons}). {OWN_SOUNDS}")
+        raise UserError(f"only {len(there)} of {len(clips)} clips could be had ({reasons}). {OWN_SOUNDS}")
     hours = sum(clip.seconds for clip in there) / 3600
     print(f"{out}: {len(there)} of {len(clips)} clips, {hours:.2f} hours")
     for split in sorted({clip.split for clip in there}):

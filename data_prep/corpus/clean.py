@@ -21,7 +21,7 @@ import numpy as np
 from impact_pl.audio import read_samples
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.datasets.base import Collection, finish, parser_of
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import ACTIVE_RANGE_DB, YamNet
 from impact_pl.precompute.segments import Reject, record_seconds
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument(name, type=float, default=default, help=f"{text} (default: %(default)s)")
     args = parser.parse_args(argv)
     if args.out.resolve() == args.manifest.resolve():
-        raise ValueError(f"--out {args.out} is the manifest itself: write another file")
+        raise UserError(f"--out {args.out} is the manifest itself: write another file")
     limits = Limits(args.shortest, args.silent_db, args.clipped_share, args.cosine)
     clean(read_manifest(args.manifest), args.out, limits)
 
@@ -117,9 +117,9 @@ def measure(record: Record) -> Measures:
     try:
         samples, rate = read_samples(record.path, record.start, record.duration)  # (S, channels)
     except ValueError as error:
-        raise ValueError(f"unreadable: {error}") from error
+        raise UserError(f"unreadable: {error}") from error
     if not np.isfinite(samples).all():
-        raise ValueError("samples that are not finite")
+        raise UserError("samples that are not finite")
     mono = samples.mean(axis=1)
     tenth = max(1, rate // 10)
     power = np.square(np.pad(mono, (0, -len(mono) % tenth))).reshape(-1, tenth).mean(axis=1)
@@ -138,11 +138,11 @@ def measure(record: Record) -> Measures:
 def check(found: Measures, limits: Limits) -> None:
     """ValueError with the reason why a clip cannot be used."""
     if found.seconds < limits.shortest:
-        raise ValueError(f"too short: {found.seconds:.3f} s, below {limits.shortest:g} s")
+        raise UserError(f"too short: {found.seconds:.3f} s, below {limits.shortest:g} s")
     if found.loudest_db < limits.silent_db:
-        raise ValueError(f"silent: its loudest tenth of a second is at {found.loudest_db:.1f} dB")
+        raise UserError(f"silent: its loudest tenth of a second is at {found.loudest_db:.1f} dB")
     if found.clipped_share > limits.clipped_share:
-        raise ValueError(f"clipped: {100 * found.clipped_share:.1f} % of its samples are at full scale")
+        raise UserError(f"clipped: {100 * found.clipped_share:.1f} % of its samples are at full scale")
 
 
 def embeddings(records: list[Record], cache: Path) -> np.ndarray:

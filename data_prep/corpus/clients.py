@@ -16,6 +16,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from impact_pl.errors import UserError
+
 HEADER = struct.Struct(">4sIIII")  # magic, version, offsets of tree, contents and names
 COMPRESSED, FOLDER = 0b101, 0b10  # flags: by zlib or zstd
 
@@ -29,10 +31,10 @@ def rcc_files(archive: bytes) -> Iterator[tuple[str, bytes]]:
     try:
         magic, version, tree, contents, names = HEADER.unpack_from(archive)
         if magic != b"qres":
-            raise ValueError(f"not a Qt resource archive: it begins with {magic!r}")
+            raise UserError(f"not a Qt resource archive: it begins with {magic!r}")
         yield from _walk(archive, 14 if version < 2 else 22, tree, contents, names)
     except (struct.error, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"damaged Qt resource archive ({error})") from error
+        raise UserError(f"damaged Qt resource archive ({error})") from error
 
 
 def _walk(
@@ -74,7 +76,7 @@ def fetch(client: str, name: str, version: str | None, cache: Path) -> Path:
         {"apt": _fetch_apt, "npm": _fetch_npm, "pypi": _fetch_pypi}[client](name, version, incoming, cache)
         found = list(incoming.glob(f"*{SUFFIX[client]}"))
         if len(found) != 1:
-            raise ValueError(f"the client of {name} left {len(found)} files *{SUFFIX[client]} where one was expected")
+            raise UserError(f"the client of {name} left {len(found)} files *{SUFFIX[client]} where one was expected")
         os.replace(found[0], archive)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -119,7 +121,7 @@ def _members(archive: Path, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
             with tarfile.open(archive, mode="r|gz") as tar:
                 yield from _tar_members(tar, wanted)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{archive}: damaged archive ({error}); delete it and run the same command again") from error
+        raise UserError(f"{archive}: damaged archive ({error}); delete it and run the same command again") from error
 
 
 def _tar_members(tar: tarfile.TarFile, wanted: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -165,7 +167,7 @@ def _fetch_pypi(name: str, version: str | None, incoming: Path, cache: Path) -> 
 def _find(program: str, purpose: str) -> str:
     path = shutil.which(program)
     if path is None:
-        raise ValueError(f"the program {program} is missing ({purpose})")
+        raise UserError(f"the program {program} is missing ({purpose})")
     return path
 
 
@@ -176,4 +178,4 @@ def _run(command: list[str], folder: Path) -> None:
         errors = [line for line in said if line.lower().startswith(("e:", "error", "npm error", "npm err"))]
         last = (errors or said or ["no message"])[-1]
         program = Path(command[0]).name
-        raise ValueError(f"`{program} ... {' '.join(command[-2:])}` failed ({process.returncode}): {last}")
+        raise UserError(f"`{program} ... {' '.join(command[-2:])}` failed ({process.returncode}): {last}")

@@ -27,7 +27,7 @@ from impact_pl.audio import audio_seconds
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from impact_pl.datasets.base import by_stem, draw_of, parser_of, read_csv
 from impact_pl.datasets.esc50 import collect
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
@@ -81,7 +81,7 @@ def read_esc10(folder: Path) -> list[Record]:
     rows = [row for row in rows if row["esc10"] == "True"]
     unknown = sorted({row["category"] for row in rows} - set(ESC10))
     if unknown or not rows:
-        raise ValueError(f"{folder}: {f'ESC-10 has no class {unknown[0]!r}' if unknown else 'marks no clip as ESC-10'}")
+        raise UserError(f"{folder}: {f'ESC-10 has no class {unknown[0]!r}' if unknown else 'marks no clip as ESC-10'}")
     collection = collect(rows, by_stem(folder / "audio"), dict.fromkeys(TEST_FOLDS, "test"), label_captions=False)
     if collection.missing:
         print(f"{folder}: {len(collection.missing)} of {len(rows)} clips have no file, first {collection.missing[0]}")

@@ -23,7 +23,7 @@ from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.datasets.base import parser_of
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.precompute.segments import record_seconds
 from impact_pl.progress import progress
 
@@ -101,7 +101,7 @@ def compose_scenes(records: list[Record], out: Path, count: int, seed: int) -> l
                 parts.append(json.dumps({"id": scenes[-1].id, "parts": [asdict(part) for part in scene.parts]}))
                 shown.advance()
     if not scenes:
-        raise ValueError(f"no scene can be composed: 3 sources of {SHORTEST_PART:g} s with captions are needed a split")
+        raise UserError(f"no scene can be composed: 3 sources of {SHORTEST_PART:g} s with captions are needed a split")
     write_manifest(out, scenes)
     out.with_suffix(".parts.jsonl").write_text("".join(f"{line}\n" for line in parts), encoding="utf-8")
     print(f"{out}: {len(scenes)} composed scenes, {sum(scene.duration or 0 for scene in scenes) / 3600:.2f} hours")

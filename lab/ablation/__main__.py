@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from impact_pl.cli import options
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from lab.ablation.plan import SIZES
 
 
@@ -52,14 +52,14 @@ def main(argv: list[str] | None = None) -> None:
     from lab.ablation.units import Places, codec_of, plan_units, select
 
     if args.seed is not None and args.only is None:
-        raise ValueError("--seed chooses a seed of one row: say which with --only ROW")
+        raise UserError("--seed chooses a seed of one row: say which with --only ROW")
     if args.publish and args.only:
-        raise ValueError("--publish writes a page of all rows: leave --only out")
+        raise UserError("--publish writes a page of all rows: leave --only out")
     given = {key: getattr(args, key) for key in ("codec", "text_encoder", "model", "device")}
     plan = load_plan(args.size, **{key: value for key, value in given.items() if value is not None})
     if plan.model:
         if args.text_encoder:
-            raise ValueError(f"--text-encoder: --size {args.size} trains nothing, and its model has its own")
+            raise UserError(f"--text-encoder: --size {args.size} trains nothing, and its model has its own")
         plan = plan if args.codec else replace(plan, codec=codec_of(plan.model))
     out = args.out or Path("runs/ablation") / args.size
     against = read_results(args.against) if args.against else None
@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     workers = args.workers or (min(4, os.cpu_count() or 1) if plan.device == "cpu" else 1)
     failure = run_units(chosen, out, workers)
     if read_result(out, units[0]) is None:  # not even the data
-        raise ValueError(failure)
+        raise UserError(failure)
     facts |= {"workers": workers, "manifest": str(args.data)}
     if not plan.model:
         facts["clips"] = ShardIndex.load(places.latents / "train").num_samples
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"the page is {write_page(results, folder)}")
     print_figures(results, args.only, against)
     if failure:
-        raise ValueError(failure)
+        raise UserError(failure)
 
 
 def print_units(units: list) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from impact_pl.errors import UserError
 from impact_pl.evaluation.labels import labels_of
 from impact_pl.precompute.segments import record_seconds
 from lab.ablation.plan import Plan
@@ -23,7 +24,7 @@ def write_clips(plan: Plan, data: Path, path: Path) -> None:
     """
     records = [record for record in read_manifest(data) if record_seconds(record) >= plan.shortest_seconds]
     if not records:
-        raise ValueError(f"{data}: no recording lasts {plan.shortest_seconds:g} s, which the plan asks for")
+        raise UserError(f"{data}: no recording lasts {plan.shortest_seconds:g} s, which the plan asks for")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_manifest(path, records)
 
@@ -55,7 +56,5 @@ def choose_clips(plan: Plan, records: list[Record], where: str) -> list[Record]:
     others = [index for index in order if index not in labelled]
     chosen = sorted([*labelled, *others][: plan.num_samples])
     if len(chosen) < 2:
-        raise ValueError(
-            f"{where}: {len(chosen)} captioned clips in the splits valid and test; at least two are needed"
-        )
+        raise UserError(f"{where}: {len(chosen)} captioned clips in the splits valid and test; at least two are needed")
     return [captioned[index] for index in chosen]

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from impact_pl.config import DecodingConfig
+from impact_pl.errors import UserError
 
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
 SETTINGS = "settings"  # all of them together, where rows are named
@@ -181,7 +182,7 @@ def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
     known = [each.name for each in dataclasses.fields(DecodingConfig)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise ValueError(f"decoding: there is no {unknown[0]!r}; choose of {', '.join(known)}")
+        raise UserError(f"decoding: there is no {unknown[0]!r}; choose of {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, value in overrides.items():  # YAML's 3 is a guidance_scale of 3.0
         values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
@@ -195,11 +196,11 @@ def _pairs(said: str) -> list[tuple[str, str]]:
 
 def _build(kind: type, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected keys and values, got {values!r}")
+        raise UserError(f"{where}: expected keys and values, got {values!r}")
     known = {each.name: each for each in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; choose of {', '.join(known)}")
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; choose of {', '.join(known)}")
     required = [
         name
         for name, each in known.items()
@@ -207,40 +208,40 @@ def _build(kind: type, values: Any, where: str) -> Any:
     ]
     missing = [name for name in required if name not in values]
     if missing:
-        raise ValueError(f"{where}: {missing[0]} is missing")
+        raise UserError(f"{where}: {missing[0]} is missing")
     return kind(**values)
 
 
 def _check(plan: Plan, where: str) -> None:
     if FULL not in plan.rows:
-        raise ValueError(f"{where}: rows need {FULL!r}, with which all others are compared")
+        raise UserError(f"{where}: rows need {FULL!r}, with which all others are compared")
     if plan.model and any(name != FULL and not row.model for name, row in plan.rows.items()):
-        raise ValueError(
+        raise UserError(
             f"{where}: its rows are trained, and model = {plan.model!r} would stand for all of them: take a plan with "
             f"the row {FULL!r} alone, as builtin, or name a model for each other row"
         )
     if strange := [name for name, row in plan.rows.items() if row.model and (name == FULL or not plan.model)]:
-        raise ValueError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
+        raise UserError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
     for name, row in plan.rows.items():
         if row.model and row != Row(decoding=row.decoding, model=row.model):
-            raise ValueError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
+            raise UserError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
     steps = () if plan.model else ("pretrain_steps", "text_steps")
     for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
         if getattr(plan, name) < 1:
-            raise ValueError(f"{where}: {name} = {getattr(plan, name)}: choose 1 or more")
+            raise UserError(f"{where}: {name} = {getattr(plan, name)}: choose 1 or more")
     for sweep, fields in plan.sweeps.items():
         for name, values in fields.items():
             if not isinstance(values, list):
-                raise ValueError(f"{where}: sweeps.{sweep}.{name}: expected a list of values, got {values!r}")
+                raise UserError(f"{where}: sweeps.{sweep}.{name}: expected a list of values, got {values!r}")
     for name, row in plan.rows.items():
         if "/" in name or name in (OWN, NONE, SKIPPED, SETTINGS):
-            raise ValueError(
+            raise UserError(
                 f"{where}: rows.{name}: choose another name, without / and none of own, none, skipped, settings"
             )
         if row.pretrain not in (OWN, NONE, SKIPPED) and row.pretrain not in plan.rows:
             choices = ", ".join([OWN, NONE, SKIPPED, *plan.rows])
-            raise ValueError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose of {choices}")
+            raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose of {choices}")
         if row.pretrain in plan.rows and plan.rows[row.pretrain].pretrain != OWN:
-            raise ValueError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}, which has no stage 1 of its own")
+            raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}, which has no stage 1 of its own")
     for overrides in [plan.decoding, *(row.decoding for row in plan.rows.values()), *plan.settings().values()]:
         decoding_config(overrides)

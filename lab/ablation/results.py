@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from impact_pl.data.partial import write_whole
+from impact_pl.errors import UserError
 from impact_pl.evaluation.evaluate import versions
 from lab.ablation.plan import Plan
 from lab.ablation.run import read_result
@@ -93,12 +94,12 @@ def read_results(path: Path) -> dict[str, Any]:
         ValueError: it is no such file.
     """
     if not path.is_file():
-        raise ValueError(f"{path}: no such results of an ablation")
+        raise UserError(f"{path}: no such results of an ablation")
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not the results of an ablation ({error})") from error
+        raise UserError(f"{path}: not the results of an ablation ({error})") from error
     known = isinstance(results, dict) and results.get("format") == FORMAT
     if not known or not all(isinstance(results.get(key), dict) for key in ("facts", "plan", "rows")):
-        raise ValueError(f"{path}: not the results of an ablation in format {FORMAT}")
+        raise UserError(f"{path}: not the results of an ablation in format {FORMAT}")
     return results

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from impact_pl.errors import UserError
 from impact_pl.identity import files_sha256
 from impact_pl.models.spec import FILES, find_model, read_spec
 from lab.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
@@ -128,7 +129,7 @@ def model_of(plan: Plan, places: Places, trained: dict[str, Unit], seed: int, ro
     files = [find_model(folder) / file for file in FILES]
     if missing := [file for file in files if not file.is_file()]:
         who = f"rows.{row}.model = {folder}" if plan.rows[row].model else f"--model {folder}"
-        raise ValueError(f"{who}: there is no {missing[0]}; name a model's folder, or builtin")
+        raise UserError(f"{who}: there is no {missing[0]}; name a model's folder, or builtin")
     return Model(folder, inputs=files_sha256(files))
 
 
@@ -274,7 +275,7 @@ def select(units: Sequence[Unit], group: str, seed: int | None) -> list[Unit]:
         known = ", ".join(dict.fromkeys(str(unit.group) for unit in units if unit.kind == "figures"))
         seeds = max(unit.seed for unit in units if unit.seed is not None)
         which = f"row {group!r}" + ("" if seed is None else f" of seed {seed}")
-        raise ValueError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
+        raise UserError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
     needed = {unit.name for unit in wanted}
     for unit in reversed(units):  # those that need others come after them
         if unit.name in needed:

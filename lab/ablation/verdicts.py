@@ -21,6 +21,7 @@ from typing import Any
 
 import yaml
 
+from impact_pl.errors import UserError
 from lab.ablation.plan import SIZES, Plan
 from lab.ablation.results import FIGURES, Rows
 
@@ -172,9 +173,9 @@ def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
     for claim in claims:
         unknown = [figure for figure in claim.figures if figure not in FIGURES]
         if unknown or not claim.figures:
-            raise ValueError(f"claim {claim.text!r}: figures {claim.figures}, choose of {', '.join(FIGURES)}")
+            raise UserError(f"claim {claim.text!r}: figures {claim.figures}, choose of {', '.join(FIGURES)}")
         if bool(claim.better and claim.worse) == bool(claim.good and claim.as_good_as):
-            raise ValueError(f"claim {claim.text!r}: give either better and worse, or good and as_good_as")
+            raise UserError(f"claim {claim.text!r}: give either better and worse, or good and as_good_as")
         if claim.size not in ("", *SIZES):
-            raise ValueError(f"claim {claim.text!r}: size {claim.size!r}, choose of {', '.join(SIZES)}")
+            raise UserError(f"claim {claim.text!r}: size {claim.size!r}, choose of {', '.join(SIZES)}")
     return claims

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, TrainConfig, with_preset
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 if TYPE_CHECKING:
     from impact_pl.models.spec import ImpactSpec
@@ -218,7 +218,7 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
     say(f"building {args.model}")
     if Path(args.model).is_dir():
         if args.set:
-            raise ValueError(f"--set changes a named model; {args.model} is a folder and stays what it is")
+            raise UserError(f"--set changes a named model; {args.model} is a folder and stays what it is")
         return subject.from_folder(Path(args.model), args.device, parts)
     config = compose("train", TrainConfig, [f"model={args.model}", *args.set]).model
     return subject.named(args.model, config, duration, args.device, parts)
@@ -290,7 +290,7 @@ def training_ways(args: argparse.Namespace, spec: "ImpactSpec") -> dict:
     names = list(WAYS)
     if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.ways):
         listed = "; ".join(f"{index}: {name}" for index, name in enumerate(names, start=1))
-        raise ValueError(f"--ways {' '.join(args.ways)}: choose numbers of {listed}")
+        raise UserError(f"--ways {' '.join(args.ways)}: choose numbers of {listed}")
     return {names[int(number) - 1]: WAYS[names[int(number) - 1]] for number in args.ways}
 
 
@@ -325,7 +325,7 @@ def peers(args: argparse.Namespace) -> None:
 
     systems = args.systems if args.systems is not None else list(PEERS)
     if unknown := set(systems) - set(PEERS):
-        raise ValueError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
+        raise UserError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
     subject = subject_of(args, args.duration, parts=True)
     ways, rates = ways_of(args, subject.model.spec), rates_of(args)
     with recording(args, rates, subject.model.spec) as record:

@@ -29,6 +29,7 @@ from impact_pl.data.index import ShardIndex
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
+from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.precompute.plan import read_shard_note
 from impact_pl.precompute.precompute import Precomputer, load_models
@@ -92,7 +93,7 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
     steps = len(dataset) * args.epochs // args.batch_size
     most = max(1, *args.workers)
     if steps < BATCHES_A_WORKER * most:
-        raise ValueError(
+        raise UserError(
             f"{folder} has {len(dataset)} clips: too few for --batch-size {args.batch_size}; {args.epochs} epoch(s) "
             f"are {steps} batches, and {most} process(es) want {BATCHES_A_WORKER * most}: choose smaller batches, "
             "fewer --workers or more --epochs"
@@ -203,7 +204,7 @@ def write_clips(args: Making, folder: Path) -> None:
     records = read_manifest(args.manifest)
     records = random.Random(0).sample(records, min(args.clips, len(records)))
     if len(records) < FEWEST_CLIPS:
-        raise ValueError(
+        raise UserError(
             f"{len(records)} records of {args.manifest} with --clips {args.clips}: at least {FEWEST_CLIPS} are needed"
         )
     for number, record in enumerate(records):

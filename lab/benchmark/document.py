@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from impact_pl.data.partial import write_whole
+from impact_pl.errors import UserError
 from lab.benchmark import tables
 from lab.benchmark.plots import longest, plot, ways
 from lab.benchmark.record import read_record
@@ -48,11 +49,11 @@ def write_document(paths: list[Path], out: Path) -> None:
         ValueError: no records, a file that is none, or two of the same name (pictures are named after it).
     """
     if not paths:
-        raise ValueError("no records to make a document of: give the files that --json wrote")
+        raise UserError("no records to make a document of: give the files that --json wrote")
     records: dict[str, dict] = {}
     for path in paths:
         if path.stem in records:
-            raise ValueError(f"{path}: another record is called {path.stem} too; rename one of them")
+            raise UserError(f"{path}: another record is called {path.stem} too; rename one of them")
         records[path.stem] = read_record(path)
     machines: dict[str, list[str]] = {}
     for stem, record in records.items():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from impact_pl.data.partial import write_whole
+from impact_pl.errors import UserError
 from lab.benchmark.machine import Rates, describe
 
 FORMAT = 1
@@ -76,15 +77,15 @@ def read_record(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         form, part = content.get("format"), content["part"]
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not what python -m lab.benchmark --json wrote ({error})") from error
+        raise UserError(f"{path}: not what python -m lab.benchmark --json wrote ({error})") from error
     if form != FORMAT or part not in PARTS:
-        raise ValueError(
+        raise UserError(
             f"{path}: format {form}, part {part!r}; this version reads format {FORMAT} of {', '.join(PARTS)}"
         )
     require(path, content, REQUIRED, "the record")
     require(path, content["machine"], ("name",), "machine")
     if not isinstance(content["rows"], list) or not content["rows"]:
-        raise ValueError(f"{path} has no rows: its command ended before the first was complete; run it again")
+        raise UserError(f"{path} has no rows: its command ended before the first was complete; run it again")
     if part == "outside":
         require(path, content, OUTSIDE_REQUIRED, "the record")
         require(path, content["settings"], ("model",), "settings")
@@ -98,6 +99,6 @@ def read_record(path: Path) -> dict[str, Any]:
 def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
     """ValueError unless ``found`` has ``keys``."""
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: {what} is no object with {', '.join(keys)}")
+        raise UserError(f"{path}: {what} is no object with {', '.join(keys)}")
     if missing := [key for key in keys if key not in found]:
-        raise ValueError(f"{path}: {what} lacks {', '.join(missing)}; README.md (Speed) says what a record holds")
+        raise UserError(f"{path}: {what} lacks {', '.join(missing)}; README.md (Speed) says what a record holds")

@@ -19,6 +19,7 @@ from torch import Tensor
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
@@ -70,7 +71,7 @@ class Subject:
         frames = whole_patches(self.model.spec, duration)
         if self.num_patches(frames) > self.model.spec.model.max_patches:
             limit = self.model.spec.model.max_patches
-            raise ValueError(
+            raise UserError(
                 f"--duration {duration} is {self.num_patches(frames)} patches, and the model has positions for "
                 f"{limit}: give a shorter one, or a model by name"
             )
@@ -146,7 +147,7 @@ def random_audioldm(device: torch.device) -> AudioCodec:
     try:
         from diffusers import AutoencoderKL
     except ImportError as error:
-        raise ValueError(f"AudioLDM's codec needs diffusers ({error}): pip install 'impact-pl[audioldm]'") from error
+        raise UserError(f"AudioLDM's codec needs diffusers ({error}): pip install 'impact-pl[audioldm]'") from error
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     with tempfile.TemporaryDirectory() as folder:

@@ -25,6 +25,7 @@ from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.datamodule import latent_loader
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset
+from impact_pl.errors import UserError
 from impact_pl.models.condition import packed
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.impact import Impact
@@ -115,7 +116,7 @@ class Stepper:
     def __init__(self, subject: Subject, batch: int, num_frames: int) -> None:
         spec = subject.model.spec
         if spec.model.head != "diffusion":
-            raise ValueError(f"model.head = {spec.model.head!r}: the work of training is counted for diffusion only.")
+            raise UserError(f"model.head = {spec.model.head!r}: the work of training is counted for diffusion only.")
         ratio = mean_mask_ratio(spec.model.mask_ratio)
         spec.model.mask_ratio = MaskRatioConfig(kind="fixed", value=ratio)
         self.model: Impact = subject.model.train()
@@ -247,7 +248,7 @@ def check_data(stepper: Stepper, folder: Path) -> None:
     found, _, width = LatentDataset(folder).index.latents["shape"]
     spec = stepper.model.spec
     if (found, width) != (spec.latent_channels, spec.latent_width):
-        raise ValueError(
+        raise UserError(
             f"{folder}: latents of {found} channels and width {width}, but this model takes {spec.latent_channels} and "
             f"{spec.latent_width}: choose another --model, or leave --data out for random shards"
         )

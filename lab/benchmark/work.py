@@ -17,6 +17,7 @@ from typing import NamedTuple
 import torch
 
 from impact_pl.config import DecodingConfig, ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads.diffusion import NUM_FREQUENCIES
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling.decoding import decode
@@ -49,7 +50,7 @@ def iterations_of(config: DecodingConfig, num_patches: int) -> list[Iteration]:
         ValueError: an order or a reveal that looks at drafts: how many there are depends on what is drawn.
     """
     if config.order != "random" or config.reveal == "adaptive":
-        raise ValueError(
+        raise UserError(
             f"order = {config.order!r}, reveal = {config.reveal!r}: work is counted for order = 'random' and reveals "
             "that are known beforehand."
         )
@@ -239,7 +240,7 @@ def total(works: list[Work], rates: Rates, precision: str) -> Parts:
 def check_counted(spec: ImpactSpec) -> None:
     """ValueError for a head that is not in COUNTED."""
     if spec.model.head not in COUNTED:
-        raise ValueError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
+        raise UserError(f"model.head = {spec.model.head!r}: work is counted for {', '.join(COUNTED)} only.")
 
 
 def generation(

@@ -15,7 +15,7 @@ import torchaudio.functional
 from torch import Tensor, nn
 
 from impact_pl.checkpoint_io import DAMAGE, NUMPY
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, load_strictly, mono
 
 FFT, HOP, NUM_MELS = 2048, 1024, 96
@@ -91,14 +91,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ValueError: it is not there, damaged, or holds something else.
     """
     if not path.is_file():
-        raise ValueError(f"{path} is missing: take aisfx/models/checkpoint.pth out of the PyPI package aisfx 0.1.2")
+        raise UserError(f"{path} is missing: take aisfx/models/checkpoint.pth out of the PyPI package aisfx 0.1.2")
     try:
         with torch.serialization.safe_globals([*NUMPY]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGE as error:
-        raise ValueError(f"{path}: not aisfx's checkpoint ({first_line(error)})") from error
+        raise UserError(f"{path}: not aisfx's checkpoint ({first_line(error)})") from error
     if not isinstance(content, tuple) or not content or not isinstance(content[0], dict):
-        raise ValueError(f"{path}: not aisfx's checkpoint, which is a pair of weights and data sets")
+        raise UserError(f"{path}: not aisfx's checkpoint, which is a pair of weights and data sets")
     prefix = "embedding_net."
     return {name.removeprefix(prefix): value for name, value in content[0].items() if name.startswith(prefix)}
 

@@ -14,6 +14,7 @@ from impact_pl.cli.reconstruct import write_clip
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, write_manifest
+from impact_pl.errors import UserError
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.features import YamNet
@@ -60,7 +61,7 @@ class Bars:
         for split, sounds in {args.split: self.held_out, args.train_split: self.training}.items():
             lacking = [label for label in CAPTIONS if label not in labels_of(sounds).values()]
             if lacking:
-                raise ValueError(f"{args.manifest}: no clip of split {split!r} has the label {lacking[0]!r} of the ten")
+                raise UserError(f"{args.manifest}: no clip of split {split!r} has the label {lacking[0]!r} of the ten")
         self.captioned = self._captioned()
         self.codec = load_codec(codec)
         self.codec_folder = args.out / f"codec-{tensors_identity(self.codec.state_dict())}-{args.padding}"
@@ -70,7 +71,7 @@ class Bars:
         """Held-out clips with a caption; at most ``limit``, drawn with the seed."""
         names = [name for name, record in self.held_out.items() if record.caption]
         if len(names) < 2:
-            raise ValueError(f"{self.args.manifest}: {len(names)} clips of split {self.args.split!r} have a caption")
+            raise UserError(f"{self.args.manifest}: {len(names)} clips of split {self.args.split!r} have a caption")
         if self.args.limit is not None:
             names = draw(names, self.args.limit, np.random.default_rng(self.args.seed))
         return {name: self.held_out[name] for name in names}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from impact_pl.errors import UserError
 from impact_pl.evaluation.tables import columns_of
 from lab.cards.class_bars import CAPTIONS
 from lab.cards.replay import PERCENTILES
@@ -143,11 +144,11 @@ def around_the_marks(card: Path) -> tuple[str, str]:
         ValueError: no such file, or it lacks the marks.
     """
     if not card.is_file():
-        raise ValueError(f"{card}: no such model card")
+        raise UserError(f"{card}: no such model card")
     before, start, rest = card.read_text(encoding="utf-8").partition(START)
     _, end, after = rest.partition(END)
     if not (start and end):
-        raise ValueError(f"{card}: has no lines {START} and {END}, between which the tables would go")
+        raise UserError(f"{card}: has no lines {START} and {END}, between which the tables would go")
     return before, after
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from impact_pl.errors import UserError
 from impact_pl.evaluation.figures import Clips, frechet
 from impact_pl.evaluation.labels import ESC10, accuracy, heard_labels
 
@@ -52,7 +53,7 @@ def class_rows(
     counts = {label: min(row.labels.count(label) for row in (reference, *rows.values())) for label in CAPTIONS}
     lacking = [label for label, count in counts.items() if count == 0]
     if lacking:
-        raise ValueError(f"no sound with the label {lacking[0]!r} in one of the rows; the table needs all ten classes")
+        raise UserError(f"no sound with the label {lacking[0]!r} in one of the rows; the table needs all ten classes")
     compared = reference.clips.take(balanced_sets(reference.labels, counts, seed)[0])
     result = {}
     for name, row in rows.items():

@@ -26,7 +26,7 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.builtin import BuiltinCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, read_manifest
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from lab.cards.reconstruction import ReconstructionJudge
 
 
@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     real = load(records, args.split, args.limit, args)
     others = load(records, args.floor_split, len(real), args)
     if len(others) < len(real):
-        raise ValueError(
+        raise UserError(
             f"split '{args.floor_split}' has {len(others)} clips for the row 'real', which compares as many as "
             f"'{args.split}' has, {len(real)}: give --limit {len(others)}, or another --floor-split"
         )
@@ -142,7 +142,7 @@ def load(records: list[Record], split: str, limit: int | None, args: argparse.Na
     """Waveforms (S_i,) of a split; at most ``limit`` of them, drawn with the seed."""
     chosen = [record for record in records if record.split == split]
     if len(chosen) < 2:
-        raise ValueError(f"{len(chosen)} records of split '{split}' match: a table needs at least 2")
+        raise UserError(f"{len(chosen)} records of split '{split}' match: a table needs at least 2")
     if limit is not None and limit < len(chosen):
         keep = torch.randperm(len(chosen), generator=Generator().manual_seed(args.seed))[:limit]
         chosen = [chosen[i] for i in sorted(keep.tolist())]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from impact_pl.audio import PADDINGS
 from impact_pl.cli import generate, options
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 
 
@@ -90,7 +90,7 @@ def generation_arguments(args: argparse.Namespace, what: str, captions_file: Pat
     fixed = ("captions", "captions_file", "split", "limit", "out", "model", "format", "duration", "seed", "page")
     changed = [key for key in fixed if plain[key] != given[key]]
     if changed:
-        raise ValueError(f"after --: the table itself decides about {changed[0]!r}; leave that out there")
+        raise UserError(f"after --: the table itself decides about {changed[0]!r}; leave that out there")
     return [*own, *args.generation]
 
 

@@ -14,6 +14,8 @@ import torch
 import torchaudio.functional
 from torch import Tensor, nn
 
+from impact_pl.errors import UserError
+
 SAMPLE_RATE = 16_000
 PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
@@ -39,7 +41,7 @@ def load_audio(
     """
     samples, rate = read_samples(path, start, duration)
     if not np.isfinite(samples).all():
-        raise ValueError(f"{path}: holds NaN or infinite samples")
+        raise UserError(f"{path}: holds NaN or infinite samples")
     return resample(torch.from_numpy(samples).mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
 
 
@@ -51,20 +53,20 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such audio file")
+        raise UserError(f"{path}: no such audio file")
     try:
         with soundfile.SoundFile(path) as file:
             rate, total = file.samplerate, file.frames
             first = round(start * rate)
             count = -1 if duration is None else round(duration * rate)
             if not 0 <= first < total or count == 0:
-                raise ValueError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
+                raise UserError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
             file.seek(first)
             samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
+        raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
     if not samples.size:
-        raise ValueError(f"{path}: holds no audio samples at {start:g} s")
+        raise UserError(f"{path}: holds no audio samples at {start:g} s")
     return samples, rate
 
 
@@ -76,11 +78,11 @@ def audio_seconds(path: str | Path) -> float:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such audio file")
+        raise UserError(f"{path}: no such audio file")
     try:
         return soundfile.info(path).duration
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{path}: cannot be read as audio ({error.error_string})") from error
+        raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
@@ -118,11 +120,11 @@ def save_audio(
     path = Path(path)
     file_format = file_format or FORMATS.get(path.suffix.lower())
     if file_format is None:
-        raise ValueError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
+        raise UserError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
     if waveform.ndim != 1:
-        raise ValueError(f"{path}: expected a mono waveform (S,), got shape {tuple(waveform.shape)}")
+        raise UserError(f"{path}: expected a mono waveform (S,), got shape {tuple(waveform.shape)}")
     if not torch.isfinite(waveform).all():
-        raise ValueError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
+        raise UserError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
     samples = waveform.detach().float().cpu().clamp(-1.0, 1.0).numpy()
     soundfile.write(path, samples, sample_rate, format=file_format, subtype="PCM_16")
 
@@ -176,7 +178,7 @@ class LogMel(nn.Module):
         """waveform (B, S) -> STFT (B, n_fft/2 + 1, M), complex."""
         pad = (self.n_fft - self.hop) // 2
         if waveform.shape[-1] <= pad:
-            raise ValueError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
+            raise UserError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
         padded = nn.functional.pad(waveform, (pad, pad), mode="reflect")
         return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
 

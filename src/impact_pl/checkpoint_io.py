@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files
 DAMAGE = (  # what torch, safetensors and transformers raise on files that are not what they should be
@@ -46,9 +46,9 @@ def weight_files(folder: Path) -> list[Path]:
                 try:
                     shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
                 except DAMAGE as error:
-                    raise ValueError(f"{index}: not an index of weights ({first_line(error)})") from error
+                    raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
                 return [index, *(folder / name for name in shards)]
-    raise ValueError(f"{folder}: no weights there (such as {WEIGHTS[0]}.safetensors)")
+    raise UserError(f"{folder}: no weights there (such as {WEIGHTS[0]}.safetensors)")
 
 
 def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
@@ -68,12 +68,12 @@ def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
         with open(path, "rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"  # its header's length, then the header in JSON
         why = "it is a safetensors file" if is_safetensors else first_line(error)
-        raise ValueError(
+        raise UserError(
             f"{path}: not a checkpoint of torch that can be read safely ({why}); where you trust it, load it yourself "
             "and torch.save its state dict alone"
         ) from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"{path}: not a checkpoint, which would be a dict of names (it holds a {_kind(content)})")
+        raise UserError(f"{path}: not a checkpoint, which would be a dict of names (it holds a {_kind(content)})")
     return content
 
 
@@ -84,10 +84,10 @@ def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         ValueError: it is not; the message names what does not belong.
     """
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: where its weights should be, there is a {_kind(content)}")
+        raise UserError(f"{path}: where its weights should be, there is a {_kind(content)}")
     for name, value in content.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise ValueError(f"{path}: among its weights, {name!r} is a {_kind(value)}, not a tensor under a name")
+            raise UserError(f"{path}: among its weights, {name!r} is a {_kind(value)}, not a tensor under a name")
     return content
 
 
@@ -118,10 +118,10 @@ def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
     try:
         model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except DAMAGE as error:
-        raise ValueError(f"{folder}: not a {model_class.__name__} that can be read ({first_line(error)})") from error
+        raise UserError(f"{folder}: not a {model_class.__name__} that can be read ({first_line(error)})") from error
     wrong = [*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", []))]
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{folder}: not a {model_class.__name__}: {len(wrong)} of its weights are missing, such as {wrong[0]}"
         )
     return model.float().requires_grad_(False).eval()

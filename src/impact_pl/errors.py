@@ -1,5 +1,6 @@
-"""How every command ends: one clear line for a user's mistake, and an exit code that scripts can trust."""
+"""The two kinds of errors: a user's mistake, told in one line, and a fault of ours, with its traceback."""
 
+import errno
 import functools
 import os
 import sys
@@ -9,11 +10,15 @@ USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
-def user_errors(main: Callable) -> Callable:
-    """Turn the errors that a user can cause into ``error: ...`` on stderr and exit code 2; Ctrl-C into 130.
+class UserError(ValueError):
+    """A mistake that the user can mend: the message says what is wrong, with the numbers, and what to do."""
 
-    ValueError is this project's error for users (style: numbers and the remedy are in the message); OSError covers
-    missing files, permissions and full disks. Anything else is a defect of ours and keeps its traceback.
+
+def user_errors(main: Callable) -> Callable:
+    """End a command as scripts expect: exit code 2 and one line for a user's mistake, 130 for Ctrl-C.
+
+    A :class:`UserError` is one, and so is an OSError that names a file (it is missing, or may not be read) or says that
+    the disk is full. Every other exception is a fault of ours and keeps its traceback, with a line that asks for a report.
     ``IMPACT_DEBUG=1`` shows the traceback of user errors too.
     """
 
@@ -21,19 +26,27 @@ def user_errors(main: Callable) -> Callable:
     def wrapped(argv: list[str] | None = None) -> None:
         try:
             main(argv)
-        except (ValueError, OSError) as error:
-            if os.environ.get("IMPACT_DEBUG"):
-                raise
-            print(f"error: {_describe(error)}", file=sys.stderr)
-            sys.exit(USER_ERROR)
         except KeyboardInterrupt:
             print("interrupted: what was finished is kept; the same command continues.", file=sys.stderr)
             sys.exit(INTERRUPTED)
+        except Exception as error:
+            is_users = isinstance(error, UserError) or _is_about_the_disk(error)
+            if is_users and not os.environ.get("IMPACT_DEBUG"):
+                print(f"error: {_describe(error)}", file=sys.stderr)
+                sys.exit(USER_ERROR)
+            if not is_users:
+                print("This is a fault of impact_pl, not of your input; please report it with:", file=sys.stderr)
+            raise
 
     return wrapped
 
 
-def _describe(error: ValueError | OSError) -> str:
+def _is_about_the_disk(error: Exception) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+
+
+def _describe(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}; is the path right, and can it be read and written there?"
     return str(error)

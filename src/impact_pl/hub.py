@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 
 HUB = "hub:"  # before the id of a repository on the Hugging Face hub
 
@@ -21,10 +21,10 @@ def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",
     """
     folder = _fetch(source, parts) if source.startswith(HUB) else Path(source)
     if not folder.is_dir():
-        raise ValueError(f"{source}: no such folder; a repository on the Hugging Face hub is written {HUB}OWNER/NAME")
+        raise UserError(f"{source}: no such folder; a repository on the Hugging Face hub is written {HUB}OWNER/NAME")
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{source}: {', '.join(missing)} missing; give the whole folder of the published model")
+        raise UserError(f"{source}: {', '.join(missing)} missing; give the whole folder of the published model")
     return folder
 
 
@@ -40,5 +40,5 @@ def _fetch(source: str, parts: Iterable[str]) -> Path:
             if not any((folder / part).glob("*.safetensors")):
                 snapshot_download(name, allow_patterns=[f"{part}*.bin"])
     except (OSError, ValueError) as error:  # no network, no such repository, no such id
-        raise ValueError(f"{source}: the Hugging Face hub gave nothing of that name ({first_line(error)})") from error
+        raise UserError(f"{source}: the Hugging Face hub gave nothing of that name ({first_line(error)})") from error
     return folder

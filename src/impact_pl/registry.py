@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from impact_pl.errors import UserError
 from impact_pl.hub import HUB
 
 
@@ -36,14 +37,14 @@ def build_part(what: str, own: dict[str, Callable[..., Any]], group: str, name: 
     if make is None:
         offered = [entry for entry in entry_points(group=group) if entry.name == kind]
         if not offered:
-            raise ValueError(f"no {what} '{name}': choose one of {', '.join(known_kinds(own, group))}")
+            raise UserError(f"no {what} '{name}': choose one of {', '.join(known_kinds(own, group))}")
         make = offered[0].load()
     given = [argument] if colon else []
     try:
         inspect.signature(make).bind(*given)
     except TypeError as error:
         wanted = f"{kind}:ARGUMENT, it needs one" if not colon else f"{kind} alone, it takes no argument"
-        raise ValueError(f"{what} '{name}': write {wanted}") from error
+        raise UserError(f"{what} '{name}': write {wanted}") from error
     return make(*given)
 
 

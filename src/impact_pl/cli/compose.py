@@ -13,6 +13,8 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from impact_pl.errors import UserError
+
 Schema = TypeVar("Schema")
 
 
@@ -34,7 +36,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
             config = hydra_compose(name, overrides=overrides)
         return OmegaConf.to_object(config)  # type: ignore[return-value]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(_explain(error, name, schema)) from error
+        raise UserError(_explain(error, name, schema)) from error
 
 
 def _explain(error: Exception, name: str, schema: type) -> str:

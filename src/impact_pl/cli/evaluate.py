@@ -12,7 +12,7 @@ from typing import Any
 
 from impact_pl.audio import PADDINGS
 from impact_pl.cli import listening, options
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, KL and IS; of FAD; of the CLAP score
 
@@ -140,7 +140,7 @@ def make_request(args: argparse.Namespace):
     if args.test_list is None:
         captions = find_captions(args.captions, args.generated, reference)
     elif args.captions is not None:
-        raise ValueError("--captions and --test-list both name captions: leave one out")
+        raise UserError("--captions and --test-list both name captions: leave one out")
     else:
         clips = read_clip_list(args.test_list)
         captions = clips.captions
@@ -175,10 +175,10 @@ def network_classes(names: Sequence[str], weights: Path | None) -> list:
     known: dict[str, Any] = {YamNet.name: YamNet, **NETWORKS}
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"--networks: unknown {unknown[0]!r}; choose of {', '.join(known)}")
+        raise UserError(f"--networks: unknown {unknown[0]!r}; choose of {', '.join(known)}")
     published = [name for name in names if known[name].checkpoint is not None]
     if published and weights is None:
-        raise ValueError(f"{', '.join(published)}: say with --weights in which folder their files are (docs/parity.md)")
+        raise UserError(f"{', '.join(published)}: say with --weights in which folder their files are (docs/parity.md)")
     return [known[name] for name in names]
 
 
@@ -207,9 +207,9 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
     for value in values:
         name, separator, folder = value.partition("=")
         if not (name and separator and folder):
-            raise ValueError(f"--baseline {value!r}: expected NAME=DIR, for example codec=runs/demo/codec")
+            raise UserError(f"--baseline {value!r}: expected NAME=DIR, for example codec=runs/demo/codec")
         if name in baselines or name in ("real", "generated", "noise", "reference"):
-            raise ValueError(f"--baseline {value!r}: the name {name!r} is taken by another row")
+            raise UserError(f"--baseline {value!r}: the name {name!r} is taken by another row")
         baselines[name] = Path(folder)
     return baselines
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from impact_pl.config import DecodingConfig
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 HOW_TO_COMPUTE = ("engine", "precision")  # the user's machine decides, not the model
 
@@ -52,13 +52,13 @@ def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in defaults:
-            raise ValueError(f"--decoding {pair}: there is no {name!r}; choose of {', '.join(defaults)}")
+            raise UserError(f"--decoding {pair}: there is no {name!r}; choose of {', '.join(defaults)}")
         kind = type(defaults[name])
         try:
             decoding[name] = kind(value)
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
-            raise ValueError(f"--decoding {pair}: write {name}= and {wanted}") from None
+            raise UserError(f"--decoding {pair}: write {name}= and {wanted}") from None
     return decoding
 
 

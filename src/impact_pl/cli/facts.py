@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from impact_pl.errors import UserError
+
 
 def model_facts(config: Path | None) -> dict[str, str]:
     """Sizes, codec and text encoder of an exported model, from its config.json and the header of its weights."""
@@ -10,11 +12,11 @@ def model_facts(config: Path | None) -> dict[str, str]:
         return {}
     config = config / "config.json" if config.is_dir() else config
     if not config.is_file():
-        raise ValueError(f"{config}: no such file; --model wants an exported model folder")
+        raise UserError(f"{config}: no such file; --model wants an exported model folder")
     try:
         spec = json.loads(config.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{config}: not JSON ({error.msg})") from error
+        raise UserError(f"{config}: not JSON ({error.msg})") from error
     model, codec, text = spec.get("model", {}), spec.get("codec", {}), spec.get("text_encoder") or {}
     facts = {}
     if {"dim", "depth", "num_heads"} <= set(model):

@@ -17,7 +17,7 @@ from impact_pl.audio import SUFFIXES, read_samples, save_audio, spectrogram_png
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 from impact_pl.progress import progress
 
@@ -136,14 +136,14 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     if not named:
         where = f" in split {args.split!r}" if args.split else ""
         source = f"{args.captions_file} holds no caption{where}" if args.captions_file else "no caption given"
-        raise ValueError(f'{source}: say for example impact-generate "a dog barks" -o dog.wav')
+        raise UserError(f'{source}: say for example impact-generate "a dog barks" -o dog.wav')
     if args.out is None:
         alone = len(args.captions) == 1 and args.captions_file is None
         args.out = Path(f"{_words(args.captions[0]) or 'sound'}.{args.format}" if alone else "generated")
     if not is_one_file(args.out) and args.out.suffix.lower() in SUFFIXES:
-        raise ValueError(f"-o {args.out}: {args.out.suffix} cannot be written, choose .wav, .flac or a folder")
+        raise UserError(f"-o {args.out}: {args.out.suffix} cannot be written, choose .wav, .flac or a folder")
     if is_one_file(args.out) and len(named) > 1:
-        raise ValueError(f"-o {args.out} is one file, but there are {len(named)} captions: give a folder")
+        raise UserError(f"-o {args.out} is one file, but there are {len(named)} captions: give a folder")
     if is_one_file(args.out):
         return [Job(named[0][1], args.out)]
     stems = file_stems([name for name, _ in named])
@@ -158,7 +158,7 @@ def is_one_file(out: Path) -> bool:
 def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
     path = CAPTIONS if str(path) == BUILTIN else path
     if not path.is_file():
-        raise ValueError(f"no captions file at {path}")
+        raise UserError(f"no captions file at {path}")
     if path.suffix == ".jsonl":
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
         return [(record.id, record.caption or "") for record in records]
@@ -228,7 +228,7 @@ def make_writable(folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"{folder}: no permission to write there; choose another folder with -o")
+        raise UserError(f"{folder}: no permission to write there; choose another folder with -o")
 
 
 def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:

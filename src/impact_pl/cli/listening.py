@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from impact_pl.cli import options
+from impact_pl.errors import UserError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +54,7 @@ def make_test(args: argparse.Namespace) -> None:
     for value in args.system:
         name, separator, path = value.partition("=")
         if not (name and separator and path) or name in paths:
-            raise ValueError(
+            raise UserError(
                 f"--system {value!r}: expected NAME=PATH, each name once, for example base=runs/base/generated"
             )
         paths[name] = Path(path)

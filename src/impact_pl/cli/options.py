@@ -3,6 +3,8 @@
 import argparse
 import math
 
+from impact_pl.errors import UserError
+
 SEED_LIMIT = 2**31
 
 
@@ -57,4 +59,4 @@ def require_device(name: str) -> None:
     there += ["mps"] if torch.backends.mps.is_available() else []
     if name not in there and not (name == "cuda" and torch.cuda.device_count()):
         no_cuda = "" if torch.cuda.device_count() else " and no CUDA device"
-        raise ValueError(f"device {name!r}: PyTorch sees {', '.join(there)}{no_cuda} here; choose one of them")
+        raise UserError(f"device {name!r}: PyTorch sees {', '.join(there)}{no_cuda} here; choose one of them")

@@ -6,7 +6,7 @@ import sys
 from impact_pl.cli.compose import compose, format_keys, print_help_if_asked
 from impact_pl.cli.options import require_device
 from impact_pl.config import PrecomputeConfig
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 HELP = f"""
 usage: impact-precompute manifest=FILE out=FOLDER [key=value ...]
@@ -47,12 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     print_help_if_asked(argv, HELP)
     command = argv[0] if argv and "=" not in argv[0] else ""
     if command not in ("", "verify"):
-        raise ValueError(f"unknown command {command!r}: impact-precompute [verify] key=value ... (--help tells more)")
+        raise UserError(f"unknown command {command!r}: impact-precompute [verify] key=value ... (--help tells more)")
     arguments = argv[1:] if command else argv
     config = compose("precompute", PrecomputeConfig, arguments)
     for key in ("out",) if command else ("manifest", "out"):
         if not getattr(config, key):
-            raise ValueError(f"{key} is missing: impact-precompute manifest=FILE out=FOLDER (--help tells more)")
+            raise UserError(f"{key} is missing: impact-precompute manifest=FILE out=FOLDER (--help tells more)")
     from impact_pl.data.manifest import read_manifest  # here and below: --help and a misspelt key should not wait
 
     if config.manifest:

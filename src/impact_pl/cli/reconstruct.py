@@ -13,7 +13,7 @@ from impact_pl.cli import options
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.progress import progress
 
 
@@ -70,7 +70,7 @@ def choose(records: list[Record], split: str | None, limit: int | None, seed: in
     chosen = [record for record in records if split in (None, record.split) and record.caption]
     if not chosen:
         splits = sorted({record.split for record in records})
-        raise ValueError(f"no captioned record in split {split!r}; the manifest has the splits {splits}")
+        raise UserError(f"no captioned record in split {split!r}; the manifest has the splits {splits}")
     if limit is None or limit >= len(chosen):
         return chosen
     keep = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(seed))[:limit]

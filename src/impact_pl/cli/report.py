@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from impact_pl.cli.facts import generation_facts, model_facts
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional", "distill": "One-step head"}
 FOLDERS = {
@@ -51,9 +51,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     if args.run is None and args.out is None:
-        raise ValueError("give --run DIR, or --out HTML and what to show")
+        raise UserError("give --run DIR, or --out HTML and what to show")
     if args.run is not None and not args.run.is_dir():
-        raise ValueError(f"{args.run}: no such run folder")
+        raise UserError(f"{args.run}: no such run folder")
     from impact_pl.evaluation.report import Report, read_rows, write_report  # late: --help answers at once
 
     ratings, metrics, commands = (
@@ -82,7 +82,7 @@ def find(args: argparse.Namespace, option: str, place: str) -> Path | None:
     given: Path | None = getattr(args, option)
     if given is not None:
         if not given.exists():
-            raise ValueError(f"--{option} {given}: does not exist")
+            raise UserError(f"--{option} {given}: does not exist")
         return given
     found = args.run / place if args.run else None
     return found if found is not None and found.exists() else None
@@ -107,11 +107,11 @@ def choose_rows(args: argparse.Namespace) -> list:
     names = sorted(set.intersection(*(set(each) for each in sounds.values())))
     names = [name for name in names if name in captions] if captions else names
     if not names:
-        raise ValueError(
+        raise UserError(
             f"no caption has a sound of its name in each of {', '.join(str(each) for each in folders.values())}"
         )
     if args.limit < 1:
-        raise ValueError(f"--limit {args.limit}: at least 1")
+        raise UserError(f"--limit {args.limit}: at least 1")
     random.Random(args.seed).shuffle(names)
     caption_of = {name: captions.get(name, name) for name in names}
     first_of = {caption_of[name]: name for name in reversed(names)}  # one sound of a caption, before its others
@@ -126,7 +126,7 @@ def read_metrics(path: Path) -> dict:
     metrics = read_result(path, "impact-evaluate", METRICS)
     names = {row["name"] for row in metrics["rows"]}
     if "generated" not in names:
-        raise ValueError(f"{path}: the row generated is missing; it has {sorted(names)}")
+        raise UserError(f"{path}: the row generated is missing; it has {sorted(names)}")
     return metrics
 
 
@@ -136,7 +136,7 @@ def read_ratings(path: Path) -> dict:
 
     ratings = read_result(path, "impact-evaluate ratings", CRITERIA)
     if not isinstance(ratings.get("num_raters"), int) or any(row.get("REL") is None for row in ratings["rows"]):
-        raise ValueError(f"{path}: not what impact-evaluate ratings writes (num_raters and each row's REL are needed)")
+        raise UserError(f"{path}: not what impact-evaluate ratings writes (num_raters and each row's REL are needed)")
     return ratings
 
 
@@ -161,7 +161,7 @@ def read_result(path: Path, command: str, keys: Iterable[str]) -> dict:
         if not rows or not all(isinstance(row["name"], str) for row in rows):
             raise TypeError("every row needs a name")
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not what {command} writes ({error!r})") from error
+        raise UserError(f"{path}: not what {command} writes ({error!r})") from error
     return result
 
 
@@ -170,7 +170,7 @@ def find_losses(args: argparse.Namespace) -> dict[str, Path]:
     for value in args.losses:
         name, separator, path = value.rpartition("=")
         if not (separator and name and path):
-            raise ValueError(
+            raise UserError(
                 f"--losses {value!r}: expected NAME=CSV, for example 'Stage 1=runs/demo/pretrain/metrics.csv'"
             )
         losses[name] = Path(path)

@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 from impact_pl.audio import fit_length
 from impact_pl.checkpoint_io import load_frozen, weight_files
 from impact_pl.codecs.base import AudioCodec
+from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
 from impact_pl.registry import full_name
@@ -77,7 +78,7 @@ class AudioLDMCodec(AudioCodec):
         try:
             from diffusers import AutoencoderKL
         except ImportError as error:
-            raise ValueError(
+            raise UserError(
                 f"codec 'audioldm:{source}' needs diffusers ({error}): pip install 'impact-pl[audioldm]'"
             ) from error
         from transformers import SpeechT5HifiGan
@@ -105,7 +106,7 @@ class AudioLDMCodec(AudioCodec):
             ("vocoder/config.json: product of upsample_rates", hop, HOP),
         ):
             if found != wanted:
-                raise ValueError(f"{source}: {what} is {found}, AudioLDM's at 16 kHz is {wanted}: give another model")
+                raise UserError(f"{source}: {what} is {found}, AudioLDM's at 16 kHz is {wanted}: give another model")
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:

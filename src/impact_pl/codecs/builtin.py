@@ -24,6 +24,7 @@ from torch import Generator, Tensor, nn
 
 from impact_pl.audio import LogMel, fit_length
 from impact_pl.codecs.base import AudioCodec
+from impact_pl.errors import UserError
 
 NUM_OUTPUTS = 5  # numbers for each bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
 NUM_NOISE_CHANNELS = 16  # random inputs, so that the network can draw what neighbouring bins share (onsets, pitch)
@@ -248,7 +249,7 @@ class BuiltinCodec(AudioCodec):
             patches = self.mel_patches(waveform[None])[0].double()  # (H, 4F)
             count, total, outer = count + len(patches), total + patches.sum(0), outer + patches.T @ patches
         if count <= dim:
-            raise ValueError(
+            raise UserError(
                 f"{count} latent frames are too few to fit {dim} dimensions: give more than {dim / 25:.0f} s"
             )
         mean = total / count
@@ -339,10 +340,10 @@ class BuiltinCodec(AudioCodec):
         """
         folder = Path(folder)
         if not (folder / "model.safetensors").is_file():
-            raise ValueError(f"no codec in {folder}: model.safetensors is missing")
+            raise UserError(f"no codec in {folder}: model.safetensors is missing")
         config = json.loads((folder / "config.json").read_text())
         if config.pop("codec", None) != cls.name:
-            raise ValueError(f"{folder / 'config.json'} does not describe a '{cls.name}' codec")
+            raise UserError(f"{folder / 'config.json'} does not describe a '{cls.name}' codec")
         codec = cls(BuiltinCodecSpec(**config))
         state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
         codec.load_state_dict(state)

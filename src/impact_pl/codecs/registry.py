@@ -9,6 +9,7 @@ from impact_pl import assets
 from impact_pl.codecs.audioldm import AudioLDMCodec
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.builtin import BuiltinCodec
+from impact_pl.errors import UserError
 from impact_pl.registry import build_part, known_kinds
 
 ENTRY_POINTS = "impact_pl.codecs"  # group of the entry points by which installed packages offer codecs
@@ -37,7 +38,7 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     if name_or_path.partition(":")[0] in kinds:
         return build_part("codec", CODECS, ENTRY_POINTS, name_or_path).to(device).eval()
     if not Path(name_or_path, "config.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or audioldm:hub:ID), or the path "
             "of a folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
         )

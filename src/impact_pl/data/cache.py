@@ -20,6 +20,7 @@ from typing import Any
 
 from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.data.remote import download
+from impact_pl.errors import UserError
 
 COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 
@@ -46,7 +47,7 @@ class ShardCache:
         with self._explained():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if folder.stat().st_uid != os.getuid():
-            raise ValueError(f"data.cache={folder} belongs to another user: choose another folder")
+            raise UserError(f"data.cache={folder} belongs to another user: choose another folder")
         with self._explained():
             (folder / ".room.lock").touch()  # or the first fetch would find out that it cannot be written
         sweep_partials(folder)
@@ -147,7 +148,7 @@ class ShardCache:
         try:
             yield
         except OSError as error:
-            raise ValueError(
+            raise UserError(
                 f"data.cache={self.folder}: cannot be written ({error.strerror or error}); choose a folder on a disk "
                 "of this node that you may write and that has room"
             ) from error

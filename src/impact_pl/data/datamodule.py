@@ -19,6 +19,7 @@ from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
+from impact_pl.errors import UserError
 from impact_pl.text_encoders.base import TextEncoder
 from impact_pl.text_encoders.registry import load_text_encoder
 
@@ -112,7 +113,7 @@ class LatentDataModule(LightningDataModule):
     def __init__(self, config: DataConfig, seed: int = 0, with_text: bool = True):
         super().__init__()
         if not config.path:
-            raise ValueError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
+            raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
         self.index.forget_offsets()
@@ -131,7 +132,7 @@ class LatentDataModule(LightningDataModule):
             try:
                 self.valid_set = self._open("valid")
             except ValueError as error:
-                raise ValueError(
+                raise UserError(
                     f"{error}; if there is no valid split, trainer.validate_every_steps=0 trains without"
                 ) from error
 
@@ -146,14 +147,14 @@ class LatentDataModule(LightningDataModule):
         config, stored = self.config, self.index.text_encoder
         if not config.text_encoder:
             if config.encode_captions:
-                raise ValueError("data.encode_captions=true needs an encoder: name it with data.text_encoder=...")
+                raise UserError("data.encode_captions=true needs an encoder: name it with data.text_encoder=...")
             return None
         if config.text_encoder == "none":
-            raise ValueError("data.text_encoder=none: leave it empty, to take the features that the shards hold")
+            raise UserError("data.text_encoder=none: leave it empty, to take the features that the shards hold")
         encoder = load_text_encoder(config.text_encoder)
         if stored is not None and not config.encode_captions:
             if stored["identity"] != encoder.identity:
-                raise ValueError(
+                raise UserError(
                     f"the shards in {config.path} hold features of text encoder {stored['name']!r} "
                     f"({stored['identity']}), not of {encoder.name!r} ({encoder.identity}): precompute them with "
                     "text_encoder= that one, or set data.encode_captions=true to encode captions while training"
@@ -179,7 +180,7 @@ class LatentDataModule(LightningDataModule):
         needed = sum(sizes[: 2 * config.block_shards] if config.block_shards else sizes)
         max_bytes = round(config.cache_gb * 1e9)
         if 0 < max_bytes < needed:
-            raise ValueError(
+            raise UserError(
                 f"data.cache_gb={config.cache_gb:g} is less than the {needed / 1e9:.3g} GB that "
                 f"data.block_shards={config.block_shards} reads at a time: raise it, or choose "
                 f"{'fewer' if config.block_shards else 'some'} block_shards (a shard has {sizes[0] / 1e9:.2g} GB)"
@@ -220,7 +221,7 @@ class LatentDataModule(LightningDataModule):
             if before.get(key, now) != now
         ]
         if changed:
-            raise ValueError(
+            raise UserError(
                 f"{'; '.join(changed)}: another order would repeat some clips of the epoch and leave out others; set "
                 "it back, or begin a new training: another name=, with init_from= the model of this one"
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 from impact_pl.data.partial import write_whole
 from impact_pl.data.remote import is_url, join, read_url
+from impact_pl.errors import UserError
 
 FORMAT = 1
 INDEX_NAME = "index.json"
@@ -59,7 +60,7 @@ class ShardIndex:
             return cls.parse(read_url(url), url)
         path = Path(folder) / INDEX_NAME
         if not path.is_file():
-            raise ValueError(f"{path}: no index of latent shards; impact-precompute writes it when it has finished")
+            raise UserError(f"{path}: no index of latent shards; impact-precompute writes it when it has finished")
         return cls.parse(path.read_bytes(), str(path))
 
     @classmethod
@@ -69,11 +70,11 @@ class ShardIndex:
             values = json.loads(content)
             version = values.pop("format")
             if version != FORMAT:
-                raise ValueError(f"{where}: format {version}, but this version reads format {FORMAT}; precompute again")
+                raise UserError(f"{where}: format {version}, but this version reads format {FORMAT}; precompute again")
             index = cls(**values)
             _check(index)
         except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, _BadIndex) as error:
-            raise ValueError(f"{where}: not an index of latent shards ({error}); precompute again") from error
+            raise UserError(f"{where}: not an index of latent shards ({error}); precompute again") from error
         return index
 
     def save(self, folder: str | Path) -> None:

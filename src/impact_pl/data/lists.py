@@ -28,6 +28,7 @@ from pathlib import Path
 
 from impact_pl.audio import SUFFIXES
 from impact_pl.data.manifest import Record, file_stem, read_utf8
+from impact_pl.errors import UserError
 
 Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
@@ -91,14 +92,14 @@ def read_clip_list(path: str | Path) -> ClipList:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such test list")
+        raise UserError(f"{path}: no such test list")
     lines = read_utf8(path).splitlines(keepends=True)
     delimiter = "\t" if lines and "\t" in lines[0] else ","
     rows = csv.DictReader(lines, delimiter=delimiter)
     columns = rows.fieldnames or []
     key = next((each for each in ("id", "youtube_id") if each in columns), None)
     if key is None or "caption" not in columns:
-        raise ValueError(
+        raise UserError(
             f"{path}: its columns are {', '.join(columns) or 'none'}; a test list has id,caption (comma or tab), "
             "or AudioCaps' audiocap_id,youtube_id,start_time,caption"
         )
@@ -106,16 +107,16 @@ def read_clip_list(path: str | Path) -> ClipList:
     names: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         if not row[key] or not row["caption"]:
-            raise ValueError(f"{path}, row {number}: a clip and its caption are needed, got {list(row.values())}")
+            raise UserError(f"{path}, row {number}: a clip and its caption are needed, got {list(row.values())}")
         if None in row:
-            raise ValueError(f"{path}, row {number}: more cells than the header; a caption with a comma needs quotes")
+            raise UserError(f"{path}, row {number}: more cells than the header; a caption with a comma needs quotes")
         clip = clip_id(row[key])
         if key == "id" and clip in captions:
-            raise ValueError(f"{path}, row {number}: the clip {row[key]!r} stands twice")
+            raise UserError(f"{path}, row {number}: the clip {row[key]!r} stands twice")
         names.setdefault(clip, row[key])
         captions.setdefault(clip, []).append(row["caption"].strip())
     if not captions:
-        raise ValueError(f"{path}: the test list has no clips")
+        raise UserError(f"{path}: the test list has no clips")
     return ClipList({clip: one_of(clip, several) for clip, several in captions.items()}, names)
 
 
@@ -136,7 +137,7 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
     if missing or extra:
         parts = [f"{len(missing)} of {len(clips.captions)} clips have no sound ({_some(missing)})"] if missing else []
         parts += [f"{len(extra)} sounds are not in the list ({_some(extra)})"] if extra else []
-        raise ValueError(f"{what} does not match the test list {clips.name}: {'; '.join(parts)}")
+        raise UserError(f"{what} does not match the test list {clips.name}: {'; '.join(parts)}")
     return {clip: found[clip] for clip in sorted(clips.captions)}
 
 
@@ -150,7 +151,7 @@ def by_clip(sounds: Sounds, what: str) -> Sounds:
     for name, record in sounds.items():
         first = found.setdefault(clip_of(name, record), record)
         if (first.path, first.start) != (record.path, record.start):
-            raise ValueError(f"{what}: the clip {clip_of(name, record)} has two sounds, {first.path} and {record.path}")
+            raise UserError(f"{what}: the clip {clip_of(name, record)} has two sounds, {first.path} and {record.path}")
     return found
 
 

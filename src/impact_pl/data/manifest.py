@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from impact_pl.errors import UserError
+
 SPLITS = ("train", "valid", "test")
 LONGEST_STEM = 180  # bytes: file systems allow 255, and suffixes follow
 
@@ -35,7 +37,7 @@ def read_manifest(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such manifest; make one with `python -m impact_pl.datasets.folder --help`")
+        raise UserError(f"{path}: no such manifest; make one with `python -m impact_pl.datasets.folder --help`")
     lines = read_utf8(path).splitlines()
     records: list[Record] = []
     line_of: dict[str, int] = {}
@@ -45,12 +47,12 @@ def read_manifest(path: str | Path) -> list[Record]:
         where = f"{path}, line {number}"
         record = _parse_record(line, where)
         if record.id in line_of:
-            raise ValueError(f"{where}: id {record.id!r} was already used in line {line_of[record.id]}")
+            raise UserError(f"{where}: id {record.id!r} was already used in line {line_of[record.id]}")
         line_of[record.id] = number
         record.path = str(path.parent.resolve() / record.path)  # an absolute record.path stays as it is
         records.append(record)
     if not records:
-        raise ValueError(f"{path}: the manifest is empty")
+        raise UserError(f"{path}: the manifest is empty")
     return records
 
 
@@ -63,7 +65,7 @@ def write_manifest(path: str | Path, records: list[Record]) -> None:
     path = Path(path)
     twice = [identity for identity, count in Counter(record.id for record in records).items() if count > 1]
     if twice:
-        raise ValueError(f"{path}: {len(twice)} ids stand twice or more, first {twice[0]!r}: list each clip once")
+        raise UserError(f"{path}: {len(twice)} ids stand twice or more, first {twice[0]!r}: list each clip once")
     defaults = {field.name: field.default for field in fields(Record)}
     lines = []
     for record in records:
@@ -78,7 +80,7 @@ def read_utf8(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def file_stem(record_id: str) -> str:
@@ -103,9 +105,7 @@ def file_stems(record_ids: list[str]) -> list[str]:
     for record_id in record_ids:
         first = id_of.setdefault(file_stem(record_id).casefold(), record_id)
         if first != record_id:
-            raise ValueError(
-                f"ids {first!r} and {record_id!r} give the same file name {file_stem(first)!r}: rename one"
-            )
+            raise UserError(f"ids {first!r} and {record_id!r} give the same file name {file_stem(first)!r}: rename one")
     return [file_stem(record_id) for record_id in record_ids]
 
 
@@ -113,37 +113,37 @@ def _parse_record(line: str, where: str) -> Record:
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
+        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {type(values).__name__}")
+        raise UserError(f"{where}: expected a JSON object, got {type(values).__name__}")
     names = [field.name for field in fields(Record)]
     unknown = sorted(set(values) - set(names))
     if unknown:
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(names)}")
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; known keys are {', '.join(names)}")
     for key in ("id", "path"):
         if not isinstance(values.get(key), str) or not values[key]:
-            raise ValueError(f"{where}: key {key!r} must be a non-empty string, got {values.get(key)!r}")
+            raise UserError(f"{where}: key {key!r} must be a non-empty string, got {values.get(key)!r}")
     for key in ("licence", "source", "split"):
         if not isinstance(values.get(key, ""), str):
-            raise ValueError(f"{where}: key {key!r} must be a string, got {values[key]!r}")
+            raise UserError(f"{where}: key {key!r} must be a string, got {values[key]!r}")
     labels = values.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise ValueError(f"{where}: key 'labels' must be a list of strings, got {labels!r}")
+        raise UserError(f"{where}: key 'labels' must be a list of strings, got {labels!r}")
     values["labels"] = tuple(labels)
     if not isinstance(values.get("caption"), str | None):
-        raise ValueError(f"{where}: key 'caption' must be a string or null, got {values['caption']!r}")
+        raise UserError(f"{where}: key 'caption' must be a string or null, got {values['caption']!r}")
     for key, value in values.items():
         text = "".join(value) if key == "labels" else value
         if isinstance(text, str) and re.search("[\ud800-\udfff]", text):
-            raise ValueError(f"{where}: key {key!r} holds half of a surrogate pair, which is no character: {value!r}")
+            raise UserError(f"{where}: key {key!r} holds half of a surrogate pair, which is no character: {value!r}")
     values["start"] = _seconds(values.get("start", 0.0), "start", where)
     if values.get("duration") is not None:
         values["duration"] = _seconds(values["duration"], "duration", where)
     if values["start"] < 0 or values.get("duration") == 0:
-        raise ValueError(f"{where}: keys 'start' >= 0 and 'duration' > 0 are needed")
+        raise UserError(f"{where}: keys 'start' >= 0 and 'duration' > 0 are needed")
     record = Record(**values)
     if record.split not in SPLITS:
-        raise ValueError(f"{where}: key 'split' must be one of {', '.join(SPLITS)}, got {record.split!r}")
+        raise UserError(f"{where}: key 'split' must be one of {', '.join(SPLITS)}, got {record.split!r}")
     if record.caption is not None:
         record.caption = record.caption.strip() or None
     return record
@@ -152,5 +152,5 @@ def _parse_record(line: str, where: str) -> Record:
 def _seconds(value: object, key: str, where: str) -> float:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not math.isfinite(value) or value < 0:  # type: ignore[arg-type, operator]
-        raise ValueError(f"{where}: key {key!r} must be a number of seconds, not below 0, got {value!r}")
+        raise UserError(f"{where}: key {key!r} must be a number of seconds, not below 0, got {value!r}")
     return float(value)  # type: ignore[arg-type]

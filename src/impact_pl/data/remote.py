@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO, TypeVar
 
+from impact_pl.errors import UserError
+
 URL = re.compile(r"(pipe|file|https?|sftp|ftps|scp|gs|htgs|hf|ais|[a-z0-9+.-]+(?=://)):")
 ATTEMPTS = 4
 FIRST_WAIT_SECONDS = 0.5  # doubled with each further attempt
@@ -40,7 +42,7 @@ def join(location: str, name: str) -> str:
     if not location.startswith("pipe:"):
         return f"{location.rstrip('/')}/{name}"
     if "%s" not in location:
-        raise ValueError(f"{location}: a pipe: needs %s where the file's name goes, as in 'pipe:cat /folder/%s'")
+        raise UserError(f"{location}: a pipe: needs %s where the file's name goes, as in 'pipe:cat /folder/%s'")
     is_folder = "." not in name
     return location.replace("%s", f"{name}/%s" if is_folder else name)
 
@@ -117,18 +119,18 @@ def _attempts(url: str, read: Callable[[], Result]) -> Result:
             return read()
         except FileNotFoundError as error:  # of the file, or of the program that reads such URLs
             if error.filename in ("curl", "gsutil", "ais"):
-                raise ValueError(f"{url}: the program {error.filename!r} is needed to read it; install it") from error
-            raise ValueError(f"{url}: no such file") from error
+                raise UserError(f"{url}: the program {error.filename!r} is needed to read it; install it") from error
+            raise UserError(f"{url}: no such file") from error
         except ValueError as error:  # gopen knows no such scheme
-            raise ValueError(f"{url}: {error}; use 'pipe:COMMAND %s' with a command that prints a file") from error
+            raise UserError(f"{url}: {error}; use 'pipe:COMMAND %s' with a command that prints a file") from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise ValueError(
+                raise UserError(
                     f"{url}: no room for its copy ({error.strerror}); set data.cache and data.cache_gb"
                 ) from error
             if attempt == ATTEMPTS or isinstance(error, _GaveUp):
                 tried = f"in {attempt} attempt{'s' if attempt > 1 else ''}"
-                raise ValueError(
+                raise UserError(
                     f"{url}: could not be read {tried} ({error}); check data.path and its server"
                 ) from error
             print(f"{url}: attempt {attempt} of {ATTEMPTS} failed ({error})", file=sys.stderr, flush=True)

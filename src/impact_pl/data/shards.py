@@ -31,6 +31,7 @@ from impact_pl.data.cache import ShardCache
 from impact_pl.data.index import ShardIndex
 from impact_pl.data.partial import partial_path
 from impact_pl.data.remote import is_url, join
+from impact_pl.errors import UserError
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -51,14 +52,14 @@ def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
     view, members, at, key = memoryview(content), {}, 0, ""
     while at + BLOCK <= len(content) and content[at]:  # zeros follow the last sample
         if content[at + 257 : at + 262] != b"ustar":
-            raise ValueError(f"no tar header at byte {at} of the sample")
+            raise UserError(f"no tar header at byte {at} of the sample")
         name = content[at : at + 100].partition(b"\0")[0].decode()  # a name of 100 bytes has no zero behind it
         size = int(content[at + 124 : at + 135], 8)
         owner, _, part = name.partition(".")
         key = key or owner
         end = at + BLOCK + size
         if owner != key or end > len(content):
-            raise ValueError(f"member {name} does not belong to sample {key}")
+            raise UserError(f"member {name} does not belong to sample {key}")
         members[part] = view[at + BLOCK : end]
         at = end + -size % BLOCK
     return key, members
@@ -77,10 +78,10 @@ def _npy_shape(header: bytes) -> tuple[int, ...]:
     """The shape in an npy file's header; there are few different ones, and parsing takes longer than reading."""
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("an array of another npy version")
+        raise UserError("an array of another npy version")
     shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
     if is_fortran or dtype != np.dtype("<f2"):
-        raise ValueError(f"an array of {dtype}, not of float16 in C order")
+        raise UserError(f"an array of {dtype}, not of float16 in C order")
     return shape
 
 
@@ -144,7 +145,7 @@ class ShardWriter:
 
     def _explain_full_disk(self, error: OSError) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ValueError(
+            raise UserError(
                 f"{self.path}: the disk is full ({error.strerror}); the partial file was removed and finished shards "
                 "are kept: free some space and run the same command again"
             ) from error
@@ -168,9 +169,9 @@ def describe_shard(path: str | Path) -> dict[str, Any]:
                 if part == "json":  # a sample's last member
                     complete.add(key)
     except tarfile.TarError as error:
-        raise ValueError(f"{path}: truncated or damaged shard ({error}); {REMEDY}") from error
+        raise UserError(f"{path}: truncated or damaged shard ({error}); {REMEDY}") from error
     if complete != set(offsets) or len(content) % tarfile.RECORDSIZE:
-        raise ValueError(f"{path}: truncated shard of {len(content)} bytes; {REMEDY}")
+        raise UserError(f"{path}: truncated shard of {len(content)} bytes; {REMEDY}")
     checksum = hashlib.sha256(content).hexdigest()
     return {
         "name": path.name,
@@ -241,19 +242,19 @@ class LatentDataset(Dataset):
             return self._read(self._open(number), begin, end)
         except _Damage as error:
             if self.cache is None:
-                raise ValueError(f"{where}: sample {i} {error}; {REMEDY}") from error
+                raise UserError(f"{where}: sample {i} {error}; {REMEDY}") from error
             self._files.pop(number).close()
             copy = self.cache.drop(self.index.shards[number])
         try:  # what is fetched anew has the checksum of the index
             return self._read(self._open(number), begin, end)
         except _Damage as error:
-            raise ValueError(f"{where} and its copy {copy}, just fetched anew: sample {i} {error}; {REMEDY}") from error
+            raise UserError(f"{where} and its copy {copy}, just fetched anew: sample {i} {error}; {REMEDY}") from error
 
     def _read(self, file: FileIO, begin: int, end: int) -> dict[str, Any]:
         try:
             content = os.pread(file.fileno(), end - begin, begin)
             if len(content) < end - begin:
-                raise ValueError(f"truncated at byte {begin + len(content)}")
+                raise UserError(f"truncated at byte {begin + len(content)}")
             key, members = split_members(content)
             meta = json.loads(bytes(members["json"]))
             moments = npy_tensor(members["moments.npy"])  # (2C, H, W)
@@ -295,7 +296,7 @@ class LatentDataset(Dataset):
         size = path.stat().st_size if path.is_file() else None
         if size != wanted:
             found = "missing" if size is None else f"truncated ({size} of {wanted} bytes)"
-            raise ValueError(f"{path}: shard is {found}; {REMEDY}")
+            raise UserError(f"{path}: shard is {found}; {REMEDY}")
 
 
 class _Damage(Exception):

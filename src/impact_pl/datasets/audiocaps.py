@@ -14,7 +14,7 @@ import soundfile
 
 from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.datasets.base import Collection, by_stem, finish, first_of, parser_of, read_csv
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 CLIP_SECONDS = 10.0
 LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
@@ -75,7 +75,7 @@ def seconds(value: str, where: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise ValueError(f"{where}: {value!r} is not a number of seconds") from error
+        raise UserError(f"{where}: {value!r} is not a number of seconds") from error
 
 
 def _is_long(path: Path) -> bool:

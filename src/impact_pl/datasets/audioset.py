@@ -26,7 +26,7 @@ from impact_pl.datasets.base import (
     read_excluded,
     read_text,
 )
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 
 @user_errors
@@ -57,7 +57,7 @@ def read_labels(path: Path) -> dict[str, str]:
     try:
         return {entry["id"]: entry["name"] for entry in json.loads(read_text(path))}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise UserError(
             f'{path}: expected AudioSet\'s ontology.json, [{{"id", "name", ...}}, ...] ({error!r})'
         ) from error
 
@@ -68,13 +68,13 @@ def read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
     rows = []
     for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
         if len(row) != 4:
-            raise ValueError(f"{path}: row {number} has {len(row)} cells; expected YTID, start, end, labels")
+            raise UserError(f"{path}: row {number} has {len(row)} cells; expected YTID, start, end, labels")
         start, end = seconds(row[1], f"{path}: row {number}"), seconds(row[2], f"{path}: row {number}")
         if end <= start:
-            raise ValueError(f"{path}: row {number} ends at {end:g} s, before its start at {start:g} s")
+            raise UserError(f"{path}: row {number} ends at {end:g} s, before its start at {start:g} s")
         rows.append((row[0], start, end, row[3].split(",")))
     if not rows:
-        raise ValueError(f"{path}: holds no segments")
+        raise UserError(f"{path}: holds no segments")
     return rows
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from impact_pl.audio import SUFFIXES
 from impact_pl.data.lists import clip_id, read_clip_list
 from impact_pl.data.manifest import Record, read_utf8, write_manifest
+from impact_pl.errors import UserError
 
 
 def parser_of(module: str, doc: str) -> argparse.ArgumentParser:
@@ -51,10 +52,10 @@ def read_excluded(paths: list[Path]) -> dict[str, set[str]]:
         try:
             lists = json.loads(read_text(path))
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
+            raise UserError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
         known = isinstance(lists, dict) and lists and not set(lists) - set(excluded)
         if not known or not all(isinstance(names, list) for names in lists.values()):
-            raise ValueError(f'{path}: expected WavCaps\' blacklist, {{"AudioSet": [ids], "FreeSound": [ids]}}')
+            raise UserError(f'{path}: expected WavCaps\' blacklist, {{"AudioSet": [ids], "FreeSound": [ids]}}')
         for source, names in lists.items():
             excluded[source] |= {clip_id(str(name)) for name in names}
     return excluded
@@ -76,10 +77,10 @@ def audio_files(folder: Path) -> list[Path]:
         ValueError: no such folder, or no audio in it.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder of audio files")
+        raise UserError(f"{folder}: no such folder of audio files")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise ValueError(f"{folder}: holds no audio files ({', '.join(SUFFIXES)})")
+        raise UserError(f"{folder}: holds no audio files ({', '.join(SUFFIXES)})")
     return found
 
 
@@ -106,32 +107,32 @@ def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
     rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
     absent = [column for column in columns if column not in (rows.fieldnames or [])]
     if absent:
-        raise ValueError(f"{path}: no column {absent[0]!r}; its header is {', '.join(rows.fieldnames or ['empty'])}")
+        raise UserError(f"{path}: no column {absent[0]!r}; its header is {', '.join(rows.fieldnames or ['empty'])}")
     result = list(rows)
     if not result:
-        raise ValueError(f"{path}: has a header but no rows")
+        raise UserError(f"{path}: has a header but no rows")
     for number, row in enumerate(result, start=2):
         if any(row[column] is None for column in columns):
-            raise ValueError(f"{path}: row {number} has fewer cells than the header")
+            raise UserError(f"{path}: row {number} has fewer cells than the header")
         if None in row:
-            raise ValueError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
+            raise UserError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
     return result
 
 
 def read_text(path: Path) -> str:
     """A text file's content; ValueError where it is missing, empty or not UTF-8."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file")
     text = read_utf8(path)
     if not text.strip():
-        raise ValueError(f"{path}: is empty")
+        raise UserError(f"{path}: is empty")
     return text
 
 
 def split_of(source: str, valid_share: float) -> str:
     """``train`` or ``valid``, a function of the name alone: adding clips never moves another one."""
     if not 0 <= valid_share < 1:
-        raise ValueError(f"--valid-share {valid_share:g}: must be in [0, 1)")
+        raise UserError(f"--valid-share {valid_share:g}: must be in [0, 1)")
     return "valid" if draw_of(source) < valid_share else "train"
 
 
@@ -155,12 +156,12 @@ def finish(collection: Collection, out: Path, looked_for: str) -> None:
     """
     total = len(collection.records) + len(collection.missing)
     if not collection.records and collection.excluded:
-        raise ValueError(
+        raise UserError(
             f"no clip is left: --exclude names {len(collection.excluded)} of them, {total} others have no file"
             f" (looked for {looked_for})"
         )
     if not collection.records:
-        raise ValueError(f"none of the {total} listed clips has a file; looked for {looked_for}")
+        raise UserError(f"none of the {total} listed clips has a file; looked for {looked_for}")
     base = out.parent.resolve()
     for record in collection.records:
         path = Path(record.path).resolve()

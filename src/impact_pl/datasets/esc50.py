@@ -12,7 +12,7 @@ from pathlib import Path
 
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.base import Collection, by_stem, finish, names_of, parser_of, read_csv
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 FOLDS = range(1, 6)
 
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     args = parser.parse_args(argv)
     if args.valid_fold == args.test_fold:
-        raise ValueError(f"--valid-fold and --test-fold are both {args.test_fold}: choose two folds")
+        raise UserError(f"--valid-fold and --test-fold are both {args.test_fold}: choose two folds")
     rows = read_csv(args.csv, ["filename", "fold", "category", "esc10", "src_file"])
     rows = [row for row in rows if not args.esc10 or row["esc10"] == "True"]
     split_of_fold = {args.valid_fold: "valid", args.test_fold: "test"}
@@ -47,7 +47,7 @@ def collect(
     for row in rows:
         name = Path(row["filename"]).stem
         if not row["fold"].isdecimal() or int(row["fold"]) not in FOLDS:
-            raise ValueError(f"{row['filename']}: fold {row['fold']!r} is none of 1 to 5")
+            raise UserError(f"{row['filename']}: fold {row['fold']!r} is none of 1 to 5")
         if name not in files:
             collection.missing.append(row["filename"])
             continue

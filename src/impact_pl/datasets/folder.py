@@ -12,7 +12,7 @@ from pathlib import Path
 
 from impact_pl.data.manifest import SPLITS, Record
 from impact_pl.datasets.base import Collection, audio_files, draw_of, finish, parser_of, read_csv, read_text, split_of
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 
 @user_errors
@@ -37,7 +37,7 @@ def read_captions(path: Path) -> list[dict]:
     if path.suffix.lower() == ".csv":
         return read_csv(path, ["file", "caption"])
     if path.suffix.lower() != ".jsonl":
-        raise ValueError(f"{path}: captions are a .csv or a .jsonl file, not {path.suffix or 'without suffix'!r}")
+        raise UserError(f"{path}: captions are a .csv or a .jsonl file, not {path.suffix or 'without suffix'!r}")
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip():
@@ -45,9 +45,9 @@ def read_captions(path: Path) -> list[dict]:
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg})") from error
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
         if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not isinstance(row.get("caption"), str):
-            raise ValueError(f"{path}, line {number}: needs the keys 'file' and 'caption', both strings")
+            raise UserError(f"{path}, line {number}: needs the keys 'file' and 'caption', both strings")
         rows.append(row)
     return rows
 
@@ -63,7 +63,7 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
             collection.missing.append(name)
             continue
         if row.get("split") not in (None, "", *SPLITS):
-            raise ValueError(f"{name}: split {row['split']!r} is none of {', '.join(SPLITS)}")
+            raise UserError(f"{name}: split {row['split']!r} is none of {', '.join(SPLITS)}")
         stem = Path(name).with_suffix("").as_posix()
         times_seen[stem] = times_seen.get(stem, 0) + 1
         source = row.get("source") or name
@@ -99,7 +99,7 @@ def _seconds(row: dict, key: str, name: str) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {key} {value!r} is not a number of seconds") from error
+        raise UserError(f"{name}: {key} {value!r} is not a number of seconds") from error
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.base import Collection, by_stem, finish, names_of, parser_of, read_csv, read_text
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 SPLIT_NAMES = {"train": "train", "val": "valid", None: "test"}  # FSD50K's -> ours
 
@@ -43,7 +43,7 @@ def read_licences(path: Path) -> dict[str, str]:
     try:
         return {clip: info["license"] for clip, info in json.loads(read_text(path)).items()}
     except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f'{path}: expected {{"<fname>": {{"license": ..., ...}}, ...}} ({error!r})') from error
+        raise UserError(f'{path}: expected {{"<fname>": {{"license": ..., ...}}, ...}} ({error!r})') from error
 
 
 def collect(
@@ -53,7 +53,7 @@ def collect(
     for row in rows:
         name, split = row["fname"], row.get("split")
         if split not in SPLIT_NAMES:
-            raise ValueError(f"fname {name}: split {split!r} is neither train nor val")
+            raise UserError(f"fname {name}: split {split!r} is neither train nor val")
         if name not in files:
             collection.missing.append(name)
             continue

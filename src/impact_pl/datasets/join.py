@@ -9,7 +9,7 @@ from pathlib import Path
 
 from impact_pl.data.manifest import read_manifest
 from impact_pl.datasets.base import Collection, finish, parser_of
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 
 @user_errors
@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
         for record in read_manifest(path):
             first = place_of.setdefault(record.id, path)
             if first != path:
-                raise ValueError(f"the id {record.id!r} is in {first} and in {path}: a clip can stand in one only")
+                raise UserError(f"the id {record.id!r} is in {first} and in {path}: a clip can stand in one only")
             collection.records.append(record)
     finish(collection, args.out, "")
 

@@ -33,7 +33,7 @@ from impact_pl.datasets.base import (
     read_text,
     split_of,
 )
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 
 SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
     AUDIOSET: ("audioset", "as_final"),
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     args = parser.parse_args(argv)
     if args.seconds is not None and not 0 < args.seconds < math.inf:
-        raise ValueError(f"--seconds {args.seconds:g}: must be above 0")
+        raise UserError(f"--seconds {args.seconds:g}: must be above 0")
     parts = {path: read_part(path) for path in args.json}
     collection = collect(parts, find_files(args.audio), args.valid_share, read_excluded(args.exclude), args.seconds)
     finish(collection, args.out, f"<id> under {args.audio}")
@@ -70,13 +70,13 @@ def read_part(path: Path) -> list[dict]:
     try:
         values = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
+        raise UserError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
     entries = values.get("data") if isinstance(values, dict) else None
     if not isinstance(entries, list) or not entries:
-        raise ValueError(f'{path}: expected {{"data": [{{"id", "caption", ...}}, ...]}} with at least one entry')
+        raise UserError(f'{path}: expected {{"data": [{{"id", "caption", ...}}, ...]}} with at least one entry')
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("caption"), str):
-            raise ValueError(f"{path}: entry {number} of data needs the keys 'id' and 'caption'")
+            raise UserError(f"{path}: entry {number} of data needs the keys 'id' and 'caption'")
     return entries
 
 
@@ -113,7 +113,7 @@ def collect(
     for part, entries in parts.items():
         source = source_of(part)
         if source is None and excluded and any(excluded.values()):
-            raise ValueError(f"{part}: --exclude needs to know its source; its path names none of {', '.join(SOURCES)}")
+            raise UserError(f"{part}: --exclude needs to know its source; its path names none of {', '.join(SOURCES)}")
         unwanted = (excluded or {}).get(source or "", set())
         for entry in entries:
             name = str(entry["id"])

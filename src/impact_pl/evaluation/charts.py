@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.audio import LogMel, fit_length
+from impact_pl.errors import UserError
 
 WIDTH, HEIGHT = 560, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 12, 14, 34  # margins of a chart
@@ -44,14 +45,14 @@ def read_curves(path: str | Path) -> tuple[Curve, Curve]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such metrics.csv")
+        raise UserError(f"{path}: no such metrics.csv")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = set(rows[0]) if rows else set()
     train = next((name for name in TRAIN_COLUMNS if name in columns), None)
     valid = next((name for name in VALID_COLUMNS if name in columns), None)
     if train is None and valid is None:
-        raise ValueError(f"{path}: no loss in it; columns are {sorted(columns)}, expected one of {TRAIN_COLUMNS}")
+        raise UserError(f"{path}: no loss in it; columns are {sorted(columns)}, expected one of {TRAIN_COLUMNS}")
     return _curve(rows, train), _curve(rows, valid)
 
 

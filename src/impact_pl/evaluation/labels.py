@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from impact_pl.data.lists import Sounds
+from impact_pl.errors import UserError
 from impact_pl.evaluation.intervals import Interval
 from impact_pl.evaluation.metrics import bootstrap_interval
 
@@ -48,7 +49,7 @@ def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str,
     """
     unknown = {name for names in table.values() for name in names} - set(class_names)
     if unknown:
-        raise ValueError(f"the network has no class {min(unknown)!r}: labels cannot be told apart by it")
+        raise UserError(f"the network has no class {min(unknown)!r}: labels cannot be told apart by it")
     columns = [[class_names.index(name) for name in names] for names in table.values()]
     by_label = np.stack([np.asarray(scores)[:, each].max(axis=1) for each in columns], axis=1)  # (N, L)
     return [list(table)[index] for index in by_label.argmax(axis=1)]

@@ -24,6 +24,7 @@ import soundfile
 
 from impact_pl.audio import SAMPLE_RATE, load_audio
 from impact_pl.data.manifest import read_utf8
+from impact_pl.errors import UserError
 from impact_pl.evaluation.intervals import Interval
 from impact_pl.evaluation.sounds import Sounds, draw
 
@@ -62,7 +63,7 @@ def write_test(
     common = sorted(set(captions).intersection(*systems.values()))
     if len(common) < num_samples:
         counts = ", ".join(f"{name} {len(sounds)}" for name, sounds in systems.items())
-        raise ValueError(
+        raise UserError(
             f"{num_samples} captions are wanted, but only {len(common)} have a sound of every system "
             f"({counts}; {len(captions)} captions): give matching names, or fewer with --num-samples"
         )
@@ -80,7 +81,7 @@ def write_test(
     test = hashlib.sha256(json.dumps(sounds).encode()).hexdigest()[:12]
     page = render(title, {"test": test, "criteria": CRITERIA, "items": sounds})
     if len(page) > MAX_BYTES:
-        raise ValueError(
+        raise UserError(
             f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: lower --num-samples"
         )
     key = {"test": test, "seed": seed, "salt": salt, "systems": list(systems), "items": items}
@@ -112,14 +113,14 @@ def read_key(path: str | Path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such key file (it lies where the page was written)")
+        raise UserError(f"{path}: no such key file (it lies where the page was written)")
     try:
         key = json.loads(read_utf8(path))
         if {entry["system"] for entry in key["items"].values()} == set(key["systems"]) and isinstance(key["test"], str):
             return key
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
         pass
-    raise ValueError(f"{path}: not the key.json of a listening test")
+    raise UserError(f"{path}: not the key.json of a listening test")
 
 
 def read_ratings(paths: Sequence[str | Path], key: dict) -> dict[str, dict[str, dict[str, int]]]:
@@ -134,36 +135,36 @@ def read_ratings(paths: Sequence[str | Path], key: dict) -> dict[str, dict[str, 
     for path in map(Path, paths):
         for row, where in rows_of(path):
             if row["test"] != key["test"]:
-                raise ValueError(f"{where}: belongs to the test {row['test']!r}, the key to {key['test']!r}")
+                raise UserError(f"{where}: belongs to the test {row['test']!r}, the key to {key['test']!r}")
             if row["item"] not in key["items"]:
-                raise ValueError(f"{where}: the test has no item {row['item']!r}")
+                raise UserError(f"{where}: the test has no item {row['item']!r}")
             if file_of.setdefault(row["rater"], path) != path:
-                raise ValueError(f"{where}: the rater {row['rater']!r} is in {file_of[row['rater']]} too")
+                raise UserError(f"{where}: the rater {row['rater']!r} is in {file_of[row['rater']]} too")
             own = ratings.setdefault(row["rater"], {})
             if row["item"] in own:
-                raise ValueError(f"{where}: the item {row['item']} is rated twice")
+                raise UserError(f"{where}: the item {row['item']} is rated twice")
             wrong = [name for name in CRITERIA if row[name] not in map(str, RATINGS)]
             if wrong:
-                raise ValueError(f"{where}: {wrong[0]} {row[wrong[0]]!r} is not a whole number from 1 to 5")
+                raise UserError(f"{where}: {wrong[0]} {row[wrong[0]]!r} is not a whole number from 1 to 5")
             own[row["item"]] = {name: int(row[name]) for name in CRITERIA}
     for rater, own in ratings.items():
         left = len(key["items"]) - len(own)
         if left:
-            raise ValueError(f"{file_of[rater]}: {left} of {len(key['items'])} clips are not rated by {rater!r}")
+            raise UserError(f"{file_of[rater]}: {left} of {len(key['items'])} clips are not rated by {rater!r}")
     return ratings
 
 
 def rows_of(path: Path) -> list[tuple[dict[str, str], str]]:
     """The rows of an exported CSV, each with its place for a message."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of ratings")
+        raise UserError(f"{path}: no such file of ratings")
     rows = csv.DictReader(read_utf8(path).splitlines())
     if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise ValueError(f"{path}: its columns are {rows.fieldnames}, expected {', '.join(COLUMNS)}")
+        raise UserError(f"{path}: its columns are {rows.fieldnames}, expected {', '.join(COLUMNS)}")
     found = [(row, f"{path}, row {number}") for number, row in enumerate(rows, start=2)]
     short = next((where for row, where in found if None in row.values() or None in row or not row["rater"]), None)
     if short or not found:
-        raise ValueError(f"{short or path}: {'a cell is missing, or there are too many' if short else 'no ratings'}")
+        raise UserError(f"{short or path}: {'a cell is missing, or there are too many' if short else 'no ratings'}")
     return found
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from impact_pl.errors import UserError
+
 NUM_SPLITS = 10  # of the inception score of published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
@@ -28,9 +30,9 @@ def frechet_distance(first, second) -> float:
     """
     first, second = _matrix(first), _matrix(second)
     if first.shape[1] != second.shape[1]:
-        raise ValueError(f"embeddings of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared")
+        raise UserError(f"embeddings of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared")
     if min(len(first), len(second)) < 2:
-        raise ValueError(f"a Frechet distance needs at least 2 sounds on each side, got {len(first)} and {len(second)}")
+        raise UserError(f"a Frechet distance needs at least 2 sounds on each side, got {len(first)} and {len(second)}")
     means = first.mean(axis=0), second.mean(axis=0)
     if min(len(first), len(second)) > first.shape[1]:
         return frechet_distance_of_moments(means[0], np.cov(first.T), means[1], np.cov(second.T))
@@ -66,7 +68,7 @@ def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
         ValueError: no sound on a side, and as ``frechet_distance``.
     """
     if not len(reference) or not len(generated):
-        raise ValueError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
+        raise UserError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
     return frechet_distance(np.concatenate(reference), np.concatenate(generated))
 
 
@@ -131,7 +133,7 @@ def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 
     """
     logits = _matrix(logits)
     if len(logits) < num_splits:
-        raise ValueError(f"an inception score in {num_splits} splits needs at least as many sounds, got {len(logits)}")
+        raise UserError(f"an inception score in {num_splits} splits needs at least as many sounds, got {len(logits)}")
     shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
     bounds = np.arange(num_splits + 1) * len(logits) // num_splits
     distributions = np.exp(_log_softmax(shuffled))
@@ -201,7 +203,7 @@ def bootstrap_interval(
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
-        raise ValueError("a bootstrap interval needs at least one value")
+        raise UserError("a bootstrap interval needs at least one value")
     draws = generator.integers(len(values), size=(num_resamples, len(values)))
     resampled = [statistic(values[draw]) for draw in draws]
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
@@ -211,16 +213,16 @@ def bootstrap_interval(
 def _matrix(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
-        raise ValueError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
+        raise UserError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
     if not np.isfinite(values).all():
-        raise ValueError(f"features of sound {int(np.argwhere(~np.isfinite(values))[0, 0])} are not finite")
+        raise UserError(f"features of sound {int(np.argwhere(~np.isfinite(values))[0, 0])} are not finite")
     return values
 
 
 def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
     reference, generated = _matrix(reference), _matrix(generated)
     if reference.shape != generated.shape:
-        raise ValueError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
+        raise UserError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
     return reference, generated
 
 

@@ -16,6 +16,7 @@ from string import Template
 import soundfile
 
 from impact_pl.audio import SAMPLE_RATE, load_audio
+from impact_pl.errors import UserError
 from impact_pl.evaluation.charts import loss_chart, read_curves, spectrogram_uri
 from impact_pl.evaluation.comparison import comparison_section
 from impact_pl.evaluation.tables import metrics_section
@@ -67,7 +68,7 @@ def write_report(report: Report, path: str | Path) -> int:
     }
     sections = {name: body for name, body in sections.items() if body}
     if not sections:
-        raise ValueError("nothing to report: no sounds, no metrics, no losses, no commands")
+        raise UserError("nothing to report: no sounds, no metrics, no losses, no commands")
     template = Template(files("impact_pl.evaluation").joinpath("report.html").read_text(encoding="utf-8"))
     page = template.substitute(
         title=escape(report.title),
@@ -78,7 +79,7 @@ def write_report(report: Report, path: str | Path) -> int:
         ),
     ).encode()
     if len(page) > MAX_BYTES:
-        raise ValueError(
+        raise UserError(
             f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: show fewer sounds (--limit)"
         )
     path = Path(path)
@@ -95,7 +96,7 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of rows")
+        raise UserError(f"{path}: no such file of rows")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -104,16 +105,16 @@ def read_rows(path: str | Path) -> list[Row]:
         try:
             entry = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: not JSON ({error.msg})") from error
+            raise UserError(f"{where}: not JSON ({error.msg})") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("caption"), str):
-            raise ValueError(f"{where}: expected an object with a caption")
+            raise UserError(f"{where}: expected an object with a caption")
         unknown = set(entry) - {"caption", *KINDS}
         if unknown or len(entry) < 2:
-            raise ValueError(f"{where}: needs a sound, keys are {', '.join(KINDS)}; unknown: {sorted(unknown)}")
+            raise UserError(f"{where}: needs a sound, keys are {', '.join(KINDS)}; unknown: {sorted(unknown)}")
         sounds = {kind: path.parent / entry[kind] for kind in KINDS if entry.get(kind)}
         rows.append(Row(entry["caption"], sounds))
     if not rows:
-        raise ValueError(f"{path}: holds no row")
+        raise UserError(f"{path}: holds no row")
     return rows
 
 

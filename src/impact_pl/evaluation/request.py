@@ -7,6 +7,7 @@ import numpy as np
 
 from impact_pl.data.lists import ClipList
 from impact_pl.data.manifest import Record
+from impact_pl.errors import UserError
 from impact_pl.evaluation.figures import Figure
 from impact_pl.evaluation.sounds import Sounds, distinct, draw, part_of
 
@@ -41,7 +42,7 @@ def choose_sounds(
         ValueError: unmatched names, or sets that do not allow N sounds a row, or too few sounds for one of ``figures``.
     """
     if request.test_list is not None and not request.paired:
-        raise ValueError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
+        raise UserError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
     if request.paired:
         check_pairs(request)
     reference = distinct(request.reference)
@@ -59,7 +60,7 @@ def choose_sounds(
     num = wanted(request, limits, halved)
     starved = next((figure for figure in figures if num < figure.fewest), None)
     if starved is not None:
-        raise ValueError(
+        raise UserError(
             f"{num} sounds a row: {starved.key} needs at least {starved.fewest}; give more, or leave its network out"
         )
     generator = np.random.default_rng(request.seed)
@@ -81,7 +82,7 @@ def check_pairs(request: EvaluationRequest) -> None:
         missing = sorted(set(request.generated) - set(sounds))
         if missing:
             where = label if sounds is request.reference else f"baseline {label!r}"
-            raise ValueError(
+            raise UserError(
                 f"{len(missing)} of {len(request.generated)} generated sounds have no sound of their name "
                 f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
                 "give matching names, or compare without pairs (--unpaired)"
@@ -98,9 +99,9 @@ def wanted(request: EvaluationRequest, limits: list[int], halved: bool) -> int:
     if request.test_list is not None:
         num = len(request.test_list.captions)
         if request.num_samples is not None:
-            raise ValueError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
+            raise UserError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
     if not 2 <= num <= min(limits):
-        raise ValueError(
+        raise UserError(
             f"{num} sounds a row: the sets allow 2 to {min(limits)} (generated, baselines, then "
             f"{'half the reference, as no floor set is given' if halved else 'reference, then the floor'}: {limits})"
         )

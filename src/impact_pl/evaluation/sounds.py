@@ -9,6 +9,7 @@ import numpy as np
 from impact_pl.audio import SUFFIXES, fit_length, load_audio
 from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
+from impact_pl.errors import UserError
 from impact_pl.evaluation.features import SAMPLE_RATE
 from impact_pl.evaluation.labels import labels_of
 
@@ -24,19 +25,19 @@ def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
         records = [record for record in read_manifest(path) if split in (None, record.split)]
         names = file_stems([record.id for record in records])
     elif not path.is_dir():
-        raise ValueError(f"{path}: no such folder of sounds (or .jsonl manifest)")
+        raise UserError(f"{path}: no such folder of sounds (or .jsonl manifest)")
     elif split is not None:
-        raise ValueError(f"{path}: a folder has no split {split!r}; only a manifest (.jsonl) has splits")
+        raise UserError(f"{path}: a folder has no split {split!r}; only a manifest (.jsonl) has splits")
     else:
         files = [file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
         records = [Record(id=file.stem, path=str(file)) for file in files]
         names = [record.id for record in records]
     if not records:
         what = f"record of split {split!r}" if split and path.suffix == ".jsonl" else "sound"
-        raise ValueError(f"{path}: holds no {what} (looked for {', '.join(SUFFIXES)})")
+        raise UserError(f"{path}: holds no {what} (looked for {', '.join(SUFFIXES)})")
     if len(set(names)) < len(names):
         twice = next(name for name in sorted(names) if names.count(name) > 1)
-        raise ValueError(f"{path}: two sounds are named {twice!r}; names have to be unique to be matched")
+        raise UserError(f"{path}: two sounds are named {twice!r}; names have to be unique to be matched")
     return dict(sorted(zip(names, records, strict=True)))
 
 
@@ -49,11 +50,11 @@ def read_captions(path: str | Path) -> dict[str, str]:
     captions = {}
     for name, entry, where in _entries(Path(path)):
         if "file" in entry and "caption" not in entry:
-            raise ValueError(f"{where}: {EXPECTED}")
+            raise UserError(f"{where}: {EXPECTED}")
         if entry.get("caption"):
             captions[name] = entry["caption"]
     if not captions:
-        raise ValueError(f"{path}: holds no caption")
+        raise UserError(f"{path}: holds no caption")
     return captions
 
 
@@ -66,7 +67,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
     named = {}
     for name, entry, where in _entries(Path(path)):
         if not isinstance(entry.get("labels", []), list):
-            raise ValueError(f"{where}: key 'labels' must be a list of strings, got {entry['labels']!r}")
+            raise UserError(f"{where}: key 'labels' must be a list of strings, got {entry['labels']!r}")
         named[name] = Record(name, name, labels=tuple(entry.get("labels", ())))
     return labels_of(named)
 
@@ -77,7 +78,7 @@ EXPECTED = 'expected {"id" or "file": ..., "caption": ...}'
 def _entries(path: Path) -> Iterator[tuple[str, dict, str]]:
     """(sound name, entry, where it stands) of each line."""
     if not path.is_file():
-        raise ValueError(f"{path}: no such file of captions")
+        raise UserError(f"{path}: no such file of captions")
     for number, line in enumerate(read_utf8(path).splitlines(), start=1):
         if not line.strip():
             continue
@@ -86,7 +87,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict, str]]:
             entry = json.loads(line)
             name = file_stem(entry["id"]) if "id" in entry else Path(entry["file"]).stem
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{where}: {EXPECTED}") from error
+            raise UserError(f"{where}: {EXPECTED}") from error
         yield name, entry, where
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DecodingConfig
+from impact_pl.errors import UserError
 from impact_pl.inference.engine import Engine, bind, build_engine
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
@@ -41,7 +42,7 @@ def generate(
     check_decoding(decoding, model.spec.model.num_timesteps)
     check_order(model.spec.model.head, decoding.order, decoding.reveal, decoding.solver)
     if text is not None and model.null_cond is None:
-        raise ValueError("This model was trained without text: generate without captions, or load a stage-2 model.")
+        raise UserError("This model was trained without text: generate without captions, or load a stage-2 model.")
     device = next(model.parameters()).device
     shape = (batch_size, model.spec.latent_channels, num_frames, model.spec.latent_width)
     patches = model.patchify(torch.zeros(shape, device=device))

@@ -14,6 +14,7 @@ from torch import Tensor
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
+from impact_pl.errors import UserError
 from impact_pl.inference.engine import Engine, build_engine, weights_version
 from impact_pl.inference.generate import generate
 from impact_pl.models.impact import Impact
@@ -38,7 +39,7 @@ class ImpactPipeline:
         _require_same("codec", model.spec.codec, codec)
         if model.spec.text_encoder is not None:
             if text_encoder is None:
-                raise ValueError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
+                raise UserError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
             _require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
         self._engine: tuple[tuple, Engine] | None = None  # what it was made for, and the engine
@@ -66,7 +67,7 @@ class ImpactPipeline:
         noted = model.spec.codec["name"]
         if codec is None and is_gone(noted):
             wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"
-            raise ValueError(
+            raise UserError(
                 f"the codec that {path} was trained with was in {noted}, and that folder is gone: say where it is now "
                 f"with --codec {wanted} (in Python: codec={wanted!r})"
             )
@@ -78,8 +79,8 @@ class ImpactPipeline:
         assert model.spec.text_encoder is not None
         try:
             return load_text_encoder(name or model.spec.text_encoder["name"], device)
-        except ValueError as error:
-            raise ValueError(
+        except UserError as error:
+            raise UserError(
                 f"{error} (the text encoder that {path} was trained with; if it is elsewhere now, say where with "
                 "--text-encoder NAME, in Python: text_encoder=NAME)"
             ) from error
@@ -150,19 +151,19 @@ class ImpactPipeline:
     def _encode_captions(self, captions: list[str] | None):
         if captions is None:
             if self.text_encoder is not None and self.model.spec.text_encoder is not None:
-                raise ValueError("this model is conditioned on text: give at least one caption")
+                raise UserError("this model is conditioned on text: give at least one caption")
             return None
         if not captions or any(not caption.strip() for caption in captions):
-            raise ValueError(f"every caption needs at least one word, got {captions!r}")
+            raise UserError(f"every caption needs at least one word, got {captions!r}")
         if self.model.spec.text_encoder is None:
-            raise ValueError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
+            raise UserError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
         return self.text_encoder.encode(captions).to(next(self.model.parameters()).device)
 
     def _length(self, duration: float | None) -> tuple[int, int]:
         duration = self.max_duration if duration is None else duration
         if not 0 < duration <= self.max_duration + 1e-9:
-            raise ValueError(
+            raise UserError(
                 f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, the length of the clips that the "
                 "model was trained on: ask for a shorter sound"
             )
@@ -173,7 +174,7 @@ class ImpactPipeline:
 
 def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> None:
     if expected["identity"] != part.identity:
-        raise ValueError(
+        raise UserError(
             f"the model was trained with {what} {expected['name']!r} ({expected['identity']}), "
             f"this one is {part.name!r} ({part.identity}): use the {what} of the training, or train again"
         )

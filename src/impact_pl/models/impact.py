@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import LearnsFromData
@@ -68,10 +69,10 @@ class Impact(nn.Module):
         self.spec = spec
         config = spec.model
         if config.text_padding < 1 and config.text_padding != -1:
-            raise ValueError(f"model.text_padding = {config.text_padding}: choose 1 or more, or -1 for all positions.")
+            raise UserError(f"model.text_padding = {config.text_padding}: choose 1 or more, or -1 for all positions.")
         frames, width = spec.patch_shape
         if spec.latent_width % width:
-            raise ValueError(
+            raise UserError(
                 f"model.patch_size = {config.patch_size} does not divide the codec's latent width "
                 f"{spec.latent_width}: set model.patch_size to a divisor of it."
             )
@@ -105,12 +106,12 @@ class Impact(nn.Module):
         """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, q)."""
         p, q = self.spec.patch_shape
         if latents.shape[1] != self.spec.latent_channels or latents.shape[3] != self.spec.latent_width:
-            raise ValueError(
+            raise UserError(
                 f"Latents of shape {tuple(latents.shape)}, but this model takes {self.spec.latent_channels} channels "
                 f"and width {self.spec.latent_width}: were they made with another codec?"
             )
         if latents.shape[2] % p:
-            raise ValueError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
+            raise UserError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
         return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
@@ -144,9 +145,7 @@ class Impact(nn.Module):
         got = {name: tuple(feature.shape) for name, feature in text.features.items()}
         want = {name: (batch, *shape) for name, shape in self.spec.text_features.items()}
         if any(got.get(name) != shape for name, shape in want.items()):
-            raise ValueError(
-                f"Text features {got}, but this model takes {want}: use the text encoder it was built for."
-            )
+            raise UserError(f"Text features {got}, but this model takes {want}: use the text encoder it was built for.")
         masks = dict(zip(got, text.mask.split([shape[1] for shape in got.values()], dim=1), strict=True))
         features = {name: text.features[name] for name in want}
         return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
@@ -218,15 +217,15 @@ class Impact(nn.Module):
         """
         folder = find_model(folder)
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such model folder; impact-train writes one at its end, runs/NAME/model")
+            raise UserError(f"{folder}: no such model folder; impact-train writes one at its end, runs/NAME/model")
         for name in FILES:
             if not (folder / name).is_file():
-                raise ValueError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
+                raise UserError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
         model = cls(read_spec(folder / "config.json"))
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (SafetensorError, RuntimeError) as error:
-            raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
+            raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         return model.to(device).eval()
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition
 from impact_pl.models.transformer import LAYER_NORM_EPS, Block
 from impact_pl.sampling.masking import columns, take
@@ -57,7 +58,7 @@ class Neighbours(nn.Module):
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
         if kernel % 2 == 0:
-            raise ValueError(f"model.local_kernel = {kernel}: choose an odd number of patches, or 0 for none.")
+            raise UserError(f"model.local_kernel = {kernel}: choose an odd number of patches, or 0 for none.")
         self.conv = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +104,7 @@ class LatentEncoder(nn.Module):
         num_patches = patches.shape[1]
         assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
         if num_patches > self.max_patches:
-            raise ValueError(
+            raise UserError(
                 f"{num_patches} patches, but this model has positions for {self.max_patches}: shorten the clip, or "
                 f"train with model.max_patches={num_patches}."
             )
@@ -153,5 +154,5 @@ class LatentEncoder(nn.Module):
 def _count_kept(mask: Tensor) -> int:
     counts = mask.sum(dim=1).tolist()
     if len(set(counts)) > 1:
-        raise ValueError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
+        raise UserError(f"Masked patches per row {counts}: all rows of a mask must have the same count.")
     return mask.shape[1] - counts[0]

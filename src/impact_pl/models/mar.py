@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 from impact_pl.models.impact import Impact
 
 # MAR's names -> ours, by the first rule that matches; names without a rule (class and null embeddings) have no place.
@@ -96,7 +96,7 @@ def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport
             taken[name] = value
     not_taken.update({name: "MAR has no such parameter" for name in own if name not in renamed})
     if not any(".blocks." in name and name.startswith("encoder.") for name in taken):
-        raise ValueError(_no_fit(model, renamed))
+        raise UserError(_no_fit(model, renamed))
     model.load_state_dict(taken, strict=False)
     return MarReport(
         list(taken), not_taken, sum(v.numel() for v in taken.values()), sum(v.numel() for v in own.values())
@@ -105,12 +105,12 @@ def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise ValueError(f"No MAR checkpoint at {path}: give a .safetensors or .pth file.")
+        raise UserError(f"No MAR checkpoint at {path}: give a .safetensors or .pth file.")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: not a file of weights that can be read ({first_line(error)})") from error
+            raise UserError(f"{path}: not a file of weights that can be read ({first_line(error)})") from error
     content = read_checkpoint(path, [argparse.Namespace])  # MAR stores its arguments beside the weights
     named = next((content[key] for key in ("model_ema", "model") if isinstance(content.get(key), dict)), content)
     return state_dict(named, path)
@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _rename(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Weights under our names, and MAR's names that have no place."""
     if "diffusion_pos_embed_learned" not in weights:
-        raise ValueError("This is no MAR checkpoint: it has no diffusion_pos_embed_learned.")
+        raise UserError("This is no MAR checkpoint: it has no diffusion_pos_embed_learned.")
     num_patches = weights["diffusion_pos_embed_learned"].shape[1]
     renamed, not_taken = {}, {}
     for name, value in weights.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from impact_pl.errors import UserError
 
 BUILTIN = "builtin"  # the name of the model that comes with the package
 BUILTIN_FOLDER = Path(__file__).parents[1] / "assets" / "model"
@@ -25,7 +26,7 @@ def find_model(name_or_path: str | Path) -> Path:
         return Path(name_or_path)
     missing = [name for name in FILES if not (BUILTIN_FOLDER / name).is_file()]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"this installation has no built-in model ({BUILTIN_FOLDER} lacks {' and '.join(missing)}): name the "
             "folder of another with --model, such as runs/NAME/model, which impact-train writes at its end"
         )
@@ -98,7 +99,7 @@ def read_spec(path: Path) -> ImpactSpec:
         config = json.loads(path.read_text())
         found = config.pop("format", None)
         if found != FORMAT:
-            raise ValueError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
+            raise UserError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
         model = config.pop("model")
         ratio = MaskRatioConfig(**model.pop("mask_ratio"))
         features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
@@ -106,4 +107,4 @@ def read_spec(path: Path) -> ImpactSpec:
         _ = spec.own_decoding  # of known fields alone
         return spec
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not the configuration of an Impact model: {error}") from error
+        raise UserError(f"{path} is not the configuration of an Impact model: {error}") from error

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from impact_pl.errors import UserError
 from impact_pl.sampling.masking import take
 
 LAYER_NORM_EPS = 1e-6
@@ -42,7 +43,7 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, dropout: float, attention_dropout: float) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"dim = {dim} is not a multiple of num_heads = {num_heads}.")
+            raise UserError(f"dim = {dim} is not a multiple of num_heads = {num_heads}.")
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
         self.qkv = nn.Linear(dim, 3 * dim)

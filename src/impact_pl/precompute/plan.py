@@ -19,6 +19,7 @@ from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record
 from impact_pl.data.partial import create_whole
 from impact_pl.data.shards import LatentDataset
+from impact_pl.errors import UserError
 from impact_pl.text_encoders.base import TextEncoder
 
 ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}
@@ -60,14 +61,14 @@ def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[in
     task, num_tasks = config.task, config.num_tasks
     if (task, num_tasks) != (-1, 0):
         if not 0 <= task < num_tasks:
-            raise ValueError(f"task={task} num_tasks={num_tasks}: give both, with task from 0 to num_tasks - 1")
+            raise UserError(f"task={task} num_tasks={num_tasks}: give both, with task from 0 to num_tasks - 1")
         return task, num_tasks
     if "SLURM_ARRAY_TASK_ID" not in environ:
         return 0, 1
     number, first, last, count = (int(environ[f"SLURM_ARRAY_TASK_{key}"]) for key in ("ID", "MIN", "MAX", "COUNT"))
     step = int(environ.get("SLURM_ARRAY_TASK_STEP") or 1)
     if (last - first) // step + 1 != count or (number - first) % step:
-        raise ValueError(
+        raise UserError(
             f"the SLURM array has {count} tasks from {first} to {last} in steps of {step}: which shards are whose? "
             "Use --array=0-7 or the like, or pass task= and num_tasks="
         )
@@ -78,16 +79,16 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
     """ValueError for settings that cannot work."""
     for key in ("samples_per_shard", "batch_size", "workers"):
         if getattr(config, key) < 1:
-            raise ValueError(f"{key}={getattr(config, key)}: at least 1")
+            raise UserError(f"{key}={getattr(config, key)}: at least 1")
     if not (math.isfinite(config.clip_seconds) and config.clip_seconds > 0):
-        raise ValueError(f"clip_seconds={config.clip_seconds}: must be above 0")
+        raise UserError(f"clip_seconds={config.clip_seconds}: must be above 0")
     if config.padding not in PADDINGS:
-        raise ValueError(f"padding={config.padding}: choose {' or '.join(PADDINGS)}")
+        raise UserError(f"padding={config.padding}: choose {' or '.join(PADDINGS)}")
     num_samples = round(config.clip_seconds * codec.sample_rate)
     frames = max(1, round(num_samples / codec.samples_per_latent))
     if num_samples != frames * codec.samples_per_latent:
         step = codec.samples_per_latent / codec.sample_rate
-        raise ValueError(
+        raise UserError(
             f"clip_seconds={config.clip_seconds:g} is no multiple of {step:g} s, a latent frame of codec "
             f"{codec.name}; the nearest is {frames * step:g}"
         )
@@ -120,7 +121,7 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
     begun = {"padding": "silence", **read_note(path, [], f"delete {out} to begin again")}  # earlier versions' only way
     for key, value in run.items():
         if begun.get(key) != value:
-            raise ValueError(
+            raise UserError(
                 f"{out} was begun with {key} {begun.get(key)}, not {value}: "
                 "choose another out=, or delete that folder to begin again"
             )
@@ -148,7 +149,7 @@ def read_shard_note(shard: Path) -> dict[str, Any]:
     remedy = "delete that file: the command that made it then makes its shard again"
     note = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
     if not (isinstance(note["shard"], dict) and note["shard"].keys() >= ENTRY_KEYS):
-        raise ValueError(f"{done_path(shard)}: damaged (no entry of a shard); {remedy}")
+        raise UserError(f"{done_path(shard)}: damaged (no entry of a shard); {remedy}")
     return note
 
 
@@ -157,9 +158,9 @@ def read_note(path: Path, keys: list[str], remedy: str) -> dict[str, Any]:
     try:
         note = json.loads(path.read_bytes())
     except ValueError as error:  # of JSON or UTF-8
-        raise ValueError(f"{path}: damaged ({error}); {remedy}") from error
+        raise UserError(f"{path}: damaged ({error}); {remedy}") from error
     if not (isinstance(note, dict) and all(key in note for key in keys)):
-        raise ValueError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
+        raise UserError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
     return note
 
 

@@ -28,6 +28,7 @@ from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.partial import sweep_partials, write_whole
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from impact_pl.errors import UserError
 from impact_pl.precompute.plan import (
     Shard,
     check_settings,
@@ -246,7 +247,7 @@ class Precomputer:
         counts = {split: sum(entry["num_samples"] for entry in shards) for split, shards in entries.items()}
         measured = ["train"] if "train" in counts else self.splits
         if not sum(counts[split] for split in measured):
-            raise ValueError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0]['reason']}")
+            raise UserError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0]['reason']}")
         sums = [LatentSums(**part) for split, shard in done if split in measured for part in shard["sums"]]
         mean, std = latent_statistics(sums)
         codec = {key: getattr(self.codec, key) for key in ("name", "identity", "sample_rate", "samples_per_latent")}

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from impact_pl.audio import audio_seconds, fit_length, load_audio
 from impact_pl.data.manifest import Record
+from impact_pl.errors import UserError
 
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
@@ -62,7 +63,7 @@ def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> l
     """
     total = record_seconds(record, file_seconds)
     if total < SHORTEST_SECONDS:
-        raise ValueError(f"too short: {max(total, 0):.3f} s, below {SHORTEST_SECONDS:g} s")
+        raise UserError(f"too short: {max(total, 0):.3f} s, below {SHORTEST_SECONDS:g} s")
     count = math.floor(total / clip_seconds + 1e-9)
     rest = total - count * clip_seconds
     spans = [(record.start + i * clip_seconds, clip_seconds) for i in range(count)]
@@ -90,7 +91,7 @@ def usable_segments(
         try:
             waveform = read(start, duration)
             if waveform.abs().max() < SILENT_PEAK:
-                raise ValueError(f"silent: its peak is below {SILENT_PEAK:g}")
+                raise UserError(f"silent: its peak is below {SILENT_PEAK:g}")
         except ValueError as error:
             rejects.append(Reject(record.id, record.path, start, str(error)))
             continue
@@ -111,7 +112,7 @@ def span_reader(record: Record, spans: list[tuple[float, float]], sample_rate: i
     def part(start: float, duration: float) -> Tensor:
         first = round((start - record.start) * sample_rate)
         if first >= len(whole):
-            raise ValueError(f"{record.path}: ends before {start:g} s, earlier than its header says")
+            raise UserError(f"{record.path}: ends before {start:g} s, earlier than its header says")
         return whole[first : first + round(duration * sample_rate)]
 
     return part

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from impact_pl.errors import UserError
+
 
 @dataclass
 class LatentSums:
@@ -51,5 +53,5 @@ def latent_statistics(parts: Iterable[LatentSums]) -> tuple[list[float], float]:
     squares = torch.tensor([part.squares for part in parts], dtype=torch.float64).sum(dim=0) / count
     std = (squares - mean**2).mean().clamp(min=0).sqrt().item()
     if std < 1e-8:
-        raise ValueError("the latents of the train split do not vary: is every clip the same?")
+        raise UserError("the latents of the train split do not vary: is every clip the same?")
     return mean.tolist(), std

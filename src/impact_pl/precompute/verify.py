@@ -12,6 +12,7 @@ from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.index import INDEX_NAME, ShardIndex
 from impact_pl.data.manifest import SPLITS, read_manifest
+from impact_pl.errors import UserError
 from impact_pl.precompute.plan import (
     done_path,
     manifest_identity,
@@ -42,7 +43,7 @@ def verify(config: PrecomputeConfig, given: set[str]) -> None:
     out = Path(config.out)
     folders = [out / split for split in SPLITS if (out / split).is_dir()]
     if not folders:
-        raise ValueError(f"{out}: no shards there (no folder {', '.join(SPLITS)}); out= names the folder to verify")
+        raise UserError(f"{out}: no shards there (no folder {', '.join(SPLITS)}); out= names the folder to verify")
     total = sum(path.stat().st_size for folder in folders for path in folder.glob("*.tar"))
     findings, num_shards, num_samples = [], 0, 0
     with progress("verified", total, unit="bytes") as shown:
@@ -50,7 +51,7 @@ def verify(config: PrecomputeConfig, given: set[str]) -> None:
             print(finding, flush=True)
             findings.append(finding)
     if findings:
-        raise ValueError(f"{out}: {len(findings)} finding(s), see above")
+        raise UserError(f"{out}: {len(findings)} finding(s), see above")
     for folder in folders:
         index = ShardIndex.load(folder)
         num_shards += len(index.shards)

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from impact_pl.config import PrecomputeConfig
+from impact_pl.errors import UserError
 
 GRACE_SECONDS = 10.0
 
@@ -44,7 +45,7 @@ def run_workers(write: Write, config: PrecomputeConfig, numbers: list[int], adva
                     _check_end(running.pop(receiver))
                     continue
                 if message is not None:
-                    raise ValueError(message)
+                    raise UserError(message)
                 advance()
     finally:
         _stop(list(workers.values()))
@@ -54,7 +55,7 @@ def _check_end(process: BaseProcess) -> None:
     process.join()
     if process.exitcode:
         how = f"exit code {process.exitcode}" if process.exitcode > 0 else f"signal {-process.exitcode}"
-        raise ValueError(
+        raise UserError(
             f"a worker process ended with {how} (9 is often a lack of memory); finished shards are kept: "
             "run the same command again, with fewer workers if memory is short"
         )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
+from impact_pl.errors import UserError
 from impact_pl.sampling.diffusion import draw_gumbel, usable_alpha_bars
 from impact_pl.sampling.masking import columns, masked_counts, random_order, take
 
@@ -80,34 +81,34 @@ def diffusion_steps_at(config: DecodingConfig, iteration: int) -> int:
 def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
     """ValueError, with the choices, for a configuration that cannot be decoded with."""
     if config.num_iterations < 1:
-        raise ValueError(f"num_iterations = {config.num_iterations}: at least 1 (16 to 64 is the useful range).")
+        raise UserError(f"num_iterations = {config.num_iterations}: at least 1 (16 to 64 is the useful range).")
     if not (math.isfinite(config.guidance_scale) and config.guidance_scale >= 0):
-        raise ValueError(f"guidance_scale = {config.guidance_scale}: choose a number from 0 up; 1 means no guidance.")
+        raise UserError(f"guidance_scale = {config.guidance_scale}: choose a number from 0 up; 1 means no guidance.")
     if not (math.isfinite(config.temperature) and config.temperature >= 0):
-        raise ValueError(f"temperature = {config.temperature}: choose a number from 0 up.")
+        raise UserError(f"temperature = {config.temperature}: choose a number from 0 up.")
     if not 0 <= config.min_alpha_bar <= 0.5:
-        raise ValueError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
+        raise UserError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
     num_usable = len(usable_alpha_bars(num_timesteps, config.min_alpha_bar))
     for name in ("num_diffusion_steps", "confidence_steps"):
         if not 1 <= getattr(config, name) <= num_usable:
-            raise ValueError(
+            raise UserError(
                 f"{name} = {getattr(config, name)}: choose 1 to {num_usable}, the timesteps that min_alpha_bar = "
                 f"{config.min_alpha_bar} leaves of {num_timesteps}."
             )
     if not 0 <= config.final_diffusion_steps <= config.num_diffusion_steps:
-        raise ValueError(
+        raise UserError(
             f"final_diffusion_steps = {config.final_diffusion_steps}: choose 1 to num_diffusion_steps = "
             f"{config.num_diffusion_steps}, or 0 for the same number in all iterations."
         )
     if not 1 <= config.encoder_reuse <= config.num_iterations:
-        raise ValueError(f"encoder_reuse = {config.encoder_reuse}: choose 1 (never) to {config.num_iterations}.")
+        raise UserError(f"encoder_reuse = {config.encoder_reuse}: choose 1 (never) to {config.num_iterations}.")
     if config.encoder_reuse > 1 and config.engine == "plain":
-        raise ValueError(f"encoder_reuse = {config.encoder_reuse}, but engine = plain computes everything: choose 1.")
+        raise UserError(f"encoder_reuse = {config.encoder_reuse}, but engine = plain computes everything: choose 1.")
     for name, choices in DECODING_CHOICES.items():
         if getattr(config, name) not in choices:
-            raise ValueError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
+            raise UserError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
     if (config.order == "confidence" or config.reveal == "adaptive") and config.confidence_candidates < 2:
-        raise ValueError(f"confidence_candidates = {config.confidence_candidates}: a spread needs at least 2 draws.")
+        raise UserError(f"confidence_candidates = {config.confidence_candidates}: a spread needs at least 2 draws.")
 
 
 def decode(

@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from impact_pl.errors import UserError
+
 MAX_BETA = 0.999
 
 
@@ -57,7 +59,7 @@ def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
     Note: a single step is the last timestep, where there is noise to remove (the reference takes the first and fails).
     """
     if not 1 <= num_steps <= num_timesteps:
-        raise ValueError(f"num_diffusion_steps = {num_steps}: choose 1 to {num_timesteps}, the timesteps there are.")
+        raise UserError(f"num_diffusion_steps = {num_steps}: choose 1 to {num_timesteps}, the timesteps there are.")
     if num_steps == 1:
         return [num_timesteps - 1]
     stride = (num_timesteps - 1) / (num_steps - 1)

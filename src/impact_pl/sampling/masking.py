@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig
+from impact_pl.errors import UserError
 
 
 def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
@@ -19,12 +20,12 @@ def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> floa
     """
     if config.kind == "fixed":
         if not 0 < config.value <= 1:
-            raise ValueError(f"mask_ratio.value = {config.value}: choose a share above 0 and at most 1.")
+            raise UserError(f"mask_ratio.value = {config.value}: choose a share above 0 and at most 1.")
         return config.value
     if config.kind != "truncated_normal":
-        raise ValueError(f"mask_ratio.kind = {config.kind!r}: choose truncated_normal or fixed.")
+        raise UserError(f"mask_ratio.kind = {config.kind!r}: choose truncated_normal or fixed.")
     if not (0 <= config.low < 1 and config.std > 0):
-        raise ValueError(f"mask_ratio.low = {config.low}, std = {config.std}: low must be in [0, 1), std above 0.")
+        raise UserError(f"mask_ratio.low = {config.low}, std = {config.std}: low must be in [0, 1), std above 0.")
     u = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).cpu()
     tail = torch.special.ndtr(torch.tensor([(config.low - 1) / config.std], dtype=torch.float64))
     return 1 + config.std * torch.special.ndtri(tail + u * (0.5 - tail)).item()
@@ -61,7 +62,7 @@ def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine")
     T > N some iterations therefore reveal none, and cost nothing.
     """
     if num_patches < 1 or num_iterations < 1:
-        raise ValueError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
+        raise UserError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
     counts, remaining = [], num_patches
     for iteration in range(1, num_iterations):
         planned = math.floor(num_patches * REVEALS[reveal](iteration / num_iterations))

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from impact_pl.errors import UserError
+
 
 @dataclass
 class TextFeatures:
@@ -90,7 +92,7 @@ class JoinedEncoder(TextEncoder):
         self.features = {}
         for encoder in encoders:
             if twice := self.features.keys() & encoder.features.keys():
-                raise ValueError(f"text encoder '{self.name}': two of its encoders give a feature {', '.join(twice)!r}")
+                raise UserError(f"text encoder '{self.name}': two of its encoders give a feature {', '.join(twice)!r}")
             self.features |= encoder.features
 
     def encode(self, captions: list[str]) -> TextFeatures:

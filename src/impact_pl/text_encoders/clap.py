@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.checkpoint_io import load_frozen, read_checkpoint, state_dict, weight_files
+from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
 from impact_pl.registry import full_name
@@ -80,9 +81,9 @@ class LaionClap(TextEncoder):
         self.file = Path(checkpoint)
         self.folder = self.file.parent / "roberta-base"
         if not self.file.is_file():
-            raise ValueError(f"{checkpoint}: no such file; laion_clap:FILE needs a checkpoint of laion-clap")
+            raise UserError(f"{checkpoint}: no such file; laion_clap:FILE needs a checkpoint of laion-clap")
         if not (self.folder / "config.json").is_file():
-            raise ValueError(
+            raise UserError(
                 f"{self.folder}: config.json missing; put roberta-base's config.json and tokenizer files there "
                 f"(hf download FacebookAI/roberta-base --include '*.json' '*.txt' --local-dir {self.folder})"
             )
@@ -118,7 +119,7 @@ class _LaionTextTower(nn.Module):
             self.load_state_dict(weights)
         except RuntimeError as error:
             what = str(error).splitlines()[1].strip()
-            raise ValueError(f"the checkpoint's text tower does not fit {folder / 'config.json'}: {what}") from error
+            raise UserError(f"the checkpoint's text tower does not fit {folder / 'config.json'}: {what}") from error
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Ids and mask (B, L) -> embeddings (B, d)."""
@@ -132,7 +133,7 @@ def _text_weights(file: Path) -> dict[str, Tensor]:
     weights = {name: value.float() for name, value in plain.items() if name.startswith(TEXT_PARTS)}
     weights.pop("text_branch.embeddings.position_ids", None)  # counted, not learned; newer checkpoints lack it
     if weights.get("text_projection.0.weight", torch.empty(0)).ndim != 2:
-        raise ValueError(f"{file}: no text tower of laion-clap in it (text_branch and text_projection)")
+        raise UserError(f"{file}: no text tower of laion-clap in it (text_branch and text_projection)")
     return weights
 
 

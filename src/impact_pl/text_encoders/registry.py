@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from impact_pl.errors import UserError
 from impact_pl.registry import build_part, known_kinds
 from impact_pl.text_encoders.base import JoinedEncoder, TextEncoder
 from impact_pl.text_encoders.clap import Clap, LaionClap
@@ -40,7 +41,7 @@ def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEnco
     for each in names:
         unknown = re.search(r"\+(\w+):", each)
         if unknown and not Path(each.partition(":")[2]).exists():
-            raise ValueError(f"no text encoder '{unknown[1]}': choose one of {', '.join(kinds)}")
+            raise UserError(f"no text encoder '{unknown[1]}': choose one of {', '.join(kinds)}")
     encoders = [build_part("text encoder", TEXT_ENCODERS, ENTRY_POINTS, each) for each in names]
     encoder = encoders[0] if len(encoders) == 1 else JoinedEncoder(encoders)
     return encoder.to(device).eval()

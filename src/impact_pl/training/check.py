@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, replace
 
 from impact_pl.config import TrainConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads import check_order, head_class
 from impact_pl.sampling.decoding import check_decoding
 
@@ -71,12 +72,12 @@ def check_config(config: TrainConfig) -> None:
     _check(asdict(config), ALLOWED, "")
     model = config.model
     if model.dim % model.num_heads:
-        raise ValueError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
+        raise UserError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
     if config.stage in ("pretrain", "text") and head_class(model.head).teacher:
-        raise ValueError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
+        raise UserError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
     check_schedule(config)
     if len(config.optim.betas) != 2:
-        raise ValueError(f"optim.betas={list(config.optim.betas)}: give two numbers")
+        raise UserError(f"optim.betas={list(config.optim.betas)}: give two numbers")
     if config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
@@ -87,25 +88,25 @@ def check_config(config: TrainConfig) -> None:
 def check_distillation(config: TrainConfig) -> None:
     """ValueError where there would be no teacher, or not one that can go where the head is to go."""
     if not config.init_from or config.init_from.startswith("mar:"):
-        raise ValueError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
+        raise UserError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
     if head_class(config.model.head).teacher is None:
-        raise ValueError(
+        raise UserError(
             f"stage distill: model.head={config.model.head} learns from data; choose model.head=consistency"
         )
     path = replace(config.decoding, num_diffusion_steps=config.distill.num_diffusion_steps, final_diffusion_steps=0)
     try:
         check_decoding(path, config.model.num_timesteps)
-    except ValueError as error:
-        raise ValueError(f"distill.{error}") from error
+    except UserError as error:
+        raise UserError(f"distill.{error}") from error
 
 
 def check_schedule(config: TrainConfig) -> None:
     """ValueError where the learning rate would fall before it has risen, or where the decay would not be used."""
     optim, max_steps = config.optim, config.trainer.max_steps
     if optim.decay_steps and config.stage == "codec":
-        raise ValueError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
+        raise UserError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
     if optim.decay_steps and 0 < max_steps < optim.warmup_steps + optim.decay_steps:
-        raise ValueError(
+        raise UserError(
             f"optim.decay_steps={optim.decay_steps}: at most trainer.max_steps - optim.warmup_steps = "
             f"{max(0, max_steps - optim.warmup_steps)}, so that the learning rate rises before it falls"
         )
@@ -125,9 +126,9 @@ def settle_batch(config: TrainConfig) -> None:
     micro = config.data.batch_size * trainer.devices * trainer.num_nodes
     product = f"data.batch_size={config.data.batch_size} x {trainer.devices * trainer.num_nodes} processes"
     if wanted % micro:
-        raise ValueError(f"trainer.global_batch_size={wanted}: choose a multiple of {product} = {micro}, or 0")
+        raise UserError(f"trainer.global_batch_size={wanted}: choose a multiple of {product} = {micro}, or 0")
     if trainer.accumulate_grad_batches not in (1, wanted // micro):
-        raise ValueError(
+        raise UserError(
             f"trainer.global_batch_size={wanted} is {wanted // micro} times {product}, but "
             f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}: set only one of the two"
         )
@@ -140,4 +141,4 @@ def _check(values: dict, allowed: dict, prefix: str) -> None:
         if isinstance(what, dict):
             _check(value, what, f"{prefix}{name}.")
         elif not all(RANGES[what](number) for number in (value if isinstance(value, list | tuple) else [value])):
-            raise ValueError(f"{prefix}{name}={value}: choose {what}")
+            raise UserError(f"{prefix}{name}={value}: choose {what}")

@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
@@ -57,7 +58,7 @@ def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
     stored = StoredCheckpoint(path)
     if not isinstance(stored.content, dict) or kind not in stored.content.get("hyper_parameters", {}):
         what = "model specification" if kind == "spec" else kind
-        raise ValueError(f"{path} is not a checkpoint of impact-train: it has no {what}")
+        raise UserError(f"{path} is not a checkpoint of impact-train: it has no {what}")
     return stored
 
 
@@ -189,7 +190,7 @@ def start_from(model: Impact, source: Impact) -> list[str]:
     result = model.load_state_dict(weights, strict=False)
     strange = [name for name in result.missing_keys if not any(part in name for part in new)]
     if result.unexpected_keys or strange:
-        raise ValueError(f"init_from has other weights: too many {result.unexpected_keys}, missing {strange}")
+        raise UserError(f"init_from has other weights: too many {result.unexpected_keys}, missing {strange}")
     return list(result.missing_keys)
 
 

@@ -18,6 +18,8 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from impact_pl.errors import UserError
+
 META = "meta.pt"
 Place = Callable[[str, Tensor], Any]
 
@@ -134,11 +136,11 @@ class StoredCheckpoint:
             _check_complete(path, [META])
             meta = _load(path / META)
             if not isinstance(meta, dict) or meta.keys() != {"num_shards", "checkpoint"}:
-                raise ValueError(f"{path} is not a checkpoint of impact-train: {META} holds something else")
+                raise UserError(f"{path} is not a checkpoint of impact-train: {META} holds something else")
             self.num_shards, self.content = meta["num_shards"], meta["checkpoint"]
             _check_complete(path, [shard_name(rank, self.num_shards) for rank in range(self.num_shards)])
         else:
-            raise ValueError(f"no checkpoint at {path}")
+            raise UserError(f"no checkpoint at {path}")
 
     def whole(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor ``name`` of ``content``, with its values."""
@@ -166,21 +168,21 @@ class StoredCheckpoint:
         rows = self._shards[shard].get(name)
         if rows is None or len(rows) != num_rows:
             found = "no such tensor" if rows is None else f"{len(rows)} rows"
-            raise ValueError(f"{file} is damaged, {name} has {num_rows} rows there, found {found}: delete {self.path}")
+            raise UserError(f"{file} is damaged, {name} has {num_rows} rows there, found {found}: delete {self.path}")
         return rows
 
 
 def _check_complete(folder: Path, names: list[str]) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} is an incomplete checkpoint, without {', '.join(missing)}: delete it")
+        raise UserError(f"{folder} is an incomplete checkpoint, without {', '.join(missing)}: delete it")
 
 
 def _load(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
+        raise UserError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
 
 
 class CheckpointFiles(CheckpointIO):

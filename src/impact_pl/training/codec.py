@@ -28,6 +28,7 @@ from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.config import TrainConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.order import derive_seed
+from impact_pl.errors import UserError
 from impact_pl.training.callbacks import Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
@@ -109,7 +110,7 @@ def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]
         ValueError: no manifest, or nothing to train on.
     """
     if not path:
-        raise ValueError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
+        raise UserError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
     records = read_manifest(path)
     clips: dict[str, list[Tensor]] = {"train": [], "valid": []}
     problems = []
@@ -117,13 +118,13 @@ def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]
         if record.split in clips:
             try:
                 clips[record.split].append(_load(record, sample_rate))
-            except ValueError as error:
+            except UserError as error:
                 problems.append(str(error))
     if problems:
         print(f"{len(problems)} unreadable recording(s) left out, the first: {problems[0]}", flush=True)
     if not clips["train"]:
         reason = f"; unreadable: {len(problems)}, the first: {problems[0]}" if problems else ""
-        raise ValueError(f"{path} holds no record of split 'train' to train on{reason}")
+        raise UserError(f"{path} holds no record of split 'train' to train on{reason}")
     return clips["train"], clips["valid"]
 
 
@@ -219,7 +220,7 @@ class CodecTraining(LightningModule):
         limit = gradient_clip_val or math.inf
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), limit))
         if not math.isfinite(self.gradient_norm):
-            raise ValueError(
+            raise UserError(
                 f"training stopped at step {self.global_step}: gradient norm {self.gradient_norm}. The last checkpoint "
                 f"is kept; try trainer.precision=32-true or a lower optim.lr (now {self.config.optim.lr})"
             )
@@ -269,10 +270,10 @@ def train_codec(config: TrainConfig) -> int:
     """
     check_config(config)
     if config.trainer.devices * config.trainer.num_nodes != 1:
-        raise ValueError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
+        raise UserError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
     for name, without in (("global_batch_size", (0, config.data.batch_size)), ("accumulate_grad_batches", (1,))):
         if (value := getattr(config.trainer, name)) not in without:
-            raise ValueError(f"trainer.{name}={value}: the codec takes data.batch_size crops a step, set that instead")
+            raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops a step, set that instead")
     check_tasks(config.trainer)
     guard = StallGuard(config.trainer.stall_minutes)
     with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:
@@ -281,7 +282,7 @@ def train_codec(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     if config.trainer.max_steps == 0:
-        raise ValueError("trainer.max_steps=0: the codec needs at least one step")
+        raise UserError("trainer.max_steps=0: the codec needs at least one step")
     check_devices(config.trainer)
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
@@ -319,7 +320,7 @@ def _check_resume(codec: BuiltinCodec, last: Path) -> None:
         names = [name for name in old | new if old.get(name) != new.get(name)]
         changed = [f"{len(names)} weights differ, first {names[0]}"] if names else []
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set "
             "codec.decoder_dim, codec.decoder_depth and init_from back, or delete the directory"
         )

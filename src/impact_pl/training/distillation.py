@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import DistillConfig, TrainConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads.base import Head, Sampling
 from impact_pl.models.heads.consistency import ConsistencyHead
 from impact_pl.models.heads.diffusion import DiffusionHead
@@ -121,7 +122,7 @@ class Distillation(TextConditionalTraining):
 
     def start_from(self, source: Impact) -> list[str]:
         if source.spec.model.head != ConsistencyHead.teacher:
-            raise ValueError(
+            raise UserError(
                 f"init_from={self.config.init_from} has the head {source.spec.model.head}: stage distill wants a model "
                 f"with the head {ConsistencyHead.teacher}, as stage text trains it"
             )
@@ -129,7 +130,7 @@ class Distillation(TextConditionalTraining):
         new = super().start_from(source)
         untrained = [name for name in new if not name.startswith("head.")]
         if untrained:
-            raise ValueError(
+            raise UserError(
                 f"init_from={self.config.init_from} has no weights for {', '.join(untrained)}, and stage distill "
                 "trains the head alone: start from a trained model of the stage text"
             )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from impact_pl.errors import UserError
+
 
 class ExponentialMovingAverage(nn.Module):
     """``model`` holds the averaged copy: use it like the original, in evaluation mode.
@@ -21,7 +23,7 @@ class ExponentialMovingAverage(nn.Module):
     def __init__(self, model: nn.Module, decay: float):
         super().__init__()
         if not 0 <= decay < 1:
-            raise ValueError(f"optim.ema_decay must lie in [0, 1), got {decay}")
+            raise UserError(f"optim.ema_decay must lie in [0, 1), got {decay}")
         self.decay = decay
         self.model: Any = copy.deepcopy(model).requires_grad_(False).eval()
 

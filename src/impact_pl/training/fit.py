@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.partial import write_whole
+from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config, settle_batch
@@ -43,7 +44,7 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     if config.stage not in STAGES:
-        raise ValueError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
+        raise UserError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = find(run_dir / "checkpoints" / "last.ckpt")
@@ -73,8 +74,8 @@ def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
         say(describe_stop(trainer.global_step))
         # A process that Lightning started ends quietly, or Lightning would kill rank zero for it.
         return stop.exit_code if trainer.is_global_zero or plugins else 0
-    except ValueError as error:
-        raise ValueError(_without_worker_traceback(str(error))) from error
+    except UserError as error:
+        raise UserError(_without_worker_traceback(str(error))) from error
     if trainer.is_global_zero:
         # From the checkpoint, which all processes have just written: here the average may be sharded.
         export(run_dir / "checkpoints" / "last.ckpt", run_dir / "model")
@@ -121,7 +122,7 @@ def build_trainer(
 
 def _without_worker_traceback(message: str) -> str:
     """What a dataset's error says, without the traceback that a DataLoader worker puts before it."""
-    return message.strip().rpartition("\nValueError: ")[2] if " DataLoader worker process " in message else message
+    return message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2] if " DataLoader worker process " in message else message
 
 
 @rank_zero_only
@@ -142,7 +143,7 @@ def _write_initial(config: TrainConfig, spec: ImpactSpec, data: LatentDataModule
         return
     changed = differences(load_averaged(folder).spec, spec, text=True)
     if changed:
-        raise ValueError(f"{folder} holds another model: {'; '.join(changed)}. Choose another name=..., or delete it")
+        raise UserError(f"{folder} holds another model: {'; '.join(changed)}. Choose another name=..., or delete it")
     say(f"trainer.max_steps=0: nothing to do, there is a model in {folder} already; delete it to write the initial one")
 
 

@@ -15,6 +15,8 @@ from typing import IO, Any
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from impact_pl.errors import UserError
+
 LOCK = "lock"
 PATIENCE = 15.0  # seconds; a training that was killed, or that runs on a node just lost, may still hold the lock
 
@@ -67,7 +69,7 @@ def _lock(run_dir: Path) -> IO[str]:
                 return file
         file.close()
         if time.monotonic() > deadline:
-            raise ValueError(
+            raise UserError(
                 f"another training is at work in {run_dir} (the same name=...): stop it, or choose another name=..."
             )
         if not is_told:

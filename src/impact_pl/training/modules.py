@@ -12,6 +12,7 @@ from torch import Tensor
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
+from impact_pl.errors import UserError
 from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint import rewind_loops, start_from
@@ -150,7 +151,7 @@ class ImpactTraining(LightningModule):
         clip = clipping(self.config.trainer)
         self.gradient_norm = clip(self.model, optimizer, gradient_clip_val)
         if not math.isfinite(self.gradient_norm):
-            raise ValueError(self._explain_non_finite())
+            raise UserError(self._explain_non_finite())
         self.last_lr = optimizer.param_groups[0]["lr"]
 
     def _explain_non_finite(self) -> str:
@@ -215,7 +216,7 @@ class TextConditionalTraining(ImpactTraining):
 
     def condition(self, batch: dict) -> Any:
         if batch["text"] is None:
-            raise ValueError(
+            raise UserError(
                 f"stage {self.stage} needs captions, but these clips have none: {', '.join(batch['keys'][:5])}. "
                 "Precompute the shards from a manifest with captions, or train experiment=pretrain on them"
             )

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 from impact_pl.config import TrainerConfig
+from impact_pl.errors import UserError
 
 
 def cluster_plugins() -> list[Any]:
@@ -31,14 +32,14 @@ def check_tasks(config: TrainerConfig) -> None:
         return
     if not SLURMEnvironment.detect():  # a shell for people, where Lightning starts its ranks by itself
         if os.environ["SLURM_PROCID"] != "0":
-            raise ValueError(
+            raise UserError(
                 f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
                 "srun --job-name=train makes one of them all"
             )
         return
     tasks, ranks = int(os.environ["SLURM_NTASKS"]), config.devices * config.num_nodes
     if tasks != ranks:
-        raise ValueError(
+        raise UserError(
             f"SLURM started {tasks} task(s), but trainer.devices={config.devices} on trainer.num_nodes="
             f"{config.num_nodes} are {ranks} rank(s): one task a device (srun --ntasks={ranks}), or set "
             "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes"

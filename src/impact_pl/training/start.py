@@ -12,6 +12,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.errors import UserError
 from impact_pl.models.heads import head_class
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
@@ -50,7 +51,7 @@ def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
     text: dict[str, Any] | None = None
     if STAGES[config.stage].has_text:
         if index.text_encoder is None:
-            raise ValueError(
+            raise UserError(
                 f"stage {config.stage} needs captions, but the shards in {config.data.path} have no features: "
                 "precompute them from a manifest with captions, name a data.text_encoder=... to encode captions "
                 "while training, or train experiment=pretrain on them"
@@ -78,15 +79,15 @@ def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, t
     chosen = config.data.text_features
     unknown = [name for name in chosen if name not in features]
     if unknown:
-        raise ValueError(
+        raise UserError(
             f"data.text_features={chosen}: the shards in {config.data.path} have {', '.join(features)}, not "
             f"{', '.join(unknown)}; choose among these, or precompute with a text_encoder that makes it"
         )
     return {name: (shape[0], shape[1]) for name, shape in features.items() if not chosen or name in chosen}
 
 
-def _bad_index(config: TrainConfig, what: str) -> ValueError:
-    return ValueError(f"{join(config.data.path, 'train/index.json')}: {what}; precompute again")
+def _bad_index(config: TrainConfig, what: str) -> UserError:
+    return UserError(f"{join(config.data.path, 'train/index.json')}: {what}; precompute again")
 
 
 def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:
@@ -101,7 +102,7 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
         pairs = {name: (old.decoding.get(name), spec.decoding.get(name)) for name in LEARNED_DECODING}
         changed += [f"decoding.{name} {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
     if changed:
-        raise ValueError(
+        raise UserError(
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set these "
             "back, or delete the directory"
         )
@@ -123,7 +124,7 @@ def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None =
     if source and not source.startswith(MAR):
         folder = find_model(source)  # builtin has one, too
         if not folder.exists():
-            raise ValueError(
+            raise UserError(
                 f"init_from={source}: there is nothing there. Train it first (impact-train "
                 f"experiment={Path(source).name} ..., if it is that experiment's directory), or say where it is"
             )
@@ -166,7 +167,7 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
         learned = replace(learned, model=replace(learned.model, head=spec.model.head))
     changed = differences(learned, spec, text=bool(source.spec.text_features))
     if changed:
-        raise ValueError(
+        raise UserError(
             f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... and "
             "model.KEY=... it was trained with and shards of the same codec, or pre-train anew"
         )

@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, Shard
 from torch.utils.checkpoint import checkpoint
 
 from impact_pl.config import TrainerConfig
+from impact_pl.errors import UserError
 from impact_pl.models.impact import Impact
 from impact_pl.precision import cpu_computes_bf16
 from impact_pl.training.checkpoint_files import StoredCheckpoint, map_tensors, shard_rows, write_shards
@@ -145,20 +146,20 @@ def check_devices(config: TrainerConfig) -> None:
         ValueError: an unknown accelerator or strategy, a missing package, no GPU, or fewer than ``trainer.devices``.
     """
     if config.strategy not in STRATEGIES:
-        raise ValueError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
+        raise UserError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
     if config.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
-        raise ValueError(
+        raise UserError(
             "trainer.strategy=deepspeed needs the package deepspeed: pip install 'impact-pl[deepspeed]', or choose "
             "trainer=fsdp2"
         )
     if config.accelerator not in ACCELERATORS:
-        raise ValueError(f"trainer.accelerator={config.accelerator}: choose one of {', '.join(ACCELERATORS)}")
+        raise UserError(f"trainer.accelerator={config.accelerator}: choose one of {', '.join(ACCELERATORS)}")
     gpus = torch.cuda.device_count() or int(torch.backends.mps.is_available())
     if config.accelerator == "gpu" and gpus == 0:
-        raise ValueError("trainer.accelerator=gpu: no GPU is visible here; choose trainer=cpu")
+        raise UserError("trainer.accelerator=gpu: no GPU is visible here; choose trainer=cpu")
     on_gpus = config.accelerator == "gpu" or (config.accelerator == "auto" and gpus > 0)
     if on_gpus and config.devices > gpus:
-        raise ValueError(f"trainer.devices={config.devices}: {gpus} GPU(s) visible here; choose at most {gpus}")
+        raise UserError(f"trainer.devices={config.devices}: {gpus} GPU(s) visible here; choose at most {gpus}")
 
 
 def resolve_precision(config: TrainerConfig) -> str:
@@ -168,7 +169,7 @@ def resolve_precision(config: TrainerConfig) -> str:
         ValueError: an unknown name.
     """
     if config.precision not in PRECISIONS:
-        raise ValueError(f"trainer.precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
+        raise UserError(f"trainer.precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
     if config.precision != "auto":
         return config.precision
     return "bf16-mixed" if _computes_bf16(config.accelerator) else "32-true"

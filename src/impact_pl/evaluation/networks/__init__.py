@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from impact_pl.errors import UserError
 from impact_pl.evaluation.networks.clap import Clap
 from impact_pl.evaluation.networks.cnn14 import Cnn14
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures
@@ -20,8 +21,8 @@ def load_network(name: str, weights: str | Path) -> Network:
         ValueError: an unknown name, no such folder, or a file or package that is missing.
     """
     if name not in NETWORKS:
-        raise ValueError(f"unknown evaluation network {name!r}; choose one of {', '.join(NETWORKS)}")
+        raise UserError(f"unknown evaluation network {name!r}; choose one of {', '.join(NETWORKS)}")
     weights = Path(weights)
     if not weights.is_dir():
-        raise ValueError(f"{weights}: no such folder of weights (docs/parity.md says what it must hold)")
+        raise UserError(f"{weights}: no such folder of weights (docs/parity.md says what it must hold)")
     return NETWORKS[name](weights)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from impact_pl.checkpoint_io import DAMAGE, load_frozen, weight_files
-from impact_pl.errors import first_line
+from impact_pl.errors import UserError, first_line
 from impact_pl.evaluation.judges import ClapJudge
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, mono, weights_file
 from impact_pl.text_encoders.base import TextEncoder
@@ -53,7 +53,7 @@ class Clap(Network):
         try:
             self._front_end = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
         except DAMAGE as error:
-            raise ValueError(f"{folder}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
+            raise UserError(f"{folder}: its preprocessor_config.json cannot be read ({first_line(error)})") from error
         self._tokenizer = load_tokenizer(folder)
         self.model = load_frozen(ClapModel, folder)
         self.sample_rate: int = self._front_end.sampling_rate
@@ -87,7 +87,7 @@ class Clap(Network):
             ValueError: a sound without a caption.
         """
         if captions is None:
-            raise ValueError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
+            raise UserError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
         return ClapJudge(self.identity, self.embed_text(captions))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
+from impact_pl.errors import UserError
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import Figure, frechet, inception_in_splits, mean_of_pairs, of_the_set
 from impact_pl.evaluation.networks.interface import (
@@ -111,12 +112,12 @@ class Cnn14(Network):
         path = weights_file(weights, CHECKPOINT, SOURCE)
         state = state_dict(read_checkpoint(path).get("model", {}), path)
         if not {"fc_audioset.bias", "conv_block1.conv1.weight"} <= state.keys():
-            raise ValueError(f"{path}: not a checkpoint of PANNs CNN14 (no weights under the key 'model')")
+            raise UserError(f"{path}: not a checkpoint of PANNs CNN14 (no weights under the key 'model')")
         self.model = Cnn14Model(state["conv_block1.conv1.weight"].shape[0], len(state["fc_audioset.bias"])).eval()
         load_strictly(self.model, state, path)
         for name, expected in front_end().items():
             if not torch.allclose(state[name], expected, atol=1e-4):
-                raise ValueError(f"{path}: {name} is not that of CNN14 at {SAMPLE_RATE} Hz")
+                raise UserError(f"{path}: {name} is not that of CNN14 at {SAMPLE_RATE} Hz")
         self.identity = identify(self.name, [path], _FRONT_END)
 
     @torch.inference_mode()

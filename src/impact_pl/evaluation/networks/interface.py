@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
+from impact_pl.errors import UserError
 from impact_pl.evaluation.figures import Clips, Figure
 from impact_pl.evaluation.judges import Judge
 from impact_pl.identity import files_identity
@@ -72,7 +73,7 @@ def weights_file(weights: str | Path, name: str, source: str) -> Path:
     """
     path = Path(weights) / name
     if not path.exists():
-        raise ValueError(f"{path} is missing: put the file of that name there ({source})")
+        raise UserError(f"{path} is missing: put the file of that name there ({source})")
     return path
 
 
@@ -87,7 +88,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
     wrong += [name for name in own if name in state and own[name].shape != state[name].shape]
     if wrong:
         sizes = [tuple(each[wrong[0]].shape) if wrong[0] in each else "missing" for each in (own, state)]
-        raise ValueError(
+        raise UserError(
             f"{path}: another network's checkpoint: {len(wrong)} entries differ, first {wrong[0]} "
             f"(expected {sizes[0]}, the file has {sizes[1]})"
         )
@@ -107,9 +108,9 @@ def mono(waveform) -> np.ndarray:
     """
     waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 1 or waveform.size == 0:
-        raise ValueError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
+        raise UserError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
     if not np.isfinite(waveform).all():
-        raise ValueError("the waveform holds NaN or infinite samples")
+        raise UserError("the waveform holds NaN or infinite samples")
     return waveform
 
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
+from impact_pl.errors import UserError
 from impact_pl.evaluation import metrics
 from impact_pl.evaluation.figures import mean_of_pairs
 from impact_pl.evaluation.networks.interface import (
@@ -49,7 +50,7 @@ class Passt(Network):
             from hear21passt.models.passt import get_model
             from hear21passt.models.preprocess import AugmentMelSTFT
         except ImportError as error:
-            raise ValueError("the network passt needs a package: pip install hear21passt==0.0.26") from error
+            raise UserError("the network passt needs a package: pip install hear21passt==0.0.26") from error
         path = weights_file(weights, CHECKPOINT, SOURCE)
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints the whole network
             self.model = get_model(arch=ARCHITECTURE, pretrained=False).eval()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
+from impact_pl.errors import UserError
 from impact_pl.evaluation.features import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
 from impact_pl.evaluation.figures import frechet, of_the_set
 from impact_pl.evaluation.networks.interface import (
@@ -85,12 +86,12 @@ class Vggish(Network):
 
     def __init__(self, weights: str | Path, preparation: str = "audioldm_eval", postprocess: bool = False):
         if preparation not in PREPARATIONS:
-            raise ValueError(f"unknown preparation {preparation!r}; choose one of {', '.join(PREPARATIONS)}")
+            raise UserError(f"unknown preparation {preparation!r}; choose one of {', '.join(PREPARATIONS)}")
         path = weights_file(weights, CHECKPOINT, SOURCE)
         state = state_dict(read_checkpoint(path), path)
         biases = ("features.0.bias", "embeddings.0.bias", "embeddings.4.bias")
         if not state.keys() >= set(biases):
-            raise ValueError(f"{path}: not a checkpoint of torchvggish (no {', '.join(biases)})")
+            raise UserError(f"{path}: not a checkpoint of torchvggish (no {', '.join(biases)})")
         sizes = [len(state[name]) for name in biases]
         self.model = VggishModel(*sizes).eval()
         load_strictly(self.model, state, path)
@@ -125,7 +126,7 @@ def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
     """
     shortest = WINDOW + HOP * (WINDOW_FRAMES - 1)
     if len(waveform) < shortest:
-        raise ValueError(f"VGGish needs {shortest} samples ({shortest / SAMPLE_RATE:g} s), got {len(waveform)}")
+        raise UserError(f"VGGish needs {shortest} samples ({shortest / SAMPLE_RATE:g} s), got {len(waveform)}")
     frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), WINDOW)[::HOP]  # (M, 400)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     log_mel = np.log(np.abs(np.fft.rfft(frames * hann, FFT)) @ mel_filters() + LOG_OFFSET)  # (M, 64)
@@ -142,7 +143,7 @@ def read_pca(path: Path) -> tuple[Tensor, Tensor]:
     state = read_checkpoint(path)
     arrays = {name for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}
     if not arrays == state.keys() == {"pca_eigen_vectors", "pca_means"}:
-        raise ValueError(f"{path}: not torchvggish's PCA (expected pca_eigen_vectors and pca_means)")
+        raise UserError(f"{path}: not torchvggish's PCA (expected pca_eigen_vectors and pca_means)")
     vectors, means = (torch.as_tensor(state[name]).float() for name in ("pca_eigen_vectors", "pca_means"))
     return vectors, means.reshape(-1, 1)
 

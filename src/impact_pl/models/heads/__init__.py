@@ -1,5 +1,6 @@
 """Heads by name (``model.head``): from a hidden vector to the patch at its position. The paper's is ``diffusion``."""
 
+from impact_pl.errors import UserError
 from impact_pl.models.heads.attention import AttentionHead
 from impact_pl.models.heads.base import Head
 from impact_pl.models.heads.consistency import ConsistencyHead
@@ -19,7 +20,7 @@ HEADS: dict[str, type[Head]] = {
 def head_class(name: str) -> type[Head]:
     """The class that ``model.head`` names; ValueError, with the choices, for another name."""
     if name not in HEADS:
-        raise ValueError(f"model.head = {name!r}: choose {', '.join(HEADS)}.")
+        raise UserError(f"model.head = {name!r}: choose {', '.join(HEADS)}.")
     return HEADS[name]
 
 
@@ -28,13 +29,13 @@ def check_order(name: str, order: str, reveal: str = "cosine", solver: str = "an
     confidence = head_class(name).confidence
     if solver != "ancestral" and not head_class(name).takes_solver:
         takers = ", ".join(name for name, head in HEADS.items() if head.takes_solver)
-        raise ValueError(
+        raise UserError(
             f"solver = {solver}, but the head {name!r} has no use for one (it is for {takers}): choose ancestral."
         )
     if order == "confidence" and confidence == "none":
-        raise ValueError(
+        raise UserError(
             f"order = confidence, but the head {name!r} gives one answer at a position and no idea of how sure it is "
             "of it: choose order = random."
         )
     if reveal == "adaptive" and confidence != "draws":
-        raise ValueError(f"reveal = adaptive, but the head {name!r} has no draws whose spread tells: choose cosine.")
+        raise UserError(f"reveal = adaptive, but the head {name!r} has no draws whose spread tells: choose cosine.")

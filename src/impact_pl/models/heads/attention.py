@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.transformer import LAYER_NORM_EPS, Attention, Mlp
 
@@ -46,7 +47,7 @@ class AttentionHead(DiffusionHead):
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         if config.head_width > HEAD_DIM and config.head_width % HEAD_DIM:
-            raise ValueError(
+            raise UserError(
                 f"model.head_width = {config.head_width}: the attention head wants a multiple of {HEAD_DIM}, or less."
             )
         super().__init__(config, patch_dim)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads.base import Head, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 from impact_pl.sampling.diffusion import (
@@ -74,7 +75,7 @@ class AdaLNHead(Head):
         self.patch_dim = patch_dim
         self.num_timesteps = config.num_timesteps
         if config.prediction not in PREDICTIONS:
-            raise ValueError(f"model.prediction = {config.prediction!r}: choose {', '.join(PREDICTIONS)}.")
+            raise UserError(f"model.prediction = {config.prediction!r}: choose {', '.join(PREDICTIONS)}.")
         self.time_embed = TimestepEmbedding(width)
         self.cond_proj = nn.Linear(config.dim, width)
         self.input_proj = nn.Linear(patch_dim, width)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.config import ModelConfig
+from impact_pl.errors import UserError
 from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 from impact_pl.sampling.diffusion import draw_gumbel
@@ -43,7 +44,7 @@ class ResidualQuantizer(nn.Module):
         """
         _, size, _ = self.codebooks.shape
         if len(patches) < size:
-            raise ValueError(
+            raise UserError(
                 f"{len(patches)} patches in the training set, too few for model.codebook_size = {size} codes: choose "
                 f"model.codebook_size of at most {len(patches)} (there should be {PATCHES_A_CODE} patches a code)."
             )
@@ -61,7 +62,7 @@ class ResidualQuantizer(nn.Module):
         """
         self._known_fitted = self._known_fitted or bool(self.codebooks.any())
         if not self._known_fitted:
-            raise ValueError(
+            raise UserError(
                 "The codebooks of this model have not been fitted: call model.head.fit(patches, generator) with "
                 "patches of the training set (impact-train does so before the first step)."
             )

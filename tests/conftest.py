@@ -69,6 +69,15 @@ def trained(latents, tmp_path_factory):
     return runs
 
 
+@pytest.fixture
+def disk(tmp_path, monkeypatch):
+    """Moves to a folder with everything that docs/reproduce.md wants to be there."""
+    from tests.helpers.reproduce import write_datasets
+
+    monkeypatch.chdir(tmp_path)
+    write_datasets()
+
+
 @pytest.fixture(scope="session")
 def run():
     """Runs a command's ``main`` in this process and returns its exit code."""

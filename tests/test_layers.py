@@ -40,6 +40,7 @@ def find_modules() -> dict[str, Path]:
 
 
 MODULES = find_modules()
+TESTS = sorted(path for folder in (ROOT / "tests", ROOT / "lab") for path in folder.rglob("*.py"))
 
 
 def imports(path: Path, with_typing: bool = True) -> set[str]:
@@ -61,6 +62,16 @@ def imports(path: Path, with_typing: bool = True) -> set[str]:
             assert node.module
             members = {f"{node.module}.{alias.name}" for alias in node.names}
             names |= members & MODULES.keys() or {node.module}
+    return names
+
+
+def imported_names(path: Path) -> set[str]:
+    """Every part of every name that a file imports: ``from a.b import c`` gives a, b and c."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {part for alias in node.names for part in alias.name.split(".")}
+            names |= set((getattr(node, "module", None) or "").split("."))
     return names
 
 
@@ -91,3 +102,15 @@ def test_heavy_frameworks_stay_in_their_rooms(name):
     for package, rooms in ONLY_IN.items():
         if any(target.split(".")[0] == package for target in imports(MODULES[name])):
             assert any(name == place or name.startswith(f"{place}.") for place in rooms), f"{name} imports {package}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if room(name) not in ("lab", "data_prep")))
+def test_the_package_needs_nothing_from_around_it(name):
+    around = {target for target in imports(MODULES[name]) if target.split(".")[0] in ("tests", "lab", "data_prep")}
+    assert not around
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_test_imports_another(path):
+    """What two of them need is in tests/helpers, and fixtures are found without an import."""
+    assert not {name for name in imported_names(path) if name.startswith("test_") or name == "conftest"}

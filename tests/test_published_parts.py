@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 import soundfile
 import torch
-from published import save_audioldm, save_clap, save_t5
 from safetensors.torch import load_file, save_file
 
 from impact_pl.cli import generate, precompute, train
@@ -16,6 +15,7 @@ from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import LatentDataset, ShardIndex, collate
 from impact_pl.text_encoders.registry import load_text_encoder
 from impact_pl.training.checkpoint import load_averaged, read_checkpoint
+from tests.helpers.published import save_audioldm, save_clap, save_t5
 
 pytest.importorskip("diffusers", reason="the extra [audioldm] is not installed")
 QUICK = ["--iterations", 2, "--diffusion-steps", 3, "--duration", 1.0]

@@ -21,6 +21,7 @@ from impact_pl.models.impact import Impact
 from impact_pl.text_encoders.base import TextFeatures
 from impact_pl.training.fit import train
 from lab.ablation import __main__ as ablation
+from tests.helpers.recipes import REDUCED
 
 ROOT = Path(__file__).parents[1]
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml") if path.stem != "codec")
@@ -29,13 +30,6 @@ ROWS += ("base_t32_ac_wc", "base_t64_audioset", "large_t64_audioset", "base_no_p
 ROWS += ("base_single_pass",)
 FEATURES = {"clap": (1, 512), "t5": (77, 1024)}
 CHANNELS, FRAMES, WIDTH = 8, 32, 16  # AudioLDM's latents, an eighth of 10.24 s: 32 patches of 128 numbers
-REDUCED = [  # the width and depth of the MAR weights below; the rest is the experiment's
-    *("model=tiny", "trainer=cpu", "model.depth=2", "model.num_heads=4", "model.head_depth=2", "model.patch_size=4"),
-    *("model.max_patches=32", "model.num_codebooks=2", "model.codebook_size=16"),
-    *("trainer.global_batch_size=0", "trainer.max_steps=3", "trainer.validate_every_steps=3", "data.batch_size=4"),
-    *("trainer.sample_every_steps=0", "trainer.log_every_steps=1", "optim.warmup_steps=1", "data.num_workers=0"),
-    "optim.decay_steps=0",
-]
 
 
 def write_split(folder: Path, num_clips: int, seed: int) -> None:

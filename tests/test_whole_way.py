@@ -5,23 +5,19 @@ Every command is the document's own; appended to it is only what makes it small,
 
 import importlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_recipes import REDUCED
-
-sys.path.insert(0, str(Path(__file__).parent / "evaluation"))
-
-from test_reproduce import disk, section  # noqa: F401  # disk is a fixture
-from tiny_networks import write_weights
 
 from impact_pl.cli import evaluate, generate, precompute, train
+from tests.helpers import published
+from tests.helpers.recipes import REDUCED
+from tests.helpers.reproduce import section
+from tests.helpers.tiny_networks import write_weights
 
 pytest.importorskip("diffusers", reason="extra 'audioldm' is not installed")
-published = pytest.importorskip("published", reason="published.py makes the codec's and text encoders' checkpoints")
 pytestmark = pytest.mark.slow
 MAINS = {
     "impact-precompute": precompute,
@@ -38,12 +34,10 @@ SMALL = {
 
 
 def write_checkpoints(folder: Path) -> None:
-    from test_text_published import laion_state
-
     published.save_audioldm(folder / "audioldm")
     published.save_t5(folder / "flan-t5-large")
     published.save_roberta(folder / "roberta-base")
-    clap = {"epoch": 1, "state_dict": laion_state(published.save_clap(folder / "clap"))}
+    clap = {"epoch": 1, "state_dict": published.laion_state(published.save_clap(folder / "clap"))}
     torch.save(clap, folder / "630k-audioset-fusion-best.pt")
     golden = load_file(ROOT / "tests" / "golden" / "mar_parity.safetensors")
     state = {name.removeprefix("weights."): value for name, value in golden.items() if name.startswith("weights.")}
@@ -51,7 +45,7 @@ def write_checkpoints(folder: Path) -> None:
         torch.save({"model": state, "model_ema": state}, folder / f"mar_{size}.pth")
 
 
-def test_the_whole_way(disk, run):  # noqa: F811
+def test_the_whole_way(disk, run):
     write_checkpoints(Path("checkpoints"))
     write_weights(Path("weights"))
     for title in (

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from published import roberta_config, save_roberta, save_roberta_tokenizer
 
 from impact_pl.text_encoders.registry import load_text_encoder
+from tests.helpers.published import roberta_config, save_roberta, save_roberta_tokenizer
 
 pytestmark = pytest.mark.clap
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum", "hiss " * 100]

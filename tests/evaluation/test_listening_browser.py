@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from chromium import PROGRAM, Chromium
 
 from impact_pl.cli.evaluate import main
+from tests.helpers.chromium import PROGRAM, Chromium
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")]
 NUM_SAMPLES = 6

@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from trials.parity import cnn14_state, signals, write_weights
 
 from impact_pl.evaluation.networks import NETWORKS, clap, cnn14, load_network, passt, vggish
+from tests.trials.parity import cnn14_state, signals, write_weights
 
 
 @pytest.fixture(scope="module")

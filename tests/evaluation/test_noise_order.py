@@ -1,14 +1,9 @@
 """The trial noise_order.py on small synthetic sounds; on recordings it is run by hand (see its first lines)."""
 
-import sys
-from pathlib import Path
-
 import pytest
-from tiny_networks import write_tones
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "trials"))
-
-import noise_order
+from tests.helpers.tiny_networks import write_tones
+from tests.trials import noise_order
 
 pytestmark = pytest.mark.slow
 

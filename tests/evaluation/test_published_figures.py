@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_networks import RATE, write_cnn14, write_tones, write_weights
 
 from impact_pl.audio import load_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.evaluation import cache
 from impact_pl.evaluation.networks.cnn14 import CHECKPOINT as CNN14_FILE
+from tests.helpers.tiny_networks import RATE, write_cnn14, write_tones, write_weights
 
 CLIPS = [f"{index:02d}fmOlUlwoN" for index in range(20)]  # as long as a YouTube id
 

@@ -3,14 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_engine import assert_same, both
-from test_impact import QUICK, Text, build, latents, rng
 
 from impact_pl.inference.fast_linear import attention_by_products, inference_copy
 from impact_pl.inference.generate import generate
 from impact_pl.inference.reuse import ReusingEncoder
 from impact_pl.models import impact
 from impact_pl.models.condition import Condition, concatenated, packed
+from tests.helpers.models import QUICK, Text, assert_same, both, build, latents, rng
 
 FEATURES = {"clap": (1, 5), "words": (20, 6)}
 LENGTHS = [3, 0, 11]  # words of three captions, one of which has none

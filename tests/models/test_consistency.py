@@ -4,8 +4,6 @@ import dataclasses
 
 import pytest
 import torch
-from test_heads import model_with
-from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DistillConfig, MaskRatioConfig
 from impact_pl.inference.generate import generate
@@ -14,6 +12,7 @@ from impact_pl.models.heads.base import Sampling
 from impact_pl.sampling.diffusion import make_schedule
 from impact_pl.sampling.solvers import ddim
 from impact_pl.training.distillation import Teacher, distillation_loss
+from tests.helpers.models import QUICK, build, captions, latents, model_with, rng
 
 
 def pupil_and_teacher(num_steps: int = 5, num_positions: int = 64, **decoding):

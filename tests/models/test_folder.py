@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_impact import QUICK, build, captions, rng
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.inference.generate import generate
 from impact_pl.models import spec
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
+from tests.helpers.models import QUICK, build, captions, rng
 
 
 def model() -> Impact:

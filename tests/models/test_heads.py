@@ -6,7 +6,6 @@ import math
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_impact import QUICK, build, captions, latents, rng
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.inference.engine import Engine
@@ -16,20 +15,13 @@ from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.discrete import ResidualQuantizer
 from impact_pl.models.impact import Impact
 from impact_pl.sampling.diffusion import make_schedule, variational_bound
+from tests.helpers.models import CODES, QUICK, build, captions, latents, model_with, rng
 
-CODES = {"num_codebooks": 2, "codebook_size": 8}
 CONFIG = ModelConfig(dim=32, head_width=32, head_depth=1, **CODES)
 LEARNED_FROM_DATA = [name for name, head in HEADS.items() if head.teacher is None]
 ORDERS = [
     (head, order) for head in HEADS for order in ("random", "confidence") if (head, order) != ("mse", "confidence")
 ]
-
-
-def model_with(head: str, **config) -> Impact:
-    """A model of 4-number patches whose head has seen some, where it wants to."""
-    model = build(head=head, **CODES | config)
-    model.head.fit(torch.randn(64, 4, generator=rng()), rng())
-    return model
 
 
 def train_head(head: torch.nn.Module, hidden: torch.Tensor, target: torch.Tensor, steps: int, draws: int) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Cluster, training, two_nodes
+
+from tests.helpers.slurm import Cluster, training, two_nodes
 
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "unshare")
 

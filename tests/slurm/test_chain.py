@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT, Cluster, until
 
 from data_prep.corpus import builtin
+from tests.helpers.slurm import ROOT, Cluster, until
 
 JOBS = ("precompute", "pretrain", "text", "evaluate")
 

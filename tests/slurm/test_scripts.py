@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import ROOT
+
+from tests.helpers.slurm import ROOT
 
 SCRIPTS = [*sorted((ROOT / "slurm").glob("*.sh")), ROOT / "tests" / "slurm" / "cluster.sh"]
 

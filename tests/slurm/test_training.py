@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import CHECKPOINT, LOG, STEPS, VALIDATE, training, two_nodes, until
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.helpers.slurm import CHECKPOINT, LOG, STEPS, VALIDATE, training, two_nodes, until
 
 pytestmark = pytest.mark.slurm
 

@@ -5,36 +5,17 @@ import dataclasses
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from impact_pl.cli.compose import compose
 from impact_pl.config import TrainConfig
 from impact_pl.training.checkpoint import read_checkpoint
 from impact_pl.training.fit import train
-
-
-def command(config: TrainConfig) -> list[str]:
-    """The command line that means ``config``."""
-    plain = dataclasses.asdict(config)
-    plain.pop("experiment")
-    overrides = [f"experiment={config.stage}", "trainer=ddp"]
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            overrides += [f"{key}.{name}={yaml_value(v)}" for name, v in value.items()]
-        else:
-            overrides.append(f"{key}={yaml_value(value)}")
-    return [sys.executable, "-m", "impact_pl.cli.train", *overrides]
-
-
-def yaml_value(value) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=10_000).replace("\n...", "").strip()
-    return text.replace(" ", "") if isinstance(value, (dict, list, tuple)) else text
+from tests.helpers.launch import command
 
 
 def start(config: TrainConfig) -> subprocess.Popen:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_latents
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from impact_pl.config import DecodingConfig, TrainerConfig
@@ -19,6 +18,7 @@ from impact_pl.training.fit import train
 from impact_pl.training.log import BucketMeans, bucket_names, git_revision
 from impact_pl.training.sinks import CsvSink, TensorBoardSink
 from impact_pl.training.strategies import check_devices, resolve_precision
+from tests.helpers.latents import write_latents
 
 
 def rows(config) -> list[dict[str, str]]:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CODEC, SHAPE, write_latents
 
 from impact_pl.cli import export
 from impact_pl.data.shards import ShardIndex
@@ -14,6 +13,7 @@ from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_
 from impact_pl.training.fit import train
 from impact_pl.training.modules import shift_in_time
 from impact_pl.training.start import build_spec, new_module
+from tests.helpers.latents import CODEC, SHAPE, write_latents
 
 
 @pytest.fixture

@@ -9,21 +9,27 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_latents
-from test_ddp import command
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "trials"))
-
-from strategies import HAS_DEEPSPEED, ROWS, configuration, difference, losses, table, train, train_together, weights
 
 from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.checkpoint_files import find
+from tests.helpers.latents import write_latents
+from tests.helpers.launch import command
+from tests.trials.strategies import (
+    HAS_DEEPSPEED,
+    ROWS,
+    configuration,
+    difference,
+    losses,
+    table,
+    train,
+    train_together,
+    weights,
+)
 
 needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not installed (extra [deepspeed])")
 SHARED = ["ddp", "fsdp2", *["deepspeed"] * HAS_DEEPSPEED]  # strategies of several processes

@@ -24,8 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from conftest import write_latents
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from tests.helpers.latents import write_latents
 
 CHECKPOINT, VALIDATE, STEPS_A_TRIAL = 12, 18, 36
 # Most seconds from the moment that a phase is seen to the kill; "end" begins with the last step.

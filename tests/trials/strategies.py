@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import torch
-from conftest import write_latents
 from lightning import Callback, Trainer
 from omegaconf import OmegaConf
 from torch.distributed.tensor import DTensor
@@ -34,6 +32,7 @@ from impact_pl.training import fit
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
 from impact_pl.training.start import build_spec
 from lab.cards import scaling
+from tests.helpers.latents import write_latents
 
 NUM_SLOTS = 6  # micro-batches a step, over all processes
 STEPS = 20

@@ -5,14 +5,13 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from test_engine import CLOSE, assert_same
-from test_impact import QUICK, build, captions, rng
 
 from impact_pl.inference.cuda_graphs import Graphed, bucket, remember
 from impact_pl.inference.diffusion_loop import _in_buckets
 from impact_pl.inference.engine import build_engine, fast_head
 from impact_pl.inference.generate import generate
 from impact_pl.models.heads.base import Sampling
+from tests.helpers.models import CLOSE, QUICK, assert_same, build, captions, rng
 
 
 def test_buckets():

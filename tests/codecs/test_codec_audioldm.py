@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from published import save_audioldm, vae_config, vocoder
 from safetensors.torch import load_file, save_file
 
 from impact_pl.codecs.audioldm import AudioLDMMel
 from impact_pl.codecs.registry import load_codec
+from tests.helpers.published import save_audioldm, vae_config, vocoder
 
 pytest.importorskip("diffusers", reason="the extra [audioldm] is not installed")
-GOLDEN = load_file(Path(__file__).parent / "golden" / "audioldm_mel.safetensors")
+GOLDEN = load_file(Path(__file__).parents[1] / "golden" / "audioldm_mel.safetensors")
 
 
 @pytest.fixture(scope="module")

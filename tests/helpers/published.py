@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 import impact_pl  # noqa: F401  # makes torchaudio importable
 
@@ -117,3 +118,16 @@ def vocoder(channels: int):
             upsample_rates=[5, 4, 2, 2, 2], upsample_kernel_sizes=[16, 16, 8, 4, 4],
         )
     )  # fmt: skip
+
+
+def laion_state(clap_folder, prefix="module.") -> dict[str, torch.Tensor]:
+    """The transformers model's text tower under laion-clap's names, next to something of its audio tower."""
+    state = {}
+    for name, value in load_file(clap_folder / "model.safetensors").items():
+        if name.startswith("text_model."):
+            state[f"{prefix}text_branch.{name.removeprefix('text_model.')}"] = value
+        elif name.startswith("text_projection."):
+            number = {"linear1": 0, "linear2": 2}[name.split(".")[1]]
+            state[f"{prefix}text_projection.{number}.{name.split('.')[2]}"] = value
+    state.pop(f"{prefix}text_branch.embeddings.token_type_ids", None)
+    return {f"{prefix}logit_scale_a": torch.ones([]), f"{prefix}audio_projection.0.bias": torch.zeros(4), **state}

@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from test_impact import build, captions, rng
 
 from impact_pl.config import DecodingConfig
 from impact_pl.inference.generate import generate
 from impact_pl.inference.reuse import ReusingEncoder
 from impact_pl.sampling.decoding import check_decoding
+from tests.helpers.models import build, captions, rng
 
 OPTIONS = [{}, {"local_kernel": 3, "prediction": "velocity"}, {"text_padding": 1}]  # of the model
 ORDER = torch.stack([torch.randperm(12, generator=rng(row)) for row in range(2)])

@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from published import save_clap, save_roberta, save_t5
 from safetensors.torch import load_file, save_file
 
 from impact_pl.text_encoders.registry import TEXT_ENCODERS, load_text_encoder
+from tests.helpers.published import laion_state, save_clap, save_roberta, save_t5
 
 CAPTIONS = ["a dog barks", "rain falls on the tin roof and a low hum"]
 
@@ -190,19 +190,6 @@ def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
 
 
 # laion-clap's own format
-
-
-def laion_state(clap_folder, prefix="module.") -> dict[str, torch.Tensor]:
-    """The transformers model's text tower under laion-clap's names, beside something of its audio tower."""
-    state = {}
-    for name, value in load_file(clap_folder / "model.safetensors").items():
-        if name.startswith("text_model."):
-            state[f"{prefix}text_branch.{name.removeprefix('text_model.')}"] = value
-        elif name.startswith("text_projection."):
-            number = {"linear1": 0, "linear2": 2}[name.split(".")[1]]
-            state[f"{prefix}text_projection.{number}.{name.split('.')[2]}"] = value
-    state.pop(f"{prefix}text_branch.embeddings.token_type_ids", None)
-    return {f"{prefix}logit_scale_a": torch.ones([]), f"{prefix}audio_projection.0.bias": torch.zeros(4), **state}
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ import dataclasses
 import pytest
 import torch
 import torch.distributed as dist
-from test_heads import model_with
-from test_impact import QUICK, TINY, build, captions, rng
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor
 
-from impact_pl.config import DECODING_CHOICES, DecodingConfig
+from impact_pl.config import DECODING_CHOICES
 from impact_pl.inference.diffusion_loop import CHUNK_ROWS
 from impact_pl.inference.engine import ENGINES, build_engine, fast_head
 from impact_pl.inference.generate import generate
@@ -21,21 +19,7 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling.decoding import GUIDANCE_SCHEDULES
 from impact_pl.sampling.masking import REVEALS
 from impact_pl.sampling.solvers import SOLVERS
-
-# Rounding of float32 (6e-8) through three iterations: what the first one draws is seen by the next ones.
-CLOSE = 1e-4  # of the largest number
-
-
-def assert_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE * theirs.abs().max().item())
-
-
-def both(model, text, num_frames, batch, **config):
-    decoding = DecodingConfig(**{"num_iterations": 3, "num_diffusion_steps": 12, "confidence_steps": 2} | config)
-    return [
-        generate(model, text, num_frames, batch, dataclasses.replace(decoding, engine=engine), rng())
-        for engine in ("exact", "plain")
-    ]
+from tests.helpers.models import QUICK, TINY, assert_same, both, build, captions, model_with, rng
 
 
 @pytest.mark.parametrize("options", [{}, {"local_kernel": 3, "prediction": "velocity"}])

@@ -8,7 +8,16 @@ import pytest
 import soundfile
 import torch
 
-from impact_pl.audio import LogMel, audio_seconds, fit_length, load_audio, resample, save_audio, spectrogram_png
+from impact_pl.audio import (
+    LogMel,
+    audio_seconds,
+    fit_length,
+    load_audio,
+    measure_level,
+    resample,
+    save_audio,
+    spectrogram_png,
+)
 
 
 def sine(frequency: float, seconds: float, sample_rate: int) -> torch.Tensor:
@@ -128,3 +137,36 @@ def test_spectrogram_is_a_png(tmp_path):
     assert buffer.getvalue().startswith(b"\x89PNG")
     spectrogram_png(torch.zeros(100), 16_000, tmp_path / "short.png", title="$5 and a lone {$")
     assert (tmp_path / "short.png").stat().st_size > 1000
+
+
+def tone(amplitude: float, frequency: float = 440.0, seconds: float = 1.0) -> torch.Tensor:
+    return amplitude * torch.sin(2 * torch.pi * frequency * torch.arange(round(16_000 * seconds)) / 16_000)
+
+
+def test_levels_are_decibels_of_full_scale():
+    level = measure_level(tone(0.1), 16_000)
+    assert level.rms_db == pytest.approx(-23.01, abs=0.01)
+    assert level.peak_db == pytest.approx(-20.0, abs=0.01)
+    assert level.clipped_share == 0
+    assert level.warning is None
+
+
+@pytest.mark.parametrize("frequency", [50.0, 440.0, 3000.0])
+def test_a_full_scale_sine_is_not_clipped_and_an_overdriven_one_is(frequency):
+    assert not measure_level(tone(1.0, frequency), 16_000).is_clipped
+    assert measure_level(tone(1.5, frequency).clamp(-1, 1), 16_000).is_clipped
+
+
+def test_a_short_blast_in_a_long_clip_is_found():
+    waveform = tone(0.1, seconds=10.0)
+    waveform[80_000:80_640] = 1.0  # 40 ms
+    level = measure_level(waveform, 16_000)
+    assert level.clipped_share >= 0.5
+    assert level.warning == f"clipped: {level.clipped_share:.0%} of the samples of an 80 ms frame are at full scale"
+
+
+def test_silence_is_told():
+    assert measure_level(torch.zeros(16_000), 16_000).warning == "silent: its peak is -120 dBFS"
+    assert measure_level(tone(0.0005), 16_000).is_silent
+    assert not measure_level(tone(0.002), 16_000).is_silent
+    assert measure_level(torch.ones(1), 16_000).is_clipped

@@ -4,6 +4,8 @@ Dimension key: B batch, S waveform samples, F mel bins, M mel frames. Waveforms 
 """
 
 import io
+import math
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +21,10 @@ from impact_pl.errors import UserError
 SAMPLE_RATE = 16_000
 PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
+FULL_SCALE = 0.999  # |sample| from which it counts as clipped; 16-bit files end at 0.99997
+CLIPPED_FRAME, CLIPPED_SHARE = 0.08, 0.1  # seconds; share of a frame's samples at full scale that is heard as a blast
+SILENT_PEAK = 1e-3  # -60 dBFS
+LOWEST_DB = -120.0
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 
@@ -140,6 +146,53 @@ def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> 
         waveform = torch.cat([waveform] * (num_samples // length), dim=-1)
     missing = num_samples - waveform.shape[-1]
     return nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
+
+
+@dataclass(frozen=True)
+class LevelReport:
+    """How loud a waveform is; ``warning`` says what is wrong with it."""
+
+    rms_db: float  # dBFS over the whole waveform, at least -120
+    peak_db: float  # dBFS, at least -120
+    clipped_share: float  # largest share of samples at full scale in any 80 ms
+
+    @property
+    def is_silent(self) -> bool:
+        return self.peak_db < 20 * math.log10(SILENT_PEAK)
+
+    @property
+    def is_clipped(self) -> bool:
+        return self.clipped_share >= CLIPPED_SHARE
+
+    @property
+    def warning(self) -> str | None:
+        if self.is_silent:
+            return f"silent: its peak is {self.peak_db:.0f} dBFS"
+        if self.is_clipped:
+            return f"clipped: {self.clipped_share:.0%} of the samples of an 80 ms frame are at full scale"
+        return None
+
+
+def measure_level(waveform: Tensor, sample_rate: int) -> LevelReport:
+    """Measure RMS, peak, and clipping of a waveform (S,) in [-1, 1].
+
+    Clipping is counted in frames of 80 ms, every 40 ms: a normalised recording touches full scale in single samples
+    (a full-scale sine in 3 % of them), an overdriven one stays there for a tenth of a frame and more.
+    """
+    magnitude = waveform.detach().abs().double().cpu()  # (S,)
+    frame = min(round(CLIPPED_FRAME * sample_rate), len(magnitude))
+    hop = max(1, frame // 2)
+    padded = nn.functional.pad(magnitude, (0, (frame - len(magnitude)) % hop))  # so that the last samples count
+    at_full_scale = (padded >= FULL_SCALE).double().unfold(0, frame, hop).mean(dim=1)
+    return LevelReport(
+        rms_db=_decibels(magnitude.square().mean().sqrt().item()),
+        peak_db=_decibels(magnitude.max().item()),
+        clipped_share=at_full_scale.max().item(),
+    )
+
+
+def _decibels(amplitude: float) -> float:
+    return max(LOWEST_DB, 20 * math.log10(max(amplitude, 1e-9)))
 
 
 class LogMel(nn.Module):

@@ -11,9 +11,9 @@ import torch
 
 from impact_pl.cli import evaluate, export, generate, precompute, train
 from impact_pl.codecs.registry import load_codec
-from impact_pl.data.partial import partial_path
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.datasets import folder
+from impact_pl.partial import partial_path
 
 
 @pytest.fixture

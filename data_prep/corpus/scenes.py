@@ -21,9 +21,9 @@ from torch import Tensor
 from data_prep.corpus.captions import is_clause
 from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.datasets.base import parser_of
 from impact_pl.errors import UserError, user_errors
+from impact_pl.partial import partial_path, sweep_partials
 from impact_pl.precompute.segments import record_seconds
 from impact_pl.progress import progress
 

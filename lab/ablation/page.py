@@ -4,7 +4,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from impact_pl.data.partial import write_whole
+from impact_pl.partial import write_whole
 from lab.ablation.pareto import Point, pareto_svg
 from lab.ablation.plan import FULL, OF_THE_METHOD, Plan, make_plan
 from lab.ablation.results import FIGURES, Rows, write_results

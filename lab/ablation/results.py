@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from impact_pl.data.partial import write_whole
 from impact_pl.errors import UserError
 from impact_pl.evaluation.evaluate import versions
+from impact_pl.partial import write_whole
 from lab.ablation.plan import Plan
 from lab.ablation.run import read_result
 from lab.ablation.units import Unit

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import cast
 
 import impact_pl
-from impact_pl.data.partial import write_whole
+from impact_pl.partial import write_whole
 from impact_pl.training.log import git_revision
 from lab.ablation.units import Command, Unit
 

@@ -11,8 +11,8 @@ import resource
 import sys
 from pathlib import Path
 
-from impact_pl.data.partial import write_whole
 from impact_pl.errors import user_errors
+from impact_pl.partial import write_whole
 
 CAPTION = "a dog barks while rain falls on a roof"
 

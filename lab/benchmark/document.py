@@ -4,8 +4,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from impact_pl.data.partial import write_whole
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 from lab.benchmark import tables
 from lab.benchmark.plots import longest, plot, ways
 from lab.benchmark.record import read_record

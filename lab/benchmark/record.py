@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from impact_pl.data.partial import write_whole
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 from lab.benchmark.machine import Rates, describe
 
 FORMAT = 1

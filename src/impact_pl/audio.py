@@ -17,6 +17,7 @@ import torchaudio.functional
 from torch import Tensor, nn
 
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 
 SAMPLE_RATE = 16_000
 PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
@@ -112,7 +113,9 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
 def save_audio(
     path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE, file_format: str | None = None
 ) -> None:
-    """Write a mono waveform (S,) with 16 bits a sample; samples beyond [-1, 1] are clipped.
+    """Write a mono waveform (S,) with 16 bits per sample; samples beyond [-1, 1] are clipped.
+
+    The file appears complete or not at all.
 
     Args:
         path: The file.
@@ -132,7 +135,9 @@ def save_audio(
     if not torch.isfinite(waveform).all():
         raise UserError(f"{path}: the waveform holds NaN or infinite samples; nothing was written")
     samples = waveform.detach().float().cpu().clamp(-1.0, 1.0).numpy()
-    soundfile.write(path, samples, sample_rate, format=file_format, subtype="PCM_16")
+    encoded = io.BytesIO()
+    soundfile.write(encoded, samples, sample_rate, format=file_format, subtype="PCM_16")
+    write_whole(path, encoded.getvalue())
 
 
 def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> Tensor:

@@ -18,9 +18,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from impact_pl.data.partial import partial_path, sweep_partials
 from impact_pl.data.remote import download
 from impact_pl.errors import UserError
+from impact_pl.partial import partial_path, sweep_partials
 
 COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 

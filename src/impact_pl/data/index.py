@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from impact_pl.data.partial import write_whole
 from impact_pl.data.remote import is_url, join, read_url
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 
 FORMAT = 1
 INDEX_NAME = "index.json"

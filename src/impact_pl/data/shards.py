@@ -29,9 +29,9 @@ from torch.utils.data import Dataset
 
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.index import ShardIndex
-from impact_pl.data.partial import partial_path
 from impact_pl.data.remote import is_url, join
 from impact_pl.errors import UserError
+from impact_pl.partial import partial_path
 
 BLOCK = tarfile.BLOCKSIZE
 

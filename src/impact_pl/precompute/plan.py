@@ -17,9 +17,9 @@ from impact_pl.audio import PADDINGS
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record
-from impact_pl.data.partial import create_whole
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
+from impact_pl.partial import create_whole
 from impact_pl.text_encoders.base import TextEncoder
 
 ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}

@@ -26,9 +26,9 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, read_manifest
-from impact_pl.data.partial import sweep_partials, write_whole
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.errors import UserError
+from impact_pl.partial import sweep_partials, write_whole
 from impact_pl.precompute.plan import (
     Shard,
     check_settings,

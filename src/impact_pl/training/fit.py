@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
-from impact_pl.data.partial import write_whole
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
+from impact_pl.partial import write_whole
 from impact_pl.training.callbacks import NOTHING_TO_SAVE, AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
@@ -122,7 +122,11 @@ def build_trainer(
 
 def _without_worker_traceback(message: str) -> str:
     """What a dataset's error says, without the traceback that a DataLoader worker puts before it."""
-    return message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2] if " DataLoader worker process " in message else message
+    return (
+        message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2]
+        if " DataLoader worker process " in message
+        else message
+    )
 
 
 @rank_zero_only

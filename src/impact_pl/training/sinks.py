@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
 
-from impact_pl.data.partial import write_whole
+from impact_pl.partial import write_whole
 
 
 class CsvSink:

@@ -1,31 +1,45 @@
-"""Files that appear complete or not at all, whoever else writes the same ones."""
+"""Write files that appear complete or not at all, whoever else writes the same ones."""
 
+import contextlib
 import os
 import re
 import socket
 import time
 from pathlib import Path
 
+from impact_pl.errors import UserError
+
 STALE_SECONDS = 3600.0
 PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
 
 
 def partial_path(path: Path) -> Path:
-    """The name under which this process writes ``path`` until it is complete; no other process uses it."""
+    """Name the file that this process writes until ``path`` is complete; no other process uses that name."""
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
 
 
-def write_whole(path: Path, content: str) -> None:
-    """Write a text file, durably, in place of what was there."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file durably, in place of what was there; text as UTF-8.
+
+    Raises:
+        UserError: ``path`` is a folder.
+        OSError: nothing can be written there, or the disk is full; the error names ``path``.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, and a file is to be written there: give it another name")
     partial = partial_path(path)
     try:
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(content)
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # not the temporary file's name
+        raise
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the same folder or disk that the error above is about
+            partial.unlink(missing_ok=True)
 
 
 def create_whole(path: Path, content: str) -> bool:

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 
-from impact_pl.data.partial import STALE_SECONDS, create_whole, partial_path, sweep_partials, write_whole
+from impact_pl.partial import STALE_SECONDS, create_whole, partial_path, sweep_partials, write_whole
 
 
 def test_what_killed_processes_left_is_swept(tmp_path, monkeypatch):

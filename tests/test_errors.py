@@ -20,7 +20,8 @@ def test_a_users_mistake_is_one_line_and_exit_code_2(error, capsys):
         command(error)([])
     assert exit_info.value.code == 2
     printed = capsys.readouterr().err
-    assert printed == f"error: {error}\n"
+    assert printed.startswith(f"error: {getattr(error, 'strerror', error)}")
+    assert printed.count("\n") == 1
 
 
 def test_a_path_that_cannot_be_used_is_named_first(capsys):

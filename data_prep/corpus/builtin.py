@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.corpus.clients import fetch, read_files
+from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.datasets.base import parser_of
 from impact_pl.errors import UserError, user_errors
 
 CORPUS = Path(__file__).parent / "builtin_corpus.json"
-OWN_SOUNDS = "use sounds of your own instead: `python -m impact_pl.datasets.folder --help`"
+OWN_SOUNDS = "use sounds of your own instead: `impact data folder --help`"
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Clip:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.corpus.builtin", __doc__)
+    parser = parser_of("python -m data_prep.corpus.builtin", __doc__)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impact_pl"
     parser.add_argument("--out", type=Path, default=Path("data/builtin"), help="folder to fill (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=home, help="where downloads are kept (default: %(default)s)")

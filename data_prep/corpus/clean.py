@@ -19,8 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.audio import read_samples
+from impact_pl.cli.data import print_collection
+from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest
-from impact_pl.datasets.base import Collection, finish, parser_of
+from impact_pl.datasets.base import Collection, write_collection
 from impact_pl.errors import UserError, user_errors
 from impact_pl.evaluation.cache import extract
 from impact_pl.evaluation.features import ACTIVE_RANGE_DB, YamNet
@@ -61,7 +63,7 @@ class Measures:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.corpus.clean", __doc__)
+    parser = parser_of("python -m data_prep.corpus.clean", __doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the manifest to clean")
     parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
     for field, text in (
@@ -99,7 +101,7 @@ def clean(records: list[Record], out: Path, limits: Limits) -> list[Record]:
         rejects += [Reject(sound[i].id, sound[i].path, sound[i].start, reason) for i, reason in sorted(copies.items())]
         sound = [record for i, record in enumerate(sound) if i not in copies]
     out.parent.mkdir(parents=True, exist_ok=True)
-    finish(Collection(list(sound)), out, "")
+    print_collection(write_collection(Collection(list(sound)), out, ""), out)
     write_rejects(rejects, out.with_name("rejected.jsonl"))
     with open(out.with_name("measures.csv"), "w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)

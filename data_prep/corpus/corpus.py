@@ -24,8 +24,9 @@ from data_prep.corpus.captions import ESC10, choose
 from data_prep.corpus.clean import Limits, clean
 from data_prep.corpus.scenes import compose_scenes
 from impact_pl.audio import audio_seconds
+from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.datasets.base import by_stem, draw_of, parser_of, read_csv
+from impact_pl.datasets.base import by_stem, draw_of, read_csv
 from impact_pl.datasets.esc50 import collect
 from impact_pl.errors import UserError, user_errors
 
@@ -40,7 +41,7 @@ TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.corpus.corpus", __doc__)
+    parser = parser_of("python -m data_prep.corpus.corpus", __doc__)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "impact_pl"
     parser.add_argument("--out", type=Path, default=Path("data/corpus"), help="folder to fill (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=home, help="where downloads are kept (default: %(default)s)")

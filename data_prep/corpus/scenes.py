@@ -20,8 +20,8 @@ from torch import Tensor
 
 from data_prep.corpus.captions import is_clause
 from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
+from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.datasets.base import parser_of
 from impact_pl.errors import UserError, user_errors
 from impact_pl.partial import partial_path, sweep_partials
 from impact_pl.precompute.segments import record_seconds
@@ -66,7 +66,7 @@ class Scene:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("data_prep.corpus.scenes", __doc__)
+    parser = parser_of("python -m data_prep.corpus.scenes", __doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="the recordings")
     parser.add_argument("--out", type=Path, required=True, help="the manifest of scenes; the sounds lie beside it")
     parser.add_argument("--count", type=int, default=2000, help="training scenes (default: %(default)s)")

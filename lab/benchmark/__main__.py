@@ -161,10 +161,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def prepare(args: argparse.Namespace) -> None:
     """Device, threads, and the precisions that ``auto`` stands for there."""
-    options.require_device(args.device)
     import torch  # late: --help answers at once
 
-    from impact_pl.precision import resolve
+    from impact_pl.precision import find_device, resolve
+
+    args.device = find_device(args.device)
 
     if args.threads:
         torch.set_num_threads(args.threads)

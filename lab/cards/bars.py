@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from impact_pl.audio import SAMPLE_RATE, audio_seconds, fit_length, load_audio
-from impact_pl.cli.reconstruct import write_clip
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, write_manifest
@@ -20,6 +19,7 @@ from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.features import YamNet
 from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.labels import labels_of
+from impact_pl.evaluation.reconstruction import write_clip
 from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import distinct, draw, levels_of, list_sounds, white_noise
 from impact_pl.identity import tensors_identity

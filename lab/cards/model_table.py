@@ -13,8 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
-from impact_pl.audio import PADDINGS
-from impact_pl.cli import generate, options
+from impact_pl.cli import generate, jobs, options
+from impact_pl.config import PADDINGS
 from impact_pl.errors import UserError, user_errors
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 
@@ -52,13 +52,13 @@ def build_parser() -> argparse.ArgumentParser:
 @user_errors
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
-    settings = generate.settings_of(generate.build_parser().parse_args(generation_arguments(args, "", Path("none"))))
+    settings = jobs.settings_of(generate.build_parser().parse_args(generation_arguments(args, "", Path("none"))))
     from lab.cards.bars import Bars  # late: --help and mistakes answer at once
     from lab.cards.bars_markdown import around_the_marks, insert, tables
 
     if args.card is not None:
         around_the_marks(args.card)  # before an hour of generation
-    generate.make_writable(args.out)
+    jobs.make_writable(args.out)
     codec = read_spec(find_model(args.model) / "config.json").codec
     bars = Bars(args, codec["name"], generator=lambda what, file: generated(args, what, file))
     result = {"model": str(args.model), "settings": settings, "codec": codec, "seconds": args.duration} | bars.figures()
@@ -74,7 +74,7 @@ def generated(args: argparse.Namespace, what: str, captions_file: Path) -> list[
     """The generated sound of each caption, in their order; made where it is not there yet."""
     argv = generation_arguments(args, what, captions_file)
     generate.main(argv)
-    return [job.file for job in generate.plan_jobs(generate.build_parser().parse_args(argv))]
+    return [job.file for job in jobs.plan_jobs(generate.build_parser().parse_args(argv))]
 
 
 def generation_arguments(args: argparse.Namespace, what: str, captions_file: Path) -> list[str]:

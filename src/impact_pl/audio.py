@@ -20,7 +20,6 @@ from impact_pl.errors import UserError
 from impact_pl.partial import write_whole
 
 SAMPLE_RATE = 16_000
-PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
 FULL_SCALE = 0.999  # |sample| from which it counts as clipped; 16-bit files end at 0.99997
 CLIPPED_FRAME, CLIPPED_SHARE = 0.08, 0.1  # seconds; share of a frame's samples at full scale that is heard as a blast

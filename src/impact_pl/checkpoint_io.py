@@ -125,3 +125,15 @@ def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
             f"{folder}: not a {model_class.__name__}: {len(wrong)} of its weights are missing, such as {wrong[0]}"
         )
     return model.float().requires_grad_(False).eval()
+
+
+def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights to half precision: float16, which has the finer steps, or bfloat16 if one exceeds 65,504.
+
+    Other types stay as they are. ``load_state_dict`` widens again, without rounding: every load gives the same float32
+    numbers.
+    """
+    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
+    largest = max(value.abs().max().item() for value in floating.values())
+    dtype = torch.float16 if largest <= torch.finfo(torch.float16).max else torch.bfloat16
+    return weights | {name: value.to(dtype) for name, value in floating.items()}

@@ -7,6 +7,8 @@ Hydra composes ``conf/``, these dataclasses check it (a misspelt key fails and n
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+PADDINGS = ("silence", "repeat")  # what follows a sound that is too short (audio.fit_length)
+
 
 @dataclass
 class MaskRatioConfig:
@@ -45,7 +47,11 @@ class ModelConfig:
 
 @dataclass
 class DecodingConfig:
-    """Generation (Sec. 3.2). ``guidance_scale`` is beta_max; 1 switches guidance off."""
+    """How sounds are generated (IMPACT Sec. 3.2). ``guidance_scale`` is beta_max; 1 switches guidance off.
+
+    The field names are the same in Python (``pipeline(..., num_iterations=16)``) and in a model's config.json;
+    ``impact generate`` has an option for each.
+    """
 
     num_iterations: int = 64  # T
     num_diffusion_steps: int = 100
@@ -73,8 +79,7 @@ DECODING_CHOICES = {  # of the fields that are names
     "precision": ("32-true", "bf16", "auto"),
 }
 
-# By name (`impact-generate --preset`), what is done otherwise than the model is made for: nothing, as for figures; and
-# a quick way.
+# `impact generate --preset`: changes to the model's own decoding.
 PRESETS: dict[str, dict[str, Any]] = {
     "exact": {},
     "fast": {"num_iterations": 16, "num_diffusion_steps": 25, "final_diffusion_steps": 5, "precision": "auto"},
@@ -82,9 +87,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> DecodingConfig:
-    """A model's own decoding with a preset's changes and then those ``given``.
+    """Apply a preset's changes to a model's own decoding, then those ``given``.
 
-    A preset only ever lowers a number of iterations or steps, and its final steps fit the steps that were asked for.
+    A preset only ever lowers a number of iterations or steps, and its final steps never exceed the steps asked for.
     """
     changes = dict(PRESETS[preset])
     for name in ("num_iterations", "num_diffusion_steps"):
@@ -177,7 +182,7 @@ class CodecConfig:
 
 @dataclass
 class TrainConfig:
-    """`impact-train`: one stage of training."""
+    """`impact train`: one stage of training."""
 
     name: str = "run"  # the run directory is runs_dir/name: the same command finds its checkpoint again
     stage: str = "pretrain"  # pretrain | text | distill | codec
@@ -198,7 +203,7 @@ class TrainConfig:
 
 @dataclass
 class PrecomputeConfig:
-    """`impact-precompute`: manifest.jsonl -> out/<split>/{000000.tar, index.json} and out/rejected.jsonl."""
+    """`impact precompute`: manifest.jsonl -> out/<split>/{000000.tar, index.json} and out/rejected.jsonl."""
 
     manifest: str = ""
     out: str = ""
@@ -207,8 +212,8 @@ class PrecomputeConfig:
     clip_seconds: float = 10.24
     padding: str = "silence"  # what follows a shorter recording: silence, or repeat
     samples_per_shard: int = 256
-    batch_size: int = 1  # clips that are encoded at once; more than one is for GPUs: a CPU is faster one by one
-    device: str = "cpu"
+    batch_size: int = 1  # clips encoded together; more than one pays off on GPUs only
+    device: str = "auto"  # auto: cuda if there, else mps, else cpu
     workers: int = 1  # processes on this machine
     task: int = -1  # this call's share of the shards is number task of num_tasks; -1: the SLURM array's task, or all
     num_tasks: int = 0

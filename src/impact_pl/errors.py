@@ -1,4 +1,4 @@
-"""The two kinds of errors: a user's mistake, told in one line, and a fault of ours, with its traceback."""
+"""Tell the two kinds of errors apart: a user's mistake, in one line, and a fault of ours, with its traceback."""
 
 import errno
 import functools
@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class UserError(ValueError):
@@ -17,9 +18,10 @@ class UserError(ValueError):
 def user_errors(main: Callable) -> Callable:
     """End a command as scripts expect: exit code 2 and one line for a user's mistake, 130 for Ctrl-C.
 
-    A :class:`UserError` is one, and so is an OSError that names a file (it is missing, or may not be read) or says that
-    the disk is full. Every other exception is a fault of ours and keeps its traceback, with a line that asks for a report.
-    ``IMPACT_DEBUG=1`` shows the traceback of user errors too.
+    A :class:`UserError` is one, and so is an OSError that names a file (missing, or not accessible) or says that the
+    disk is full. Every other exception is a fault of ours and keeps its traceback, with a line that asks for a report.
+    ``IMPACT_DEBUG=1`` shows the traceback of user errors too. Where the reader of our output has gone (``| head``)
+    nobody is told anything: exit code 141.
     """
 
     @functools.wraps(main)
@@ -30,7 +32,9 @@ def user_errors(main: Callable) -> Callable:
             print("interrupted: what was finished is kept; the same command continues.", file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception as error:
-            is_users = isinstance(error, UserError) or _is_about_the_disk(error)
+            if isinstance(error, BrokenPipeError) and not flush_output():
+                sys.exit(PIPE_CLOSED)
+            is_users = isinstance(error, UserError) or _is_about_a_file(error)
             if is_users and not os.environ.get("IMPACT_DEBUG"):
                 print(f"error: {_describe(error)}", file=sys.stderr)
                 sys.exit(USER_ERROR)
@@ -41,17 +45,35 @@ def user_errors(main: Callable) -> Callable:
     return wrapped
 
 
-def _is_about_the_disk(error: Exception) -> bool:
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    return isinstance(error, OSError) and (error.filename is not None or error.errno in full)
+def flush_output() -> bool:
+    """Write out what was printed; False where nobody reads it any more, and then the rest is dropped."""
+    is_read = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
+            is_read = False
+    return is_read
+
+
+def _is_about_a_file(error: Exception) -> bool:
+    return isinstance(error, OSError) and (error.filename is not None or _is_full(error))
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}; is the path right, and can it be read and written there?"
-    return str(error)
+    if not isinstance(error, OSError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    if _is_full(error):
+        return f"{where}{error.strerror}; free some space, then run the same command again"
+    return f"{where}{error.strerror}; is the path right, and can it be read and written there?"
 
 
 def first_line(error: Exception) -> str:
-    """Of what an error of another library says; its kind where it says nothing."""
+    """The first line of another library's error; its type where it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""In which numbers a processor computes best."""
+"""Choose the device to compute on, and the number format in which it computes best."""
 
 import functools
 import subprocess
@@ -6,7 +6,26 @@ import sys
 
 import torch
 
+from impact_pl.errors import UserError
+
 PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16": torch.bfloat16}  # of decoding; and "auto"
+
+
+def find_device(name: str = "auto") -> str:
+    """Return the device that ``name`` stands for: itself, or for ``auto`` cuda if there, else mps, else cpu.
+
+    Raises:
+        UserError: PyTorch cannot use it here; the message names the devices that are there.
+    """
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    if name == "auto":
+        return "cuda" if cuda else "mps" if mps else "cpu"
+    there = ["cpu", *cuda, *mps]
+    if name not in there and not (name == "cuda" and cuda):
+        no_cuda = "" if cuda else " and no CUDA device"
+        raise UserError(f"device {name!r}: PyTorch sees {', '.join(there)}{no_cuda} here; choose one of them, or auto")
+    return name
 
 
 def resolve(precision: str, device: torch.device) -> str:

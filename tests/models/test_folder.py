@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.inference.generate import generate
+from impact_pl import checkpoint_io
 from impact_pl.models import spec
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
@@ -84,7 +85,7 @@ def test_a_weight_beyond_float16_makes_it_bfloat16(tmp_path):
 
 
 def test_whole_numbers_stay_whole():
-    halved = spec.halved({"weight": torch.ones(2), "count": torch.tensor(70_001)})
+    halved = checkpoint_io.halved({"weight": torch.ones(2), "count": torch.tensor(70_001)})
     assert halved["count"] == 70_001
     assert halved["weight"].dtype == torch.float16
 

@@ -1,21 +1,21 @@
-"""Compose a command's configuration from conf/ and ``key=value`` arguments; the only user of hydra."""
+"""Compose a command's configuration from conf/ and ``key=value`` arguments; the only user of hydra.
+
+Hydra composes the groups (``model=tiny``). Values are parsed here, by the type of the field that they are for, and not
+by Hydra's grammar, which would turn ``name=1.10`` into a number and stumble over umlauts, commas and parentheses.
+"""
 
 import dataclasses
 import difflib
 import re
 import sys
-from typing import Any, TypeVar
-
-from hydra import compose as hydra_compose
-from hydra import initialize_config_module
-from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from importlib.resources import files
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from impact_pl.errors import UserError
 
 Schema = TypeVar("Schema")
+BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+WANTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
@@ -28,45 +28,137 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
         overrides: ``key=value`` and ``group=choice`` arguments as typed by the user.
 
     Raises:
-        ValueError: a misspelt key, an unknown choice, or a value of the wrong type.
+        UserError: an unknown key or choice, or a value of the wrong type.
     """
+    groups, kinds = read_groups(name), field_kinds(schema)
+    choices, values = [], {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key.strip("+~-") == key:
+            raise UserError(f"configuration: {override}: {_spelling(override, overrides)}")
+        if key in groups:
+            _check_choices(key, value)
+            choices.append(override)
+        elif key in kinds:
+            values[key] = parse_value(kinds[key], key, value)
+        else:
+            raise UserError(f"configuration: there is no key {key}{_nearest(key, [*groups, *kinds], name)}")
+    config = _compose_groups(name, schema, choices)
+    for key, value in values.items():
+        *parents, field = key.split(".")
+        target: Any = config
+        for parent in parents:
+            target = getattr(target, parent)
+        setattr(target, field, value)
+    return config
+
+
+def _compose_groups(name: str, schema: type[Schema], choices: list[str]) -> Schema:
+    from hydra import compose as hydra_compose  # late: --help answers at once
+    from hydra import initialize_config_module
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
     ConfigStore.instance().store(name=f"schema_{name}", node=schema)
+    with initialize_config_module("impact_pl.conf", version_base="1.3"):
+        return OmegaConf.to_object(hydra_compose(name, overrides=choices))  # type: ignore[return-value]
+
+
+def read_groups(name: str) -> dict[str, str]:
+    """The groups of conf/<name>.yaml's defaults list, each with its default choice."""
+    text = files("impact_pl.conf").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    return dict(re.findall(r"^ +- (?:optional )?(\w+): *(\S+)", text, flags=re.MULTILINE))
+
+
+def read_choices(group: str) -> list[str]:
+    """The files of a group."""
+    folder = files("impact_pl.conf").joinpath(group)
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def field_kinds(schema: type, prefix: str = "") -> dict[str, Any]:
+    """Every key with the type of its value: ``{"name": str, "model.dim": int, ...}``."""
+    kinds: dict[str, Any] = {}
+    for name, kind in get_type_hints(schema).items():
+        is_section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+        kinds |= field_kinds(kind, f"{prefix}{name}.") if is_section else {f"{prefix}{name}": kind}
+    return kinds
+
+
+def parse_value(kind: Any, key: str, text: str) -> Any:
+    """Read ``text`` as a value of type ``kind``; a string stays as it is.
+
+    Raises:
+        UserError: it is none, or not as many of them as are needed.
+    """
+    if kind is str:
+        return text
+    if get_origin(kind) in (list, tuple):
+        parts = [part.strip() for part in text.strip().strip("[]()").split(",") if part.strip()]
+        of = get_args(kind)
+        if get_origin(kind) is tuple and len(parts) != len(of):
+            raise UserError(f"configuration: {key}={text}: {len(of)} values are needed, as [1,2], not {len(parts)}")
+        return get_origin(kind)(parse_value(of[0], key, part) for part in parts)
     try:
-        with initialize_config_module("impact_pl.conf", version_base="1.3"):
-            config = hydra_compose(name, overrides=overrides)
-        return OmegaConf.to_object(config)  # type: ignore[return-value]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error, name, schema)) from error
+        return BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"configuration: {key}={text}: {WANTED[kind]} is needed") from None
 
 
-def _explain(error: Exception, name: str, schema: type) -> str:
-    if isinstance(error, MissingConfigException) and error.options:
-        group, choice = str(error.missing_cfg_file).split("/", maxsplit=1)
-        return f"configuration: there is no {group}={choice}, choose one of {', '.join(error.options)}"
-    causes: list[str] = []
-    cause: BaseException | None = error
-    while cause is not None:
-        text = " ".join(str(cause).split())
-        if text and text not in causes:
-            causes.append(text)
-        cause = cause.__cause__
-    said = " / ".join(causes)
-    if bare := re.search(r"override (\S+?)=(\S+) / .* is not a ListConfig", said):
-        key, value = bare.groups()
-        return f"configuration: {key}={value}: it takes a list, write {key}=[{value}]"
-    helps = f"`impact-{name} --help` lists keys and choices"
-    if unknown := re.match(r"Could not override '(\S+?)'", said):
-        known = [key for key, _ in _flatten(to_plain(schema()), "")]
-        near = difflib.get_close_matches(unknown[1], known, n=1)
-        return f"configuration: there is no key {unknown[1]}{f'; did you mean {near[0]}?' if near else ''} ({helps})"
-    if re.match(r"Ambiguous value|LexerNoViableAlt|mismatched input|extraneous input|no viable", said):
-        said += """; a value with , = or the like goes into quotes twice: "key='a,b'\""""
-    return f"configuration: {said} ({helps})"
+def _check_choices(group: str, value: str) -> None:
+    known = read_choices(group)
+    for choice in value.strip("[]").split(","):
+        if choice not in (*known, "null"):
+            near = difflib.get_close_matches(choice, known, n=1)
+            suggestion = f"did you mean {group}={near[0]}? " if near else ""
+            raise UserError(
+                f"configuration: {suggestion}there is no {group}={choice}, choose one of {', '.join(known)}"
+            )
+
+
+def _spelling(override: str, overrides: list[str]) -> str:
+    """How an argument that is no ``key=value`` is to be written."""
+    bare = override.lstrip("+~-")
+    if "=" not in bare and override.startswith("-"):
+        following = overrides[overrides.index(override) + 1 :]
+        value = following[0] if following and "=" not in following[0] else "VALUE"
+        return f"options are written without dashes here: write {bare}={value}"
+    return f"write {bare}" if "=" in bare else "expected key=value"
+
+
+def _nearest(key: str, known: list[str], name: str) -> str:
+    near = difflib.get_close_matches(key, known, n=1)
+    near = near or [each for each in known if each.rpartition(".")[2] == key.rpartition(".")[2]]
+    inside = [each for each in known if each.startswith(f"{key}.")]
+    help_text = f" (`impact {name} --help` lists keys and choices)"
+    if inside:
+        return f": it is a group of keys, such as {inside[0]}{help_text}"
+    return f"; did you mean {near[0]}?{help_text}" if near else help_text
 
 
 def to_plain(config: Any) -> dict:
-    """A dataclass configuration as plain dicts, lists and numbers (for YAML and checkpoints)."""
+    """Turn a dataclass configuration into plain dicts, lists and numbers (for YAML and checkpoints)."""
     return dataclasses.asdict(config)
+
+
+def print_config(config: Any) -> None:
+    """Print a configuration as YAML."""
+    import yaml
+
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in to_plain(config).items()}
+    for section in plain.values():
+        if isinstance(section, dict):
+            section |= {key: list(value) for key, value in section.items() if isinstance(value, tuple)}
+    print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), end="")
+
+
+def take_flag(argv: list[str], flag: str, value: str) -> tuple[bool, list[str]]:
+    """Whether ``flag`` stands among the arguments, and the others; ``value`` may follow it (``--cfg job``)."""
+    if flag not in argv:
+        return False, argv
+    index = argv.index(flag)
+    rest = argv[index + 1 :]
+    return True, argv[:index] + (rest[1:] if rest[:1] == [value] else rest)
 
 
 def print_help_if_asked(argv: list[str], text: str) -> None:
@@ -76,15 +168,23 @@ def print_help_if_asked(argv: list[str], text: str) -> None:
         sys.exit(0)
 
 
-def format_keys(schema: type) -> str:
-    """Every configurable key with its default, one a line (for ``--help``)."""
+def format_groups(name: str) -> str:
+    """Every group with its choices, the default first, one a line (for ``--help``)."""
     lines = []
-    for key, value in _flatten(to_plain(schema()), ""):
-        lines.append(f"  {key}={value if value != '' else chr(39) * 2}")
+    for group, default in read_groups(name).items():
+        others = [choice for choice in read_choices(group) if choice != default]
+        lines.append(f"  {group:<12} {' | '.join([f'{default} (default)', *others])}")
     return "\n".join(lines)
 
 
-def _flatten(node: Any, prefix: str) -> list[tuple[str, Any]]:
-    if isinstance(node, dict):
-        return [pair for key, child in node.items() for pair in _flatten(child, f"{prefix}.{key}" if prefix else key)]
-    return [(prefix, node)]
+def format_keys(schema: type, leave_out: tuple[str, ...] = ()) -> str:
+    """Every configurable key with its default, one a line (for ``--help``)."""
+    lines = []
+    for key in field_kinds(schema):
+        if key in leave_out:
+            continue
+        value: Any = schema()
+        for field in key.split("."):
+            value = getattr(value, field)
+        lines.append(f"  {key}={value if value != '' else chr(39) * 2}")
+    return "\n".join(lines)

@@ -1,7 +1,4 @@
-"""`impact-evaluate`: generated sounds against real ones -> metrics.json and a table.
-
-`impact-evaluate listening` and `impact-evaluate ratings` make a listening test and its result (cli/listening.py).
-"""
+"""`impact evaluate`: generated sounds against real ones -> metrics.json and a table."""
 
 import argparse
 import json
@@ -10,30 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from impact_pl.audio import PADDINGS
-from impact_pl.cli import listening, options
+from impact_pl.cli import options
+from impact_pl.config import PADDINGS
 from impact_pl.errors import UserError, user_errors
+from impact_pl.partial import write_whole
 
 PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, KL and IS; of FAD; of the CLAP score
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="impact-evaluate",
+        prog="impact evaluate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance, and class accuracy\n"
         "where sounds have labels; or, with the files of the published networks in a folder, FD, KL and IS on CNN14,\n"
         "FAD on VGGish, and the CLAP score.\n"
-        "Printed beside them: the real-against-real floor, noise, and the baselines that you give.\n"
+        "Printed next to them: the real-against-real floor, noise, and the baselines that you give.\n"
         "Sounds belong together when their names (file stem, record id) are equal; with a test list, when they are\n"
         "of one clip (a YouTube id, with or without Y before it and seconds behind it).",
-        epilog="other commands:\n"
-        "  impact-evaluate listening --help   a listening test as one HTML page\n"
-        "  impact-evaluate ratings --help     its ratings -> means with confidence intervals\n\n"
-        "examples:\n"
-        "  impact-evaluate --generated runs/large/generated --reference audiocaps/test --test-list tango_886.csv \\\n"
+        epilog="examples:\n"
+        "  impact evaluate --generated runs/large/generated --reference audiocaps/test --test-list tango_886.csv \\\n"
         "      --metrics paper --weights weights --out metrics.json\n"
-        "  impact-evaluate --generated runs/demo/generated --reference data/manifest.jsonl --reference-split test \\\n"
+        "  impact evaluate --generated runs/demo/generated --reference data/manifest.jsonl --reference-split test \\\n"
         "      --floor data/manifest.jsonl --floor-split train --baseline codec=runs/demo/reconstructed \\\n"
         "      --out metrics.json",
     )
@@ -83,7 +78,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="after shorter sounds, real or not (default: %(default)s)",
     )
     add(
-        "--num-samples", type=options.positive_int, metavar="N", help="sounds a row (default: as many as every row has)"
+        "--num-samples",
+        type=options.positive_int,
+        metavar="N",
+        help="sounds per row (default: as many as every row has)",
     )
     add(
         "--seed", type=options.seed, default=0, help="of the subset, the noise and the bootstrap (default: %(default)s)"
@@ -96,15 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] in (["listening"], ["ratings"]):
-        listening.main(argv)
-    else:
-        compare(build_parser().parse_args(argv))
+    """Run ``impact evaluate``."""
+    compare(build_parser().parse_args(argv))
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Every figure that the options ask for -> --out and a table."""
+    """Compute every metric that the options ask for; write --out and print a table."""
     from impact_pl.evaluation.evaluate import evaluate  # late: --help answers at once
     from impact_pl.evaluation.request import choose_sounds
 
@@ -124,12 +119,12 @@ def compare(args: argparse.Namespace) -> None:
     result["generated"], result["reference"] = str(args.generated), str(args.reference)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_whole(args.out, json.dumps(result, indent=1) + "\n")
     print_table(result)
 
 
 def make_request(args: argparse.Namespace):
-    """What the options ask for, every set read, and restricted to the test list where there is one."""
+    """Read every set that the options name, restricted to the test list where there is one."""
     from impact_pl.data.lists import read_clip_list, restrict
     from impact_pl.evaluation.request import EvaluationRequest
     from impact_pl.evaluation.sounds import list_sounds
@@ -164,7 +159,7 @@ def make_request(args: argparse.Namespace):
 
 
 def network_classes(names: Sequence[str], weights: Path | None) -> list:
-    """The networks' classes; nothing is loaded.
+    """Look up the networks' classes; nothing is loaded.
 
     Raises:
         ValueError: an unknown name, or a published network without --weights.
@@ -183,7 +178,7 @@ def network_classes(names: Sequence[str], weights: Path | None) -> list:
 
 
 def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
-    """The networks, and the checksums of the published ones' files.
+    """Load the networks, with the checksums of the published ones' files.
 
     Raises:
         ValueError: as :func:`network_classes`, or a file that is missing or damaged.
@@ -215,7 +210,7 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
 
 
 def find_captions(given: Path | None, generated: Path, reference: dict) -> dict[str, str]:
-    """From --captions; else from what generation wrote beside the sounds; else from the reference's manifest."""
+    """Captions by name: of --captions, else of the generated folder, else of the reference's manifest."""
     from impact_pl.evaluation.sounds import read_captions
 
     written = generated / "generated.jsonl"
@@ -225,7 +220,7 @@ def find_captions(given: Path | None, generated: Path, reference: dict) -> dict[
 
 
 def find_labels(given: Path | None, reference: dict) -> dict[str, str]:
-    """Of the reference's manifest, and of --captions, which decides where both have one."""
+    """Labels by name: of the reference's manifest, and of --captions, which decides where both have one."""
     from impact_pl.evaluation.labels import labels_of
     from impact_pl.evaluation.sounds import read_labels
 
@@ -233,7 +228,7 @@ def find_labels(given: Path | None, reference: dict) -> dict[str, str]:
 
 
 def show_progress(what: str, done: int, total: int) -> None:
-    """A line that counts up in a terminal; one line a set in a log."""
+    """Count up on one line of a terminal; print one line per set in a log."""
     if sys.stderr.isatty():
         print(f"\r{what}: {done}/{total} sounds", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total:
@@ -241,7 +236,7 @@ def show_progress(what: str, done: int, total: int) -> None:
 
 
 def print_table(result: dict) -> None:
-    """The rows on stdout, then what a reader has to know."""
+    """Print the rows, then the notes that a reader needs."""
     from rich.console import Console
     from rich.table import Table
 
@@ -262,7 +257,3 @@ def print_table(result: dict) -> None:
     console.print(table)
     for note in result["notes"]:
         console.print(f"[dim]· {note}[/dim]", soft_wrap=True, highlight=False)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""`impact-export`: the self-contained model folder (EMA weights) of a checkpoint."""
+"""`impact export`: the self-contained model folder (EMA weights) of a checkpoint."""
 
 import argparse
 from dataclasses import asdict
@@ -11,8 +11,13 @@ HOW_TO_COMPUTE = ("engine", "precision")  # the user's machine decides, not the 
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="impact-export", description=__doc__.splitlines()[0].split(": ", 1)[1])
-    parser.add_argument("source", type=Path, help="a checkpoint of impact-train (file or folder), or its run directory")
+    parser = argparse.ArgumentParser(
+        prog="impact export",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write the self-contained model folder (EMA weights) of a checkpoint.",
+        epilog="example:\n  impact export runs/mine/text model --half --decoding num_iterations=32 temperature=0.9",
+    )
+    parser.add_argument("source", type=Path, help="a checkpoint of impact train (file or folder), or its run directory")
     parser.add_argument("out", type=Path, help="the folder to write: config.json and model.safetensors")
     parser.add_argument(
         "--half",
@@ -31,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    """Entry point of ``impact-export``."""
+    """Run ``impact export``."""
     arguments = build_parser().parse_args(argv)
     decoding = parse_decoding(arguments.decoding)
     from impact_pl.training.checkpoint import export
@@ -42,10 +47,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
-    """Fields of DecodingConfig, from KEY=VALUE.
+    """Parse KEY=VALUE pairs into fields of DecodingConfig.
 
     Raises:
-        ValueError: no such field, or no value of its kind.
+        UserError: no such field, or a value of another type.
     """
     defaults = {name: value for name, value in asdict(DecodingConfig()).items() if name not in HOW_TO_COMPUTE}
     decoding = {}
@@ -60,7 +65,3 @@ def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
             wanted = "a whole number" if kind is int else "a number"
             raise UserError(f"--decoding {pair}: write {name}= and {wanted}") from None
     return decoding
-
-
-if __name__ == "__main__":
-    main()

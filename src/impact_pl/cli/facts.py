@@ -1,4 +1,4 @@
-"""What a page says about a model, and about how its sounds were decoded, from their files alone."""
+"""Describe a model, and how its sounds were decoded, from their files alone."""
 
 import json
 from pathlib import Path
@@ -39,23 +39,34 @@ def model_facts(config: Path | None) -> dict[str, str]:
 
 
 def count_parameters(weights: Path) -> str:
-    """``"10.2 M parameters, "``, from the header alone; empty where there are no weights."""
-    if not weights.is_file():
-        return ""
-    with weights.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    total = 0
-    for name, tensor in header.items():
-        if name != "__metadata__":
-            count = 1
-            for length in tensor["shape"]:
-                count *= length
-            total += count
-    return f"{total / 1e6:.1f} M parameters, "
+    """``"10.2 M parameters, "``; empty where there are no weights."""
+    return f"{read_header(weights)[0] / 1e6:.1f} M parameters, " if weights.is_file() else ""
+
+
+def read_header(weights: Path) -> tuple[int, list[str]]:
+    """The number of parameters and their types, from a safetensors file's header.
+
+    Raises:
+        UserError: it is no such file.
+    """
+    try:
+        with weights.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        total, types = 0, set()
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for length in tensor["shape"]:
+                    count *= length
+                total += count
+                types.add(str(tensor["dtype"]))
+    except (ValueError, KeyError, TypeError, AttributeError, MemoryError, OverflowError) as error:
+        raise UserError(f"{weights}: not a safetensors file") from error
+    return total, sorted(types)
 
 
 def generation_facts(folder: Path | None) -> dict[str, str]:
-    """How the generated sounds were decoded, as generation wrote it down beside them."""
+    """How the generated sounds were decoded, as generation noted it next to them."""
     log = folder / "generated.jsonl" if folder else None
     if log is None or not log.is_file():
         return {}

@@ -1,48 +1,67 @@
-"""`impact-evaluate listening`: sounds of several systems -> a listening test as one page; `ratings`: its result."""
+"""`impact listening`: sounds of several systems -> a listening test as one page; with `ratings`, its result."""
 
 import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from impact_pl.cli import options
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, user_errors
+from impact_pl.partial import write_whole
+
+if TYPE_CHECKING:
+    from impact_pl.data.lists import Sounds
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="impact-evaluate")
-    commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser(
-        "listening",
+    parser = argparse.ArgumentParser(
+        prog="impact listening",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one HTML page that plays the clips of all systems, unnamed and shuffled, asks for REL and\n"
-        "OVL from 1 to 5, and exports a CSV; and key.json beside it, which says what was what. Keep that to yourself.",
+        "OVL from 1 to 5, and exports a CSV; and key.json beside it, which says what was what. Keep that to yourself.\n"
+        "`impact listening ratings --help`: means of the exported ratings, with confidence intervals.",
         epilog="example:\n"
-        "  impact-evaluate listening --system real=audiocaps/test --system base=runs/base/generated \\\n"
+        "  impact listening --system real=audiocaps/test --system base=runs/base/generated \\\n"
         "      --captions tango_886.csv --out listening --num-samples 30 --seed 1",
     )
-    add = make.add_argument
+    add = parser.add_argument
     add("--system", action="append", required=True, metavar="NAME=PATH", help="a folder or manifest; may repeat")
-    add("--captions", type=Path, required=True, metavar="FILE", help="a manifest, generated.jsonl, or a test list")
+    add(
+        "--captions",
+        type=Path,
+        metavar="FILE",
+        help="a manifest, generated.jsonl, or a test list (default: of the first system that has captions)",
+    )
     add("--out", type=Path, required=True, metavar="PATH", help="the page (.html), or a folder for listening.html")
     add("--num-samples", type=options.positive_int, default=30, metavar="N", help="captions (default: %(default)s)")
     add("--seed", type=options.seed, default=0, help="of the choice of captions (default: %(default)s)")
     add("--title", default="Listening test", help="of the page; raters see it (default: %(default)s)")
-    rated = commands.add_parser(
-        "ratings", description="Means of the ratings, with 95 % intervals over raters and captions."
-    )
-    rated.add_argument("--key", type=Path, required=True, metavar="JSON", help="key.json of the test")
-    rated.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what the raters exported")
-    rated.add_argument("--out", type=Path, metavar="JSON", help="write the means there")
     return parser
 
 
-def main(argv: list[str]) -> None:
-    args = build_parser().parse_args(argv)
-    if args.command == "listening":
-        make_test(args)
+def build_ratings_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="impact listening ratings",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Means of the ratings, with 95 % intervals over raters and captions.",
+        epilog="example:\n  impact listening ratings --key listening/key.json ratings-*.csv --out ratings.json",
+    )
+    parser.add_argument("--key", type=Path, required=True, metavar="JSON", help="key.json of the test")
+    parser.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what the raters exported")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the means there")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Run ``impact listening`` or ``impact listening ratings``."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["ratings"]:
+        rated = build_ratings_parser().parse_args(argv[1:])
+        rate(rated.key, rated.csv, rated.out)
     else:
-        rate(args)
+        make_test(build_parser().parse_args(argv))
 
 
 def make_test(args: argparse.Namespace) -> None:
@@ -50,16 +69,11 @@ def make_test(args: argparse.Namespace) -> None:
     from impact_pl.evaluation.listening import write_test  # late: --help answers at once
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 
-    paths = {}
-    for value in args.system:
-        name, separator, path = value.partition("=")
-        if not (name and separator and path) or name in paths:
-            raise UserError(
-                f"--system {value!r}: expected NAME=PATH, each name once, for example base=runs/base/generated"
-            )
-        paths[name] = Path(path)
+    paths = parse_systems(args.system)
     systems = {name: list_sounds(path) for name, path in paths.items()}
-    if args.captions.suffix.lower() == ".jsonl":
+    if args.captions is None:
+        captions = find_captions(paths, systems)
+    elif args.captions.suffix.lower() == ".jsonl":
         captions = read_captions(args.captions)
     else:
         captions = read_clip_list(args.captions).captions
@@ -71,17 +85,43 @@ def make_test(args: argparse.Namespace) -> None:
     print(f"{page.with_name('key.json')}: what was what; keep it to yourself")
 
 
-def rate(args: argparse.Namespace) -> None:
+def parse_systems(values: list[str]) -> dict[str, Path]:
+    """``["base=runs/base/generated"]`` -> names and folders or manifests."""
+    paths: dict[str, Path] = {}
+    for value in values:
+        name, separator, path = value.partition("=")
+        if not (name and separator and path) or name in paths:
+            raise UserError(
+                f"--system {value!r}: expected NAME=PATH, each name once, for example base=runs/base/generated"
+            )
+        paths[name] = Path(path)
+    return paths
+
+
+def find_captions(paths: dict[str, Path], systems: "dict[str, Sounds]") -> dict[str, str]:
+    """Captions by name: what generation wrote next to the first system's sounds, or what its manifest says."""
+    from impact_pl.evaluation.sounds import read_captions
+
+    for name, path in paths.items():
+        if (written := path / "generated.jsonl").is_file():
+            return read_captions(written)
+        if captions := {stem: record.caption for stem, record in systems[name].items() if record.caption}:
+            return captions
+    raise UserError("no system's folder has a generated.jsonl, and none is a manifest: name the captions by --captions")
+
+
+def rate(key_file: Path, ratings: list[Path], out: Path | None) -> None:
+    """Print each system's mean ratings, and write them to ``out``."""
     from rich.console import Console
     from rich.table import Table
 
     from impact_pl.evaluation.listening import CRITERIA, FEWEST_RATERS, read_key, read_ratings, summarise
 
-    key = read_key(args.key)
-    result = summarise(read_ratings(args.csv, key), key)
-    if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    key = read_key(key_file)
+    result = summarise(read_ratings(ratings, key), key)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, json.dumps(result, indent=1) + "\n")
     table = Table(title=f"{result['num_raters']} raters, {result['num_samples']} captions", title_justify="left")
     table.add_column("")
     for criterion in CRITERIA:
@@ -94,6 +134,7 @@ def rate(args: argparse.Namespace) -> None:
         table.add_row(row["name"], *cells)
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    console.print("[dim]· 95 % intervals: raters and captions drawn anew (pigeonhole bootstrap)[/dim]", highlight=False)
+    note = "95 % intervals: raters and captions drawn again (pigeonhole bootstrap)"
+    console.print(f"[dim]· {note}[/dim]", highlight=False)
     if result["num_raters"] < FEWEST_RATERS:
         print(f"warning: {result['num_raters']} raters; published tests have at least {FEWEST_RATERS}", file=sys.stderr)

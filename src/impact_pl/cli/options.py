@@ -3,8 +3,6 @@
 import argparse
 import math
 
-from impact_pl.errors import UserError
-
 SEED_LIMIT = 2**31
 
 
@@ -47,16 +45,8 @@ def _number(kind: type, text: str, wanted: str):
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
 
 
-def require_device(name: str) -> None:
-    """Refuse a device that PyTorch cannot use here.
-
-    Raises:
-        ValueError: naming the devices that are there.
-    """
-    import torch  # late: --help answers at once
-
-    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    if name not in there and not (name == "cuda" and torch.cuda.device_count()):
-        no_cuda = "" if torch.cuda.device_count() else " and no CUDA device"
-        raise UserError(f"device {name!r}: PyTorch sees {', '.join(there)}{no_cuda} here; choose one of them")
+def parser_of(program: str, description: str) -> argparse.ArgumentParser:
+    """A parser whose help shows ``description`` as it is."""
+    return argparse.ArgumentParser(
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )

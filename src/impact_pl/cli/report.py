@@ -1,4 +1,4 @@
-"""`python -m impact_pl.cli.report`: sounds, metrics and losses of a run -> one HTML page."""
+"""`impact report`: sounds, metrics and losses of a run -> one HTML page."""
 
 import argparse
 import json
@@ -20,13 +20,13 @@ FOLDERS = {
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m impact_pl.cli.report",
+        prog="impact report",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one self-contained HTML page: sounds with spectrograms, metrics, loss curves, commands.",
         epilog="--run DIR takes what it finds there: the folders real, reconstructed, generated, generated_untrained,\n"
         "metrics.json, commands.txt, pretrain/metrics.csv, text/metrics.csv, text/model/config.json.\n"
         "Every other option names one of them elsewhere, and must then exist.\n\n"
-        "example:\n  python -m impact_pl.cli.report --run runs/demo --out runs/demo/report.html",
+        "example:\n  impact report --run runs/demo --out runs/demo/report.html",
     )
     add = parser.add_argument
     add("--run", type=Path, metavar="DIR", help="a folder in the layout below")
@@ -38,8 +38,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--rows", type=Path, metavar="JSONL", help="instead of folders: lines of {caption, real, generated, ...}")
     add("--limit", type=int, default=12, help="captions on the page (default: %(default)s)")
     add("--seed", type=int, default=0, help="of the choice of captions, which no one listens to first")
-    add("--metrics", type=Path, metavar="JSON", help="what impact-evaluate wrote")
-    add("--ratings", type=Path, metavar="JSON", help="what impact-evaluate ratings --out wrote")
+    add("--metrics", type=Path, metavar="JSON", help="what impact evaluate wrote")
+    add("--ratings", type=Path, metavar="JSON", help="what impact listening ratings --out wrote")
     add("--name", default="this model", help="of this model, in the published table and in the ratings (%(default)s)")
     add("--losses", action="append", default=[], metavar="NAME=CSV", help="metrics.csv of a stage; may repeat")
     add("--commands", type=Path, metavar="TXT", help="the commands that made all this")
@@ -49,6 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
+    """Run ``impact report``."""
     args = build_parser().parse_args(argv)
     if args.run is None and args.out is None:
         raise UserError("give --run DIR, or --out HTML and what to show")
@@ -78,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find(args: argparse.Namespace, option: str, place: str) -> Path | None:
-    """What an option names; else what stands at ``place`` in the run's folder, if anything does."""
+    """Find what an option names; else what stands at ``place`` in the run's folder, if anything does."""
     given: Path | None = getattr(args, option)
     if given is not None:
         if not given.exists():
@@ -93,7 +94,7 @@ def find_folder(args: argparse.Namespace, kind: str) -> Path | None:
 
 
 def choose_rows(args: argparse.Namespace) -> list:
-    """Captions whose sounds are in every folder: a seeded choice, in the order of their names."""
+    """Choose captions that have a sound in every folder: a seeded draw, in the order of their names."""
     from impact_pl.evaluation.report import Row
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 
@@ -120,10 +121,10 @@ def choose_rows(args: argparse.Namespace) -> list:
 
 
 def read_metrics(path: Path) -> dict:
-    """metrics.json, checked as far as the page relies on it."""
+    """Read metrics.json, checked as far as the page relies on it."""
     from impact_pl.evaluation.tables import METRICS
 
-    metrics = read_result(path, "impact-evaluate", METRICS)
+    metrics = read_result(path, "impact evaluate", METRICS)
     names = {row["name"] for row in metrics["rows"]}
     if "generated" not in names:
         raise UserError(f"{path}: the row generated is missing; it has {sorted(names)}")
@@ -131,17 +132,17 @@ def read_metrics(path: Path) -> dict:
 
 
 def read_ratings(path: Path) -> dict:
-    """What `impact-evaluate ratings --out` wrote, checked as far as the page relies on it."""
+    """Read what `impact listening ratings --out` wrote, checked as far as the page relies on it."""
     from impact_pl.evaluation.listening import CRITERIA
 
-    ratings = read_result(path, "impact-evaluate ratings", CRITERIA)
+    ratings = read_result(path, "impact listening ratings", CRITERIA)
     if not isinstance(ratings.get("num_raters"), int) or any(row.get("REL") is None for row in ratings["rows"]):
-        raise UserError(f"{path}: not what impact-evaluate ratings writes (num_raters and each row's REL are needed)")
+        raise UserError(f"{path}: not what impact listening ratings writes (num_raters and each row's REL are needed)")
     return ratings
 
 
 def read_result(path: Path, command: str, keys: Iterable[str]) -> dict:
-    """A file of ``rows`` of figures, and ``num_samples``.
+    """Read a file of ``rows`` of figures, and ``num_samples``.
 
     Raises:
         ValueError: it is not JSON; a row lacks its name, or one of ``keys`` that another row has; a figure is no number
@@ -178,7 +179,3 @@ def find_losses(args: argparse.Namespace) -> dict[str, Path]:
         found = {name: args.run / stage / "metrics.csv" for stage, name in STAGES.items()}
         losses = {name: path for name, path in found.items() if path.is_file()}
     return losses
-
-
-if __name__ == "__main__":
-    main()

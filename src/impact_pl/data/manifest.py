@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 
 SPLITS = ("train", "valid", "test")
 LONGEST_STEM = 180  # bytes: file systems allow 255, and suffixes follow
@@ -72,7 +73,7 @@ def write_manifest(path: str | Path, records: list[Record]) -> None:
         kept = {key: value for key, value in asdict(record).items() if value != defaults[key]}
         lines.append(json.dumps(kept, ensure_ascii=False) + "\n")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines), encoding="utf-8")
+    write_whole(path, "".join(lines))
 
 
 def read_utf8(path: Path) -> str:

@@ -5,32 +5,26 @@ The CSV has the columns audiocap_id, youtube_id, start_time, caption. A clip is 
 30.000), anywhere under the folder. A file without a start in its name that lasts more than 15 s is taken for the whole
 video: then ten seconds from start_time on are used.
 
-example: python -m impact_pl.datasets.audiocaps --csv train.csv --audio audiocaps/train --split train --out train.jsonl
+example: impact data audiocaps --csv train.csv --audio audiocaps/train --split train --out train.jsonl
 """
 
 from pathlib import Path
 
 import soundfile
 
-from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.datasets.base import Collection, by_stem, finish, first_of, parser_of, read_csv
-from impact_pl.errors import UserError, user_errors
+from impact_pl.data.manifest import Record
+from impact_pl.datasets.base import Collection, by_stem, first_of, read_csv, write_collection
+from impact_pl.errors import UserError
 
 CLIP_SECONDS = 10.0
 LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.audiocaps", __doc__)
-    parser.add_argument("--csv", type=Path, required=True, help="train.csv, val.csv or test.csv")
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    rows = read_csv(args.csv, ["audiocap_id", "youtube_id", "start_time", "caption"])
-    looked_for = f"<youtube_id>[_<start>[_<end>]], with or without a Y before it, under {args.audio}"
-    finish(collect(rows, by_stem(args.audio), args.split), args.out, looked_for)
+def make_manifest(table: Path, audio: Path, out: Path, split: str = "train") -> Collection:
+    """Write the manifest ``out`` of AudioCaps' CSV ``table`` and a folder of its audio."""
+    rows = read_csv(table, ["audiocap_id", "youtube_id", "start_time", "caption"])
+    looked_for = f"<youtube_id>[_<start>[_<end>]], with or without a Y before it, under {audio}"
+    return write_collection(collect(rows, by_stem(audio), split), out, looked_for)
 
 
 def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str) -> Collection:
@@ -83,7 +77,3 @@ def _is_long(path: Path) -> bool:
         return soundfile.info(path).duration > LONGEST_CUT_SECONDS
     except soundfile.LibsndfileError:
         return False  # precomputing rejects it, and says why
-
-
-if __name__ == "__main__":
-    main()

@@ -1,49 +1,47 @@
 """AudioSet: its published segments CSV and a local folder of its audio -> manifest.jsonl without captions (stage 1).
 
 A row is `YTID, start_seconds, end_seconds, "label,label"`; comment lines begin with #. File names are those that
-data_prep.audiocaps reads. Several segment files (balanced and unbalanced) make one manifest. With --labels
+`impact data audiocaps` reads. Several segment files (balanced and unbalanced) make one manifest. With --labels
 (class_labels_indices.csv: index, mid, display_name; or the ontology's ontology.json) each record keeps its labels'
 names, else their mids. AudioCaps is a part of AudioSet: --exclude with a test list keeps its clips out of stage 1.
 
-example: python -m impact_pl.datasets.audioset --csv balanced_train_segments.csv unbalanced_train_segments.csv \\
+example: impact data audioset --csv balanced_train_segments.csv unbalanced_train_segments.csv \\
              --labels ontology.json --exclude audiocaps/test.csv --audio audioset --out audioset.jsonl
 """
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
-from impact_pl.data.manifest import SPLITS, Record
+from impact_pl.data.manifest import Record
 from impact_pl.datasets.audiocaps import find_clip, seconds
 from impact_pl.datasets.base import (
     AUDIOSET,
     Collection,
-    add_exclude,
     by_stem,
-    finish,
-    parser_of,
     read_csv,
     read_excluded,
     read_text,
+    write_collection,
 )
-from impact_pl.errors import UserError, user_errors
+from impact_pl.errors import UserError
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.audioset", __doc__)
-    parser.add_argument("--csv", type=Path, nargs="+", required=True, help="files of segments")
-    parser.add_argument("--labels", type=Path, help="class_labels_indices.csv or ontology.json")
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
-    add_exclude(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    names = read_labels(args.labels) if args.labels is not None else {}
-    segments = [segment for path in args.csv for segment in read_segments(path)]
-    excluded = read_excluded(args.exclude)[AUDIOSET]
-    looked_for = f"<YTID>[_<start>[_<end>]], with or without a Y before it, under {args.audio}"
-    finish(collect(segments, by_stem(args.audio), names, args.split, excluded), args.out, looked_for)
+def make_manifest(
+    tables: list[Path],
+    audio: Path,
+    out: Path,
+    labels: Path | None = None,
+    split: str = "train",
+    exclude: Sequence[Path] = (),
+) -> Collection:
+    """Write the manifest ``out`` of AudioSet's files of segments and a folder of its audio."""
+    names = read_labels(labels) if labels is not None else {}
+    segments = [segment for path in tables for segment in read_segments(path)]
+    excluded = read_excluded(exclude)[AUDIOSET]
+    looked_for = f"<YTID>[_<start>[_<end>]], with or without a Y before it, under {audio}"
+    return write_collection(collect(segments, by_stem(audio), names, split, excluded), out, looked_for)
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -100,7 +98,3 @@ def collect(
             record.start, record.duration = start, end - start
         collection.records.append(record)
     return collection
-
-
-if __name__ == "__main__":
-    main()

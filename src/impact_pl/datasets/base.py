@@ -1,11 +1,10 @@
-"""What the data sets' commands share: find audio files, read tables, write the manifest and report what is missing."""
+"""What the data sets share: find audio files, read tables, write the manifest."""
 
-import argparse
 import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,32 +12,12 @@ from impact_pl.audio import SUFFIXES
 from impact_pl.data.lists import clip_id, read_clip_list
 from impact_pl.data.manifest import Record, read_utf8, write_manifest
 from impact_pl.errors import UserError
-
-
-def parser_of(module: str, doc: str) -> argparse.ArgumentParser:
-    """A parser named after ``python -m <module>``, described by the module's docstring."""
-    return argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=doc,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-
+from impact_pl.partial import write_whole
 
 AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
 
 
-def add_exclude(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--exclude",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="leave these clips out: WavCaps' blacklist_*.json, test lists, AudioCaps' CSV",
-    )
-
-
-def read_excluded(paths: list[Path]) -> dict[str, set[str]]:
+def read_excluded(paths: Sequence[Path]) -> dict[str, set[str]]:
     """Source (``AudioSet``, ``FreeSound``) -> ids, as :func:`clip_id` writes them, of all files together.
 
     Raises:
@@ -68,10 +47,11 @@ class Collection:
     records: list[Record] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
+    looked_for: str = ""  # where a listed clip's file was searched
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Every audio file under ``folder``, by its suffix, in sorted order.
+    """List every audio file under ``folder``, by its suffix, in sorted order.
 
     Raises:
         ValueError: no such folder, or no audio in it.
@@ -146,39 +126,34 @@ def names_of(labels: Iterable[str]) -> str | None:
     return ", ".join(label.replace("_", " ").lower() for label in labels) or None
 
 
-def finish(collection: Collection, out: Path, looked_for: str) -> None:
-    """Write the manifest (paths inside its folder relative, others absolute) and say what was found.
+def write_collection(collection: Collection, out: Path, looked_for: str) -> Collection:
+    """Write the manifest (paths inside its folder relative, others absolute), and give the collection back.
 
-    The names of all clips without a file go to ``<manifest's name>.missing.txt`` beside it.
+    The names of all clips without a file go to ``<manifest's name>.missing.txt`` next to it.
 
     Raises:
-        ValueError: not one listed clip has a file, or all that have one are left out.
+        UserError: no listed clip has a file, or all that have one are left out.
     """
-    total = len(collection.records) + len(collection.missing)
+    collection.looked_for = looked_for
     if not collection.records and collection.excluded:
         raise UserError(
-            f"no clip is left: --exclude names {len(collection.excluded)} of them, {total} others have no file"
-            f" (looked for {looked_for})"
+            f"no clip is left: --exclude names {len(collection.excluded)} of them, {len(collection.missing)} others "
+            f"have no file (looked for {looked_for})"
         )
     if not collection.records:
-        raise UserError(f"none of the {total} listed clips has a file; looked for {looked_for}")
+        raise UserError(f"none of the {len(collection.missing)} listed clips has a file; looked for {looked_for}")
     base = out.parent.resolve()
     for record in collection.records:
         path = Path(record.path).resolve()
         record.path = os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
     write_manifest(out, collection.records)
-    missing = out.with_suffix(".missing.txt")
+    missing = missing_list(out)
     missing.unlink(missing_ok=True)  # of an earlier run
-    captions = sum(record.caption is not None for record in collection.records)
-    print(f"{out}: {len(collection.records)} clips, {captions} with a caption")
-    for split in sorted({record.split for record in collection.records}):
-        print(f"  {split}: {sum(record.split == split for record in collection.records)}")
-    if collection.excluded:
-        print(f"{len(collection.excluded)} clips were left out, as --exclude asks")
     if collection.missing:
-        missing.write_text("".join(f"{name}\n" for name in collection.missing), encoding="utf-8")
-        print(
-            f"{len(collection.missing)} of {total} listed clips have no file (looked for {looked_for}; all: {missing}):"
-        )
-        for name in collection.missing[:10]:
-            print(f"  {name}")
+        write_whole(missing, "".join(f"{name}\n" for name in collection.missing))
+    return collection
+
+
+def missing_list(out: Path) -> Path:
+    """Where the names of a manifest's clips without a file stand."""
+    return out.with_suffix(".missing.txt")

@@ -3,32 +3,27 @@
 The CSV (clotho_captions_development.csv, ..._validation.csv, ..._evaluation.csv) has the columns file_name, caption_1
 to caption_5. Each caption makes a record, so a clip stands five times in the manifest, unless --captions 1 draws one.
 
-example: python -m impact_pl.datasets.clotho --csv clotho_captions_development.csv --audio clotho/development \\
+example: impact data clotho --csv clotho_captions_development.csv --audio clotho/development \\
              --split train --out clotho.jsonl
 """
 
 from pathlib import Path
 
 from impact_pl.data.lists import one_of
-from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.datasets.base import Collection, by_stem, finish, parser_of, read_csv
-from impact_pl.errors import user_errors
+from impact_pl.data.manifest import Record
+from impact_pl.datasets.base import Collection, by_stem, read_csv, write_collection
 
 NUM_CAPTIONS = 5
 COLUMNS = [f"caption_{number}" for number in range(1, NUM_CAPTIONS + 1)]
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.clotho", __doc__)
-    parser.add_argument("--csv", type=Path, required=True, help="the captions of one split")
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
-    parser.add_argument("--captions", type=int, choices=[1, NUM_CAPTIONS], default=NUM_CAPTIONS, help="of a clip")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    rows = read_csv(args.csv, ["file_name", *COLUMNS])
-    finish(collect(rows, by_stem(args.audio), args.split, args.captions), args.out, f"<file_name> under {args.audio}")
+def make_manifest(
+    table: Path, audio: Path, out: Path, split: str = "train", num_captions: int = NUM_CAPTIONS
+) -> Collection:
+    """Write the manifest ``out`` of Clotho's captions of one split and a folder of its audio."""
+    rows = read_csv(table, ["file_name", *COLUMNS])
+    collection = collect(rows, by_stem(audio), split, num_captions)
+    return write_collection(collection, out, f"<file_name> under {audio}")
 
 
 def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str, num_captions: int) -> Collection:
@@ -47,7 +42,3 @@ def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str, num_
             record = Record(identity, str(files[name]), caption=caption or None, split=split, source=f"clotho/{name}")
             collection.records.append(record)
     return collection
-
-
-if __name__ == "__main__":
-    main()

@@ -4,32 +4,27 @@ The captions file is a CSV with a header, or JSON lines, with the columns `file`
 `split`, `licence`, `source`, `start` and `duration` (in seconds) may stand beside them. Files that it does not name are
 left out. Without a captions file every audio file is taken, without a caption (enough for stage 1).
 
-example: python -m impact_pl.datasets.folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
+example: impact data folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
 """
 
 import json
 from pathlib import Path
 
 from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.datasets.base import Collection, audio_files, draw_of, finish, parser_of, read_csv, read_text, split_of
-from impact_pl.errors import UserError, user_errors
+from impact_pl.datasets.base import Collection, audio_files, draw_of, read_csv, read_text, split_of, write_collection
+from impact_pl.errors import UserError
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.folder", __doc__)
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--captions", type=Path, help="captions, .csv or .jsonl")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    parser.add_argument("--valid-share", type=float, default=0.1, help="where no split is given (default: %(default)s)")
-    parser.add_argument("--licence", default="", help="of all clips that name none")
-    args = parser.parse_args(argv)
-    files = audio_files(args.audio)
-    if args.captions is None:
-        rows = [{"file": str(path.relative_to(args.audio))} for path in files]
+def make_manifest(
+    audio: Path, out: Path, captions: Path | None = None, valid_share: float = 0.1, licence: str = ""
+) -> Collection:
+    """Write the manifest ``out`` of a folder of audio files, with the captions of a .csv or .jsonl file."""
+    if captions is None:
+        rows = [{"file": str(path.relative_to(audio))} for path in audio_files(audio)]
     else:
-        rows = read_captions(args.captions)
-    finish(collect(args.audio, rows, args.valid_share, args.licence), args.out, f"`file` inside {args.audio}")
+        audio_files(audio)  # a folder without sounds is told first
+        rows = read_captions(captions)
+    return write_collection(collect(audio, rows, valid_share, licence), out, f"`file` inside {audio}")
 
 
 def read_captions(path: Path) -> list[dict]:
@@ -100,7 +95,3 @@ def _seconds(row: dict, key: str, name: str) -> float | None:
         return float(value)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name}: {key} {value!r} is not a number of seconds") from error
-
-
-if __name__ == "__main__":
-    main()

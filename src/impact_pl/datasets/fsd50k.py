@@ -4,34 +4,30 @@ FSD50K.ground_truth/dev.csv has the columns fname, labels, mids, split (train or
 `test`. Labels are kept; FSD50K has no captions, unless --label-captions makes them of the labels. With --info
 (FSD50K.metadata/dev_clips_info_FSD50K.json) each record has its licence.
 
-example: python -m impact_pl.datasets.fsd50k --csv FSD50K.ground_truth/dev.csv FSD50K.ground_truth/eval.csv \\
+example: impact data fsd50k --csv FSD50K.ground_truth/dev.csv FSD50K.ground_truth/eval.csv \\
              --info FSD50K.metadata/dev_clips_info_FSD50K.json FSD50K.metadata/eval_clips_info_FSD50K.json \\
              --audio FSD50K --out fsd50k.jsonl
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, finish, names_of, parser_of, read_csv, read_text
-from impact_pl.errors import UserError, user_errors
+from impact_pl.datasets.base import Collection, by_stem, names_of, read_csv, read_text, write_collection
+from impact_pl.errors import UserError
 
 SPLIT_NAMES = {"train": "train", "val": "valid", None: "test"}  # FSD50K's -> ours
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.fsd50k", __doc__)
-    parser.add_argument("--csv", type=Path, nargs="+", required=True, help="dev.csv, eval.csv or both")
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--info", type=Path, nargs="+", default=[], help="*_clips_info_FSD50K.json, for the licences")
-    parser.add_argument("--label-captions", action="store_true", help="the labels' names are the caption")
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    rows = [row for path in args.csv for row in read_csv(path, ["fname", "labels", "mids"])]
-    licences = {clip: licence for path in args.info for clip, licence in read_licences(path).items()}
-    collection = collect(rows, by_stem(args.audio), licences, args.label_captions)
-    finish(collection, args.out, f"<fname> under {args.audio}")
+def make_manifest(
+    tables: list[Path], audio: Path, out: Path, info: Sequence[Path] = (), label_captions: bool = False
+) -> Collection:
+    """Write the manifest ``out`` of FSD50K's ground truth and a folder of its audio."""
+    rows = [row for path in tables for row in read_csv(path, ["fname", "labels", "mids"])]
+    licences = {clip: licence for path in info for clip, licence in read_licences(path).items()}
+    collection = collect(rows, by_stem(audio), licences, label_captions)
+    return write_collection(collection, out, f"<fname> under {audio}")
 
 
 def read_licences(path: Path) -> dict[str, str]:
@@ -63,7 +59,3 @@ def collect(
         record.source, record.labels = f"freesound/{name}", labels
         collection.records.append(record)
     return collection
-
-
-if __name__ == "__main__":
-    main()

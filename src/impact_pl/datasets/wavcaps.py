@@ -10,12 +10,13 @@ publishes such lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_a
 Most of FreeSound's and BBC's recordings are long. --seconds 10 takes the first ten seconds of each, as the paper's
 1,200 hours of WavCaps and AudioCaps imply (402,958 clips of at most ten seconds are 1,100 hours; in full 7,568).
 
-example: python -m impact_pl.datasets.wavcaps --json json_files/*/*_final.json --audio wavcaps --seconds 10 \\
+example: impact data wavcaps --json json_files/*/*_final.json --audio wavcaps --seconds 10 \\
              --exclude json_files/blacklist/blacklist_exclude_all_ac.json --out wavcaps.jsonl
 """
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from impact_pl.data.lists import clip_id
@@ -25,15 +26,13 @@ from impact_pl.datasets.base import (
     FREESOUND,
     SUFFIXES,
     Collection,
-    add_exclude,
     audio_files,
-    finish,
-    parser_of,
     read_excluded,
     read_text,
     split_of,
+    write_collection,
 )
-from impact_pl.errors import UserError, user_errors
+from impact_pl.errors import UserError
 
 SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
     AUDIOSET: ("audioset", "as_final"),
@@ -44,21 +43,20 @@ SOURCES = {  # of parts and audio -> what their folders' or files' names begin w
 Files = dict[tuple[str | None, str], Path]  # (source, None where no folder names one; stem) -> file
 
 
-@user_errors
-def main(argv: list[str] | None = None) -> None:
-    parser = parser_of("impact_pl.datasets.wavcaps", __doc__)
-    parser.add_argument("--json", type=Path, nargs="+", required=True, help="one JSON part or several")
-    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--valid-share", type=float, default=0.0, help="share for validation (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="take at most the first S seconds of each clip")
-    add_exclude(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
-    args = parser.parse_args(argv)
-    if args.seconds is not None and not 0 < args.seconds < math.inf:
-        raise UserError(f"--seconds {args.seconds:g}: must be above 0")
-    parts = {path: read_part(path) for path in args.json}
-    collection = collect(parts, find_files(args.audio), args.valid_share, read_excluded(args.exclude), args.seconds)
-    finish(collection, args.out, f"<id> under {args.audio}")
+def make_manifest(
+    parts: list[Path],
+    audio: Path,
+    out: Path,
+    valid_share: float = 0.0,
+    seconds: float | None = None,
+    exclude: Sequence[Path] = (),
+) -> Collection:
+    """Write the manifest ``out`` of WavCaps' JSON parts and a folder of its audio."""
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise UserError(f"--seconds {seconds:g}: must be above 0")
+    read = {path: read_part(path) for path in parts}
+    collection = collect(read, find_files(audio), valid_share, read_excluded(exclude), seconds)
+    return write_collection(collection, out, f"<id> under {audio}")
 
 
 def read_part(path: Path) -> list[dict]:
@@ -131,7 +129,3 @@ def collect(
             record.duration = longest
             collection.records.append(record)
     return collection
-
-
-if __name__ == "__main__":
-    main()

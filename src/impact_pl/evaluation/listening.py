@@ -27,6 +27,7 @@ from impact_pl.data.manifest import read_utf8
 from impact_pl.errors import UserError
 from impact_pl.evaluation.intervals import Interval
 from impact_pl.evaluation.sounds import Sounds, draw
+from impact_pl.partial import write_whole
 
 CRITERIA = {"REL": "How well does the sound fit the caption?", "OVL": "How good is the sound overall?"}
 RATINGS = range(1, 6)
@@ -87,8 +88,8 @@ def write_test(
     key = {"test": test, "seed": seed, "salt": salt, "systems": list(systems), "items": items}
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_bytes(page)
-    out.with_name("key.json").write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+    write_whole(out, page)
+    write_whole(out.with_name("key.json"), json.dumps(key, indent=1) + "\n")
     return key
 
 

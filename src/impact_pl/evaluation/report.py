@@ -20,6 +20,7 @@ from impact_pl.errors import UserError
 from impact_pl.evaluation.charts import loss_chart, read_curves, spectrogram_uri
 from impact_pl.evaluation.comparison import comparison_section
 from impact_pl.evaluation.tables import metrics_section
+from impact_pl.partial import write_whole
 
 KINDS = {  # in the order of the page
     "real": "Real recording",
@@ -84,7 +85,7 @@ def write_report(report: Report, path: str | Path) -> int:
         )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(page)
+    write_whole(path, page)
     return len(page)
 
 

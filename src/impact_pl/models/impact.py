@@ -17,12 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from impact_pl.checkpoint_io import halved
 from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
-from impact_pl.models.spec import FILES, ImpactSpec, find_model, halved, read_spec, write_spec
+from impact_pl.models.spec import FILES, ImpactSpec, find_model, read_spec, write_spec
 from impact_pl.sampling.diffusion import draw_normal
 from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 

@@ -5,11 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.errors import UserError
+from impact_pl.partial import write_whole
 
 BUILTIN = "builtin"  # the name of the model that comes with the package
 BUILTIN_FOLDER = Path(__file__).parents[1] / "assets" / "model"
@@ -31,18 +29,6 @@ def find_model(name_or_path: str | Path) -> Path:
             "folder of another with --model, such as runs/NAME/model, which impact-train writes at its end"
         )
     return BUILTIN_FOLDER
-
-
-def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights in half precision: float16, which has the finer steps; bfloat16 if one is beyond its range of 65,504.
-
-    What is not floating-point stays as it is. ``load_state_dict`` widens again, without rounding: every load gives the
-    same float32 numbers.
-    """
-    floating = {name: value for name, value in weights.items() if value.is_floating_point()}
-    largest = max(value.abs().max().item() for value in floating.values())
-    dtype = torch.float16 if largest <= torch.finfo(torch.float16).max else torch.bfloat16
-    return weights | {name: value.to(dtype) for name, value in floating.items()}
 
 
 FORMAT = 1  # of a saved model folder
@@ -86,7 +72,7 @@ class ImpactSpec:
 
 
 def write_spec(spec: ImpactSpec, path: Path) -> None:
-    path.write_text(json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")
+    write_whole(path, json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")
 
 
 def read_spec(path: Path) -> ImpactSpec:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from impact_pl.audio import PADDINGS
 from impact_pl.codecs.base import AudioCodec
-from impact_pl.config import PrecomputeConfig
+from impact_pl.config import PADDINGS, PrecomputeConfig
 from impact_pl.data.manifest import Record
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError

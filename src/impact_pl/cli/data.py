@@ -1,0 +1,195 @@
+"""`impact data SET`: a data set's published files and a folder of its audio -> manifest.jsonl."""
+
+import argparse
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from impact_pl.cli.options import parser_of
+from impact_pl.data.manifest import SPLITS
+from impact_pl.errors import UserError, user_errors
+
+if TYPE_CHECKING:  # imports torch
+    from impact_pl.datasets.base import Collection
+
+SHOWN = 10  # of the missing clips
+HELP = """
+usage: impact data SET ...
+
+Write the manifest of a data set: one JSON line per clip, with its file, caption, split, source and labels. It is what
+`impact precompute` and `impact evaluate` read.
+
+  folder       your own sounds, with or without captions
+  audiocaps    AudioCaps
+  audioset     AudioSet, without captions (stage 1)
+  clotho       Clotho
+  esc50        ESC-50
+  fsd50k       FSD50K
+  wavcaps      WavCaps
+  join         several manifests -> one
+
+  impact data folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
+  impact data SET --help     what a set's files are called, and its options
+"""
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--captions", type=Path, help="captions, .csv or .jsonl")
+    parser.add_argument("--valid-share", type=float, default=0.1, help="where no split is given (default: %(default)s)")
+    parser.add_argument("--licence", default="", help="of all clips that name none")
+
+
+def add_audiocaps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="train.csv, val.csv or test.csv"
+    )
+    _add_audio_and_split(parser)
+
+
+def add_audioset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="files of segments"
+    )
+    parser.add_argument("--labels", type=Path, help="class_labels_indices.csv or ontology.json")
+    _add_audio_and_split(parser)
+    _add_exclude(parser)
+
+
+def add_clotho(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="the captions of one split"
+    )
+    _add_audio_and_split(parser)
+    parser.add_argument(
+        "--captions",
+        dest="num_captions",
+        metavar="N",
+        type=int,
+        choices=[1, 5],
+        default=5,
+        help="per clip (default: %(default)s)",
+    )
+
+
+def add_esc50(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--csv", dest="table", metavar="CSV", type=Path, required=True, help="meta/esc50.csv")
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    for name, default in (("valid", 4), ("test", 5)):
+        parser.add_argument(
+            f"--{name}-fold",
+            type=int,
+            choices=range(1, 6),
+            default=default,
+            help=f"the fold of the {name} split (default: %(default)s)",
+        )
+    parser.add_argument("--esc10", action="store_true", help="only the clips of ESC-10")
+    parser.add_argument("--label-captions", action="store_true", help="the category's name is the caption")
+
+
+def add_fsd50k(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="dev.csv, eval.csv or both"
+    )
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--info", type=Path, nargs="+", default=[], help="*_clips_info_FSD50K.json, for the licences")
+    parser.add_argument("--label-captions", action="store_true", help="the labels' names are the caption")
+
+
+def add_wavcaps(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--json", dest="parts", metavar="JSON", type=Path, nargs="+", required=True, help="one JSON part or several"
+    )
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--valid-share", type=float, default=0.0, help="share for validation (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, metavar="S", help="take at most the first S seconds of each clip")
+    _add_exclude(parser)
+
+
+def add_join(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="the manifests to join")
+
+
+def _add_audio_and_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
+
+
+def _add_exclude(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--exclude",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="leave these clips out: WavCaps' blacklist_*.json, test lists, AudioCaps' CSV",
+    )
+
+
+SETS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "folder": add_folder,
+    "audiocaps": add_audiocaps,
+    "audioset": add_audioset,
+    "clotho": add_clotho,
+    "esc50": add_esc50,
+    "fsd50k": add_fsd50k,
+    "wavcaps": add_wavcaps,
+    "join": add_join,
+}
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Run ``impact data``: each option is the parameter of that name of the set's ``make_manifest``."""
+    argv = sys.argv[1:] if argv is None else argv
+    name = argv[0] if argv else "--help"
+    if name in ("-h", "--help"):
+        print(HELP.strip())
+        return
+    if name not in SETS:
+        near = difflib.get_close_matches(name, SETS, n=1)
+        suggestion = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"there is no data set {name!r}{suggestion} (choose of {', '.join(SETS)})")
+    parser = build_parser(name)
+    arguments = vars(parser.parse_args(argv[1:]))
+    collection = importlib.import_module(f"impact_pl.datasets.{name}").make_manifest(**arguments)
+    print_collection(collection, arguments["out"])
+
+
+def build_parser(name: str) -> argparse.ArgumentParser:
+    parser = parser_of(f"impact data {name}", docstring_of(f"impact_pl.datasets.{name}"))
+    SETS[name](parser)
+    parser.add_argument("--out", type=Path, required=True, help="the manifest to write")
+    return parser
+
+
+def docstring_of(module: str) -> str:
+    """A module's docstring, without importing the module: the data sets' need torch."""
+    spec = find_spec(module)
+    assert spec is not None
+    assert spec.origin is not None
+    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+
+
+def print_collection(collection: "Collection", out: Path) -> None:
+    """Say what a manifest holds and which listed clips have no file."""
+    from impact_pl.datasets.base import missing_list
+
+    records, missing = collection.records, collection.missing
+    captions = sum(record.caption is not None for record in records)
+    print(f"{out}: {len(records)} clips, {captions} with a caption")
+    for split in sorted({record.split for record in records}):
+        print(f"  {split}: {sum(record.split == split for record in records)}")
+    if collection.excluded:
+        print(f"{len(collection.excluded)} clips were left out, as --exclude asks")
+    if missing:
+        total = len(records) + len(missing)
+        where = f"looked for {collection.looked_for}; all: {missing_list(out)}"
+        print(f"{len(missing)} of {total} listed clips have no file ({where}):")
+        for name in missing[:SHOWN]:
+            print(f"  {name}")

@@ -1,0 +1,69 @@
+"""`impact info`: what a model folder is, read from its two files' headers alone."""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from impact_pl.cli.facts import read_header
+from impact_pl.errors import UserError, user_errors
+from impact_pl.models.spec import BUILTIN, FILES, ImpactSpec, find_model, read_spec
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="impact info",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Describe a model folder: size, latents, codec, text encoder, longest duration, own decoding.",
+        epilog="examples:\n  impact info builtin\n  impact info runs/mine/text/model --json",
+    )
+    parser.add_argument("model", nargs="?", default=BUILTIN, help="model folder (default: builtin)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+@user_errors
+def main(argv: list[str] | None = None) -> None:
+    """Run ``impact info``."""
+    args = build_parser().parse_args(argv)
+    folder = find_model(args.model)
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {missing[0]}: it is not a model folder, such as runs/NAME/model")
+    facts = describe(folder, read_spec(folder / "config.json"))
+    if args.json:
+        print(json.dumps(facts, indent=1))
+        return
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' ') + ':':<14} {value}")
+
+
+def describe(folder: Path, spec: ImpactSpec) -> dict[str, str]:
+    """What there is to say, by topic."""
+    model, codec, weights = spec.model, spec.codec, folder / "model.safetensors"
+    num_parameters, types = read_header(weights)
+    frames, width = spec.patch_shape
+    facts = {
+        "folder": str(folder),
+        "parameters": f"{num_parameters / 1e6:.1f} M ({', '.join(types)}), {weights.stat().st_size / 1e6:.1f} MB",
+        "model": f"width {model.dim}, {model.depth} + {model.depth} blocks, {model.num_heads} heads; "
+        f"{model.head} head of {model.head_depth} x {model.head_width}",
+        "latents": f"{spec.latent_channels} channels x frames x {spec.latent_width}, in patches of {frames} x {width}",
+        "codec": named(codec) + f", {codec.get('sample_rate')} Hz",
+        "text_encoder": named(spec.text_encoder) if spec.text_encoder else "none: an unconditional model (stage 1)",
+    }
+    if codec.get("samples_per_latent"):
+        rate = codec["sample_rate"] / codec["samples_per_latent"]
+        longest = spec.num_frames or model.max_patches // (spec.latent_width // width) * frames
+        facts["latents"] += f"; {rate:g} frames per second"
+        facts["max_duration"] = f"{longest / rate:.2f} s" + (
+            ", as the clips of its training" if spec.num_frames else ""
+        )
+    own = asdict(spec.own_decoding)
+    facts["decoding"] = ", ".join(f"{key}={value}" for key, value in own.items() if key in spec.decoding) or "not noted"
+    return facts
+
+
+def named(part: dict) -> str:
+    """Name and identity of a codec or text encoder."""
+    return f"{part.get('name')} ({part.get('identity')})"

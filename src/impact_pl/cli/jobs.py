@@ -1,0 +1,173 @@
+"""What `impact generate` has to make: captions with their files and seeds, and which of them are finished."""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from impact_pl import assets
+from impact_pl.audio import FORMATS, SUFFIXES
+from impact_pl.cli.options import SEED_LIMIT
+from impact_pl.config import DecodingConfig, with_preset
+from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
+from impact_pl.errors import UserError
+from impact_pl.models.spec import BUILTIN, find_model, read_spec
+
+CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # twenty of them: --captions-file builtin
+LONGEST_NAME = 120  # bytes of a caption in a file name; file systems allow 255, and suffixes follow
+DECODING_FIELDS = tuple(asdict(DecodingConfig()))
+
+
+@dataclass
+class Job:
+    """One sound: its caption, its seed, and the file that it goes to."""
+
+    caption: str
+    file: Path
+    seed: int = 0
+
+
+def plan_jobs(args: argparse.Namespace) -> list[Job]:
+    """Read the captions of the command line and of the captions file; fills in ``args.out``.
+
+    Raises:
+        UserError: no caption, or files that they cannot go to.
+    """
+    named = [(_stem(index, caption), caption) for index, caption in enumerate(args.captions)]
+    if args.captions_file is not None:
+        named += _read_captions_file(args.captions_file, args.split, first_index=len(named))
+    named = named[: args.limit]
+    if not named:
+        where = f" in split {args.split!r}" if args.split else ""
+        source = f"{args.captions_file} holds no caption{where}" if args.captions_file else "no caption given"
+        raise UserError(f'{source}: say for example impact generate "a dog barks" -o dog.wav')
+    if args.seed + args.variations > SEED_LIMIT:
+        raise UserError(f"--seed {args.seed} -n {args.variations}: seeds end at {SEED_LIMIT - 1}")
+    num_sounds = len(named) * args.variations
+    if args.out is None:
+        alone = num_sounds == 1 and args.captions_file is None
+        args.out = Path(f"{_words(args.captions[0]) or 'sound'}.{args.format}" if alone else "generated")
+    if not is_one_file(args.out) and args.out.suffix.lower() in SUFFIXES:
+        raise UserError(f"-o {args.out}: {args.out.suffix} cannot be written, choose .wav, .flac or a folder")
+    if is_one_file(args.out):
+        if num_sounds > 1:
+            what = "captions" if args.variations == 1 else "sounds"
+            raise UserError(f"-o {args.out} is one file, but there are {num_sounds} {what}: give a folder")
+        return [Job(named[0][1], args.out, args.seed)]
+    stems = file_stems([name for name, _ in named])
+    return [
+        Job(caption, args.out / f"{stem}{f'_seed{seed}' if args.variations > 1 else ''}.{args.format}", seed)
+        for stem, (_, caption) in zip(stems, named, strict=True)
+        for seed in range(args.seed, args.seed + args.variations)
+    ]
+
+
+def is_one_file(out: Path) -> bool:
+    """Whether -o names a sound; else it is a folder of them."""
+    return out.suffix.lower() in FORMATS
+
+
+def make_writable(out: Path) -> None:
+    """Make the folder of a file or of a folder's files, before an hour is spent on what could not be written.
+
+    Raises:
+        UserError: nothing can be written there.
+        OSError: the folder cannot be made.
+    """
+    folder = out.parent if out.suffix else out
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"{folder}: no permission to write there; choose another folder")
+    if out.suffix and out.is_dir():
+        raise UserError(f"{out} is a folder, and a file is to be written there: give it another name")
+    if out.suffix and out.is_file() and not os.access(out, os.W_OK):
+        raise UserError(f"{out}: this file is write-protected; give another name")
+
+
+def _read_captions_file(path: Path, split: str | None, first_index: int) -> list[tuple[str, str]]:
+    path = CAPTIONS if str(path) == BUILTIN else path
+    if not path.is_file():
+        raise UserError(f"no captions file at {path}")
+    if path.suffix == ".jsonl":
+        records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
+        return [(record.id, record.caption or "") for record in records]
+    if path.suffix.lower() in (".csv", ".tsv"):
+        from impact_pl.data.lists import clip_stem, read_clip_list  # late: only test lists need it
+
+        clips = read_clip_list(path)
+        return [(clip_stem(clips.names[clip]), caption) for clip, caption in clips.captions.items()]
+    lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+    return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
+
+
+def _stem(index: int, caption: str) -> str:
+    return f"{index:04d}_{_words(caption)}"
+
+
+def _words(caption: str) -> str:
+    """A caption's words as a file name, in characters that this locale's file names can hold."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"the caption {caption!a} is not valid {sys.getfilesystemencoding()} text") from error
+    words = re.sub(r"\W+", "_", caption.lower()).strip("_")[:60]
+    encoding = sys.getfilesystemencoding()
+    return words.encode(encoding, "ignore")[:LONGEST_NAME].decode(encoding, "ignore")
+
+
+def decoding_of(args: argparse.Namespace) -> DecodingConfig:
+    """The model's own decoding, with the preset's changes and what was given explicitly."""
+    config = find_model(args.model) / "config.json"
+    own = DecodingConfig()  # where there is no model: that is said when it is loaded
+    if config.is_file():
+        own = read_spec(config).own_decoding
+    given = {field: value for field in DECODING_FIELDS if (value := getattr(args, field, None)) is not None}
+    return with_preset(own, args.preset, given)
+
+
+def settings_of(args: argparse.Namespace) -> dict:
+    """Everything that decides the sounds, apart from captions and seeds."""
+    model_file = find_model(args.model) / "model.safetensors"
+    model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
+    keys = ("duration", "codec", "device")
+    return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
+
+
+def entry_of(job: Job, settings: dict) -> dict:
+    """A job's line in generated.jsonl."""
+    return {"file": job.file.name, "caption": job.caption, "seed": job.seed} | settings
+
+
+def read_finished(out: Path) -> dict[str, dict]:
+    """File name -> its newest entry in generated.jsonl."""
+    log = out / "generated.jsonl"
+    if is_one_file(out) or not log.is_file():
+        return {}
+    entries = {}
+    for line in log.read_text(encoding="utf-8").split("\n"):
+        try:
+            entry = json.loads(line)
+            entries[entry["file"]] = entry
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue  # cut short by a kill: that file counts as not finished
+    return entries
+
+
+def is_finished(job: Job, settings: dict, finished: dict[str, dict]) -> bool:
+    return finished.get(job.file.name) == entry_of(job, settings) and job.file.is_file()
+
+
+def remember(out: Path, batch: list[Job], settings: dict) -> None:
+    """Note in generated.jsonl what a batch's files were made with."""
+    if is_one_file(out):  # a single file is made again each time
+        return
+    log = out / "generated.jsonl"
+    cut_short = log.is_file() and not log.read_bytes().endswith(b"\n")
+    with open(log, "a", encoding="utf-8") as stream:
+        stream.write("\n" * cut_short)
+        for job in batch:
+            stream.write(json.dumps(entry_of(job, settings)) + "\n")

@@ -47,14 +47,14 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 
 def add_audiocaps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="train.csv, val.csv or test.csv"
+        "--csv", dest="table", type=Path, required=True, metavar="CSV", help="train, val or test.csv"
     )
     _add_audio_and_split(parser)
 
 
 def add_audioset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="files of segments"
+        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="segments"
     )
     parser.add_argument("--labels", type=Path, help="class_labels_indices.csv or ontology.json")
     _add_audio_and_split(parser)
@@ -63,7 +63,7 @@ def add_audioset(parser: argparse.ArgumentParser) -> None:
 
 def add_clotho(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="the captions of one split"
+        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="captions of a split"
     )
     _add_audio_and_split(parser)
     parser.add_argument(
@@ -94,7 +94,7 @@ def add_esc50(parser: argparse.ArgumentParser) -> None:
 
 def add_fsd50k(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="dev.csv, eval.csv or both"
+        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="dev.csv, eval.csv"
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--info", type=Path, nargs="+", default=[], help="*_clips_info_FSD50K.json, for the licences")
@@ -103,7 +103,7 @@ def add_fsd50k(parser: argparse.ArgumentParser) -> None:
 
 def add_wavcaps(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--json", dest="parts", metavar="JSON", type=Path, nargs="+", required=True, help="one JSON part or several"
+        "--json", dest="parts", metavar="JSON", type=Path, nargs="+", required=True, help="its parts"
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--valid-share", type=float, default=0.0, help="share for validation (default: %(default)s)")

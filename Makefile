@@ -89,7 +89,7 @@ corpus: setup ## [ESC50=ESC-50-master]: the largest corpus of real recordings th
 
 precompute-latents: setup ## MANIFEST=manifest.jsonl OUT=folder [ARGS="clip_seconds=5.12 ..."]: shards of latents
 	@test -n "$(MANIFEST)" -a -n "$(OUT)" || { echo 'usage: make precompute-latents MANIFEST=manifest.jsonl OUT=latents [ARGS="key=value ..."]' >&2; exit 2; }
-	$(BIN)/impact-precompute manifest="$(MANIFEST)" out="$(OUT)" $(ARGS)
+	$(BIN)/impact precompute manifest="$(MANIFEST)" out="$(OUT)" $(ARGS)
 
 tensorboard: setup ## watch all runs in the browser
 	$(BIN)/tensorboard --logdir runs

@@ -17,22 +17,22 @@ run() { # show, note for the report, and do
 }
 
 run python -m data_prep.corpus.builtin --out "$data"
-run impact-precompute manifest="$data/manifest.jsonl" out="$demo/latents" clip_seconds="$seconds"
+run impact precompute manifest="$data/manifest.jsonl" out="$demo/latents" clip_seconds="$seconds"
 
-run impact-train experiment=demo_pretrain name=demo/pretrain data.path="$demo/latents"
-run impact-train experiment=demo_text name=demo/text data.path="$demo/latents" init_from="$demo/pretrain"
-run impact-train experiment=demo_text name=demo/untrained data.path="$demo/latents" init_from= trainer.max_steps=0
+run impact train experiment=demo_pretrain name=demo/pretrain data.path="$demo/latents"
+run impact train experiment=demo_text name=demo/text data.path="$demo/latents" init_from="$demo/pretrain"
+run impact train experiment=demo_text name=demo/untrained data.path="$demo/latents" init_from= trainer.max_steps=0
 
 captions=(--captions-file "$data/manifest.jsonl" --split valid)
-run impact-generate "${captions[@]}" --model "$demo/text/model" --out "$demo/generated" "${decoding[@]}"
-run impact-generate "${captions[@]}" --model "$demo/untrained/model" --out "$demo/generated_untrained" "${decoding[@]}"
+run impact generate "${captions[@]}" --model "$demo/text/model" --out "$demo/generated" "${decoding[@]}"
+run impact generate "${captions[@]}" --model "$demo/untrained/model" --out "$demo/generated_untrained" "${decoding[@]}"
 
-run python -m impact_pl.cli.reconstruct --manifest "$data/manifest.jsonl" --split valid --duration "$seconds" \
+run impact reconstruct --manifest "$data/manifest.jsonl" --split valid --duration "$seconds" \
     --real "$demo/real" --reconstructed "$demo/reconstructed"
-run impact-evaluate --generated "$demo/generated" --reference "$demo/real" \
+run impact evaluate --generated "$demo/generated" --reference "$demo/real" \
     --floor "$data/manifest.jsonl" --floor-split train \
     --baseline codec="$demo/reconstructed" --baseline untrained="$demo/generated_untrained" \
     --duration "$seconds" --cache "$demo/features" --out "$demo/metrics.json"
-run python -m impact_pl.cli.report --run "$demo" --out "$demo/report.html"
+run impact report --run "$demo" --out "$demo/report.html"
 
 printf '\nopen %s in a browser; make tensorboard shows the training\n' "$demo/report.html"

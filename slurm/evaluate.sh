@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sounds for the captions of a manifest's split, then their metrics, as a SLURM job:
 #   sbatch slurm/evaluate.sh model=runs/mine/text/model manifest=data/mine/manifest.jsonl split=valid out=runs/mine
-# Writes out/generated/ and out/metrics.json. Any other KEY=VALUE is an option of impact-generate (iterations=32).
+# Writes out/generated/ and out/metrics.json. Any other KEY=VALUE is an option of impact generate (iterations=32).
 # A minute before the time limit SIGUSR1 ends it, and it goes back into the queue; no sound is made twice.
 #SBATCH --job-name=impact-evaluate
 #SBATCH --output=slurm-%j.log
@@ -24,7 +24,7 @@ for name in model manifest out; do
     [[ -n ${!name} ]] || { echo "error: $name is missing: evaluate.sh model=DIR manifest=FILE out=DIR" >&2 && exit 2; }
 done
 
-step "${CONTAINER[@]}" impact-generate --captions-file "$manifest" --split "$split" --model "$model" \
+step "${CONTAINER[@]}" impact generate --captions-file "$manifest" --split "$split" --model "$model" \
     --out "$out/generated" "${options[@]}"
-step "${CONTAINER[@]}" impact-evaluate --generated "$out/generated" --reference "$manifest" --reference-split "$split" \
+step "${CONTAINER[@]}" impact evaluate --generated "$out/generated" --reference "$manifest" --reference-split "$split" \
     --floor "$manifest" --floor-split train --out "$out/metrics.json"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Latents of a manifest as a SLURM job; every argument goes to impact-precompute. An array shares the shards out:
+# Latents of a manifest as a SLURM job; every argument goes to impact precompute. An array shares the shards out:
 #   sbatch --array=0-15 slurm/precompute.sh manifest=data/mine/manifest.jsonl out=data/mine/latents
 # A job that is killed loses at most the shard it was writing; the same sbatch line continues. A minute before the time
 # limit SIGUSR1 ends it, and it goes back into the queue.
@@ -11,4 +11,4 @@
 #SBATCH --ntasks=1
 source "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/precompute.sh ...}/slurm/job.sh"
 
-step "${CONTAINER[@]}" impact-precompute "$@"
+step "${CONTAINER[@]}" impact precompute "$@"

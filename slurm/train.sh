@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One stage of training as a SLURM job on any number of nodes; every argument goes to impact-train:
+# One stage of training as a SLURM job on any number of nodes; every argument goes to impact train:
 #   sbatch slurm/train.sh experiment=pretrain data.path=latents name=big/pretrain
 #   sbatch --nodes=2 --ntasks-per-node=4 --gpus-per-node=4 slurm/train.sh trainer=ddp ...   # one task a device
 # Three minutes before the time limit SLURM sends SIGUSR1, and so does `scancel --signal=USR1 JOB`: the training saves,
@@ -18,5 +18,5 @@ source "${SLURM_SUBMIT_DIR:?this is a job script: sbatch slurm/train.sh ...}/slu
 hold=(env "--block-signal=USR1,TERM")
 "${hold[@]}" true 2> /dev/null || hold=(bash -c 'trap "" USR1 TERM; exec "$@"' hold)
 
-step "${hold[@]}" "${CONTAINER[@]}" impact-train "$@" \
+step "${hold[@]}" "${CONTAINER[@]}" impact train "$@" \
     trainer.devices="${SLURM_NTASKS_PER_NODE:-1}" trainer.num_nodes="$SLURM_NNODES"

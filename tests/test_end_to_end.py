@@ -81,7 +81,7 @@ def test_same_seed_same_file_bit_for_bit(trained, tmp_path, run):
 
 def test_same_seed_same_file_of_the_command_itself(trained, tmp_path):
     """Two processes, each with all of its threads, as a user starts them."""
-    argv = ["-m", "impact_pl.cli.generate", "a low hum", "--model", trained / "text" / "model", "--seed", 1, *QUICK]
+    argv = ["-m", "impact_pl", "generate", "a low hum", "--model", trained / "text" / "model", "--seed", 1, *QUICK]
     made = []
     for name in ("one.wav", "two.wav"):
         subprocess.run([sys.executable, *map(str, argv), "-o", tmp_path / name], check=True, capture_output=True)

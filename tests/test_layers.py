@@ -19,6 +19,7 @@ FLOORS = [  # from the ground up; the modules of the ground floor may import eac
     "datasets precompute inference",
     "training evaluation",
     "cli",
+    "__main__",
 ]
 FLOOR_OF = {f"impact_pl.{room}": number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 FLOOR_OF |= {"impact_pl": len(FLOORS), "lab": len(FLOORS) + 1, "data_prep": len(FLOORS) + 1}

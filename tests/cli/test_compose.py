@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from impact_pl.cli.compose import compose
+from impact_pl.cli import precompute, train
+from impact_pl.cli.compose import compose, field_kinds
 from impact_pl.config import PrecomputeConfig, TrainConfig
+from impact_pl.errors import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -41,7 +44,15 @@ def test_overrides_reach_the_dataclass():
         ("model=huge_typo", "huge_typo"),
         ("optim.lr=fast", "optim.lr"),
         ("no equals sign", "no equals sign"),
-        ("data.text_features=t5", "it takes a list, write data.text_features=[t5]"),
+        ("trainer.max_steps=1.5", "a whole number is needed"),
+        ("trainer.compile=maybe", "true or false is needed"),
+        ("optim.betas=[0.9]", "2 values are needed"),
+        ("max_steps=5", "did you mean trainer.max_steps?"),
+        ("optim=fast", "optim: it is a group of keys, such as optim.lr"),
+        ("experiment=pretain", "did you mean experiment=pretrain?"),
+        ("+logger=wandb", "write logger=wandb"),
+        ("~data", "expected key=value"),
+        ("--seed=3", "write seed=3"),
     ],
 )
 def test_mistakes_are_named(override, named):
@@ -56,3 +67,77 @@ def test_an_unknown_choice_lists_the_choices():
         ValueError, match=r"there is no experiment=nonsense, choose one of base_no_clap, .*codec, demo_pretrain"
     ):
         compose("train", TrainConfig, ["experiment=nonsense"])
+
+
+def test_an_option_with_dashes_is_told_how_to_write_it():
+    with pytest.raises(UserError, match="write experiment=pretrain$"):
+        compose("train", TrainConfig, ["--experiment", "pretrain", "model=tiny"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024_11_30",
+        "1.10",
+        "0",
+        "true",
+        "null",
+        "",
+        "Geräusche/Übung (2)",
+        "雨の音",
+        "~/sounds #3",
+        "a, b",
+        "a=b",
+        'it\'s "quoted"',
+        "${name}",
+        "[x]",
+        "pipe:aws s3 cp s3://bucket/%s -",
+        "C:\\sounds\\",
+    ],
+)
+def test_strings_stay_strings(text):
+    assert compose("train", TrainConfig, [f"name={text}"]).name == text
+    assert compose("train", TrainConfig, [f"data.path={text}", "experiment=text"]).data.path == text
+    assert compose("precompute", PrecomputeConfig, [f"manifest={text}"]).manifest == text
+
+
+def test_values_have_the_type_of_their_field():
+    given = [
+        "optim.betas=[0.8,0.9]",
+        "data.text_features=[t5, 1.10]",
+        "trainer.compile=TRUE",
+        "trainer.max_steps=1_000",
+    ]
+    config = compose("train", TrainConfig, given)
+    assert config.optim.betas == (0.8, 0.9)
+    assert config.data.text_features == ["t5", "1.10"]
+    assert config.trainer.compile is True
+    assert config.trainer.max_steps == 1000
+    assert compose("train", TrainConfig, ["data.text_features=t5"]).data.text_features == ["t5"]
+    assert compose("train", TrainConfig, ["data.text_features=[]"]).data.text_features == []
+
+
+def test_the_command_line_goes_before_an_experiment_whatever_the_order():
+    for given in (["optim.lr=0.5", "experiment=text"], ["experiment=text", "optim.lr=0.5"]):
+        assert compose("train", TrainConfig, given).optim.lr == 0.5
+
+
+def test_the_composed_configuration_is_printed_as_yaml(capsys):
+    for flag in (["--cfg"], ["--cfg", "job"]):
+        train.main([*flag, "experiment=text", "model=tiny", "name=雨", "optim.lr=0.5"])
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert (printed["stage"], printed["name"], printed["optim"]["lr"]) == ("text", "雨", 0.5)
+        assert printed["optim"]["betas"] == [0.9, 0.95]
+    precompute.main(["--cfg", "out=x"])
+    assert yaml.safe_load(capsys.readouterr().out)["out"] == "x"
+
+
+def test_help_lists_groups_and_their_choices_and_every_key(capsys):
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = capsys.readouterr().out
+    words = set(said.split())
+    for group in ("model", "data", "trainer", "experiment"):
+        assert {group, *choices(group)} <= words
+    assert "base (default)" in said
+    assert all(f"  {key}=" in said for key in field_kinds(TrainConfig) if key != "experiment")

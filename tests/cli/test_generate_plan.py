@@ -1,4 +1,4 @@
-"""impact-generate before any model is loaded: captions, files, what is finished."""
+"""impact generate before any model is loaded: captions, files, what is finished."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.cli import generate
+from impact_pl.cli import jobs as work
 from impact_pl.config import PRESETS, DecodingConfig, ModelConfig
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.models.spec import ImpactSpec, write_spec
@@ -16,7 +17,7 @@ from impact_pl.models.spec import ImpactSpec, write_spec
 
 def plan(*argv: str):
     args = generate.build_parser().parse_args([str(arg) for arg in argv])
-    return args, generate.plan_jobs(args)
+    return args, work.plan_jobs(args)
 
 
 def test_one_caption_to_one_file(tmp_path):
@@ -57,11 +58,17 @@ def test_a_dot_does_not_make_a_folder_a_file(tmp_path):
     assert plan("rain", "-o", tmp_path / "rain.WAV")[1][0].file == tmp_path / "rain.WAV"
 
 
-def test_sounds_of_other_batches_are_made_anew(tmp_path):
-    first, other = (plan(*captions, "-o", tmp_path)[1] for captions in (["rain", "wind"], ["hail", "wind"]))
-    assert generate.batch_settings(0, first) != generate.batch_settings(0, other)
-    assert generate.batch_settings(0, first) != generate.batch_settings(1, first)
-    assert generate.batch_settings(0, first) == generate.batch_settings(0, list(first))
+def test_variations_have_seeds_and_files_of_their_own(tmp_path):
+    argv = ("rain", "wind", "-n", "2", "--seed", "7", "-o", tmp_path)
+    jobs = plan(*argv)[1]
+    assert [(job.file.name, job.seed) for job in jobs] == [
+        ("0000_rain_seed7.wav", 7),
+        ("0000_rain_seed8.wav", 8),
+        ("0001_wind_seed7.wav", 7),
+        ("0001_wind_seed8.wav", 8),
+    ]
+    assert {job.seed for job in plan("rain", "wind", "--seed", "7")[1]} == {7}
+    assert plan("rain", "-n", "2")[0].out == Path("generated")
 
 
 def test_missing_spectrograms_are_drawn(tmp_path):
@@ -136,7 +143,7 @@ def test_unreadable_captions_and_unwritable_folders(tmp_path):
     with pytest.raises(ValueError, match="line 1: key 'caption' holds half of a surrogate pair"):
         plan("--captions-file", tmp_path / "manifest.jsonl")
     with pytest.raises(OSError, match=r"captions\.txt"):
-        generate.make_writable(tmp_path / "captions.txt" / "out")
+        work.make_writable(tmp_path / "captions.txt" / "out")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +151,9 @@ def test_unreadable_captions_and_unwritable_folders(tmp_path):
     [
         (["-o", "x.wav"], "no caption given"),
         (["a", "b", "-o", "x.wav"], "2 captions: give a folder"),
+        (["a", "-n", "4", "-o", "x.wav"], "4 sounds: give a folder"),
+        (["a", "-n", "2", "--seed", "2147483647"], "seeds end at 2147483647"),
+        (["rain \udcff"], "is not valid utf-8 text"),
         (["a", "-o", "x.mp3"], r"\.mp3 cannot be written"),
         (["--captions-file", "/nowhere.txt"], "no captions file"),
     ],
@@ -155,40 +165,41 @@ def test_mistakes(argv, message):
 
 def test_decoding_is_the_models_own_but_for_what_is_given(tmp_path):
     model = ["rain", "--model", str(tmp_path)]
-    assert generate.decoding_of(plan(*model)[0]) == DecodingConfig()
+    assert work.decoding_of(plan(*model)[0]) == DecodingConfig()
     own = {"num_iterations": 7, "guidance_scale": 2.0, "temperature": 0.8}
     spec = ImpactSpec(ModelConfig(), 8, 16, [0.0] * 8, 1.0, decoding=own)
     write_spec(spec, tmp_path / "config.json")
-    assert generate.decoding_of(plan(*model)[0]) == DecodingConfig(**own)
-    fast = generate.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "9")[0])
+    assert work.decoding_of(plan(*model)[0]) == DecodingConfig(**own)
+    fast = work.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "9")[0])
     assert fast == DecodingConfig(**PRESETS["fast"] | own | {"num_diffusion_steps": 9})  # 7 iterations are fewer still
-    few = generate.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "4")[0])
+    few = work.decoding_of(plan(*model, "--preset", "fast", "--diffusion-steps", "4")[0])
     assert (few.num_diffusion_steps, few.final_diffusion_steps) == (4, 4)
     given = ["--final-diffusion-steps", "5", "--diffusion-steps", "4"]  # refused later, for it was said
-    assert generate.decoding_of(plan(*model, *given)[0]).final_diffusion_steps == 5
+    assert work.decoding_of(plan(*model, *given)[0]).final_diffusion_steps == 5
     spec.decoding = {"iterations": 7}
     write_spec(spec, tmp_path / "config.json")
     with pytest.raises(ValueError, match=r"not the configuration of an Impact model: .*'iterations'"):
-        generate.decoding_of(plan(*model)[0])
+        work.decoding_of(plan(*model)[0])
 
 
 def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
     out = tmp_path / "out"
     model = ["--model", tmp_path / "model"]
     args, jobs = plan("rain", "wind", "-o", out, *model)
-    settings = generate.settings_of(args)
+    settings = work.settings_of(args)
     out.mkdir()
     for job in jobs:
         job.file.touch()
-    generate.remember(out, jobs[:1], settings)
+    work.remember(out, jobs[:1], settings)
     with open(out / "generated.jsonl", "a") as log:
         log.write(json.dumps({"file": jobs[1].file.name})[:-5])  # a kill cut the line short
-    finished = generate.read_finished(out)
-    assert [generate.is_finished(job, settings, finished) for job in jobs] == [True, False]
-    generate.remember(out, jobs[1:], settings)
-    assert all(generate.is_finished(job, settings, generate.read_finished(out)) for job in jobs)
+    finished = work.read_finished(out)
+    assert [work.is_finished(job, settings, finished) for job in jobs] == [True, False]
+    work.remember(out, jobs[1:], settings)
+    assert all(work.is_finished(job, settings, work.read_finished(out)) for job in jobs)
 
-    other = generate.settings_of(plan("rain", "wind", "-o", out, "--seed", "1", *model)[0])
-    assert not generate.is_finished(jobs[0], other, finished)
+    other = work.settings_of(plan("rain", "wind", "-o", out, "--iterations", "3", *model)[0])
+    assert not work.is_finished(jobs[0], other, finished)
+    assert not work.is_finished(plan("rain", "-o", out, "--seed", "1", *model)[1][0], settings, finished)
     jobs[0].file.unlink()
-    assert not generate.is_finished(jobs[0], settings, finished)
+    assert not work.is_finished(jobs[0], settings, finished)

@@ -52,7 +52,7 @@ def test_help_names_every_key(capsys):
         precompute.main(["--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert "impact-precompute manifest=FILE out=FOLDER" in said
+    assert "impact precompute manifest=FILE out=FOLDER" in said
     assert "clip_seconds=10.24" in said
 
 
@@ -101,7 +101,7 @@ def test_ctrl_c_keeps_finished_shards_and_the_same_command_continues(tmp_path):
 
     def start(out):
         arguments = [f"manifest={tmp_path / 'm.jsonl'}", f"out={out}", "samples_per_shard=2", "batch_size=1"]
-        command = [sys.executable, "-m", "impact_pl.cli.precompute", *arguments]
+        command = [sys.executable, "-m", "impact_pl", "precompute", *arguments]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     assert start(tmp_path / "whole").wait() == 0

@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from impact_pl.cli.generate import build_parser, plan_jobs
+from impact_pl.cli.generate import build_parser
+from impact_pl.cli.jobs import plan_jobs
 from impact_pl.data.lists import KNOWN, ClipList, clip_id, clip_of, read_clip_list, restrict
 from impact_pl.data.manifest import Record
 from impact_pl.evaluation.sounds import list_sounds

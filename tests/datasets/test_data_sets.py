@@ -1,12 +1,12 @@
 """Folder, AudioCaps, WavCaps and AudioSet: file names are found, missing files counted, bad tables named."""
 
-import importlib
 import json
 
 import pytest
 import torch
 
 from impact_pl.audio import save_audio
+from impact_pl.cli import data
 from impact_pl.data.manifest import read_manifest
 from impact_pl.datasets import audiocaps, audioset, folder, wavcaps
 from impact_pl.datasets.base import draw_of, split_of
@@ -19,7 +19,7 @@ def make_audio(folder, *names, seconds=0.1):
 
 
 def run(module, *arguments):
-    module.main([str(argument) for argument in arguments])
+    data.main([module.__name__.rpartition(".")[2], *(str(argument) for argument in arguments)])
 
 
 def fails(capsys, module, *arguments) -> str:
@@ -151,14 +151,14 @@ def test_audioset_segments_and_labels(tmp_path):
         audioset.read_segments(tmp_path / "s.csv")
 
 
-@pytest.mark.parametrize("module", ["folder", "audiocaps", "wavcaps", "audioset", "clotho", "esc50", "fsd50k"])
+@pytest.mark.parametrize("module", ["folder", "audiocaps", "wavcaps", "audioset", "clotho", "esc50", "fsd50k", "join"])
 def test_every_command_explains_itself(module, capsys):
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(f"impact_pl.datasets.{module}").main(["--help"])
+        data.main([module, "--help"])
     assert stop.value.code == 0
     said = capsys.readouterr().out
-    assert f"usage: python -m impact_pl.datasets.{module}" in said
-    assert "example: python -m" in said
+    assert f"usage: impact data {module}" in said
+    assert f"example: impact data {module}" in said
 
 
 def test_a_small_folder_keeps_one_source_for_validation(tmp_path):

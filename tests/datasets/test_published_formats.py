@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from impact_pl.audio import save_audio
+from impact_pl.cli import data
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from impact_pl.datasets import audioset, clotho, esc50, fsd50k, join, wavcaps
 from impact_pl.datasets.base import names_of
@@ -20,7 +21,8 @@ def make_audio(folder, *names):
 
 
 def made(module, tmp_path, *arguments) -> list[Record]:
-    module.main([str(argument) for argument in (*arguments, "--out", tmp_path / "m.jsonl")])
+    arguments = (module.__name__.rpartition(".")[2], *arguments, "--out", tmp_path / "m.jsonl")
+    data.main([str(argument) for argument in arguments])
     return read_manifest(tmp_path / "m.jsonl")
 
 
@@ -40,9 +42,9 @@ def parts(tmp_path):
         "SoundBible/sb_final": [{"id": "201"}],
         "AudioSet_SL/as_final": [{"id": "YvfY_TJq7n_U.wav"}, {"id": "Y--0w1YA1Hm4.wav"}, {"id": "YtdWhHV3X25Q.wav"}],
     }
-    for name, data in entries.items():
+    for name, listed in entries.items():
         (json_files / name).parent.mkdir(parents=True)
-        data = [{"caption": f"{name} {entry['id']}", "duration": 30.5, **entry} for entry in data]
+        listed = [{"caption": f"{name} {entry['id']}", "duration": 30.5, **entry} for entry in listed]
         (json_files / f"{name}.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": data}))
     blacklist = {"AudioSet": ["YvfY_TJq7n_U.wav"], "FreeSound": ["201", "376"]}
     (json_files / "blacklist_exclude_all_ac.json").write_text(json.dumps(blacklist))

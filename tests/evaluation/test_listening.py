@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from impact_pl.audio import save_audio
-from impact_pl.cli.evaluate import main
+from impact_pl.cli.listening import main
 from impact_pl.evaluation.listening import COLUMNS, crossed_interval, read_key, read_ratings, summarise, write_test
 from impact_pl.evaluation.sounds import list_sounds, read_captions
 
@@ -35,7 +35,7 @@ def folders(tmp_path):
 def make(folders, *more, out="test", num=4) -> dict:
     given = [f"--system={system}={folders / system}" for system in SYSTEMS]
     given += ["--captions", folders / "captions.jsonl", "--out", folders / out, "--num-samples", num, *more]
-    main(["listening", *(str(each) for each in given)])
+    main([*(str(each) for each in given)])
     return read_key(folders / out / "key.json")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from impact_pl.cli.evaluate import main
+from impact_pl.cli.listening import main
 from tests.helpers.chromium import PROGRAM, Chromium
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")]
@@ -27,7 +27,7 @@ def page(tmp_path) -> Path:
     lines = [{"id": f"c{index}", "caption": f"Rain falls on roof {index}"} for index in range(NUM_SAMPLES)]
     (tmp_path / "captions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     given = ["--system", f"one={tmp_path}/one", "--system", f"two={tmp_path}/two", "--out", str(tmp_path / "test.html")]
-    main(["listening", *given, "--captions", str(tmp_path / "captions.jsonl"), "--num-samples", str(NUM_SAMPLES)])
+    main([*given, "--captions", str(tmp_path / "captions.jsonl"), "--num-samples", str(NUM_SAMPLES)])
     return tmp_path / "test.html"
 
 

@@ -18,7 +18,7 @@ def command(config: TrainConfig) -> list[str]:
             overrides += [f"{key}.{name}={yaml_value(v)}" for name, v in value.items()]
         else:
             overrides.append(f"{key}={yaml_value(value)}")
-    return [sys.executable, "-m", "impact_pl.cli.train", *overrides]
+    return [sys.executable, "-m", "impact_pl", "train", *overrides]
 
 
 def yaml_value(value) -> str:

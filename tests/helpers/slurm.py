@@ -82,8 +82,8 @@ class Cluster:
         rows = self.metrics(name)
         return int(rows[-1]["step"]) if rows else 0
 
-    def ranks(self, job: str, program: str = "impact-train") -> dict[int, list[int]]:
-        """Processes of a job's program by rank, DataLoader workers included."""
+    def ranks(self, job: str, program: str = "train") -> dict[int, list[int]]:
+        """Processes of a job's subcommand of `impact` by rank, DataLoader workers included."""
         found: dict[int, list[int]] = {}
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -93,7 +93,7 @@ class Cluster:
                 command = (folder / "cmdline").read_text()
             except (OSError, UnicodeDecodeError):
                 continue
-            if environment.get("SLURM_JOB_ID") == job and f"/{program}\0" in command:
+            if environment.get("SLURM_JOB_ID") == job and f"/impact\0{program}\0" in command:
                 found.setdefault(int(environment["SLURM_PROCID"]), []).append(int(folder.name))
         return found
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from impact_pl import checkpoint_io
 from impact_pl.config import MaskRatioConfig, ModelConfig
 from impact_pl.inference.generate import generate
-from impact_pl import checkpoint_io
 from impact_pl.models import spec
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec

@@ -120,7 +120,7 @@ def test_impossible_shares(environ, keys, message):
 
 def command(manifest, out, *more) -> list[str]:
     given = ["clip_seconds=1.28", "samples_per_shard=2", "batch_size=3", "text_encoder=none", *more]
-    return [sys.executable, "-m", "impact_pl.cli.precompute", f"manifest={manifest}", f"out={out}", *given]
+    return [sys.executable, "-m", "impact_pl", "precompute", f"manifest={manifest}", f"out={out}", *given]
 
 
 def start(*arguments) -> subprocess.Popen:
@@ -196,7 +196,7 @@ def test_a_mistake_in_a_worker_is_one_line(manifest, tmp_path, capsys):
     """Something stands where a shard's note should go: only the worker that writes it finds that out."""
     (tmp_path / "out" / "train" / "000001.tar").mkdir(parents=True)
     with pytest.raises(SystemExit) as stop:
-        precompute.main(command(manifest, tmp_path / "out", "workers=2")[3:])
+        precompute.main(command(manifest, tmp_path / "out", "workers=2")[4:])
     assert stop.value.code == 2
     said = capsys.readouterr().err
     assert "error: " in said

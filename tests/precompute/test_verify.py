@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from impact_pl.cli import precompute
+from impact_pl.cli import precompute, verify
 from impact_pl.data.index import ShardIndex
 from impact_pl.precompute.plan import read_note
 
@@ -32,7 +32,7 @@ def findings(out, run, capsys):
 
     def run_verify(*arguments) -> list[str]:
         capsys.readouterr()
-        code = run(precompute.main, "verify", f"out={out}", *arguments)
+        code = run(verify.main, out, *arguments)
         said, error = capsys.readouterr()
         lines = [line for line in said.splitlines() if not line.startswith("verified: ")]
         assert "Traceback" not in error
@@ -55,7 +55,7 @@ def edit(path, change) -> None:
 def test_sound_shards(findings, out, sounds):
     size = sum(path.stat().st_size for path in out.rglob("*.tar")) / 1e6
     assert findings() == [f"{out}: 4 shards, 16 samples, {size:.1f} MB: all sound"]
-    assert len(findings(f"manifest={sounds}", "codec=builtin")) == 1
+    assert len(findings("--manifest", sounds, "--codec", "builtin")) == 1
 
 
 @pytest.mark.parametrize("place", [0, 700, -1])
@@ -108,7 +108,7 @@ def test_a_split_that_is_gone(findings, out, sounds, run, split):
     (line,) = findings()
     assert line.startswith(f"{out / split}: missing, with its {count} shard(s) and their index; run the impact-")
     edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
-    assert findings(f"manifest={sounds}") == [line]
+    assert findings("--manifest", sounds) == [line]
     assert run(precompute.main, f"manifest={sounds}", f"out={out}", *MORE) == 0
     assert "all sound" in findings()[0]
 
@@ -122,7 +122,7 @@ def test_a_shard_that_nothing_else_speaks_of(findings, out, sounds):
     assert missing in findings()
     edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
     assert missing not in findings()
-    assert missing in findings(f"manifest={sounds}")
+    assert missing in findings("--manifest", sounds)
 
 
 def test_an_index_that_disagrees(findings, out):
@@ -156,7 +156,7 @@ def test_stale_codec_and_encoder(findings, out):
 def test_stale_text_encoder(findings, out, latents):
     shutil.rmtree(out)
     shutil.copytree(latents, out)
-    assert "all sound" in findings("text_encoder=minilm")[0]
+    assert "all sound" in findings("--text-encoder", "minilm")[0]
     for path in (out / "train" / "index.json", out / "valid" / "index.json"):
         edit(path, lambda index: index["text_encoder"].update(identity="0123456789abcdef"))
     assert sum("text_encoder minilm 0123456789abcdef, but run.json says" in line for line in findings()) == 2
@@ -181,16 +181,14 @@ def test_damaged_notes(findings, out, tmp_path):
     (out / "run.json").write_text(
         '{"manifest": "0", "codec": "builtin 0", "text_encoder": null, "samples_per_shard": 1}'
     )
-    assert any("made from another manifest" in line for line in findings(f"manifest={tmp_path / 'm.jsonl'}"))
+    assert any("made from another manifest" in line for line in findings("--manifest", tmp_path / "m.jsonl"))
 
 
 def test_what_cannot_be_verified(run, tmp_path, capsys):
-    assert run(precompute.main, "verify") == 2
-    assert "out is missing" in capsys.readouterr().err
-    assert run(precompute.main, "verify", f"out={tmp_path}") == 2
+    assert run(verify.main) == 2
+    assert "FOLDER" in capsys.readouterr().err
+    assert run(verify.main, tmp_path) == 2
     assert "no shards there" in capsys.readouterr().err
-    assert run(precompute.main, "check", f"out={tmp_path}") == 2
-    assert "unknown command 'check'" in capsys.readouterr().err
 
 
 def test_an_index_without_its_codec_is_refused_at_load(out):

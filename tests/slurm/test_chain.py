@@ -67,13 +67,13 @@ def test_a_warned_task_of_an_array_is_requeued(cluster, small_manifest):
     """impact-precompute has no handler: the warning of the time limit ends it, and its task alone goes back."""
     arguments = [f"manifest={small_manifest}", "out=warned-latents", "clip_seconds=1.28", "samples_per_shard=4"]
     job = cluster.submit("--array=0-1", "slurm/precompute.sh", *arguments)
-    until(lambda: cluster.ranks(cluster.facts(f"{job}_0")["JobId"], "impact-precompute"), 60)
+    until(lambda: cluster.ranks(cluster.facts(f"{job}_0")["JobId"], "precompute"), 60)
     cluster.run("scancel", "--signal=USR1", f"{job}_0")
     until(lambda: cluster.facts(f"{job}_0")["Restarts"] == "1", 60)
     for task in (0, 1):
         facts = cluster.wait(f"{job}_{task}", "COMPLETED")
         assert (facts["ExitCode"], facts["Restarts"]) == ("0:0", str(1 - task))
-    verified = cluster.run(Path(sys.executable).with_name("impact-precompute"), "verify", "out=warned-latents")
+    verified = cluster.run(Path(sys.executable).with_name("impact"), "verify", "warned-latents")
     assert "15 shards" in verified  # of four records each
     assert "all sound" in verified
 

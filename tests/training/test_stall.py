@@ -46,7 +46,7 @@ def test_a_worker_that_never_answers(random_latents, tmp_path, run, capfd):
     endless = ["data.num_workers=1", "trainer.max_steps=100000", "trainer.stall_minutes=0.5"]
     errors = tmp_path / "errors.txt"  # no pipe, which the frozen worker would keep open
     with errors.open("w") as stderr:
-        stalling = subprocess.Popen([sys.executable, "-m", "impact_pl.cli.train", *arguments, *endless], stderr=stderr)
+        stalling = subprocess.Popen([sys.executable, "-m", "impact_pl", "train", *arguments, *endless], stderr=stderr)
     while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
         assert stalling.poll() is None
         time.sleep(0.1)

@@ -89,7 +89,7 @@ class Precompute:
         self.task = task
         array = {"ID": task, "MIN": 0, "MAX": 1, "STEP": 1, "COUNT": 2} if is_array else {}
         self.log = folder / f"{name}.{task}.log"
-        command = [sys.executable, "-m", "impact_pl.cli.precompute", f"manifest={folder / 'manifest.jsonl'}"]
+        command = [sys.executable, "-m", "impact_pl", "precompute", f"manifest={folder / 'manifest.jsonl'}"]
         command += [f"out={folder / name}", "clip_seconds=1.28", "samples_per_shard=6", "batch_size=2"]
         command += ["text_encoder=none", f"workers={workers}"]
         environment = os.environ | {f"SLURM_ARRAY_TASK_{key}": str(value) for key, value in array.items()}

@@ -12,7 +12,7 @@ BENCH   ?= runs/bench
 MACHINE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-all test-slurm test-clap bench bench-gpu lint format corpus precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-slurm test-clap bench bench-gpu lint format docs corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed,audioldm]"
+	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,deepspeed,audioldm,docs,notebook]"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
@@ -83,6 +83,9 @@ lint: setup ## ruff and mypy
 format: setup ## ruff's formatter and its safe fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: setup ## the documentation site, built strictly -> build/site/index.html
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 corpus: setup ## [ESC50=ESC-50-master]: the largest corpus of real recordings that packages give -> data/corpus (7.6 GB of downloads)
 	$(BIN)/python -m data_prep.corpus.corpus --out data/corpus $(if $(ESC50),--esc50 "$(ESC50)")

@@ -101,4 +101,4 @@ def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
     if not isinstance(found, dict):
         raise UserError(f"{path}: {what} is no object with {', '.join(keys)}")
     if missing := [key for key in keys if key not in found]:
-        raise UserError(f"{path}: {what} lacks {', '.join(missing)}; README.md (Speed) says what a record holds")
+        raise UserError(f"{path}: {what} lacks {', '.join(missing)}; docs/benchmarks.md says what a record holds")

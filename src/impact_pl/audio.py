@@ -19,6 +19,9 @@ from impact_pl.errors import UserError
 SAMPLE_RATE = 16_000
 PADDINGS = ("silence", "repeat")  # what follows a sound that is too short, see fit_length
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
+# What people have besides (yt-dlp leaves most of these), and the remedy: no library that we need reads them.
+UNREADABLE_SUFFIXES = {".m4a", ".webm", ".aac", ".mp4", ".mkv", ".wma", ".mov", ".amr", ".3gp", ".m4b", ".mka"}
+CONVERT = "convert what soundfile cannot read, for example with `ffmpeg -i sound.m4a sound.flac`"
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 

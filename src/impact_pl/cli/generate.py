@@ -16,8 +16,9 @@ from impact_pl import assets
 from impact_pl.audio import SUFFIXES, read_samples, save_audio, spectrogram_png
 from impact_pl.cli import options
 from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, with_preset
-from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
+from impact_pl.data.manifest import file_stems, read_manifest
 from impact_pl.errors import UserError, user_errors
+from impact_pl.files import read_lines
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 from impact_pl.progress import progress
 
@@ -167,7 +168,7 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
 
         clips = read_clip_list(path)
         return [(clip_stem(clips.names[clip]), caption) for clip, caption in clips.captions.items()]
-    lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from impact_pl.data.lists import one_of
 from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.datasets.base import Collection, by_stem, finish, parser_of, read_csv
+from impact_pl.datasets.base import Collection, by_stem, finish, parser_of
 from impact_pl.errors import user_errors
+from impact_pl.files import Row, read_csv
 
 NUM_CAPTIONS = 5
 COLUMNS = [f"caption_{number}" for number in range(1, NUM_CAPTIONS + 1)]
@@ -31,10 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     finish(collect(rows, by_stem(args.audio), args.split, args.captions), args.out, f"<file_name> under {args.audio}")
 
 
-def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str, num_captions: int) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], split: str, num_captions: int) -> Collection:
     """Records named ``clotho/<name>``, with ``#2`` to ``#5`` behind the further captions of a clip."""
     collection = Collection()
-    for row in rows:
+    for _, row in rows:
         name = Path(row["file_name"]).stem
         if name not in files:
             collection.missing.append(row["file_name"])

@@ -11,8 +11,9 @@ example: python -m impact_pl.datasets.esc50 --csv ESC-50-master/meta/esc50.csv -
 from pathlib import Path
 
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, finish, names_of, parser_of, read_csv
+from impact_pl.datasets.base import Collection, by_stem, finish, names_of, parser_of
 from impact_pl.errors import UserError, user_errors
+from impact_pl.files import Row, read_csv
 
 FOLDS = range(1, 6)
 
@@ -33,21 +34,19 @@ def main(argv: list[str] | None = None) -> None:
     if args.valid_fold == args.test_fold:
         raise UserError(f"--valid-fold and --test-fold are both {args.test_fold}: choose two folds")
     rows = read_csv(args.csv, ["filename", "fold", "category", "esc10", "src_file"])
-    rows = [row for row in rows if not args.esc10 or row["esc10"] == "True"]
+    rows = [row for row in rows if not args.esc10 or row.cells["esc10"] == "True"]
     split_of_fold = {args.valid_fold: "valid", args.test_fold: "test"}
     collection = collect(rows, by_stem(args.audio), split_of_fold, args.label_captions)
     finish(collection, args.out, f"<filename> under {args.audio}")
 
 
-def collect(
-    rows: list[dict[str, str]], files: dict[str, Path], split_of_fold: dict[int, str], label_captions: bool
-) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], split_of_fold: dict[int, str], label_captions: bool) -> Collection:
     """Records named ``esc50/<filename>``; the source is the Freesound clip that a sound was cut from."""
     collection = Collection()
-    for row in rows:
+    for line, row in rows:
         name = Path(row["filename"]).stem
         if not row["fold"].isdecimal() or int(row["fold"]) not in FOLDS:
-            raise UserError(f"{row['filename']}: fold {row['fold']!r} is none of 1 to 5")
+            raise UserError(f"line {line}: fold {row['fold']!r} is none of 1 to 5")
         if name not in files:
             collection.missing.append(row["filename"])
             continue

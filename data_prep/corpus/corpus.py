@@ -26,9 +26,10 @@ from data_prep.corpus.scenes import compose_scenes
 from impact_pl.audio import audio_seconds
 from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
-from impact_pl.datasets.base import by_stem, draw_of, read_csv
+from impact_pl.datasets.base import by_stem, draw_of
 from impact_pl.datasets.esc50 import collect
 from impact_pl.errors import UserError, user_errors
+from impact_pl.files import read_csv
 
 CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
@@ -79,8 +80,8 @@ def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scene
 def read_esc10(folder: Path) -> list[Record]:
     """ESC-10's clips out of a folder with the published layout of ESC-50, labelled, with the plainest caption."""
     rows = read_csv(folder / "meta" / "esc50.csv", ["filename", "fold", "category", "esc10", "src_file"])
-    rows = [row for row in rows if row["esc10"] == "True"]
-    unknown = sorted({row["category"] for row in rows} - set(ESC10))
+    rows = [row for row in rows if row.cells["esc10"] == "True"]
+    unknown = sorted({row.cells["category"] for row in rows} - set(ESC10))
     if unknown or not rows:
         raise UserError(f"{folder}: {f'ESC-10 has no class {unknown[0]!r}' if unknown else 'marks no clip as ESC-10'}")
     collection = collect(rows, by_stem(folder / "audio"), dict.fromkeys(TEST_FOLDS, "test"), label_captions=False)

@@ -25,6 +25,9 @@ FULL_SCALE = 0.999  # |sample| from which it counts as clipped; 16-bit files end
 CLIPPED_FRAME, CLIPPED_SHARE = 0.08, 0.1  # seconds; share of a frame's samples at full scale that is heard as a blast
 SILENT_PEAK = 1e-3  # -60 dBFS
 LOWEST_DB = -120.0
+# What people have besides (yt-dlp leaves most of these), and the remedy: no library that we need reads them.
+UNREADABLE_SUFFIXES = {".m4a", ".webm", ".aac", ".mp4", ".mkv", ".wma", ".mov", ".amr", ".3gp", ".m4b", ".mka"}
+CONVERT = "convert what soundfile cannot read, for example with `ffmpeg -i sound.m4a sound.flac`"
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 

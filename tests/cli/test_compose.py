@@ -70,7 +70,7 @@ def test_an_unknown_choice_lists_the_choices():
 
 
 def test_an_option_with_dashes_is_told_how_to_write_it():
-    with pytest.raises(UserError, match="write experiment=pretrain$"):
+    with pytest.raises(UserError, match=r"write experiment=pretrain$"):
         compose("train", TrainConfig, ["--experiment", "pretrain", "model=tiny"])
 
 

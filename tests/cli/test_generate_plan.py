@@ -137,7 +137,7 @@ def test_a_test_list_names_the_files(tmp_path):
 
 def test_unreadable_captions_and_unwritable_folders(tmp_path):
     (tmp_path / "captions.txt").write_bytes("Geräusch".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"captions\.txt: not a text file in UTF-8"):
+    with pytest.raises(ValueError, match=r"captions\.txt, line 1: byte 3 is not UTF-8"):
         plan("--captions-file", tmp_path / "captions.txt")
     (tmp_path / "manifest.jsonl").write_text('{"id": "a", "path": "a.wav", "caption": "rain \\ud83d"}\n')
     with pytest.raises(ValueError, match="line 1: key 'caption' holds half of a surrogate pair"):

@@ -110,12 +110,12 @@ def test_a_known_list_is_named_by_its_clips(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "columns are none"),
+        ("", "is empty"),
         ("file,caption\na,b\n", "columns are file, caption"),
-        ("id,caption\n", "has no clips"),
-        ("id,caption\na,\n", "row 2: a clip and its caption"),
-        ("id,caption\nY7fmOlUlwoNg,A missile, then metal\n", "row 2: more cells than the header"),
-        (CSV + "7fmOlUlwoNg_20,again\n", "row 4: the clip '7fmOlUlwoNg_20' stands twice"),
+        ("id,caption\n", "no rows"),
+        ("id,caption\na,\n", "line 2: a clip and its caption"),
+        ("id,caption\nY7fmOlUlwoNg,A missile, then metal\n", "line 2: 3 cells, but the header has 2"),
+        (CSV + "7fmOlUlwoNg_20,again\n", "line 4: the clip '7fmOlUlwoNg_20' stands twice"),
     ],
 )
 def test_bad_lists_are_named(tmp_path, text, message):

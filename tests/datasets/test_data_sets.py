@@ -1,6 +1,8 @@
 """Folder, AudioCaps, WavCaps and AudioSet: file names are found, missing files counted, bad tables named."""
 
 import json
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from impact_pl.audio import save_audio
 from impact_pl.cli import data
 from impact_pl.data.manifest import read_manifest
 from impact_pl.datasets import audiocaps, audioset, folder, wavcaps
-from impact_pl.datasets.base import draw_of, split_of
+from impact_pl.datasets.base import audio_files, draw_of, split_of
 
 
 def make_audio(folder, *names, seconds=0.1):
@@ -75,21 +77,66 @@ def test_folder_mistakes(tmp_path, capsys):
     captions.write_text("file,caption\n")
     assert "has a header but no rows" in fails(capsys, folder, *given)
     captions.write_text("name,caption\na.wav,x\n")
-    assert "no column 'file'; its header is name, caption" in fails(capsys, folder, *given)
+    assert "line 1: no column 'file'; its header, split at ',', is name, caption" in fails(capsys, folder, *given)
     captions.write_text("file,caption\nb.wav,x\n")
     assert "none of the 1 listed clips has a file" in fails(capsys, folder, *given)
     captions.write_text("file,caption,start\na.wav,x,soon\n")
-    assert "start 'soon' is not a number" in fails(capsys, folder, *given)
+    assert "line 2: key 'start': input should be a valid number" in fails(capsys, folder, *given)
     captions.write_text("file,caption\na.wav\n")
-    assert "row 2 has fewer cells" in fails(capsys, folder, *given)
+    assert "line 2: 1 cells, but the header has 2" in fails(capsys, folder, *given)
     captions.write_text("file,caption\na.wav,a dog, then rain\n")
-    assert "row 2 has more cells than the header; a cell with a comma needs quotes" in fails(capsys, folder, *given)
+    assert "line 2: 3 cells, but the header has 2; a cell that holds ',' needs quotes" in fails(capsys, folder, *given)
     captions.write_text("file,caption,split\na.wav,x,dev\n")
-    assert "split 'dev' is none of train, valid, test" in fails(capsys, folder, *given)
+    assert "got 'dev'" in fails(capsys, folder, *given)
     assert not (tmp_path / "m.jsonl").exists()
     other = tmp_path / "c.jsonl"
     other.write_text('{"file": "a.wav"}\n')
-    assert "line 1: needs the keys" in fails(capsys, folder, "--audio", tmp_path / "s", "--captions", other, *out)
+    given = ("--audio", tmp_path / "s", "--captions", other, *out)
+    assert "line 1: key 'caption' is missing" in fails(capsys, folder, *given)
+
+
+def test_a_name_with_spaces_is_found_as_it_is_written(tmp_path):
+    make_audio(tmp_path / "s", " a.wav", "b.wav")
+    (tmp_path / "c.csv").write_text("file, caption\n a.wav, rain\n b.wav, wind\n")
+    run(folder, "--audio", tmp_path / "s", "--captions", tmp_path / "c.csv", "--out", tmp_path / "m.jsonl")
+    records = read_manifest(tmp_path / "m.jsonl")
+    assert [(Path(record.path).name, record.caption) for record in records] == [(" a.wav", "rain"), ("b.wav", "wind")]
+
+
+def test_a_caption_with_a_line_separator_comes_back(tmp_path):
+    make_audio(tmp_path / "s", "a.wav")
+    (tmp_path / "c.csv").write_text("file,caption\na.wav,rain\u2028and\u0085wind\n", encoding="utf-8")
+    run(folder, "--audio", tmp_path / "s", "--captions", tmp_path / "c.csv", "--out", tmp_path / "m.jsonl")
+    assert read_manifest(tmp_path / "m.jsonl")[0].caption == "rain\u2028and\u0085wind"
+
+
+def test_links_are_followed_and_circles_end(tmp_path, caplog):
+    make_audio(tmp_path / "elsewhere", "a.wav", "deep/b.wav")
+    make_audio(tmp_path / "s", "c.wav")
+    (tmp_path / "s" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "s" / "circle").symlink_to(tmp_path / "s")
+    for name in ("x.m4a", "y.m4a", "z.webm", "notes.txt", "README"):
+        (tmp_path / "s" / name).touch()
+    names = [path.relative_to(tmp_path / "s").as_posix() for path in audio_files(tmp_path / "s")]
+    assert names == ["c.wav", "linked/a.wav", "linked/deep/b.wav"]
+    assert "5 files are passed over (2 .m4a, 1 .txt, 1 .webm, 1 no suffix); convert" in caplog.text
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "x.m4a").touch()
+    with pytest.raises(ValueError, match=r"holds no audio files .* but 1 \.m4a; convert .*ffmpeg"):
+        audio_files(tmp_path / "m")
+
+
+def test_one_source_is_split_by_file_and_one_sound_is_trained_on(tmp_path, caplog):
+    names = [f"{i}.wav" for i in range(40)]
+    make_audio(tmp_path, *names)
+    rows = [{"file": name, "caption": None, "source": "my recorder"} for name in names]
+    splits = Counter(record.split for record in folder.collect(tmp_path, rows, 0.1, "").records)
+    assert 1 <= splits["valid"] <= 10
+    assert splits["train"] == 40 - splits["valid"]
+    assert "all clips have the source 'my recorder'" in caplog.text
+    for share in (0.01, 0.99):
+        assert [record.split for record in folder.collect(tmp_path, rows[:1], share, "").records] == ["train"]
+        assert {record.split for record in folder.collect(tmp_path, rows[:2], share, "").records} == {"train", "valid"}
 
 
 def test_the_split_depends_on_the_name_alone():
@@ -147,7 +194,7 @@ def test_audioset_segments_and_labels(tmp_path):
     assert (one.source, one.labels, one.caption) == ("youtube/one", ("Speech", "Dog, bark"), None)
     assert (two.labels, two.start, two.duration) == (("Dog, bark",), 0.0, None)
     (tmp_path / "s.csv").write_text("one, 5, 3, /m/1\n")
-    with pytest.raises(ValueError, match="row 1 ends at 3 s, before its start at 5 s"):
+    with pytest.raises(ValueError, match="line 1: ends at 3 s, not after its start at 5 s"):
         audioset.read_segments(tmp_path / "s.csv")
 
 

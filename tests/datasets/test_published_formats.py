@@ -45,7 +45,7 @@ def parts(tmp_path):
     for name, listed in entries.items():
         (json_files / name).parent.mkdir(parents=True)
         listed = [{"caption": f"{name} {entry['id']}", "duration": 30.5, **entry} for entry in listed]
-        (json_files / f"{name}.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": data}))
+        (json_files / f"{name}.json").write_text(json.dumps({"num_captions_per_audio": 1, "data": listed}))
     blacklist = {"AudioSet": ["YvfY_TJq7n_U.wav"], "FreeSound": ["201", "376"]}
     (json_files / "blacklist_exclude_all_ac.json").write_text(json.dumps(blacklist))
     make_audio(tmp_path / "audio", "FreeSound_flac/201.flac", "FreeSound_flac/300.flac", "SoundBible_flac/201.flac")

@@ -147,17 +147,17 @@ def test_every_system_has_its_own_ratings(folders):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("REL", "rel"), "its columns are"),
-        (lambda text: "", "its columns are None"),
-        (lambda text: text.splitlines()[0], "no ratings"),
-        (lambda text: text.replace(",3,", ",3.5,", 1), "row 2: REL '3.5' is not a whole number from 1 to 5"),
-        (lambda text: text.replace(",3,", ",6,", 1), "row 2: REL '6'"),
-        (lambda text: text.replace(",3,", ",,", 1), "row 2: REL ''"),
+        (lambda text: text.replace("REL", "rel"), "no column 'REL'"),
+        (lambda text: "", "is empty"),
+        (lambda text: text.splitlines()[0], "no rows"),
+        (lambda text: text.replace(",3,", ",3.5,", 1), "line 2: REL '3.5' is not a whole number from 1 to 5"),
+        (lambda text: text.replace(",3,", ",6,", 1), "line 2: REL '6'"),
+        (lambda text: text.replace(",3,", ",,", 1), "line 2: REL ''"),
         (lambda text: "\n".join(text.splitlines()[:-1]), "1 of 12 clips are not rated by 'me'"),
-        (lambda text: text + text.splitlines()[1], "row 14: the item"),
-        (lambda text: text.replace(text.splitlines()[1].split(",")[0], "0123"), "row 2: belongs to the test '0123'"),
-        (lambda text: text.replace(text.splitlines()[1].split(",")[2], "x"), "row 2: the test has no item 'x'"),
-        (lambda text: text + "a,b\n", "row 14: a cell is missing"),
+        (lambda text: text + text.splitlines()[1], "line 14: the item"),
+        (lambda text: text.replace(text.splitlines()[1].split(",")[0], "0123"), "line 2: belongs to the test '0123'"),
+        (lambda text: text.replace(text.splitlines()[1].split(",")[2], "x"), "line 2: the test has no item 'x'"),
+        (lambda text: text + "a,b\n", "line 14: 2 cells, but the header has 5"),
     ],
 )
 def test_bad_ratings_are_named(folders, change, message):

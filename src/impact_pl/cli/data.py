@@ -46,25 +46,19 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_audiocaps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--csv", dest="table", type=Path, required=True, metavar="CSV", help="train, val or test.csv"
-    )
+    parser.add_argument("--csv", dest="table", type=Path, required=True, metavar="CSV", help="train, val or test.csv")
     _add_audio_and_split(parser)
 
 
 def add_audioset(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="segments"
-    )
+    parser.add_argument("--csv", dest="tables", metavar="CSV", type=Path, nargs="+", required=True, help="segments")
     parser.add_argument("--labels", type=Path, help="class_labels_indices.csv or ontology.json")
     _add_audio_and_split(parser)
     _add_exclude(parser)
 
 
 def add_clotho(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--csv", dest="table", metavar="CSV", type=Path, required=True, help="captions of a split"
-    )
+    parser.add_argument("--csv", dest="table", metavar="CSV", type=Path, required=True, help="captions of a split")
     _add_audio_and_split(parser)
     parser.add_argument(
         "--captions",
@@ -102,9 +96,7 @@ def add_fsd50k(parser: argparse.ArgumentParser) -> None:
 
 
 def add_wavcaps(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--json", dest="parts", metavar="JSON", type=Path, nargs="+", required=True, help="its parts"
-    )
+    parser.add_argument("--json", dest="parts", metavar="JSON", type=Path, nargs="+", required=True, help="its parts")
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--valid-share", type=float, default=0.0, help="share for validation (default: %(default)s)")
     parser.add_argument("--seconds", type=float, metavar="S", help="take at most the first S seconds of each clip")

@@ -13,8 +13,9 @@ from impact_pl import assets
 from impact_pl.audio import FORMATS, SUFFIXES
 from impact_pl.cli.options import SEED_LIMIT
 from impact_pl.config import DecodingConfig, with_preset
-from impact_pl.data.manifest import file_stems, read_manifest, read_utf8
+from impact_pl.data.manifest import file_stems, read_manifest
 from impact_pl.errors import UserError
+from impact_pl.files import read_lines
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 
 CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # twenty of them: --captions-file builtin
@@ -100,7 +101,7 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
 
         clips = read_clip_list(path)
         return [(clip_stem(clips.names[clip]), caption) for clip, caption in clips.captions.items()]
-    lines = [line.strip() for line in read_utf8(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(path) if line.strip()]
     return [(_stem(first_index + index, line), line) for index, line in enumerate(lines)]
 
 

@@ -1,6 +1,6 @@
-"""Test lists: which clips of a test set were used, and the caption of each. Papers differ in them, so they are named.
+"""Read test lists: which clips of a test set are used, with a caption each. Papers differ in them, so they are named.
 
-AudioCaps' test set has 975 clips of five captions. What papers call its test set are subsets, with one caption a clip:
+AudioCaps' test set has 975 clips of five captions. Papers use subsets of it, with one caption per clip:
 
 | name | clips | published by |
 |---|---|---|
@@ -20,15 +20,15 @@ Note:
     stable-audio-metrics' examples/audiocaps.py.
 """
 
-import csv
 import hashlib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from impact_pl.audio import SUFFIXES
-from impact_pl.data.manifest import Record, file_stem, read_utf8
+from impact_pl.data.manifest import Record, file_stem
 from impact_pl.errors import UserError
+from impact_pl.files import read_csv, read_lines
 
 Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
 
@@ -87,36 +87,32 @@ def read_clip_list(path: str | Path) -> ClipList:
     Where a clip has several captions (AudioCaps' CSV), one is drawn, always the same: the draw depends on the clip.
 
     Raises:
-        ValueError: missing or empty file, no such columns, a row without id or caption or with more cells than the
+        UserError: missing or empty file, no such columns, a row without id or caption or with more cells than the
             header (a caption whose comma is not quoted), or a clip that stands twice.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such test list")
-    lines = read_utf8(path).splitlines(keepends=True)
-    delimiter = "\t" if lines and "\t" in lines[0] else ","
-    rows = csv.DictReader(lines, delimiter=delimiter)
-    columns = rows.fieldnames or []
+    header = next(iter(read_lines(path)), "")
+    delimiter = "\t" if "\t" in header else ","
+    rows = read_csv(path, delimiter=delimiter)
+    columns = list(rows[0].cells)
     key = next((each for each in ("id", "youtube_id") if each in columns), None)
     if key is None or "caption" not in columns:
         raise UserError(
-            f"{path}: its columns are {', '.join(columns) or 'none'}; a test list has id,caption (comma or tab), "
+            f"{path}: its columns are {', '.join(columns)}; a test list has id,caption (comma or tab), "
             "or AudioCaps' audiocap_id,youtube_id,start_time,caption"
         )
     captions: dict[str, list[str]] = {}
     names: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        if not row[key] or not row["caption"]:
-            raise UserError(f"{path}, row {number}: a clip and its caption are needed, got {list(row.values())}")
-        if None in row:
-            raise UserError(f"{path}, row {number}: more cells than the header; a caption with a comma needs quotes")
+    for line, row in rows:
+        if not row[key] or not row["caption"].strip():
+            raise UserError(f"{path}, line {line}: a clip and its caption are needed, got {list(row.values())}")
         clip = clip_id(row[key])
         if key == "id" and clip in captions:
-            raise UserError(f"{path}, row {number}: the clip {row[key]!r} stands twice")
+            raise UserError(f"{path}, line {line}: the clip {row[key]!r} stands twice: remove one")
         names.setdefault(clip, row[key])
         captions.setdefault(clip, []).append(row["caption"].strip())
-    if not captions:
-        raise UserError(f"{path}: the test list has no clips")
     return ClipList({clip: one_of(clip, several) for clip, several in captions.items()}, names)
 
 
@@ -129,7 +125,7 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
         exactly: sounds that the list does not name are an error too.
 
     Raises:
-        ValueError: a clip without a sound, with two, or a sound that is not in the list. Some are named.
+        UserError: a clip without a sound, with two, or a sound that is not in the list. Some are named.
     """
     found = by_clip(sounds, what)
     missing = [clip for clip in clips.captions if clip not in found]
@@ -145,7 +141,7 @@ def by_clip(sounds: Sounds, what: str) -> Sounds:
     """Sounds by clip id; several records of one sound (of several captions) are one.
 
     Raises:
-        ValueError: a clip has two sounds; ``what`` begins the message.
+        UserError: a clip has two sounds; ``what`` begins the message.
     """
     found: Sounds = {}
     for name, record in sounds.items():

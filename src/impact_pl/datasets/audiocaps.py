@@ -9,12 +9,15 @@ example: impact data audiocaps --csv train.csv --audio audiocaps/train --split t
 """
 
 from pathlib import Path
+from typing import Annotated
 
 import soundfile
+from annotated_types import Ge
+from pydantic import AllowInfNan
 
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, first_of, read_csv, write_collection
-from impact_pl.errors import UserError
+from impact_pl.datasets.base import Collection, by_stem, first_of, write_collection
+from impact_pl.files import Row, check_value, read_csv
 
 CLIP_SECONDS = 10.0
 LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
@@ -27,10 +30,10 @@ def make_manifest(table: Path, audio: Path, out: Path, split: str = "train") -> 
     return write_collection(collect(rows, by_stem(audio), split), out, looked_for)
 
 
-def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], split: str) -> Collection:
     collection = Collection()
-    for row in rows:
-        start = seconds(row["start_time"], f"audiocap_id {row['audiocap_id']}")
+    for line, row in rows:
+        start = seconds(row["start_time"], f"line {line}, start_time")
         path, is_cut = find_clip(files, row["youtube_id"], start)
         if path is None:
             collection.missing.append(row["youtube_id"])
@@ -46,7 +49,7 @@ def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str) -> C
 def find_clip(
     files: dict[str, Path], youtube_id: str, start: float, length: float = CLIP_SECONDS
 ) -> tuple[Path | None, bool]:
-    """The file of a clip, and whether it holds the clip's seconds alone."""
+    """Find the file of a clip, and whether it holds the clip's seconds alone."""
     names = [youtube_id, f"Y{youtube_id}"]
     cut = first_of(files, [name + suffix for name in names for suffix in cut_suffixes(start, length)])
     if cut is not None:
@@ -56,7 +59,7 @@ def find_clip(
 
 
 def cut_suffixes(start: float, length: float) -> list[str]:
-    """How file names tell the seconds that they hold."""
+    """List the endings of file names that tell which seconds the file holds."""
     suffixes = []
     for style in ("{:g}", "{:.1f}", "{:.3f}"):
         begin, end = style.format(start), style.format(start + length)
@@ -65,11 +68,8 @@ def cut_suffixes(start: float, length: float) -> list[str]:
 
 
 def seconds(value: str, where: str) -> float:
-    """A number of seconds in a table's cell."""
-    try:
-        return float(value)
-    except ValueError as error:
-        raise UserError(f"{where}: {value!r} is not a number of seconds") from error
+    """Parse a table's cell as a number of seconds."""
+    return check_value(value, Annotated[float, Ge(0), AllowInfNan(False)], where, "expected a number of seconds")  # type: ignore[arg-type]
 
 
 def _is_long(path: Path) -> bool:

@@ -9,10 +9,10 @@ example: impact data audioset --csv balanced_train_segments.csv unbalanced_train
              --labels ontology.json --exclude audiocaps/test.csv --audio audioset --out audioset.jsonl
 """
 
-import csv
-import json
 from collections.abc import Sequence
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.audiocaps import find_clip, seconds
@@ -20,12 +20,18 @@ from impact_pl.datasets.base import (
     AUDIOSET,
     Collection,
     by_stem,
-    read_csv,
     read_excluded,
-    read_text,
     write_collection,
 )
 from impact_pl.errors import UserError
+from impact_pl.files import read_cells, read_csv, read_json, read_lines
+
+
+class OntologyEntry(TypedDict):
+    """What is used of a class in ontology.json; other keys are ignored."""
+
+    id: str
+    name: str
 
 
 def make_manifest(
@@ -45,31 +51,28 @@ def make_manifest(
 
 
 def read_labels(path: Path) -> dict[str, str]:
-    """Class id (mid) -> its name, from class_labels_indices.csv or ontology.json.
+    """Map class ids (mids) to names, from class_labels_indices.csv or ontology.json.
 
     Raises:
-        ValueError: neither of them.
+        UserError: neither of them.
     """
     if path.suffix.lower() != ".json":
-        return {row["mid"]: row["display_name"] for row in read_csv(path, ["mid", "display_name"])}
-    try:
-        return {entry["id"]: entry["name"] for entry in json.loads(read_text(path))}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise UserError(
-            f'{path}: expected AudioSet\'s ontology.json, [{{"id", "name", ...}}, ...] ({error!r})'
-        ) from error
+        return {row["mid"]: row["display_name"] for _, row in read_csv(path, ["mid", "display_name"])}
+    expected = 'expected AudioSet\'s ontology.json, [{"id", "name", ...}, ...]'
+    return {entry["id"]: entry["name"] for entry in read_json(path, list[OntologyEntry], remedy=expected)}
 
 
 def read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
-    """(YTID, start, end, labels' mids) of every row."""
-    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.startswith("#")]
+    """Read (YTID, start, end, labels' mids) of every row."""
+    lines = ["" if line.startswith("#") else line for line in read_lines(path)]
     rows = []
-    for number, row in enumerate(csv.reader(lines, skipinitialspace=True), start=1):
+    for number, row in read_cells(lines, str(path), skip_spaces=True):
+        where = f"{path}, line {number}"
         if len(row) != 4:
-            raise UserError(f"{path}: row {number} has {len(row)} cells; expected YTID, start, end, labels")
-        start, end = seconds(row[1], f"{path}: row {number}"), seconds(row[2], f"{path}: row {number}")
+            raise UserError(f"{where}: has {len(row)} cells; expected YTID, start, end, labels")
+        start, end = seconds(row[1], where), seconds(row[2], where)
         if end <= start:
-            raise UserError(f"{path}: row {number} ends at {end:g} s, before its start at {start:g} s")
+            raise UserError(f"{where}: ends at {end:g} s, not after its start at {start:g} s")
         rows.append((row[0], start, end, row[3].split(",")))
     if not rows:
         raise UserError(f"{path}: holds no segments")

@@ -1,40 +1,41 @@
-"""What the data sets share: find audio files, read tables, write the manifest."""
+"""Shared by all data sets: find audio files, leave clips out, split, write the manifest."""
 
-import csv
 import hashlib
-import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from impact_pl.audio import SUFFIXES
+from impact_pl.audio import CONVERT, SUFFIXES, UNREADABLE_SUFFIXES
 from impact_pl.data.lists import clip_id, read_clip_list
-from impact_pl.data.manifest import Record, read_utf8, write_manifest
+from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.errors import UserError
+from impact_pl.files import read_json
 from impact_pl.partial import write_whole
 
+logger = logging.getLogger(__name__)
+
+MAX_METADATA_BYTES = 1 << 30  # WavCaps' largest part has about 100 MB
 AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
 
 
 def read_excluded(paths: Sequence[Path]) -> dict[str, set[str]]:
-    """Source (``AudioSet``, ``FreeSound``) -> ids, as :func:`clip_id` writes them, of all files together.
+    """Read lists of clips to leave out: source (``AudioSet``, ``FreeSound``) -> ids as :func:`clip_id` writes them.
 
     Raises:
-        ValueError: a file that is neither such a blacklist nor a list of clips.
+        UserError: a file that is neither such a blacklist nor a list of clips.
     """
     excluded: dict[str, set[str]] = {AUDIOSET: set(), FREESOUND: set()}
     for path in paths:
         if path.suffix.lower() != ".json":
             excluded[AUDIOSET] |= set(read_clip_list(path).captions)
             continue
-        try:
-            lists = json.loads(read_text(path))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
-        known = isinstance(lists, dict) and lists and not set(lists) - set(excluded)
-        if not known or not all(isinstance(names, list) for names in lists.values()):
-            raise UserError(f'{path}: expected WavCaps\' blacklist, {{"AudioSet": [ids], "FreeSound": [ids]}}')
+        expected = 'expected WavCaps\' blacklist, {"AudioSet": [ids], "FreeSound": [ids]}'
+        lists = read_json(path, dict[str, list[str | int]], max_bytes=MAX_METADATA_BYTES, remedy=expected)
+        if not lists or lists.keys() - excluded.keys():
+            raise UserError(f"{path}: {expected}")
         for source, names in lists.items():
             excluded[source] |= {clip_id(str(name)) for name in names}
     return excluded
@@ -51,21 +52,46 @@ class Collection:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """List every audio file under ``folder``, by its suffix, in sorted order.
+    """List every audio file under ``folder``, by its suffix, sorted; links are followed.
+
+    What is passed over is logged by suffix.
 
     Raises:
-        ValueError: no such folder, or no audio in it.
+        UserError: no such folder, or no audio in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of audio files")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = walk(folder)
+    found = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+    others = Counter(path.suffix.lower() or "no suffix" for path in files if path.suffix.lower() not in SUFFIXES)
+    passed_over = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+    remedy = f"; {CONVERT}" if others.keys() & UNREADABLE_SUFFIXES else ""
     if not found:
-        raise UserError(f"{folder}: holds no audio files ({', '.join(SUFFIXES)})")
+        raise UserError(
+            f"{folder}: holds no audio files ({', '.join(SUFFIXES)}), but {passed_over or 'nothing'}{remedy}"
+        )
+    if others:
+        logger.warning("%s: %d files are passed over (%s)%s", folder, others.total(), passed_over, remedy)
     return found
 
 
+def walk(folder: Path) -> list[Path]:
+    """List all files under ``folder``. Links are followed, but no folder is entered twice: links may form circles."""
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders.sort()
+        files += [path for path in (Path(place, name) for name in names) if path.is_file()]
+    return files
+
+
 def by_stem(folder: Path) -> dict[str, Path]:
-    """File name without suffix -> file; of equal names the first in sorted order counts."""
+    """Map file names without suffix to files; among equal names the first in sorted order counts."""
     found: dict[str, Path] = {}
     for path in audio_files(folder):
         found.setdefault(path.stem, path)
@@ -73,56 +99,24 @@ def by_stem(folder: Path) -> dict[str, Path]:
 
 
 def first_of(files: dict[str, Path], stems: list[str]) -> Path | None:
-    """The file of the first stem that exists."""
+    """Find the file of the first stem that exists."""
     return next((files[stem] for stem in stems if stem in files), None)
 
 
-def read_csv(path: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header.
-
-    Raises:
-        ValueError: the file is missing, empty, has no rows, or lacks one of ``columns``; a row has fewer or more cells.
-    """
-    text = read_text(path)
-    rows = csv.DictReader(text.splitlines(keepends=True), skipinitialspace=True)
-    absent = [column for column in columns if column not in (rows.fieldnames or [])]
-    if absent:
-        raise UserError(f"{path}: no column {absent[0]!r}; its header is {', '.join(rows.fieldnames or ['empty'])}")
-    result = list(rows)
-    if not result:
-        raise UserError(f"{path}: has a header but no rows")
-    for number, row in enumerate(result, start=2):
-        if any(row[column] is None for column in columns):
-            raise UserError(f"{path}: row {number} has fewer cells than the header")
-        if None in row:
-            raise UserError(f"{path}: row {number} has more cells than the header; a cell with a comma needs quotes")
-    return result
-
-
-def read_text(path: Path) -> str:
-    """A text file's content; ValueError where it is missing, empty or not UTF-8."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    text = read_utf8(path)
-    if not text.strip():
-        raise UserError(f"{path}: is empty")
-    return text
-
-
 def split_of(source: str, valid_share: float) -> str:
-    """``train`` or ``valid``, a function of the name alone: adding clips never moves another one."""
+    """Choose ``train`` or ``valid`` from the name alone: adding clips never moves another one."""
     if not 0 <= valid_share < 1:
         raise UserError(f"--valid-share {valid_share:g}: must be in [0, 1)")
     return "valid" if draw_of(source) < valid_share else "train"
 
 
 def draw_of(source: str) -> float:
-    """A number in [0, 1) that looks random and follows from the name."""
+    """Hash a name to a number in [0, 1)."""
     return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") / 2**64
 
 
 def names_of(labels: Iterable[str]) -> str | None:
-    """Names of classes as a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar"; None without any."""
+    """Join names of classes to a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar", or None."""
     return ", ".join(label.replace("_", " ").lower() for label in labels) or None
 
 

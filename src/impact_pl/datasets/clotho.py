@@ -11,7 +11,8 @@ from pathlib import Path
 
 from impact_pl.data.lists import one_of
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, read_csv, write_collection
+from impact_pl.datasets.base import Collection, by_stem, write_collection
+from impact_pl.files import Row, read_csv
 
 NUM_CAPTIONS = 5
 COLUMNS = [f"caption_{number}" for number in range(1, NUM_CAPTIONS + 1)]
@@ -26,10 +27,10 @@ def make_manifest(
     return write_collection(collection, out, f"<file_name> under {audio}")
 
 
-def collect(rows: list[dict[str, str]], files: dict[str, Path], split: str, num_captions: int) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], split: str, num_captions: int) -> Collection:
     """Records named ``clotho/<name>``, with ``#2`` to ``#5`` behind the further captions of a clip."""
     collection = Collection()
-    for row in rows:
+    for _, row in rows:
         name = Path(row["file_name"]).stem
         if name not in files:
             collection.missing.append(row["file_name"])

@@ -11,8 +11,9 @@ example: impact data esc50 --csv ESC-50-master/meta/esc50.csv --audio ESC-50-mas
 from pathlib import Path
 
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, names_of, read_csv, write_collection
+from impact_pl.datasets.base import Collection, by_stem, names_of, write_collection
 from impact_pl.errors import UserError
+from impact_pl.files import Row, read_csv
 
 FOLDS = range(1, 6)
 
@@ -30,20 +31,18 @@ def make_manifest(
     if valid_fold == test_fold:
         raise UserError(f"--valid-fold and --test-fold are both {test_fold}: choose two folds")
     rows = read_csv(table, ["filename", "fold", "category", "esc10", "src_file"])
-    rows = [row for row in rows if not esc10 or row["esc10"] == "True"]
+    rows = [row for row in rows if not esc10 or row.cells["esc10"] == "True"]
     collection = collect(rows, by_stem(audio), {valid_fold: "valid", test_fold: "test"}, label_captions)
     return write_collection(collection, out, f"<filename> under {audio}")
 
 
-def collect(
-    rows: list[dict[str, str]], files: dict[str, Path], split_of_fold: dict[int, str], label_captions: bool
-) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], split_of_fold: dict[int, str], label_captions: bool) -> Collection:
     """Records named ``esc50/<filename>``; the source is the Freesound clip that a sound was cut from."""
     collection = Collection()
-    for row in rows:
+    for line, row in rows:
         name = Path(row["filename"]).stem
         if not row["fold"].isdecimal() or int(row["fold"]) not in FOLDS:
-            raise UserError(f"{row['filename']}: fold {row['fold']!r} is none of 1 to 5")
+            raise UserError(f"line {line}: fold {row['fold']!r} is none of 1 to 5")
         if name not in files:
             collection.missing.append(row["filename"])
             continue

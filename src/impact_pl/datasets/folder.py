@@ -7,12 +7,35 @@ left out. Without a captions file every audio file is taken, without a caption (
 example: impact data folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
 """
 
-import json
+import logging
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from impact_pl.data.manifest import SPLITS, Record
-from impact_pl.datasets.base import Collection, audio_files, draw_of, read_csv, read_text, split_of, write_collection
+from annotated_types import Ge, Gt, MinLen
+from pydantic import ConfigDict
+
+from impact_pl.data.manifest import Record, Split
+from impact_pl.datasets.base import Collection, audio_files, draw_of, split_of, write_collection
 from impact_pl.errors import UserError
+from impact_pl.files import check_value, read_csv, read_jsonl
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Clip:
+    """A row of a captions file; other columns are ignored."""
+
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # not strict: in a CSV numbers are text
+
+    file: Annotated[str, MinLen(1)]
+    caption: str | None
+    split: Split | None = None
+    licence: str | None = None
+    source: str | None = None
+    start: Annotated[float, Ge(0)] | None = None
+    duration: Annotated[float, Gt(0)] | None = None
 
 
 def make_manifest(
@@ -28,70 +51,63 @@ def make_manifest(
 
 
 def read_captions(path: Path) -> list[dict]:
-    """Rows with at least ``file`` and ``caption``."""
+    """Read the rows of a captions file, as dictionaries of :class:`Clip`'s fields."""
     if path.suffix.lower() == ".csv":
-        return read_csv(path, ["file", "caption"])
+        rows = read_csv(path, ["file", "caption"])
+        given = [(line, {key: cell if cell.strip() else None for key, cell in cells.items()}) for line, cells in rows]
+        return [asdict(check_value(cells, Clip, f"{path}, line {line}")) for line, cells in given]
     if path.suffix.lower() != ".jsonl":
         raise UserError(f"{path}: captions are a .csv or a .jsonl file, not {path.suffix or 'without suffix'!r}")
-    rows = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from error
-        if not isinstance(row, dict) or not isinstance(row.get("file"), str) or not isinstance(row.get("caption"), str):
-            raise UserError(f"{path}, line {number}: needs the keys 'file' and 'caption', both strings")
-        rows.append(row)
-    return rows
+    return [asdict(clip) for _, clip in read_jsonl(path, Clip)]
 
 
 def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> Collection:
-    """One record a row, with the file's name without its suffix as id; the second of a name gets ``#2`` at its id."""
+    """Make a record per row, with the file's name without its suffix as id; the second of a name gets ``#2``."""
     collection = Collection()
+    groups: list[str] = []
     times_seen: dict[str, int] = {}
+    one_source = len({row.get("source") or row["file"] for row in rows}) == 1 < len({row["file"] for row in rows})
+    if one_source and valid_share > 0 and not any(row.get("split") for row in rows):
+        logger.warning("all clips have the source %r: they are split by file instead", rows[0]["source"])
     for row in rows:
-        name = row["file"].strip()
-        path = audio / name
-        if not name or not path.is_file():
-            collection.missing.append(name)
+        name = _find(audio, row["file"])
+        if name is None:
+            collection.missing.append(row["file"])
             continue
-        if row.get("split") not in (None, "", *SPLITS):
-            raise UserError(f"{name}: split {row['split']!r} is none of {', '.join(SPLITS)}")
         stem = Path(name).with_suffix("").as_posix()
         times_seen[stem] = times_seen.get(stem, 0) + 1
         source = row.get("source") or name
+        group = name if one_source else source  # whose records stay in one split
         record = Record(
             id=stem if times_seen[stem] == 1 else f"{stem}#{times_seen[stem]}",
-            path=str(path),
+            path=str(audio / name),
             caption=(row.get("caption") or "").strip() or None,
-            split=row.get("split") or split_of(source, valid_share),
+            split=row.get("split") or split_of(group, valid_share),
             licence=row.get("licence") or licence,
             source=source,
-            start=_seconds(row, "start", name) or 0.0,
-            duration=_seconds(row, "duration", name),
+            start=row.get("start") or 0.0,
+            duration=row.get("duration"),
         )
         collection.records.append(record)
+        groups.append(group)
     if valid_share > 0 and not any(row.get("split") for row in rows):
-        _hold_one_out(collection.records)
+        _fill_both_splits(collection.records, groups)
     return collection
 
 
-def _hold_one_out(records: list[Record]) -> None:
-    """Of a few clips none may have been drawn for ``valid``: then the source that was nearest to it goes there."""
-    if any(record.split == "valid" for record in records) or len({record.source for record in records}) < 2:
-        return
-    nearest = min((record.source for record in records), key=draw_of)
-    for record in records:
-        record.split = "valid" if record.source == nearest else record.split
+def _find(audio: Path, name: str) -> str | None:
+    """Find a listed file: its name may begin or end with spaces, or the cell may."""
+    return next((each for each in (name, name.strip()) if each.strip() and (audio / each).is_file()), None)
 
 
-def _seconds(row: dict, key: str, name: str) -> float | None:
-    value = row.get(key)
-    if value in (None, ""):
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: {key} {value!r} is not a number of seconds") from error
+def _fill_both_splits(records: list[Record], groups: list[str]) -> None:
+    """Move a group of records where the draw left a split empty: the one whose draw was nearest to it.
+
+    A single group is trained on; then nothing is held out.
+    """
+    drawn = sorted(set(groups), key=draw_of)
+    for split, nearest in (("valid", drawn[:1]), ("train", drawn[-1:])):
+        if any(record.split == split for record in records) or (split == "valid" and len(drawn) < 2):
+            continue
+        for record, group in zip(records, groups, strict=True):
+            record.split = split if group in nearest else record.split

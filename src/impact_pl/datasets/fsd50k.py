@@ -9,13 +9,22 @@ example: impact data fsd50k --csv FSD50K.ground_truth/dev.csv FSD50K.ground_trut
              --audio FSD50K --out fsd50k.jsonl
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from impact_pl.data.manifest import Record
-from impact_pl.datasets.base import Collection, by_stem, names_of, read_csv, read_text, write_collection
+from impact_pl.datasets.base import MAX_METADATA_BYTES, Collection, by_stem, names_of, write_collection
 from impact_pl.errors import UserError
+from impact_pl.files import Row, read_csv, read_json
+
+
+class ClipInfo(TypedDict):
+    """What is used of a clip's metadata; other keys are ignored."""
+
+    license: str
+
 
 SPLIT_NAMES = {"train": "train", "val": "valid", None: "test"}  # FSD50K's -> ours
 
@@ -31,25 +40,22 @@ def make_manifest(
 
 
 def read_licences(path: Path) -> dict[str, str]:
-    """Clip -> licence, from a file of clips' information: {"64760": {"license": ..., ...}, ...}.
+    """Read the clips' licences from their metadata: {"64760": {"license": ..., ...}, ...}.
 
     Raises:
-        ValueError: no such JSON file.
+        UserError: no such JSON file.
     """
-    try:
-        return {clip: info["license"] for clip, info in json.loads(read_text(path)).items()}
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected {{"<fname>": {{"license": ..., ...}}, ...}} ({error!r})') from error
+    expected = 'expected {"<fname>": {"license": ..., ...}, ...}'
+    clips = read_json(path, dict[str, ClipInfo], max_bytes=MAX_METADATA_BYTES, remedy=expected)
+    return {name: info["license"] for name, info in clips.items()}
 
 
-def collect(
-    rows: list[dict[str, str]], files: dict[str, Path], licences: dict[str, str], label_captions: bool
-) -> Collection:
+def collect(rows: list[Row], files: dict[str, Path], licences: dict[str, str], label_captions: bool) -> Collection:
     collection = Collection()
-    for row in rows:
+    for line, row in rows:
         name, split = row["fname"], row.get("split")
         if split not in SPLIT_NAMES:
-            raise UserError(f"fname {name}: split {split!r} is neither train nor val")
+            raise UserError(f"line {line}: split {split!r} is neither train nor val")
         if name not in files:
             collection.missing.append(name)
             continue

@@ -14,25 +14,29 @@ example: impact data wavcaps --json json_files/*/*_final.json --audio wavcaps --
              --exclude json_files/blacklist/blacklist_exclude_all_ac.json --out wavcaps.jsonl
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import MinLen
+from typing_extensions import TypedDict
 
 from impact_pl.data.lists import clip_id
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.base import (
     AUDIOSET,
     FREESOUND,
+    MAX_METADATA_BYTES,
     SUFFIXES,
     Collection,
     audio_files,
     read_excluded,
-    read_text,
     split_of,
     write_collection,
 )
 from impact_pl.errors import UserError
+from impact_pl.files import read_json
 
 SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
     AUDIOSET: ("audioset", "as_final"),
@@ -59,27 +63,31 @@ def make_manifest(
     return write_collection(collection, out, f"<id> under {audio}")
 
 
-def read_part(path: Path) -> list[dict]:
-    """The entries of a part.
+class Entry(TypedDict):
+    """What is used of a clip's entry; other keys are ignored."""
+
+    id: str | int
+    caption: str
+
+
+class Part(TypedDict):
+    """A published part."""
+
+    data: Annotated[list[Entry], MinLen(1)]
+
+
+def read_part(path: Path) -> list[Entry]:
+    """Read the entries of a part.
 
     Raises:
-        ValueError: not such a JSON file, an entry without id or caption, or no entries.
+        UserError: not such a JSON file, an entry without id or caption, or no entries.
     """
-    try:
-        values = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error.msg} in line {error.lineno})") from error
-    entries = values.get("data") if isinstance(values, dict) else None
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f'{path}: expected {{"data": [{{"id", "caption", ...}}, ...]}} with at least one entry')
-    for number, entry in enumerate(entries):
-        if not isinstance(entry, dict) or "id" not in entry or not isinstance(entry.get("caption"), str):
-            raise UserError(f"{path}: entry {number} of data needs the keys 'id' and 'caption'")
-    return entries
+    expected = 'expected {"data": [{"id", "caption", ...}, ...]} with at least one entry'
+    return read_json(path, Part, max_bytes=MAX_METADATA_BYTES, remedy=expected)["data"]
 
 
 def find_files(folder: Path) -> Files:
-    """Every audio file by its source, which a folder above it names (else None), and stem; the first one counts."""
+    """Map every audio file by its source, which a folder above it names (else None), and stem; the first one counts."""
     files: Files = {}
     for path in audio_files(folder):
         files.setdefault((source_of(path.relative_to(folder.parent).parent), path.stem), path)
@@ -87,7 +95,7 @@ def find_files(folder: Path) -> Files:
 
 
 def source_of(path: Path) -> str | None:
-    """The source of a part or of a folder of audio: the nearest name of it tells, None where none does."""
+    """Find the source of a part or of a folder of audio by the nearest name that tells it; None where none does."""
     for name in reversed(path.parts):
         for source, beginnings in SOURCES.items():
             if name.lower().startswith(beginnings):
@@ -96,7 +104,7 @@ def source_of(path: Path) -> str | None:
 
 
 def collect(
-    parts: dict[Path, list[dict]],
+    parts: dict[Path, list[Entry]],
     files: Files,
     valid_share: float,
     excluded: dict[str, set[str]] | None = None,
@@ -105,7 +113,7 @@ def collect(
     """Records named ``wavcaps/<part>/<id>``; the id's own audio suffix (AudioSet's part has one) does not count.
 
     Raises:
-        ValueError: clips are to be left out of a part whose path does not tell its source.
+        UserError: clips are to be left out of a part whose path does not tell its source.
     """
     collection = Collection()
     for part, entries in parts.items():

@@ -8,7 +8,6 @@ Dimension key: R raters, M captions.
 """
 
 import base64
-import csv
 import hashlib
 import io
 import json
@@ -23,10 +22,10 @@ import numpy as np
 import soundfile
 
 from impact_pl.audio import SAMPLE_RATE, load_audio
-from impact_pl.data.manifest import read_utf8
 from impact_pl.errors import UserError
 from impact_pl.evaluation.intervals import Interval
 from impact_pl.evaluation.sounds import Sounds, draw
+from impact_pl.files import read_csv, read_text
 from impact_pl.partial import write_whole
 
 CRITERIA = {"REL": "How well does the sound fit the caption?", "OVL": "How good is the sound overall?"}
@@ -116,7 +115,7 @@ def read_key(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path}: no such key file (it lies where the page was written)")
     try:
-        key = json.loads(read_utf8(path))
+        key = json.loads(read_text(path))
         if {entry["system"] for entry in key["items"].values()} == set(key["systems"]) and isinstance(key["test"], str):
             return key
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
@@ -159,13 +158,13 @@ def rows_of(path: Path) -> list[tuple[dict[str, str], str]]:
     """The rows of an exported CSV, each with its place for a message."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of ratings")
-    rows = csv.DictReader(read_utf8(path).splitlines())
-    if tuple(rows.fieldnames or ()) != COLUMNS:
-        raise UserError(f"{path}: its columns are {rows.fieldnames}, expected {', '.join(COLUMNS)}")
-    found = [(row, f"{path}, row {number}") for number, row in enumerate(rows, start=2)]
-    short = next((where for row, where in found if None in row.values() or None in row or not row["rater"]), None)
-    if short or not found:
-        raise UserError(f"{short or path}: {'a cell is missing, or there are too many' if short else 'no ratings'}")
+    rows = read_csv(path, COLUMNS)
+    if tuple(rows[0].cells) != COLUMNS:
+        raise UserError(f"{path}: its columns are {', '.join(rows[0].cells)}, expected {', '.join(COLUMNS)}")
+    found = [(row, f"{path}, line {line}") for line, row in rows]
+    nameless = next((where for row, where in found if not row["rater"]), None)
+    if nameless:
+        raise UserError(f"{nameless}: the name of the rater is missing")
     return found
 
 

@@ -1,17 +1,18 @@
 """Sets of sounds to compare: where they lie, what they are called, and the noise that stands beside them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from impact_pl.audio import SUFFIXES, fit_length, load_audio
 from impact_pl.data.lists import Sounds
-from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest, read_utf8
+from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
 from impact_pl.errors import UserError
 from impact_pl.evaluation.features import SAMPLE_RATE
 from impact_pl.evaluation.labels import labels_of
+from impact_pl.files import read_jsonl
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
@@ -66,9 +67,10 @@ def read_labels(path: str | Path) -> dict[str, str]:
     """
     named = {}
     for name, entry, where in _entries(Path(path)):
-        if not isinstance(entry.get("labels", []), list):
-            raise UserError(f"{where}: key 'labels' must be a list of strings, got {entry['labels']!r}")
-        named[name] = Record(name, name, labels=tuple(entry.get("labels", ())))
+        labels = entry.get("labels", [])
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"{where}: key 'labels' must be a list of strings, got {labels!r}")
+        named[name] = Record(name, name, labels=tuple(labels))
     return labels_of(named)
 
 
@@ -79,16 +81,12 @@ def _entries(path: Path) -> Iterator[tuple[str, dict, str]]:
     """(sound name, entry, where it stands) of each line."""
     if not path.is_file():
         raise UserError(f"{path}: no such file of captions")
-    for number, line in enumerate(read_utf8(path).splitlines(), start=1):
-        if not line.strip():
-            continue
+    for number, entry in read_jsonl(path, dict[str, Any], EXPECTED):
         where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-            name = file_stem(entry["id"]) if "id" in entry else Path(entry["file"]).stem
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{where}: {EXPECTED}") from error
-        yield name, entry, where
+        name, file, caption = entry.get("id"), entry.get("file"), entry.get("caption")
+        if not isinstance(name or file, str) or not isinstance(caption, str | None):
+            raise UserError(f"{where}: {EXPECTED}")
+        yield file_stem(name) if name else Path(str(file)).stem, entry, where
 
 
 def part_of(record: Record) -> tuple[str, float, float | None]:

@@ -17,7 +17,8 @@ from impact_pl.inference.fast_linear import FastLinear, inference_copy
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion import AdaLNBlock, DiffusionHead
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.sampling.diffusion import draw_normal, make_schedule
+from impact_pl.randomness import Generators, draw_normals
+from impact_pl.sampling.diffusion import make_schedule
 from impact_pl.sampling.solvers import SOLVERS, Step, solve
 
 CHUNK_ROWS = 512  # pairs of timestep and position whose modulations are held at once
@@ -53,12 +54,12 @@ class DiffusionLoop:
         self.solve = _in_buckets(Graphed(self._solve)) if head.final_proj.weight.is_cuda else self._solve
 
     def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Tensor:
         """Patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
-        start = sampling.start_std * draw_normal(shape, generator, device)
-        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_noises)]
+        first, *noises = draw_normals(1 + sampling.num_noises, shape, generator, device)
+        start = sampling.start_std * first
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
         guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for

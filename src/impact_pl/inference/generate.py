@@ -14,6 +14,7 @@ from impact_pl.errors import UserError
 from impact_pl.inference.engine import Engine, bind, build_engine
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
+from impact_pl.randomness import Generators
 from impact_pl.sampling.decoding import check_decoding, decode
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def generate(
     num_frames: int,
     batch_size: int,
     decoding: DecodingConfig,
-    generator: torch.Generator,
+    generator: Generators,
     progress: Callable[[int, int], None] | None = None,
     engine: Engine | None = None,
 ) -> Tensor:

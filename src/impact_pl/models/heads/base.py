@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.randomness import Generators
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Sampler(Protocol):
     """What decoding asks of a head, or of what stands in for it: :meth:`Head.sample`."""
 
     def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Tensor: ...
 
 
@@ -87,7 +88,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Tensor:
         """Patches (B, K, P) for hidden (B, K, D).
 
@@ -99,7 +100,7 @@ class Head(nn.Module, ABC):
         return 1
 
     def propose(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
         raise NotImplementedError

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from impact_pl.data.datamodule import LatentDataModule
     from impact_pl.errors import UserError
     from impact_pl.inference.generate import generate
-    from impact_pl.inference.pipeline import GeneratedAudio, ImpactPipeline
+    from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.inference.sounds import GeneratedAudio
     from impact_pl.models.impact import Impact
     from impact_pl.text_encoders.base import TextEncoder
     from impact_pl.text_encoders.registry import load_text_encoder
@@ -32,7 +33,7 @@ _MODULES = {  # name -> the module that defines it
     "AudioCodec": "codecs.base",
     "DecodingConfig": "config",
     "Distillation": "training.distillation",
-    "GeneratedAudio": "inference.pipeline",
+    "GeneratedAudio": "inference.sounds",
     "Impact": "models.impact",
     "ImpactPipeline": "inference.pipeline",
     "LatentDataModule": "data.datamodule",
@@ -50,7 +51,28 @@ _MODULES = {  # name -> the module that defines it
     "save_audio": "audio",
     "train": "training.fit",
 }
-__all__ = [*_MODULES]  # names, as in _MODULES
+__all__ = [
+    "AudioCodec",
+    "DecodingConfig",
+    "Distillation",
+    "GeneratedAudio",
+    "Impact",
+    "ImpactPipeline",
+    "LatentDataModule",
+    "ModelConfig",
+    "TextConditionalTraining",
+    "TextEncoder",
+    "TrainConfig",
+    "UnconditionalPretraining",
+    "UserError",
+    "generate",
+    "load_audio",
+    "load_codec",
+    "load_experiment",
+    "load_text_encoder",
+    "save_audio",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+import impact_pl._torchaudio  # noqa: F401  # before transformers and diffusers, which import torchaudio
 from impact_pl.errors import UserError, first_line
 
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files

@@ -4,6 +4,7 @@ Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K pos
 patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
@@ -51,11 +52,10 @@ class DiffusionLoop:
         weights, biases = zip(*folded, strict=True)
         self.modulation = FastLinear(torch.cat(weights), torch.cat(biases), dtype)
         self._plans: dict[Sampling, tuple[list[Step], Tensor]] = {}
-        self.solve = _in_buckets(Graphed(self._solve)) if head.final_proj.weight.is_cuda else self._solve
+        own = weakref.proxy(self)  # a bound method here would be a cycle: weights and graphs would outlive this object
+        self._graphed = Graphed(lambda *arguments: own._solve(*arguments)) if head.final_proj.weight.is_cuda else None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
         first, *noises = draw_normals(1 + sampling.num_noises, shape, generator, device)
@@ -66,6 +66,12 @@ class DiffusionLoop:
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)
+
+    def solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        """As :meth:`_solve`; on CUDA in graphs, with the rows filled up to a number that others have too."""
+        if self._graphed is None:
+            return self._solve(sampling, cond, x, noise, guidance_scale)
+        return in_buckets(self._graphed, sampling, cond, x, noise, guidance_scale)
 
     def _plan(self, sampling: Sampling, device: torch.device) -> tuple[list[Step], Tensor]:
         """Steps, and the embeddings (S, V) of their timesteps; kept, because every iteration wants the same."""
@@ -114,14 +120,12 @@ def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
     return FastLinear(layer.weight, layer.bias, dtype)
 
 
-def _in_buckets(solve: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``solve`` with its rows filled up to a number that others have too."""
-
-    def padded(sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        spare = (0, 0, 0, bucket(len(x)) - len(x))
-        return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
-
-    return padded
+def in_buckets(
+    solve: Callable[..., Tensor], sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor
+) -> Tensor:
+    """Call ``solve`` with its R rows filled up to a number that others have too."""
+    spare = (0, 0, 0, bucket(len(x)) - len(x))
+    return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
 
 
 def _fold(modulation: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

@@ -122,7 +122,8 @@ def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
     """The engine that ``decoding`` names, for the weights that the model has now.
 
     Note: weights that are sharded over processes (FSDP2, while training) are computed with as they are gathered, by
-    ``reference``: a snapshot would be the whole model in every process. It computes everything, whatever ``encoder_reuse``.
+    ``reference``: a snapshot would be the whole model in every process. It computes everything, whatever
+    ``encoder_reuse``.
 
     Raises:
         ValueError: what :func:`check_decoding` refuses.

@@ -104,7 +104,8 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
     if not 1 <= config.encoder_reuse <= config.num_iterations:
         raise UserError(f"encoder_reuse = {config.encoder_reuse}: choose 1 (never) to {config.num_iterations}.")
     if config.encoder_reuse > 1 and config.engine == "reference":
-        raise UserError(f"encoder_reuse = {config.encoder_reuse}, but engine = reference computes everything: choose 1.")
+        reuse = config.encoder_reuse
+        raise UserError(f"encoder_reuse = {reuse}, but engine = reference computes everything: choose 1.")
     for name, choices in DECODING_CHOICES.items():
         if getattr(config, name) not in choices:
             raise UserError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")

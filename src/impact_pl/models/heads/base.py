@@ -87,9 +87,7 @@ class Head(nn.Module, ABC):
     num_fit_patches: int = 0
 
     @abstractmethod
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P) for hidden (B, K, D).
 
         ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None costs no second pass.

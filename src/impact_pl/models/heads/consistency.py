@@ -81,9 +81,7 @@ class ConsistencyHead(AdaLNHead):
         times = timesteps[number]
         return distance(self.clean(points, times, cond), path[-1]).flatten(0, 1), times.flatten(0, 1)
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P) in ``num_diffusion_steps`` steps; ``temperature`` scales all noise."""
         start = self.schedule(1, torch.device("cpu"), sampling.min_alpha_bar).timesteps.item()
         schedule = self.schedule(self.num_timesteps, hidden.device)

@@ -158,9 +158,7 @@ class DiffusionHead(AdaLNHead):
         weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # makes it the velocity's error
         return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise, weight), timesteps
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Draw patches (B, K, P) by the solver of ``sampling``; ``min_alpha_bar``: see :func:`make_schedule`."""
         return last(self.path(hidden, null_hidden, sampling, generator))
 

@@ -158,9 +158,7 @@ class DiscreteHead(Head):
             partial = partial + self.quantizer.lookup(level, code)
         return torch.stack(losses).mean(dim=0), None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P), sums of entries of the codebooks."""
         return self.propose(hidden, null_hidden, sampling, generator)[0]
 

@@ -39,9 +39,7 @@ class MseHead(Head):
         """Mean squared error (B, K) of each patch; nothing is drawn."""
         return (self(hidden) - target.float()).square().mean(dim=-1), None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
         if null_hidden is None:
             return self(hidden)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from impact_pl.checkpoint_io import halved
+from impact_pl.checkpoint_io import halved, raise_if_memory
 from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
@@ -235,6 +235,7 @@ class Impact(nn.Module):
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (SafetensorError, RuntimeError) as error:
+            raise_if_memory(error)
             raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         return model.to(device).eval()
 

@@ -55,9 +55,9 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 # BENCH=docs/performance renews the committed page; MACHINE, what the records' names begin with, keeps those of others.
 bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
 	$(BIN)/python -m lab.benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
-	$(BIN)/python -m lab.benchmark latency --engine exact --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
-	$(BIN)/python -m lab.benchmark throughput --engine exact --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
-	$(BIN)/python -m lab.benchmark scaling --engine exact --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
+	$(BIN)/python -m lab.benchmark latency --engine fused --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
+	$(BIN)/python -m lab.benchmark throughput --engine fused --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
+	$(BIN)/python -m lab.benchmark scaling --engine fused --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
 	$(BIN)/python -m lab.benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
 	$(BIN)/python -m lab.benchmark reading --json $(BENCH)/$(MACHINE)-reading.json
 	$(BIN)/python -m lab.benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers.json

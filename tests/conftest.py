@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-import impact_pl  # noqa: F401  # makes torchaudio importable
+import impact_pl._torchaudio  # noqa: F401  # makes torchaudio, transformers and diffusers importable
 
 torch.set_num_threads(1)  # tests are small, and pytest-xdist may run two at once
 

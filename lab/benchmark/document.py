@@ -25,7 +25,7 @@ from timed iterations (`lab/benchmark/units.py`); without that mark a generation
 second half's time is the difference of two times, and may come out below its bound. Times are medians after warm-ups,
 ways taking turns, with random weights where a model is only named, and captions of average length (CAPTION_TOKENS in
 `work.py`), of whose text a model with a `text_padding` computes the positions that are there. All are computed by the
-plain engine, the reference and its step, and in records that name no number of them. On a CPU, what
+reference engine, LTH14/mar and its step, and in records that name no number of them. On a CPU, what
 takes more than 5 s is run once, without a warm-up, but for training steps (since 2026-11-27). Ratios are within one
 run, but for those to what was timed outside (**reference / this**). The paper's seconds are for a batch of 8 on one
 V100.

@@ -51,14 +51,14 @@ def rates_table(record: dict) -> str:
     return table(["what", "measured"], rows)
 
 
-def plain_of(row: dict, rows: list[dict]) -> dict | None:
-    """The row of the plain engine in float32 that does the same work for the same batch; a preset's is its own."""
+def reference_engine_of(row: dict, rows: list[dict]) -> dict | None:
+    """The row of the reference engine in float32 that does the same work for the same batch; a preset's is its own."""
     if row["preset"]:
         return None
     same = ("batch", "duration", "iterations", "diffusion_steps")
     for other in rows:
-        is_plain = other["engine"] == "plain" and other["precision"] == "32-true" and not other["preset"]
-        if is_plain and (all(other[key] == row[key] for key in same)):
+        is_reference = other["engine"] == "reference" and other["precision"] == "32-true" and not other["preset"]
+        if is_reference and (all(other[key] == row[key] for key in same)):
             return other
     return None
 
@@ -88,7 +88,7 @@ def latency_table(record: dict, outside: Sequence[dict] = ()) -> str:
     rows, outside = record["rows"], of_model(record, outside)
     lines = []
     for row in sorted(rows, key=lambda row: (row["batch"], -row["iterations"])):
-        plain = plain_of(row, rows)
+        slow = reference_engine_of(row, rows)
         same = ("batch", "duration", "iterations", "diffusion_steps")
         reference = None if row["preset"] else reference_of(row, outside, same)
         seconds = row["generation_seconds"]
@@ -101,13 +101,13 @@ def latency_table(record: dict, outside: Sequence[dict] = ()) -> str:
                 number(row["seconds"]),
                 number(row["bound_seconds"]),
                 number(row["seconds"] / row["bound_seconds"]),
-                number(plain["generation_seconds"] / seconds if plain else None),
+                number(slow["generation_seconds"] / seconds if slow else None),
                 number(reference / seconds if reference else None),
                 number(published_seconds(row, record["settings"])),
             ]
         )
     columns = ["way", "batch", "T x steps", "generation, s", "with text and codec, s", "bound, s", "times the bound"]
-    return table([*columns, "plain / this", "reference / this", "paper's V100, s"], lines)
+    return table([*columns, "reference engine / this", "LTH14/mar / this", "paper's V100, s"], lines)
 
 
 def breakdown_table(row: dict) -> str:

@@ -124,7 +124,7 @@ def encoder_flops(
     """Of one clip's pass.
 
     Args:
-        revealed: positions asked for; None: as the plain encoder works, all to the end.
+        revealed: positions asked for; None: as the reference engine works, all to the end.
         num_text: L'; None: a caption's.
     """
     config = spec.model

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio.functional
 from torch import Tensor, nn
 
+from impact_pl._torchaudio import torchaudio
 from impact_pl.checkpoint_io import DAMAGE, NUMPY
 from impact_pl.errors import UserError, first_line
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, load_strictly, mono

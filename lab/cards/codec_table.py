@@ -17,9 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torchaudio.functional
 from torch import Generator, Tensor
 
+from impact_pl._torchaudio import torchaudio
 from impact_pl.audio import SAMPLE_RATE, load_audio, resample
 from impact_pl.cli import options
 from impact_pl.codecs.base import AudioCodec

@@ -1,15 +1,87 @@
-"""IMPACT: text-to-audio by iterative mask-based parallel decoding over continuous audio latents."""
+"""IMPACT: text-to-audio by iterative mask-based parallel decoding over continuous audio latents.
 
-import os
+    from impact_pl import ImpactPipeline
 
-# Before torch loads OpenMP: its threads otherwise spin while they wait for each other, and where anything else uses a
-# core (another job on the node, a laptop's browser) a training step takes up to eight times as long.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    # But asleep at once they take 45 us to wake, in each of the diffusion head's thousands of short operations: a few
-    # microseconds of spinning make its loop 1.3 times as fast, and cost nothing measurable where cores are shared.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    pipeline = ImpactPipeline.from_pretrained()
+    pipeline("a dog barks", duration=5, seed=1).save("dog.wav")
 
-from impact_pl._torchaudio import make_torchaudio_importable
+The names below are imported from their modules when they are first used: ``import impact_pl`` itself loads no torch.
+"""
 
-make_torchaudio_importable()
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from impact_pl.audio import load_audio, save_audio
+    from impact_pl.cli.experiment import load_experiment
+    from impact_pl.codecs.base import AudioCodec
+    from impact_pl.codecs.registry import load_codec
+    from impact_pl.config import DecodingConfig, ModelConfig, TrainConfig
+    from impact_pl.data.datamodule import LatentDataModule
+    from impact_pl.errors import UserError
+    from impact_pl.inference.generate import generate
+    from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.inference.sounds import GeneratedAudio
+    from impact_pl.models.impact import Impact
+    from impact_pl.text_encoders.base import TextEncoder
+    from impact_pl.text_encoders.registry import load_text_encoder
+    from impact_pl.training.distillation import Distillation
+    from impact_pl.training.fit import train
+    from impact_pl.training.modules import TextConditionalTraining, UnconditionalPretraining
+
+_MODULES = {  # name -> the module that defines it
+    "AudioCodec": "codecs.base",
+    "DecodingConfig": "config",
+    "Distillation": "training.distillation",
+    "GeneratedAudio": "inference.sounds",
+    "Impact": "models.impact",
+    "ImpactPipeline": "inference.pipeline",
+    "LatentDataModule": "data.datamodule",
+    "ModelConfig": "config",
+    "TextConditionalTraining": "training.modules",
+    "TextEncoder": "text_encoders.base",
+    "TrainConfig": "config",
+    "UnconditionalPretraining": "training.modules",
+    "UserError": "errors",
+    "generate": "inference.generate",
+    "load_audio": "audio",
+    "load_codec": "codecs.registry",
+    "load_experiment": "cli.experiment",
+    "load_text_encoder": "text_encoders.registry",
+    "save_audio": "audio",
+    "train": "training.fit",
+}
+__all__ = [
+    "AudioCodec",
+    "DecodingConfig",
+    "Distillation",
+    "GeneratedAudio",
+    "Impact",
+    "ImpactPipeline",
+    "LatentDataModule",
+    "ModelConfig",
+    "TextConditionalTraining",
+    "TextEncoder",
+    "TrainConfig",
+    "UnconditionalPretraining",
+    "UserError",
+    "generate",
+    "load_audio",
+    "load_codec",
+    "load_experiment",
+    "load_text_encoder",
+    "save_audio",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

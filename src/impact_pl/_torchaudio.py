@@ -1,21 +1,22 @@
-"""The one place that cures the torchaudio-on-CPU trap.
+"""The one place that imports torchaudio, and cures the torchaudio-on-CPU trap.
 
-The registry's torchaudio wheels for Linux are CUDA builds. Beside a CPU build of torch their shared libraries cannot be
-loaded (``libc10_cuda.so`` is missing), which breaks ``import torchaudio`` and with it transformers and diffusers. The
-Python part of torchaudio works without those libraries: its own loader treats *missing* files as fine.
+The registry's torchaudio wheels for Linux are CUDA builds. Next to a CPU build of torch their shared libraries cannot
+be loaded (``libc10_cuda.so`` is missing), which breaks ``import torchaudio`` and with it parts of transformers and
+diffusers. The Python part of torchaudio works without those libraries: its own loader treats *missing* files as fine.
 
-``impact_pl/__init__.py`` calls this before anything else is imported, so commands, tests, spawned data-loader workers
-and launched ranks are all covered.
+Modules that need torchaudio write ``from impact_pl._torchaudio import torchaudio``. Modules that need transformers or
+diffusers import this one first, or one that does (``checkpoint_io``).
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 
-def make_torchaudio_importable() -> None:
+def _import_torchaudio() -> None:
     """Import torchaudio; where its compiled libraries do not fit this torch, import it without them."""
     try:
-        import torchaudio  # noqa: F401
+        importlib.import_module("torchaudio")
     except OSError:
         _import_without_libraries()
 
@@ -31,6 +32,15 @@ def _import_without_libraries() -> None:
 
     Path.glob = glob  # type: ignore[method-assign]  # torchaudio finds its libraries by Path.glob
     try:
-        import torchaudio  # noqa: F401
+        importlib.import_module("torchaudio")
     finally:
         Path.glob = original_glob  # type: ignore[method-assign]
+
+
+_import_torchaudio()
+
+import torchaudio  # noqa: E402
+import torchaudio.functional  # noqa: E402
+import torchaudio.transforms  # noqa: E402
+
+__all__ = ["torchaudio"]

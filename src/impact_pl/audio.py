@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torchaudio.functional
 from torch import Tensor, nn
 
+from impact_pl._torchaudio import torchaudio
 from impact_pl.errors import UserError
 from impact_pl.partial import write_whole
 

@@ -12,13 +12,14 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+import impact_pl._torchaudio  # noqa: F401  # before transformers and diffusers, which import torchaudio
 from impact_pl.errors import UserError, first_line
 
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files
-DAMAGE = (  # what torch, safetensors and transformers raise on files that are not what they should be
-    *(SafetensorError, pickle.PickleError, struct.error, OSError, EOFError, RuntimeError),
-    *(LookupError, ValueError, TypeError, AttributeError, AssertionError),
-)
+# What torch, safetensors and transformers raise on files that are not what they should be. Their TypeErrors and
+# AttributeErrors come from a changed library, not from a damaged file.
+DAMAGE = (SafetensorError, pickle.PickleError, struct.error, OSError, EOFError, RuntimeError, LookupError, ValueError)
+MALFORMED = (*DAMAGE, TypeError, AttributeError, AssertionError)  # where the file's own content is being interpreted
 REBUILD: tuple[Any, ...] = (
     np.float64(0).__reduce__()[0],
     np.empty(0).__reduce__()[0],
@@ -29,6 +30,12 @@ NUMPY: list[
     *(np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))),
     *((make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core") for make in REBUILD),
 ]
+
+
+def raise_if_memory(error: Exception) -> None:
+    """Raise ``error`` again if it says that memory ran out: then nothing is known about the file."""
+    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+        raise error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -45,7 +52,7 @@ def weight_files(folder: Path) -> list[Path]:
             if index.is_file():
                 try:
                     shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-                except DAMAGE as error:
+                except MALFORMED as error:
                     raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
                 return [index, *(folder / name for name in shards)]
     raise UserError(f"{folder}: no weights there (such as {WEIGHTS[0]}.safetensors)")
@@ -64,7 +71,8 @@ def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([*NUMPY, *allowed]):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except DAMAGE as error:
+    except MALFORMED as error:
+        raise_if_memory(error)
         with open(path, "rb") as file:
             is_safetensors = file.read(9)[8:] == b"{"  # its header's length, then the header in JSON
         why = "it is a safetensors file" if is_safetensors else first_line(error)
@@ -118,6 +126,7 @@ def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
     try:
         model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except DAMAGE as error:
+        raise_if_memory(error)
         raise UserError(f"{folder}: not a {model_class.__name__} that can be read ({first_line(error)})") from error
     wrong = [*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", []))]
     if wrong:

@@ -64,9 +64,9 @@ class DecodingConfig:
     confidence_steps: int = 10  # diffusion steps of each such draw
     reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
     final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
-    solver: str = "ancestral"  # ancestral (S1, MAR) | multistep (for few diffusion steps) | ddim; see solvers.py
+    solver: str = "ancestral"  # ancestral (IMPACT, MAR) | ddim; see sampling/solvers.py
     encoder_reuse: int = 1  # the encoder computes all in every so many iterations, else what is new; 1: always all
-    engine: str = "exact"  # exact | plain (the reference's operations in their order); models/engine.py
+    engine: str = "fused"  # fused | reference (LTH14/mar's operations in their order); inference/engine.py
     precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
 
 
@@ -74,8 +74,8 @@ DECODING_CHOICES = {  # of the fields that are names
     "guidance_schedule": ("cosine", "constant", "linear"),
     "order": ("random", "confidence"),
     "reveal": ("cosine", "linear", "sqrt", "adaptive"),
-    "solver": ("ancestral", "multistep", "ddim"),
-    "engine": ("exact", "plain"),
+    "solver": ("ancestral", "ddim"),
+    "engine": ("fused", "reference"),
     "precision": ("32-true", "bf16", "auto"),
 }
 
@@ -103,7 +103,7 @@ def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> Deco
 
 def _of_samples() -> DecodingConfig:
     """While training: from the weights where they lie, which may be sharded and change with every step."""
-    return DecodingConfig(engine="plain")
+    return DecodingConfig(engine="reference")
 
 
 @dataclass

@@ -19,7 +19,7 @@ from lab.benchmark.work import iterations_of
 CPU = torch.device("cpu")
 RATES = Rates({"32-true": 1e11, "bf16": 2e11}, {}, {1 << 20: 1e10}, 1e-6)
 DECODING = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
-WAYS = [Way(engine, dataclasses.replace(DECODING, engine=engine)) for engine in ("plain", "exact")]
+WAYS = [Way(engine, dataclasses.replace(DECODING, engine=engine)) for engine in ("reference", "fused")]
 
 
 @pytest.fixture(scope="module")
@@ -71,10 +71,10 @@ def test_spread_keeps_both_ends():
 
 
 def test_the_plain_engine_guides_always(subject):
-    plain, exact = (Runner(subject, way, 1, 16) for way in WAYS)
+    reference, fused = (Runner(subject, way, 1, 16) for way in WAYS)
     last = iterations_of(DECODING, 16)[-1]
     assert not last.guided
-    assert (plain.guides(last), exact.guides(last)) == (True, False)
+    assert (reference.guides(last), fused.guides(last)) == (True, False)
 
 
 def test_rows_are_consistent(subject):
@@ -93,10 +93,10 @@ def test_rows_are_consistent(subject):
                 assert part["ratio"] == (pytest.approx(part["seconds"] / least) if least > 0 else None)
             if name in ("encoder", "head"):
                 assert part["bound_seconds"] >= max(part["compute_seconds"], part["memory_seconds"]) - 1e-12
-    plain, exact = rows[:2]
-    assert plain["parts"]["head"]["launches"] > exact["parts"]["head"]["launches"] > 0
+    reference, fused = rows[:2]
+    assert reference["parts"]["head"]["launches"] > fused["parts"]["head"]["launches"] > 0
     for key in ("flops", "bound_seconds", "limited_by"):  # the algorithm's, not the program's
-        assert plain["parts"]["head"][key] == exact["parts"]["head"][key]
+        assert reference["parts"]["head"][key] == fused["parts"]["head"][key]
 
 
 def test_guidance_starts_no_fewer_operations(subject):

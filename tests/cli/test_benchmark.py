@@ -61,13 +61,13 @@ def test_latency(run, capsys, tmp_path):
     assert record["command"].startswith("python -m lab.benchmark latency --model tiny")
     assert record["machine"]["threads"] == 1
     rows = record["rows"]
-    ways = ["plain, 32-true", "plain, bf16", "exact, 32-true", "exact, bf16"]
+    ways = ["reference, 32-true", "reference, bf16", "fused, 32-true", "fused, bf16"]
     assert [row["way"] for row in rows[:4]] == ways
     assert len(rows) == 2 * (2 * len(ways) + 1)  # two batches; two numbers of iterations, and the preset's own
     for row in rows:
         assert {"text", "codec", "encoder", "head"} < set(row["parts"])
         assert row["seconds"] == pytest.approx(sum(part["seconds"] for part in row["parts"].values()))
-    assert f"| plain, 32-true | 1 | 2 x 2 | {rows[0]['generation_seconds']:.3g}"[:30] in said
+    assert f"| reference, 32-true | 1 | 2 x 2 | {rows[0]['generation_seconds']:.3g}"[:30] in said
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"latency-iterations.svg", "latency-parts.svg"}
 
 
@@ -86,9 +86,9 @@ def test_precisions_that_the_processor_computes_in(run, tmp_path, monkeypatch, c
     """By default: emulated products would take many times as long, and say nothing."""
     monkeypatch.setattr("impact_pl.precision.cpu_computes_bf16", lambda: computes)
     out = tmp_path / "auto.json"
-    sizes = ["--iterations", 2, "--duration", 1.28, "--no-codec", "--engine", "exact", "--preset", "fast"]
+    sizes = ["--iterations", 2, "--duration", 1.28, "--no-codec", "--engine", "fused", "--preset", "fast"]
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", out) == 0
-    named = [f"exact, {precision}" for precision in ways] + [f"preset fast, {ways[-1]}"]
+    named = [f"fused, {precision}" for precision in ways] + [f"preset fast, {ways[-1]}"]
     assert [row["way"] for row in record_of(out)["rows"]] == named
     assert record_of(out)["settings"]["precision"] == ways
 
@@ -96,7 +96,7 @@ def test_precisions_that_the_processor_computes_in(run, tmp_path, monkeypatch, c
 def test_a_trained_model(run, trained, tmp_path):
     """From its folder, with its own codec and text encoder; longer than it can be is an error."""
     model = ["--model", trained / "text" / "model", "--diffusion-steps", 2, "--points", 1, *FEW]
-    sizes = ["--iterations", 2, "--precision", "32-true", "--engine", "exact"]
+    sizes = ["--iterations", 2, "--precision", "32-true", "--engine", "fused"]
     out = tmp_path / "trained.json"
     assert run(benchmark.main, "latency", *model, *sizes, "--duration", 1.28, "--json", out) == 0
     assert set(record_of(out)["rows"][0]["parts"]) > {"text", "codec"}
@@ -104,7 +104,7 @@ def test_a_trained_model(run, trained, tmp_path):
 
 
 def test_throughput_and_scaling(run, capsys, tmp_path):
-    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "exact", "--set", "model.head=consistency"]
+    arguments = ["--iterations", 2, "--precision", "32-true", "--engine", "fused", "--set", "model.head=consistency"]
     assert run(benchmark.main, "throughput", *TINY, *arguments, "--batch", 1, 2, "--duration", 1.28) == 0
     assert table(capsys.readouterr().out)["clips/s at batch"] == ["1", "2"]
     out = tmp_path / "scaling.json"
@@ -135,7 +135,7 @@ def test_peers(run, capsys, tmp_path, small_peers):
     rows = {row["system"]: row for row in record_of(out)["rows"]}
     assert set(peer_models.PEERS) < set(rows)
     assert [name for name, row in rows.items() if row.get("ours")] == [
-        "IMPACT tiny, plain, 2 x 2", "IMPACT tiny, exact, 2 x 2"
+        "IMPACT tiny, reference, 2 x 2", "IMPACT tiny, fused, 2 x 2"
     ]  # fmt: skip
     assert (rows["Tango"]["steps"], rows["MAGNeT-small-shaped"]["steps"], rows["MusicGen small"]["steps"]) == (
         200,
@@ -299,9 +299,9 @@ def test_what_cannot_be_timed_is_refused_before_the_rest_is(run, capsys, trained
 def test_a_preset_is_compared_with_no_other_work():
     """Its diffusion steps fall, whatever it starts with."""
     same = {"batch": 1, "duration": 10.24, "iterations": 16, "diffusion_steps": 25}
-    plain = same | {"engine": "plain", "precision": "32-true", "preset": False}
-    assert tables.plain_of(plain, [plain]) is plain
-    assert tables.plain_of(plain | {"preset": True}, [plain]) is None
+    plain = same | {"engine": "reference", "precision": "32-true", "preset": False}
+    assert tables.reference_engine_of(plain, [plain]) is plain
+    assert tables.reference_engine_of(plain | {"preset": True}, [plain]) is None
 
 
 @pytest.mark.parametrize(

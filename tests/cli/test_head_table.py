@@ -41,7 +41,7 @@ def test_operations_are_those_of_a_real_generation(name):
             return sample(*args, **kwargs)
 
     model.head.sample = counting
-    decoding = DecodingConfig(num_iterations=5, num_diffusion_steps=7, guidance_schedule="constant", engine="plain")
+    decoding = DecodingConfig(num_iterations=5, num_diffusion_steps=7, guidance_schedule="constant", engine="reference")
     features = {"words": torch.randn(1, 2, 5)}
     text = TextFeatures(features, torch.ones(1, 2, dtype=torch.bool))
     with sdpa_kernel(SDPBackend.MATH):  # the fused one is not counted on a CPU

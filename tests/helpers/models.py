@@ -70,5 +70,5 @@ def both(model, text, num_frames, batch, **config):
     decoding = DecodingConfig(**{"num_iterations": 3, "num_diffusion_steps": 12, "confidence_steps": 2} | config)
     return [
         generate(model, text, num_frames, batch, dataclasses.replace(decoding, engine=engine), rng())
-        for engine in ("exact", "plain")
+        for engine in ("fused", "reference")
     ]

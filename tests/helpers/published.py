@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-import impact_pl  # noqa: F401  # makes torchaudio importable
+import impact_pl._torchaudio  # noqa: F401  # makes transformers and diffusers importable
 
 WORDS = "a the dog barks rain falls on tin roof high beep low hum hiss of white noise rising whistle and"
 VOCABULARY = 300

@@ -1,13 +1,16 @@
 """CUDA graphs: captured, replayed, and the same latents as without. What needs no device is tested on any machine."""
 
 import dataclasses
+import functools
+import gc
+import weakref
 from collections import OrderedDict
 
 import pytest
 import torch
 
-from impact_pl.inference.cuda_graphs import Graphed, bucket, remember
-from impact_pl.inference.diffusion_loop import _in_buckets
+from impact_pl.inference.cuda_graphs import Graphed, bucket, num_bytes, remember
+from impact_pl.inference.diffusion_loop import in_buckets
 from impact_pl.inference.engine import build_engine, fast_head
 from impact_pl.inference.generate import generate
 from impact_pl.models.heads.base import Sampling
@@ -39,8 +42,29 @@ def test_filled_up_rows_change_nothing(steps):
     hidden, null_hidden = torch.randn(2, 1, 5, 32, generator=rng())
     draw = lambda: loop.sample(hidden, null_hidden, Sampling(3.0, steps, min_alpha_bar=1e-3), rng())  # noqa: E731
     alone = draw()
-    loop.solve = _in_buckets(loop._solve)
+    loop.solve = functools.partial(in_buckets, loop._solve)
     assert_same(draw(), alone)
+
+
+def test_an_engine_is_freed_with_its_last_reference():
+    """On CUDA the graphs and their memory go with it; a cycle would wait for the garbage collector."""
+    gc.disable()
+    try:
+        engine = build_engine(build(), QUICK)
+        gone = weakref.ref(engine.head)
+        del engine
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_the_least_recent_graphs_go_when_their_bytes_are_too_many():
+    graphed = Graphed(torch.clone, max_bytes=1000)
+    for key in range(4):  # of 400 bytes each
+        graph = (None, [torch.zeros(50)], torch.zeros(50))
+        graphed._make_room(num_bytes(graph))
+        remember(graphed._graphs, (key,), graph, 512)
+    assert list(graphed._graphs) == [(2,), (3,)]
 
 
 @pytest.mark.gpu
@@ -79,10 +103,10 @@ def test_same_latents_on_a_gpu(prediction, padding):
     text.features, text.mask = {k: v.cuda() for k, v in text.features.items()}, text.mask.cuda()
     decoding = dataclasses.replace(QUICK, num_iterations=5, num_diffusion_steps=8)
     generator = lambda: torch.Generator("cuda").manual_seed(0)  # noqa: E731
-    plain = generate(model, text, 12, 2, dataclasses.replace(decoding, engine="plain"), generator())
+    want = generate(model, text, 12, 2, dataclasses.replace(decoding, engine="reference"), generator())
     engine = build_engine(model, decoding)
     for _ in range(3):  # eager, captured, replayed
-        exact = generate(model, text, 12, 2, decoding, generator(), engine=engine)
-        torch.testing.assert_close(exact, plain, rtol=0, atol=CLOSE * plain.abs().max().item())
+        got = generate(model, text, 12, 2, decoding, generator(), engine=engine)
+        torch.testing.assert_close(got, want, rtol=0, atol=CLOSE * want.abs().max().item())
     bf16 = dataclasses.replace(decoding, precision="bf16")
     assert torch.isfinite(generate(model, text, 12, 2, bf16, generator())).all()

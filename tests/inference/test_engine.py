@@ -1,4 +1,4 @@
-"""The exact engine against the plain path: the same seed gives the same latents, up to rounding."""
+"""The fused engine against the reference: the same seed gives the same latents, up to rounding."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_same_latents_without_captions(text_features):
     [
         {"min_alpha_bar": 0.0},
         {"temperature": 0.7},
-        {"temperature": 0.0, "solver": "multistep"},
+        {"temperature": 0.0},
         {"temperature": 0.7, "solver": "ddim"},
         {"guidance_scale": 1.0},
     ],
@@ -87,9 +87,9 @@ def test_chunks_of_timesteps_do_not_matter():
 def test_bf16_is_near(options):
     """Rounding of bf16 (0.4 %) in trunk and head; one iteration, so that nothing makes another clip of it."""
     model = build(depth=2, head_depth=2, **options)
-    exact, plain = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0, precision="bf16")
+    fused, reference = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0, precision="bf16")
     full, _ = both(model, captions(), 12, 2, num_iterations=1, guidance_scale=2.0)
-    for result in (exact, plain):
+    for result in (fused, reference):
         assert 1e-6 < ((result - full).norm() / full.norm()) < 0.05
 
 
@@ -113,9 +113,9 @@ def mesh(tmp_path):
 
 
 def test_sharded_weights_compute_everything_anew(mesh):
-    """They get the plain engine, which has nothing to reuse."""
+    """They get the reference engine, which has nothing to reuse."""
     model, decoding = build(depth=2), dataclasses.replace(QUICK, encoder_reuse=2)
-    want = generate(model, captions(), 12, 2, dataclasses.replace(QUICK, engine="plain"), rng())
+    want = generate(model, captions(), 12, 2, dataclasses.replace(QUICK, engine="reference"), rng())
     weight = model.head.final_proj.weight
     model.head.register_parameter("sharded", torch.nn.Parameter(distribute_tensor(weight.detach(), mesh)))
     assert torch.equal(generate(model, captions(), 12, 2, decoding, rng()), want)

@@ -92,6 +92,6 @@ def test_generates(order, options):
 
 
 def test_impossible_reuse_is_refused():
-    for wrong in ({"encoder_reuse": 0}, {"encoder_reuse": 65}, {"encoder_reuse": 2, "engine": "plain"}):
+    for wrong in ({"encoder_reuse": 0}, {"encoder_reuse": 65}, {"encoder_reuse": 2, "engine": "reference"}):
         with pytest.raises(ValueError, match="encoder_reuse"):
             check_decoding(DecodingConfig(**wrong), 1000)

@@ -57,7 +57,7 @@ def test_packing_by_hand():
 @pytest.mark.parametrize("order", ["random", "confidence"])
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 def test_same_latents_packed_or_not(order, guidance_scale):
-    """The plain engine computes all positions, and attention leaves out those that are masked."""
+    """The reference engine computes all positions, and attention leaves out those that are masked."""
     assert_same(*both(padded(), captions(), 12, 3, order=order, guidance_scale=guidance_scale))
 
 
@@ -141,9 +141,9 @@ def test_attention_by_products_with_a_mask(shape):
 
 
 def test_bf16_is_near():
-    exact, plain = both(padded(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0, precision="bf16")
+    fused, reference = both(padded(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0, precision="bf16")
     full, _ = both(padded(), captions(), 12, 3, num_iterations=1, guidance_scale=2.0)
-    for result in (exact, plain):
+    for result in (fused, reference):
         assert 1e-6 < ((result - full).norm() / full.norm()) < 0.05
 
 

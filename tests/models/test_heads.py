@@ -68,8 +68,8 @@ def test_a_head_without_spread_reveals_nothing_adaptively(name):
 
 @pytest.mark.parametrize("name", ["mse", "discrete", "consistency"])
 def test_a_head_that_takes_no_solver_says_so(name):
-    with pytest.raises(ValueError, match=f"solver = multistep, but the head '{name}' .* choose ancestral"):
-        generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, solver="multistep"), rng())
+    with pytest.raises(ValueError, match=f"solver = ddim, but the head '{name}' .* choose ancestral"):
+        generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, solver="ddim"), rng())
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -13,7 +13,8 @@ from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling import decoding
-from impact_pl.sampling.diffusion import Schedule, ancestral_sample, make_schedule, respaced_timesteps
+from impact_pl.sampling.diffusion import Schedule, make_schedule, respaced_timesteps
+from impact_pl.sampling.solvers import ancestral, solve, trajectory
 
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 SCHEDULE = {
@@ -114,15 +115,10 @@ def test_sampling_trajectory(golden, model, start_at, kind, scale, temperature):
     theirs = golden[f"sample_{start_at}{kind}"]  # (steps, K, P)
     schedule = low_steps() if start_at else model.head.schedule(10, torch.device("cpu"))
     denoise = model.head.denoiser(golden["sample_hidden"], golden["sample_null_hidden"], scale)
-    ours = []
-
-    def recording(noisy, timestep):
-        ours.append(noisy)
-        return denoise(noisy, timestep)
-
-    noises = golden[f"sample_{start_at}{kind}_noise"]
-    ours.append(ancestral_sample(recording, schedule, golden["sample_start"], noises, temperature))
-    for step, (x, want) in enumerate(zip(ours[1:], theirs, strict=True)):
+    timesteps, noises = schedule.timesteps.flip(0), golden[f"sample_{start_at}{kind}_noise"]
+    steps = ancestral(schedule, temperature=temperature)
+    ours = trajectory(lambda x, i: denoise(x, timesteps[i : i + 1]), steps, golden["sample_start"], noises)
+    for step, (x, want) in enumerate(zip(ours, theirs, strict=True)):
         # From timestep 999 rounding is amplified with everything else, to 4e-6 of the largest on some processors.
         torch.testing.assert_close(x, want, rtol=1e-5, atol=1e-5 * want.abs().max().item(), msg=f"step {step}")
 
@@ -149,9 +145,9 @@ def test_whole_generation(golden, model, monkeypatch):
         index = taken + rows
         taken += rows.numel()
         denoise = model.head.denoiser(hidden, null_hidden, guidance_scale)
-        return ancestral_sample(
-            denoise, low_steps(), golden["generate.starts"][index], golden["generate.noises"][:, index]
-        )
+        timesteps, noises = low_steps().timesteps.flip(0), golden["generate.noises"][:, index]
+        step = lambda x, i: denoise(x, timesteps[i : i + 1])  # noqa: E731
+        return solve(step, ancestral(low_steps()), golden["generate.starts"][index], noises)
 
     config = DecodingConfig(num_iterations=5, guidance_scale=3.0, guidance_schedule="constant")
     patches = decoding.decode(encode, sample, torch.zeros(2, 16, 8), config, torch.Generator())

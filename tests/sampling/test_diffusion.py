@@ -6,7 +6,6 @@ import torch
 from impact_pl.sampling.diffusion import (
     Prediction,
     add_noise,
-    ancestral_sample,
     cosine_betas,
     diffusion_loss,
     make_schedule,
@@ -15,6 +14,7 @@ from impact_pl.sampling.diffusion import (
     respaced_timesteps,
     variational_bound,
 )
+from tests.helpers.ancestral import ancestral_sample
 
 
 def oracle(schedule, x0, variance=0.0):

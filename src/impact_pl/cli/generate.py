@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,7 @@ from impact_pl.errors import user_errors
 from impact_pl.models.spec import BUILTIN, find_model
 
 if TYPE_CHECKING:  # the modules that need torch are imported when the arguments are known: --help answers at once
-    from torch import Tensor
-
     from impact_pl.cli.jobs import Job
-    from impact_pl.inference.pipeline import ImpactPipeline
 
 DECODING = {  # option -> field of DecodingConfig, and what it is
     "--iterations": ("num_iterations", "decoding iterations"),
@@ -37,7 +34,7 @@ DECODING = {  # option -> field of DecodingConfig, and what it is
     "--confidence-steps": ("confidence_steps", "diffusion steps of each of them"),
     "--encoder-reuse": ("encoder_reuse", "the encoder computes all in every so many iterations; 1: in each"),
     "--reveal": ("reveal", "how many patches an iteration reveals"),
-    "--engine": ("engine", "plain computes all that the reference computes; the result is the same to rounding"),
+    "--engine": ("engine", "reference: the operations of LTH14/mar; the result is the same to rounding"),
     "--precision": ("precision", "of the model; auto: bf16 where the processor computes in it"),
 }
 MOST_WARNINGS = 5  # files named on the screen
@@ -141,30 +138,17 @@ def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
     batches = [todo[start : start + args.batch_size] for start in range(0, len(todo), args.batch_size)]
     with progress("generating", len(todo) * decoding.num_iterations, unit="iterations") as bar:
         for batch in batches:
-            waveforms = make_sounds(pipeline, batch, args.duration, decoding, bar.advance)
-            for job, waveform in zip(batch, waveforms, strict=True):
+            advance = functools.partial(bar.advance, len(batch))
+            sounds = pipeline(
+                [job.caption for job in batch],
+                duration=args.duration,
+                seeds=[job.seed for job in batch],
+                decoding=decoding,
+                progress=lambda *_, advance=advance: advance(),
+            )
+            for job, waveform in zip(batch, sounds.waveforms, strict=True):
                 save_audio(job.file, waveform, pipeline.sample_rate)
             remember(args.out, batch, settings)
-
-
-def make_sounds(
-    pipeline: ImpactPipeline,
-    batch: list[Job],
-    duration: float | None,
-    decoding: DecodingConfig,
-    advance: Callable[[int], None],
-) -> list[Tensor]:
-    """Generate a batch, each sound from its own seed: waveforms (S,)."""
-    return [
-        pipeline(
-            [job.caption],
-            duration=duration,
-            seed=job.seed,
-            decoding=decoding,
-            progress=lambda iteration, num_iterations: advance(1),
-        )[0].cpu()
-        for job in batch
-    ]
 
 
 def draw_spectrograms(jobs: list[Job]) -> None:

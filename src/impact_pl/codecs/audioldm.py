@@ -11,15 +11,16 @@ W latent width.
 import math
 
 import torch
-import torchaudio.functional
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
+from impact_pl._torchaudio import torchaudio
 from impact_pl.audio import fit_length
 from impact_pl.checkpoint_io import load_frozen, weight_files
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
+from impact_pl.randomness import Generators
 from impact_pl.registry import full_name
 
 SAMPLE_RATE, NUM_MELS, N_FFT, HOP, F_MAX, LEAST = 16_000, 64, 1024, 160, 8000.0, 1e-5
@@ -116,7 +117,7 @@ class AudioLDMCodec(AudioCodec):
         return torch.cat([posterior.mean, posterior.std], dim=1)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
         """Raw latents (B, C, H, W) -> waveform (B, S); nothing is drawn.
 
         The vocoder's first upsampling gives one frame more than five each, 32 samples in all, which are cut off.

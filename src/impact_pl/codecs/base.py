@@ -8,7 +8,9 @@ decides how strong its channels are relative to each other.
 
 from abc import ABC, abstractmethod
 
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
+
+from impact_pl.randomness import Generators
 
 
 class AudioCodec(nn.Module, ABC):
@@ -40,9 +42,9 @@ class AudioCodec(nn.Module, ABC):
         """Waveform (B, S) -> moments (B, 2C, H, W): [mean; std] of the raw latents."""
 
     @abstractmethod
-    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
         """Raw latents (B, C, H, W) -> waveform (B, H * samples_per_latent).
 
-        ``generator`` (on the CPU) drives whatever the decoder draws; without one a fixed seed is used, so that the
-        same latents give the same waveform.
+        ``generator`` (on the CPU, of the batch or one per clip) drives whatever the decoder draws; without one a fixed
+        seed is used, so that the same latents give the same waveform.
         """

@@ -20,11 +20,12 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from safetensors.torch import load_file, save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from impact_pl.audio import LogMel, fit_length
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.errors import UserError
+from impact_pl.randomness import Generators, draw_normal, draw_uniform
 
 NUM_OUTPUTS = 5  # numbers for each bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
 NUM_NOISE_CHANNELS = 16  # random inputs, so that the network can draw what neighbouring bins share (onsets, pitch)
@@ -67,7 +68,7 @@ class NoiseExcitedDecoder(nn.Module):
         interpolation = mel_interpolation(num_mels, self.num_bins, sample_rate)
         self.register_buffer("interpolation", interpolation, persistent=False)
 
-    def forward(self, mel: Tensor, level: Tensor, generator: Generator) -> Tensor:
+    def forward(self, mel: Tensor, level: Tensor, generator: Generators) -> Tensor:
         """Log-mel (B, F, M) and the same relative to unit white noise, ``level`` (B, F, M) -> waveform (B, hop * M).
 
         M must be even. ``generator`` draws the excitations.
@@ -87,12 +88,12 @@ class NoiseExcitedDecoder(nn.Module):
             spectrum = spectrum + torch.complex(gains[3], gains[4]) * self._pulses()
             return inverse_stft(envelope * spectrum, self.window, self.hop)
 
-    def _draw(self, batch: int, num_frames: int, generator: Generator, device: torch.device) -> tuple[Tensor, ...]:
-        """White noise (B, samples), phases (B, K) and the network's random inputs (B, M/2, channels)."""
-        noise = torch.randn(batch, (num_frames - 1) * self.hop + self.n_fft, generator=generator)
-        phases = 2 * math.pi * torch.rand(batch, self.num_bins, generator=generator)
-        inputs = torch.randn(batch, num_frames // 2, NUM_NOISE_CHANNELS, generator=generator)
-        return noise.to(device), phases.to(device), inputs.to(device)
+    def _draw(self, batch: int, num_frames: int, generator: Generators, device: torch.device) -> tuple[Tensor, ...]:
+        """Draw white noise (B, samples), phases (B, K) and the network's random inputs (B, M/2, channels)."""
+        noise = draw_normal((batch, (num_frames - 1) * self.hop + self.n_fft), generator, device)
+        phases = 2 * math.pi * draw_uniform((batch, self.num_bins), generator, device)
+        inputs = draw_normal((batch, num_frames // 2, NUM_NOISE_CHANNELS), generator, device)
+        return noise, phases, inputs
 
     def _noise_spectrum(self, noise: Tensor) -> Tensor:
         """STFT (B, M, K) of white noise."""
@@ -284,7 +285,7 @@ class BuiltinCodec(AudioCodec):
         return torch.cat([mean, std], dim=1)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
         """Latents (B, C, H, 1) -> waveform (B, S); ``generator`` draws the excitation (None: seed 0)."""
         waveform = self.synthesize(latents, generator or torch.Generator().manual_seed(0))
         with torch.autocast(latents.device.type, enabled=False):
@@ -292,7 +293,7 @@ class BuiltinCodec(AudioCodec):
                 waveform = self.correct_mel(waveform.float(), self.decode_mel(latents.float()))
         return waveform
 
-    def synthesize(self, latents: Tensor, generator: Generator) -> Tensor:
+    def synthesize(self, latents: Tensor, generator: Generators) -> Tensor:
         """What the decoder draws, with gradients: its training's ``decode``."""
         mel = self.decode_mel(latents)
         return self.decoder(mel, self.excess_level(mel), generator)

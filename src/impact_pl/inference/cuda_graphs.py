@@ -1,7 +1,10 @@
 """CUDA graphs: thousands of small kernels launched as one. Without them the host is slower than the device."""
 
+import gc
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,16 +13,17 @@ from torch import Tensor
 Key = tuple[Any, ...]
 Graph = tuple[torch.cuda.CUDAGraph, list[Any], Tensor]  # with its inputs and its output
 
-MAX_GRAPHS = 512  # of a function: 64 iterations are 64 of the encoder, for each duration, batch size and text length
+MAX_BYTES = 2 << 30  # of the graphs' inputs and outputs, per function
+MAX_GRAPHS = 512  # per function: 64 iterations are 64 of the encoder, for each duration, batch size and text length
 
 
 def bucket(rows: int) -> int:
-    """The next power of two: numbers of rows that share a graph, at the price of computing some for nothing."""
+    """Round up to a power of two: numbers of rows that share a graph, at the price of computing some for nothing."""
     return 1 << (rows - 1).bit_length()
 
 
 def remember(entries: OrderedDict, key: Key, value: Any, limit: int) -> None:
-    """Make an entry the most recent one; of more than ``limit`` the least recent goes."""
+    """Make an entry the most recent one, and drop the least recent of more than ``limit``."""
     entries[key] = value
     entries.move_to_end(key)
     if len(entries) > limit:
@@ -29,24 +33,34 @@ def remember(entries: OrderedDict, key: Key, value: Any, limit: int) -> None:
 class Graphed:
     """A function of CUDA tensors that is captured when shapes are seen for the second time, and replayed from then on.
 
-    Arguments that are no tensors have to be hashable: each value is another graph. The function must not wait for the
-    device. Every graph keeps its inputs and its output; what lies between is in one pool of memory for all.
+    Arguments that are no tensors have to be hashable: each value gets another graph. The function must not wait for the
+    device. Every graph keeps its inputs and its output; intermediate tensors of all graphs share one pool of memory.
 
-    Shapes beyond ``limit`` are forgotten, those first that were used longest ago, with their graphs: the memory that
-    graphs take is bounded. A round of more shapes than that captures none, and runs as without graphs.
+    The least recently used graphs are dropped beyond ``limit`` shapes, or beyond ``max_bytes`` of inputs and outputs. A
+    round of more shapes than that captures none, and runs as without graphs.
+
+    Not safe to call from several threads at once: a replay reads the inputs that the last call wrote.
     """
 
-    def __init__(self, function: Callable[..., Tensor], limit: int = MAX_GRAPHS) -> None:
-        self.function, self.limit = function, limit
+    def __init__(self, function: Callable[..., Tensor], limit: int = MAX_GRAPHS, max_bytes: int = MAX_BYTES) -> None:
+        self.function, self.limit, self.max_bytes = function, limit, max_bytes
         self._graphs: OrderedDict[Key, Graph | None] = OrderedDict()  # None: seen once
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pools: dict[torch.device, Any] = {}
 
     def __call__(self, *arguments: Any) -> Tensor:
-        key = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in arguments)
+        device = next(x.device for x in arguments if isinstance(x, Tensor))
+        key = (device, *((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in arguments))
+        with torch.cuda.device(device):  # a capture takes place on the current device, whatever its inputs' is
+            return self._call(key, device, arguments)
+
+    def _call(self, key: Key, device: torch.device, arguments: tuple[Any, ...]) -> Tensor:
         if key not in self._graphs:  # a single use is not worth a capture; and libraries allocate what they keep here
             remember(self._graphs, key, None, self.limit)
             return self.function(*arguments)
-        captured = self._graphs[key] or self._capture(arguments)
+        captured = self._graphs[key]
+        if captured is None:
+            captured = self._capture(device, arguments)
+            self._make_room(num_bytes(captured))
         remember(self._graphs, key, captured, self.limit)
         graph, fixed, output = captured
         for target, x in zip(fixed, arguments, strict=True):
@@ -55,13 +69,50 @@ class Graphed:
         graph.replay()
         return output.clone()
 
-    def _capture(self, arguments: tuple[Any, ...]) -> Graph:
+    def _make_room(self, wanted: int) -> None:
+        """Drop the least recently used graphs until ``wanted`` more bytes are within ``max_bytes``."""
+        total = wanted + sum(num_bytes(graph) for graph in self._graphs.values() if graph is not None)
+        for key in list(self._graphs):
+            if total <= self.max_bytes:
+                return
+            graph = self._graphs.pop(key)
+            total -= 0 if graph is None else num_bytes(graph)
+
+    def _capture(self, device: torch.device, arguments: tuple[Any, ...]) -> Graph:
+        """Record the function as a graph.
+
+        Raises:
+            UserWarning: nothing was recorded; such a graph would return its first output for ever.
+        """
         fixed, graph = [x.clone() if isinstance(x, Tensor) else x for x in arguments], torch.cuda.CUDAGraph()
+        if device not in self._pools:
+            self._pools[device] = torch.cuda.graph_pool_handle()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # once on a side stream before the capture: PyTorch's notes on CUDA graphs
             self.function(*fixed)
         torch.cuda.current_stream().wait_stream(side)
-        with torch.cuda.graph(graph, pool=self._pool):
-            output = self.function(*fixed)
+        with warnings.catch_warnings(), without_collection():
+            warnings.filterwarnings("error", message=".*CUDA Graph is empty")
+            # thread_local: other threads may allocate memory meanwhile
+            with torch.cuda.graph(graph, pool=self._pools[device], capture_error_mode="thread_local"):
+                output = self.function(*fixed)
         return graph, fixed, output
+
+
+def num_bytes(graph: Graph) -> int:
+    """Memory of a graph's own inputs and output."""
+    _, fixed, output = graph
+    return sum(x.nbytes for x in [*fixed, output] if isinstance(x, Tensor))
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the garbage collector from running: it may free another graph, which a capture does not survive."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

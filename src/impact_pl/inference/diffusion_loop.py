@@ -4,6 +4,7 @@ Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K pos
 patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
 """
 
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import cast
@@ -17,7 +18,8 @@ from impact_pl.inference.fast_linear import FastLinear, inference_copy
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion import AdaLNBlock, DiffusionHead
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.sampling.diffusion import draw_normal, make_schedule
+from impact_pl.randomness import Generators, draw_normals
+from impact_pl.sampling.diffusion import make_schedule
 from impact_pl.sampling.solvers import SOLVERS, Step, solve
 
 CHUNK_ROWS = 512  # pairs of timestep and position whose modulations are held at once
@@ -50,21 +52,26 @@ class DiffusionLoop:
         weights, biases = zip(*folded, strict=True)
         self.modulation = FastLinear(torch.cat(weights), torch.cat(biases), dtype)
         self._plans: dict[Sampling, tuple[list[Step], Tensor]] = {}
-        self.solve = _in_buckets(Graphed(self._solve)) if head.final_proj.weight.is_cuda else self._solve
+        own = weakref.proxy(self)  # a bound method here would be a cycle: weights and graphs would outlive this object
+        self._graphed = Graphed(lambda *arguments: own._solve(*arguments)) if head.final_proj.weight.is_cuda else None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
-        start = sampling.start_std * draw_normal(shape, generator, device)
-        noises = [draw_normal(shape, generator, device) for _ in range(sampling.num_noises)]
+        first, *noises = draw_normals(1 + sampling.num_noises, shape, generator, device)
+        start = sampling.start_std * first
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
         guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)
+
+    def solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
+        """As :meth:`_solve`; on CUDA in graphs, with the rows filled up to a number that others have too."""
+        if self._graphed is None:
+            return self._solve(sampling, cond, x, noise, guidance_scale)
+        return in_buckets(self._graphed, sampling, cond, x, noise, guidance_scale)
 
     def _plan(self, sampling: Sampling, device: torch.device) -> tuple[list[Step], Tensor]:
         """Steps, and the embeddings (S, V) of their timesteps; kept, because every iteration wants the same."""
@@ -113,14 +120,12 @@ def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
     return FastLinear(layer.weight, layer.bias, dtype)
 
 
-def _in_buckets(solve: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``solve`` with its rows filled up to a number that others have too."""
-
-    def padded(sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        spare = (0, 0, 0, bucket(len(x)) - len(x))
-        return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
-
-    return padded
+def in_buckets(
+    solve: Callable[..., Tensor], sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor
+) -> Tensor:
+    """Call ``solve`` with its R rows filled up to a number that others have too."""
+    spare = (0, 0, 0, bucket(len(x)) - len(x))
+    return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
 
 
 def _fold(modulation: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:

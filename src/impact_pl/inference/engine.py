@@ -1,4 +1,4 @@
-"""Two ways to compute what decoding asks of a model (``decoding.engine``): as the reference does, and faster.
+"""Compute what decoding asks of a model (``decoding.engine``): as the reference does, or fused.
 
 Dimensions: B clips, N patches, K positions asked for, P numbers a patch, D width.
 """
@@ -22,6 +22,7 @@ from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.impact import Impact
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.precision import dtype_of
+from impact_pl.randomness import Generators
 from impact_pl.sampling.decoding import check_decoding
 from impact_pl.sampling.masking import take
 
@@ -56,7 +57,7 @@ class Engine:
     autocast: torch.dtype | None = None
 
 
-def plain(model: Impact, dtype: torch.dtype) -> Engine:
+def reference(model: Impact, dtype: torch.dtype) -> Engine:
     """The reference's operations (LTH14/mar) in their order: the yardstick, for speed and for what comes out.
 
     The encoder runs at all positions, of the text too, guidance has always both halves, and the head computes in every
@@ -70,7 +71,7 @@ def plain(model: Impact, dtype: torch.dtype) -> Engine:
     return Engine(encode, model.head, text_multiple=None, guides_always=True, autocast=autocast)
 
 
-def exact(model: Impact, dtype: torch.dtype) -> Engine:
+def fused(model: Impact, dtype: torch.dtype) -> Engine:
     """The same numbers up to the rounding of ``dtype``, with nothing computed twice or for nothing.
 
     Weights are a snapshot: cast and packed once, here (they take their memory a second time).
@@ -114,14 +115,15 @@ def _graphed(encoder: LatentEncoder) -> Encoder:
     return encode
 
 
-ENGINES: dict[str, Callable[[Impact, torch.dtype], Engine]] = {"plain": plain, "exact": exact}
+ENGINES: dict[str, Callable[[Impact, torch.dtype], Engine]] = {"reference": reference, "fused": fused}
 
 
 def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
     """The engine that ``decoding`` names, for the weights that the model has now.
 
     Note: weights that are sharded over processes (FSDP2, while training) are computed with as they are gathered, by
-    ``plain``: a snapshot would be the whole model in every process. It computes everything, whatever ``encoder_reuse``.
+    ``reference``: a snapshot would be the whole model in every process. It computes everything, whatever
+    ``encoder_reuse``.
 
     Raises:
         ValueError: what :func:`check_decoding` refuses.
@@ -130,7 +132,7 @@ def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
     device = next(model.parameters()).device
     is_sharded = any(isinstance(weight, DTensor) for weight in model.parameters())
     with torch.no_grad():
-        return ENGINES["plain" if is_sharded else decoding.engine](model, dtype_of(decoding.precision, device))
+        return ENGINES["reference" if is_sharded else decoding.engine](model, dtype_of(decoding.precision, device))
 
 
 def weights_version(model: nn.Module) -> tuple:
@@ -148,7 +150,7 @@ class Bound:
     cond: Condition | None  # of B clips
     both: Condition | None  # of 2B, with the null condition; None: there is nothing to guide with
     decoding: DecodingConfig
-    generator: torch.Generator
+    generator: Generators
 
     def encode(
         self, patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, guided: bool
@@ -177,7 +179,7 @@ class Bound:
 
 
 def bind(
-    engine: Engine, cond: Condition | None, null: Condition | None, decoding: DecodingConfig, generator: torch.Generator
+    engine: Engine, cond: Condition | None, null: Condition | None, decoding: DecodingConfig, generator: Generators
 ) -> Bound:
     """The engine for one decoding; with ``encoder_reuse``, where the engine can reuse.
 

@@ -1,38 +1,74 @@
-"""Captions in, waveforms out: text encoder, Impact model and codec behind one call.
+"""Captions in, sounds out: text encoder, Impact model and codec behind one call.
 
-pipeline = ImpactPipeline.from_pretrained("runs/demo/text/model")
-waveforms = pipeline(["a dog barks"], duration=5.12, seed=1)  # (B, S)
+    pipeline = ImpactPipeline.from_pretrained()
+    sounds = pipeline(["a dog barks", "rain on a roof"], duration=5, seed=1)
+    sounds.waveforms  # (B, S) at sounds.sample_rate
+    sounds.save("sounds")
+
+Dimensions: B clips, S waveform samples, C latent channels, H latent frames (time), W latent width.
 """
 
 import math
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
+from impact_pl.audio import resample
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
-from impact_pl.config import DecodingConfig
+from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
 from impact_pl.inference.engine import Engine, build_engine, weights_version
-from impact_pl.inference.generate import generate
+from impact_pl.inference.generate import Progress, generate
+from impact_pl.inference.sounds import GeneratedAudio
 from impact_pl.models.impact import Impact
+from impact_pl.models.spec import BUILTIN
+from impact_pl.precision import find_device
+from impact_pl.progress import Bar
+from impact_pl.randomness import clip_generators
 from impact_pl.registry import is_gone
-from impact_pl.text_encoders.base import TextEncoder
+from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 from impact_pl.text_encoders.registry import load_text_encoder
 
 
+class DecodingOptions(TypedDict, total=False):
+    """The fields of :class:`DecodingConfig`, as keyword arguments; what is not given is the model's own."""
+
+    num_iterations: int
+    num_diffusion_steps: int
+    guidance_scale: float
+    guidance_schedule: str
+    temperature: float
+    min_alpha_bar: float
+    order: str
+    confidence_candidates: int
+    confidence_steps: int
+    reveal: str
+    final_diffusion_steps: int
+    solver: str
+    encoder_reuse: int
+    engine: str
+    precision: str
+
+
 class ImpactPipeline:
-    """The whole way from captions to sound.
+    """Generate sounds from captions.
+
+    Threads may share a pipeline: calls wait for each other, and give what they would give one after the other.
 
     Args:
-        model: an Impact model; without text parts (stage 1) captions are refused.
+        model: an Impact model; without text parts (stage 1) it generates without captions.
         codec: the codec that the model was trained on.
-        text_encoder: the text encoder that the model was trained with, or None for an unconditional model.
+        text_encoder: the text encoder that the model was trained with; None for an unconditional model.
 
     Raises:
-        ValueError: codec or text encoder are not those of the model.
+        UserError: codec or text encoder are not those of the model.
     """
 
     def __init__(self, model: Impact, codec: AudioCodec, text_encoder: TextEncoder | None):
@@ -43,26 +79,28 @@ class ImpactPipeline:
             _require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
         self._engine: tuple[tuple, Engine] | None = None  # what it was made for, and the engine
+        self._lock = threading.RLock()  # of the engine, whose CUDA graphs have fixed inputs, and of the model's mode
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
-        device: str | torch.device = "cpu",
+        path: str | Path = BUILTIN,
+        device: str | torch.device = "auto",
         codec: str | None = None,
         text_encoder: str | None = None,
     ) -> "ImpactPipeline":
         """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
 
         Args:
-            path: the model folder, or ``builtin``, the model that comes with the package.
-            device: where everything runs.
+            path: the model folder; by default the model that comes with the package.
+            device: where everything runs: cpu, cuda, cuda:1, mps; auto prefers a GPU.
             codec: name or folder of the codec, where it is no longer at the place that the model noted.
             text_encoder: name of the text encoder, likewise.
 
         Raises:
-            ValueError: no model folder at ``path``, an unknown codec or text encoder, or not those of the model.
+            UserError: no model folder at ``path``, an unknown codec or text encoder, or not those of the model.
         """
+        device = find_device(str(device))
         model = Impact.from_pretrained(path, device)
         noted = model.spec.codec["name"]
         if codec is None and is_gone(noted):
@@ -75,7 +113,7 @@ class ImpactPipeline:
         return cls(model, load_codec(codec or noted, device), text)
 
     @staticmethod
-    def _text_encoder(path: str | Path, model: Impact, device: str | torch.device, name: str | None) -> TextEncoder:
+    def _text_encoder(path: str | Path, model: Impact, device: str, name: str | None) -> TextEncoder:
         assert model.spec.text_encoder is not None
         try:
             return load_text_encoder(name or model.spec.text_encoder["name"], device)
@@ -85,8 +123,26 @@ class ImpactPipeline:
                 "--text-encoder NAME, in Python: text_encoder=NAME)"
             ) from error
 
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write the model folder; codec and text encoder are noted in it by name, as :meth:`from_pretrained` wants."""
+        self.model.save_pretrained(folder, half)
+
+    def to(self, device: str | torch.device) -> "ImpactPipeline":
+        """Move model, codec and text encoder to ``device``."""
+        with self._lock:
+            self._engine = None
+            for part in (self.model, self.codec, self.text_encoder):
+                if part is not None:
+                    part.to(find_device(str(device)))
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
     @property
     def sample_rate(self) -> int:
+        """Of waveforms, in Hz."""
         return self.codec.sample_rate
 
     @property
@@ -100,45 +156,80 @@ class ImpactPipeline:
     @torch.inference_mode()
     def __call__(
         self,
-        captions: str | list[str] | None,
+        captions: str | Sequence[str] | None = None,
         duration: float | None = None,
+        *,
         seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        preset: str | None = None,
         decoding: DecodingConfig | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Generate one clip for each caption.
+        progress: bool | Progress = True,
+        **options: Unpack[DecodingOptions],
+    ) -> GeneratedAudio:
+        """Generate one sound per caption.
+
+        A sound is a function of the model, its caption and its seed: the other captions of the batch change it by
+        rounding at most.
 
         Args:
-            captions: one caption or several; None draws one unconditional clip from a stage-1 model.
-            duration: seconds; None is the longest that the model can do.
-            seed: the same seed and the same captions give the same waveforms, bit for bit on CPU.
-            decoding: iterations, diffusion steps, guidance, order, temperature, engine; None: as the model is made for.
-            progress: called with (iteration, num_iterations).
-
-        Returns:
-            waveforms (B, S) in [-1, 1].
+            captions: one caption or several; None draws from an unconditional (stage 1) model.
+            duration: in seconds; None is the longest that the model can do.
+            seed: of every clip.
+            seeds: one per clip instead; with a single caption, as many variations of it.
+            preset: a name of ``config.PRESETS``, changes to the model's own decoding.
+            decoding: a whole configuration in place of the model's own; preset and options change it in turn.
+            progress: a bar, where stdout is a terminal; or a function called with (iteration, number of iterations).
+            options: fields of ``DecodingConfig``, such as ``num_iterations=16, guidance_scale=3``.
 
         Raises:
-            ValueError: no captions, an empty caption, a duration outside (0, ``max_duration``], or captions for an
-                unconditional model.
+            UserError: no captions, an empty caption, another number of seeds, a duration outside
+                (0, ``max_duration``], captions for an unconditional model, or a decoding that cannot be done.
         """
-        captions = [captions] if isinstance(captions, str) else captions
-        decoding = decoding or self.model.spec.own_decoding
+        texts: list[str | None] = [captions] if captions is None or isinstance(captions, str) else [*captions]
+        seeds = [seed] * len(texts) if seeds is None else list(seeds)
+        texts = texts * len(seeds) if len(texts) == 1 else texts
+        if not texts or len(seeds) != len(texts):
+            raise UserError(
+                f"{len(texts)} captions and {len(seeds)} seeds: give at least one, and one seed per caption"
+            )
+        decoding = with_preset(decoding or self.model.spec.own_decoding, preset or "exact", dict(options))
         num_samples, num_frames = self._length(duration)
-        device = next(self.model.parameters()).device
-        generator = torch.Generator(device).manual_seed(seed)
-        latents = generate(
-            self.model,
-            self._encode_captions(captions),
-            num_frames=num_frames,
-            batch_size=len(captions) if captions else 1,
-            decoding=decoding,
-            generator=generator,
-            progress=progress,
-            engine=self._prepared(decoding),
-        )  # (B, C, H, W), raw
-        excitation = torch.Generator().manual_seed(seed)  # a codec draws on the CPU, wherever the model runs
-        return self.codec.decode(latents, generator=excitation)[:, :num_samples].clamp(-1, 1)  # (B, S)
+        with self._lock, _shown(progress, decoding.num_iterations) as report:
+            latents = generate(
+                self.model,
+                self._encode_captions(texts),
+                num_frames=num_frames,
+                batch_size=len(texts),
+                decoding=decoding,
+                generator=clip_generators(seeds, texts, "latents"),
+                progress=report,
+                engine=self._prepared(decoding),
+            )  # (B, C, H, W), raw
+            waveforms = self.codec.decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
+        return GeneratedAudio(waveforms.clamp(-1, 1).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
+        """Turn mono waveforms (B, S) or (S,) of any sample rate into whitened latents (B, C, H, W).
+
+        The mean of the codec's posterior: nothing is drawn. A last frame that is filled in part is filled with silence.
+        """
+        if waveform.ndim not in (1, 2) or not waveform.shape[-1]:
+            raise UserError(f"a waveform of shape {tuple(waveform.shape)}: (samples) or (clips, samples) is needed")
+        waveform = resample(torch.atleast_2d(waveform).float(), sample_rate, self.sample_rate)
+        with self._lock:
+            return self.model.whiten(self.codec.encode(waveform.to(self.device)), None)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, seed: int = 0) -> Tensor:
+        """Turn whitened latents (B, C, H, W) into waveforms (B, S) in [-1, 1].
+
+        ``seed`` is of what the codec draws, such as the fine structure of noise: of each clip by itself.
+        """
+        raw = self.model.unwhiten(latents.to(self.device))
+        own = [torch.Generator().manual_seed(seed) for _ in raw]
+        with self._lock:
+            return self.codec.decode(raw, own).clamp(-1, 1)
 
     def _prepared(self, decoding: DecodingConfig) -> Engine:
         """The engine that ``decoding`` names, kept from call to call until another is wanted or the weights change."""
@@ -148,17 +239,18 @@ class ImpactPipeline:
             self._engine = key, build_engine(self.model, decoding)
         return self._engine[1]
 
-    def _encode_captions(self, captions: list[str] | None):
-        if captions is None:
+    def _encode_captions(self, captions: list[str | None]) -> TextFeatures | None:
+        known = [caption for caption in captions if caption is not None]
+        if not known:
             if self.text_encoder is not None and self.model.spec.text_encoder is not None:
                 raise UserError("this model is conditioned on text: give at least one caption")
             return None
-        if not captions or any(not caption.strip() for caption in captions):
+        if len(known) < len(captions) or not all(caption.strip() for caption in known):
             raise UserError(f"every caption needs at least one word, got {captions!r}")
         if self.model.spec.text_encoder is None:
             raise UserError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
-        return self.text_encoder.encode(captions).to(next(self.model.parameters()).device)
+        return self.text_encoder.encode(known).to(self.device)
 
     def _length(self, duration: float | None) -> tuple[int, int]:
         duration = self.max_duration if duration is None else duration
@@ -170,6 +262,18 @@ class ImpactPipeline:
         num_samples = round(duration * self.sample_rate)
         patch = self.model.spec.model.patch_size  # the latent frames have to fill whole patches
         return num_samples, math.ceil(self.codec.latent_frames(num_samples) / patch) * patch
+
+
+@contextmanager
+def _shown(progress: bool | Progress, num_iterations: int) -> Iterator[Progress | None]:
+    """What :func:`generate` is to call: a given function, or one that advances a bar in a terminal."""
+    if not isinstance(progress, bool):
+        yield progress
+    elif progress and sys.stdout.isatty():
+        with Bar("generating", num_iterations, 0, "iterations") as bar:
+            yield lambda iteration, _: bar.advance()
+    else:
+        yield None
 
 
 def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> None:

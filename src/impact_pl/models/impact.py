@@ -17,14 +17,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from impact_pl.checkpoint_io import halved
+from impact_pl.checkpoint_io import halved, raise_if_memory
 from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import FILES, ImpactSpec, find_model, read_spec, write_spec
-from impact_pl.sampling.diffusion import draw_normal
+from impact_pl.randomness import draw_normal, draw_uniform
 from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class Impact(nn.Module):
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
+        self._latent_means: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
         self.init_weights()
 
@@ -90,18 +91,26 @@ class Impact(nn.Module):
         for name, parameter in self.named_parameters():
             next(init for pattern, init in INIT_RULES if re.search(pattern, name))(parameter)
 
-    def whiten(self, moments: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents (B, C, H, W) drawn from the codec's posterior, moments (B, 2C, H, W) = [mean; std], and whitened."""
+    def whiten(self, moments: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw latents from the codec's posterior, moments (B, 2C, H, W) = [mean; std], and whiten them: (B, C, H, W).
+
+        Without a generator nothing is drawn: the latents are the posterior's mean.
+        """
         mean, std = moments.chunk(2, dim=1)
-        raw = mean + std * draw_normal(mean.shape, generator, mean.device)
+        raw = mean if generator is None else mean + std * draw_normal(mean.shape, generator, mean.device)
         return (raw - self._latent_mean(raw)) / self.spec.latent_std
 
     def unwhiten(self, latents: Tensor) -> Tensor:
-        """Whitened latents (B, C, H, W) -> raw ones, as the codec decodes them."""
+        """Turn whitened latents (B, C, H, W) into raw ones, as the codec decodes them."""
         return latents * self.spec.latent_std + self._latent_mean(latents)
 
     def _latent_mean(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+        """The channels' means (1, C, 1, 1), like ``like``; kept, because copying them for every batch would wait."""
+        key = (like.device, like.dtype)
+        if key not in self._latent_means:
+            mean = torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device)
+            self._latent_means[key] = mean.view(1, -1, 1, 1)
+        return self._latent_means[key]
 
     def patchify(self, latents: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, q)."""
@@ -226,6 +235,7 @@ class Impact(nn.Module):
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (SafetensorError, RuntimeError) as error:
+            raise_if_memory(error)
             raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
         return model.to(device).eval()
 
@@ -236,5 +246,5 @@ def drop_captions(
     """``text`` with a random share of its captions masked out, which leaves the null condition in their place."""
     if text is None or caption_dropout <= 0:
         return text
-    kept = torch.rand(len(text.mask), 1, generator=generator, device=generator.device) >= caption_dropout
-    return dataclasses.replace(text, mask=text.mask & kept.to(text.mask.device))
+    kept = draw_uniform((len(text.mask), 1), generator, text.mask.device) >= caption_dropout
+    return dataclasses.replace(text, mask=text.mask & kept)

@@ -15,6 +15,11 @@ from impact_pl.sampling.masking import take
 
 LAYER_NORM_EPS = 1e-6
 
+# Where PyTorch prefers cuDNN's attention (bf16 on H100 and later), cuDNN builds a plan per combination of batch size,
+# lengths and mask, for tens of milliseconds each. Our lengths hardly repeat: in decoding they change with every
+# iteration, in training with every batch. The other kernels need no plan. Without CUDA this changes nothing.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class QuickDropout(nn.Dropout):
     """``nn.Dropout`` that draws faster on a CPU: 16 random bits for a number, four numbers a draw of the generator.

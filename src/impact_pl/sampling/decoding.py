@@ -13,7 +13,8 @@ from torch import Tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.errors import UserError
-from impact_pl.sampling.diffusion import draw_gumbel, usable_alpha_bars
+from impact_pl.randomness import Generators, draw_gumbel
+from impact_pl.sampling.diffusion import usable_alpha_bars
 from impact_pl.sampling.masking import columns, masked_counts, random_order, take
 
 TOLERANCE = 0.1  # of a patch's numbers, whose standard deviation is about 1: an error that does not matter
@@ -102,8 +103,9 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
         )
     if not 1 <= config.encoder_reuse <= config.num_iterations:
         raise UserError(f"encoder_reuse = {config.encoder_reuse}: choose 1 (never) to {config.num_iterations}.")
-    if config.encoder_reuse > 1 and config.engine == "plain":
-        raise UserError(f"encoder_reuse = {config.encoder_reuse}, but engine = plain computes everything: choose 1.")
+    if config.encoder_reuse > 1 and config.engine == "reference":
+        reuse = config.encoder_reuse
+        raise UserError(f"encoder_reuse = {reuse}, but engine = reference computes everything: choose 1.")
     for name, choices in DECODING_CHOICES.items():
         if getattr(config, name) not in choices:
             raise UserError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
@@ -116,7 +118,7 @@ def decode(
     sample: Sample,
     patches: Tensor,
     config: DecodingConfig,
-    generator: torch.Generator,
+    generator: Generators,
     progress: Callable[[int, int], None] | None = None,
     propose: Propose | None = None,
 ) -> Tensor:
@@ -124,6 +126,7 @@ def decode(
 
     Args:
         patches: (B, N, P) zeros, which fix shape, type and device.
+        generator: of the order and of the noise on the confidence, for the batch or per clip.
         propose: for order=confidence, of a model whose draws have a probability; None: :func:`confidence`.
         progress: called with (iteration, T) after each iteration, iteration counting from 1.
     """

@@ -1,4 +1,4 @@
-"""Gaussian diffusion of patches: cosine schedule, respacing, training losses, ancestral sampling.
+"""Gaussian diffusion of patches: cosine schedule, respacing, training losses.
 
 Dimensions: K patches, P numbers a patch, T diffusion timesteps. K stands for one dimension or several: patches may be
 rows (K, P), or (B, K, P) with steps (B, K).
@@ -7,7 +7,6 @@ Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is tra
 """
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from typing import NamedTuple
@@ -104,17 +103,6 @@ def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_a
     return Schedule(timesteps=kept, **{name: value.float() for name, value in coefficients.items()})
 
 
-def draw_normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Standard normal float32 numbers, drawn where the generator lives and moved to ``device``."""
-    return torch.randn(shape, generator=generator, device=generator.device).to(device)
-
-
-def draw_gumbel(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Standard Gumbel numbers, as :func:`draw_normal`: the argmax of logits plus these is a categorical draw."""
-    u = torch.rand(shape, generator=generator, device=generator.device).to(device)
-    return -torch.log(-torch.log(u.clamp(1e-20, 1 - 1e-7)))
-
-
 class Prediction(NamedTuple):
     """What a denoiser says about noisy patches: ``noise`` (K, P), and ``variance`` (K, P) in [-1, 1] when in range."""
 
@@ -199,26 +187,3 @@ def log_likelihood_of_bin(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
 
 def _normal_cdf(x: Tensor) -> Tensor:
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-def ancestral_sample(
-    denoise: Callable[[Tensor, Tensor], Prediction],
-    schedule: Schedule,
-    start: Tensor,
-    noises: Iterable[Tensor],
-    temperature: float = 1.0,
-) -> Tensor:
-    """DDPM Algorithm 2 with learned variance: from ``start`` = x_T to a sample, (K, P).
-
-    Args:
-        denoise: of (noisy (K, P), training timestep (1,)).
-        start: x_T, standard normal (K, P).
-        noises: standard normal (K, P) for every step but the last, which adds none.
-        temperature: factor of the added noise (MAR Sec. 3.2; ``start`` is not scaled).
-    """
-    x, noises = start, iter(noises)
-    for i in reversed(range(len(schedule))):
-        step = torch.tensor([i], device=x.device)
-        mean, log_variance = reverse_step(schedule, x, step, denoise(x, schedule.timesteps[step]))
-        x = mean if i == 0 else mean + torch.exp(0.5 * log_variance) * next(noises) * temperature
-    return x

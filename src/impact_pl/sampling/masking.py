@@ -1,4 +1,4 @@
-"""Which patches are masked: ratios for training, orders, and how many are revealed in each decoding iteration.
+"""Choose the masked patches: ratios for training, orders, and how many are revealed per decoding iteration.
 
 Dimensions: B clips, N patches, T decoding iterations. A mask (B, N) is True where a patch is to be predicted.
 """
@@ -11,10 +11,11 @@ from torch import Tensor
 
 from impact_pl.config import MaskRatioConfig
 from impact_pl.errors import UserError
+from impact_pl.randomness import Generators, draw_uniform, host_generator
 
 
 def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
-    """Share of patches to mask in a batch: the fixed q of S1, or MAR's normal around 1 truncated to [low, 1].
+    """Draw the share of patches to mask in a batch: a fixed q (IMPACT), or MAR's normal around 1 truncated to [low, 1].
 
     The truncated normal is drawn by its inverse CDF: 1 + std Phi^-1(Phi(a) + u (1/2 - Phi(a))), a = (low - 1) / std.
     """
@@ -26,7 +27,7 @@ def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> floa
         raise UserError(f"mask_ratio.kind = {config.kind!r}: choose truncated_normal or fixed.")
     if not (0 <= config.low < 1 and config.std > 0):
         raise UserError(f"mask_ratio.low = {config.low}, std = {config.std}: low must be in [0, 1), std above 0.")
-    u = torch.rand(1, generator=generator, device=generator.device, dtype=torch.float64).cpu()
+    u = torch.rand(1, generator=host_generator(generator), dtype=torch.float64)
     tail = torch.special.ndtr(torch.tensor([(config.low - 1) / config.std], dtype=torch.float64))
     return 1 + config.std * torch.special.ndtri(tail + u * (0.5 - tail)).item()
 
@@ -36,9 +37,9 @@ def num_masked(num_patches: int, mask_ratio: float) -> int:
     return min(num_patches, max(1, math.ceil(num_patches * mask_ratio - 1e-9)))
 
 
-def random_order(batch: int, num_patches: int, generator: torch.Generator, device: torch.device | str) -> Tensor:
-    """(B, N) a random permutation of the patches for every clip."""
-    return torch.rand(batch, num_patches, generator=generator, device=generator.device).argsort(dim=1).to(device)
+def random_order(batch: int, num_patches: int, generator: Generators, device: torch.device | str) -> Tensor:
+    """Draw a random permutation of the patches per clip, (B, N)."""
+    return draw_uniform((batch, num_patches), generator, device).argsort(dim=1)
 
 
 def mask_from_order(order: Tensor, count: int) -> Tensor:
@@ -49,14 +50,14 @@ def mask_from_order(order: Tensor, count: int) -> Tensor:
 
 REVEALS: dict[str, Callable[[float], float]] = {
     # share still masked, of the progress t/T in 0 .. 1 (names of MaskGIT, arXiv 2202.04200, Sec. 4.4)
-    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # S1 Sec. 3.2: few first, many last
+    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: few first, many last
     "linear": lambda progress: 1 - progress,  # the same number always
     "sqrt": lambda progress: 1 - math.sqrt(progress),  # many first, few last
 }
 
 
 def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine") -> list[int]:
-    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (S1 Sec. 3.2), or another of REVEALS.
+    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (IMPACT Sec. 3.2), or another of REVEALS.
 
     As in MAR every iteration reveals at least one patch while more than one is left, and the last reveals all; with
     T > N some iterations therefore reveal none, and cost nothing.
@@ -72,10 +73,10 @@ def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine")
 
 
 def columns(positions: Tensor, x: Tensor) -> Tensor:
-    """Positions (B, K) -> (B, K, D), the index that gather and scatter along dimension 1 of x (B, N, D) want."""
+    """Expand positions (B, K) to (B, K, D), the index that gather and scatter take along dimension 1 of x (B, N, D)."""
     return positions[..., None].expand(-1, -1, x.shape[-1])
 
 
 def take(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows of x (B, N, D) at positions (B, K): (B, K, D)."""
+    """Gather the rows of x (B, N, D) at positions (B, K): (B, K, D)."""
     return x.gather(1, columns(positions, x))

@@ -1,6 +1,6 @@
 """Reverse diffusion as a list of steps, each a linear update whose coefficients are known before anything is sampled.
 
-Dimensions: K patches, P numbers a patch, S steps. Sources as in :mod:`impact_pl.sampling.diffusion`.
+Dimensions: K patches, P numbers per patch, S steps. Sources as in :mod:`impact_pl.sampling.diffusion`.
 """
 
 import math
@@ -13,20 +13,16 @@ from torch import Tensor
 
 from impact_pl.sampling.diffusion import Schedule
 
-CORRECTION = 0.5  # share of the second-order term that ``multistep`` applies
-
 
 @dataclass(frozen=True)
 class Step:
     """From x_t to x_{t-1}, given the network's outputs: y (noise or velocity) and v (of the variance, in [-1, 1]).
 
-    x_0 = x0_of_x x + x0_of_y y; with the one of the step before, x_0 <- x_0 + ahead (x_0 - previous);
-    x <- keep x + mean x_0 + std exp(slope v) z, where z is fresh noise.
+    x_0 = x0_of_x x + x0_of_y y; x <- keep x + mean x_0 + std exp(slope v) z, where z is fresh noise.
     """
 
     x0_of_x: float
     x0_of_y: float
-    ahead: float
     keep: float
     mean: float
     std: float  # 0: no noise is added
@@ -34,7 +30,10 @@ class Step:
 
 
 def ancestral(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
-    """DDPM Algorithm 2 with learned variance, as :func:`.diffusion.ancestral_sample`, noisiest step first."""
+    """DDPM Algorithm 2 with learned variance (IDDPM Eq. 15), noisiest step first.
+
+    ``temperature`` scales the added noise; x_T is not scaled (MAR Sec. 3.2).
+    """
     table = {name: value.double().tolist() for name, value in vars(schedule).items()}
     steps = []
     for i in reversed(range(len(schedule))):
@@ -45,47 +44,15 @@ def ancestral(schedule: Schedule, predicts_velocity: bool = False, temperature: 
             x0_of_x, x0_of_y = at["sqrt_recip_alpha_bars"], -at["sqrt_recip_minus_one"]
         low, high = at["posterior_log_variance"], at["log_betas"]
         std = math.exp((low + high) / 4) * temperature if i else 0.0
-        steps.append(
-            Step(
-                x0_of_x=x0_of_x,
-                x0_of_y=x0_of_y,
-                ahead=0.0,
-                keep=at["posterior_mean_noisy"],
-                mean=at["posterior_mean_x0"],
-                std=std,
-                slope=(high - low) / 4,
-            )
-        )
+        keep, mean = at["posterior_mean_noisy"], at["posterior_mean_x0"]
+        steps.append(Step(x0_of_x, x0_of_y, keep, mean, std, slope=(high - low) / 4))
     return steps
-
-
-def multistep(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
-    """DPM-Solver++(2M) as an SDE (arXiv 2211.01095, appendix), with half of its second-order term: for few steps.
-
-    Between two steps x_0 is taken to move on as it did in the one before, linearly in the half log signal-to-noise
-    ratio lambda. The first-order part is the ancestral step with its lower variance, the exact one for a known x_0;
-    the learned variance stands for what is not known about x_0, which the second order tells already.
-
-    Note: the whole term is too much, :data:`CORRECTION` halves it: a difference of predictions holds the noise that was
-    added between them as well as the trend.
-    """
-    steps = ancestral(schedule, predicts_velocity, temperature)
-    low = schedule.posterior_log_variance.double().flip(0)
-    alpha_bars = schedule.alpha_bars.double().flip(0)
-    half_log_snr = 0.5 * torch.log(alpha_bars / (1 - alpha_bars))
-    widths = half_log_snr.diff().tolist()  # of the S - 1 steps that add noise; the last one goes to a clean patch
-    second = []
-    for i, step in enumerate(steps):
-        ahead = CORRECTION * widths[i] / (2 * widths[i - 1]) if 0 < i < len(widths) else 0.0
-        std = math.exp(low[i].item() / 2) * temperature if step.std else 0.0
-        second.append(replace(step, ahead=ahead, std=std, slope=0.0))
-    return second
 
 
 def ddim(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
     """DDIM without noise (arXiv 2010.02502, Eq. 12 with sigma 0): the whole sample is decided by x_T.
 
-    ``temperature`` changes nothing here: it is that of x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
+    ``temperature`` changes nothing here: it scales x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
     """
     steps = ancestral(schedule, predicts_velocity)
     alpha_bars = [*schedule.alpha_bars.double().flip(0).tolist(), 1.0]
@@ -96,13 +63,13 @@ def ddim(schedule: Schedule, predicts_velocity: bool = False, temperature: float
     return silent
 
 
-SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "multistep": multistep, "ddim": ddim}
+SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "ddim": ddim}
 
 
 def solve(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Tensor:
-    """From ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
+    """Run the steps from ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
     return last(trajectory(denoise, steps, start, noise))
 
 
@@ -116,19 +83,18 @@ def last(points: Iterable[Tensor]) -> Tensor:
 def trajectory(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """What every step leads to, (K, P).
+    """Yield what every step leads to, (K, P).
 
     Args:
-        denoise: of (x (K, P), number of the step): outputs y and v, each (K, P).
+        denoise: (x (K, P), index of the step) -> outputs y and v, each (K, P).
         start: standard normal (K, P), times the temperature where no noise follows.
         noise: standard normal (K, P) for every step that adds some: all but the last, or none.
     """
-    x = previous = start
+    x = start
     for i, (step, drawn) in enumerate(zip_longest(steps, noise)):
         output, variance = denoise(x, i)
         x0 = (step.x0_of_x * x).add_(output, alpha=step.x0_of_y)
-        ahead = torch.lerp(previous, x0, 1 + step.ahead) if step.ahead else x0
-        x, previous = (step.keep * x).add_(ahead, alpha=step.mean), x0
+        x = (step.keep * x).add_(x0, alpha=step.mean)
         if drawn is not None:
             x.addcmul_(drawn, torch.exp(step.slope * variance), value=step.std)
         yield x

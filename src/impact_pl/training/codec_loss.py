@@ -4,8 +4,9 @@ Dimension key: B batch, S samples, K STFT bins or mel bins, M frames.
 """
 
 import torch
-import torchaudio.functional
 from torch import Generator, Tensor, nn
+
+from impact_pl._torchaudio import torchaudio
 
 SCALES = ((128, 20), (512, 40), (1024, 80), (2048, 80))  # FFT size and number of mel bins; the hop is half the FFT
 LOG_OFFSET = 1e-4

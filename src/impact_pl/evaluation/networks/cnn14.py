@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torchaudio.functional
 from torch import Tensor, nn
 from torch.nn import functional
 
+from impact_pl._torchaudio import torchaudio
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.errors import UserError
 from impact_pl.evaluation import metrics

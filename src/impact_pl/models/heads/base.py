@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.randomness import Generators
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Sampler(Protocol):
     """What decoding asks of a head, or of what stands in for it: :meth:`Head.sample`."""
 
     def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Tensor: ...
 
 
@@ -86,9 +87,7 @@ class Head(nn.Module, ABC):
     num_fit_patches: int = 0
 
     @abstractmethod
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P) for hidden (B, K, D).
 
         ``null_hidden`` (B, K, D) is that of the null condition, for guidance; None costs no second pass.
@@ -99,7 +98,7 @@ class Head(nn.Module, ABC):
         return 1
 
     def propose(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Drawn patches (B, K, P) and their log probabilities (B, K), in nats; where ``confidence`` says so."""
         raise NotImplementedError

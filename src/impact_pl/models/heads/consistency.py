@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from impact_pl.config import ModelConfig
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.heads.diffusion import AdaLNHead
-from impact_pl.sampling.diffusion import add_noise, draw_normal
+from impact_pl.randomness import Generators, draw_normals
+from impact_pl.sampling.diffusion import add_noise
 
 FIRST_STEP_SHARE = 0.5  # of the points in training: pure noise, where one-step sampling starts
 SOFTNESS = 0.03  # of the distance, below which it is quadratic (arXiv 2310.14189, Sec. 3.3: pseudo-Huber)
@@ -80,16 +81,14 @@ class ConsistencyHead(AdaLNHead):
         times = timesteps[number]
         return distance(self.clean(points, times, cond), path[-1]).flatten(0, 1), times.flatten(0, 1)
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P) in ``num_diffusion_steps`` steps; ``temperature`` scales all noise."""
         start = self.schedule(1, torch.device("cpu"), sampling.min_alpha_bar).timesteps.item()
         schedule = self.schedule(self.num_timesteps, hidden.device)
         cond = self.condition(hidden, null_hidden, sampling.guidance_scale)
         x = torch.zeros(*hidden.shape[:-1], self.patch_dim, device=hidden.device)
-        for i in range(sampling.num_diffusion_steps):
-            noise = sampling.temperature * draw_normal(x.shape, generator, hidden.device)
+        for i, drawn in enumerate(draw_normals(sampling.num_diffusion_steps, x.shape, generator, hidden.device)):
+            noise = sampling.temperature * drawn
             # Evenly from the start; timestep 0 is no use, where a patch is what it is.
             timestep = torch.tensor([start - start * i // sampling.num_diffusion_steps], device=hidden.device)
             x = self.clean(noise if i == 0 else add_noise(schedule, x, timestep, noise), timestep, cond)

@@ -14,13 +14,12 @@ from impact_pl.config import ModelConfig
 from impact_pl.errors import UserError
 from impact_pl.models.heads.base import Head, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.randomness import Generators, draw_normal, draw_normals
 from impact_pl.sampling.diffusion import (
     Prediction,
     Schedule,
     add_noise,
-    ancestral_sample,
     diffusion_loss,
-    draw_normal,
     make_schedule,
     noise_of_velocity,
 )
@@ -159,19 +158,12 @@ class DiffusionHead(AdaLNHead):
         weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # makes it the velocity's error
         return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise, weight), timesteps
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
-        """Patches (B, K, P) by ancestral sampling or another solver; ``min_alpha_bar``: see :func:`make_schedule`."""
-        if sampling.solver != "ancestral":
-            return last(self.path(hidden, null_hidden, sampling, generator))
-        schedule = self.schedule(sampling.num_diffusion_steps, hidden.device, sampling.min_alpha_bar)
-        denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
-        start, noises = self._draw_noise(hidden, sampling, generator)
-        return ancestral_sample(denoise, schedule, start, noises, sampling.temperature)
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
+        """Draw patches (B, K, P) by the solver of ``sampling``; ``min_alpha_bar``: see :func:`make_schedule`."""
+        return last(self.path(hidden, null_hidden, sampling, generator))
 
     def path(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Iterator[Tensor]:
         """Where a solver starts and what its steps lead to, S + 1 times (B, K, P); the last is a sample."""
         here, there = (  # a GPU's numbers would have to be waited for
@@ -180,17 +172,11 @@ class DiffusionHead(AdaLNHead):
         )
         steps, timesteps = SOLVERS[sampling.solver](here, temperature=sampling.temperature), there.timesteps.flip(0)
         denoise = self.denoiser(hidden, null_hidden, sampling.guidance_scale)
-        start, noises = self._draw_noise(hidden, sampling, generator)
+        shape = (*hidden.shape[:-1], self.patch_dim)
+        noises = draw_normals(1 + sampling.num_noises, shape, generator, hidden.device)
+        start = sampling.start_std * next(noises)
         yield start
         yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
-
-    def _draw_noise(
-        self, hidden: Tensor, sampling: Sampling, generator: torch.Generator
-    ) -> tuple[Tensor, Iterator[Tensor]]:
-        """x_T, and the noise of the steps that add some, each (B, K, P) when its turn comes."""
-        shape = (*hidden.shape[:-1], self.patch_dim)
-        start = sampling.start_std * draw_normal(shape, generator, hidden.device)
-        return start, (draw_normal(shape, generator, hidden.device) for _ in range(sampling.num_noises))
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

@@ -12,7 +12,7 @@ from impact_pl.config import ModelConfig
 from impact_pl.errors import UserError
 from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
-from impact_pl.sampling.diffusion import draw_gumbel
+from impact_pl.randomness import Generators, draw_gumbel
 
 NUM_ITERATIONS = 10  # of k-means, a codebook; twice as many gained nothing on real latents
 PATCHES_A_CODE = 64  # of the sample that k-means sees; more does not change the codes much
@@ -158,9 +158,7 @@ class DiscreteHead(Head):
             partial = partial + self.quantizer.lookup(level, code)
         return torch.stack(losses).mean(dim=0), None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """Patches (B, K, P), sums of entries of the codebooks."""
         return self.propose(hidden, null_hidden, sampling, generator)[0]
 
@@ -168,7 +166,7 @@ class DiscreteHead(Head):
         return len(self.final_proj)
 
     def propose(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
+        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> tuple[Tensor, Tensor]:
         """Codes drawn from softmax(logits / temperature), 0: the likeliest; logits under guidance.
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from impact_pl.config import ModelConfig
 from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
+from impact_pl.randomness import Generators
 
 
 class MseHead(Head):
@@ -38,9 +39,7 @@ class MseHead(Head):
         """Mean squared error (B, K) of each patch; nothing is drawn."""
         return (self(hidden) - target.float()).square().mean(dim=-1), None
 
-    def sample(
-        self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: torch.Generator
-    ) -> Tensor:
+    def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
         """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
         if null_hidden is None:
             return self(hidden)

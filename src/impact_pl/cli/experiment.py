@@ -1,0 +1,47 @@
+"""Experiments of conf/ in Python: what ``impact train experiment=NAME`` composes."""
+
+from typing import Any
+
+from impact_pl.cli.compose import compose
+from impact_pl.config import TrainConfig
+
+GROUPS = ("model", "data", "trainer")  # of conf/, next to the experiments
+
+
+def load_experiment(name: str, /, **overrides: Any) -> TrainConfig:
+    """Compose an experiment's configuration.
+
+    load_experiment("text", model="tiny", trainer="cpu", data={"path": "latents"}, name="mine/text")
+
+    Args:
+        name: of conf/experiment/.
+        overrides: keys of :class:`TrainConfig`; a section is a dict of its keys, or the name of a file in its folder of
+            conf/, or under ``**{"model.dim": 64}`` a single key.
+
+    Raises:
+        UserError: an unknown experiment, key or choice, or a value of the wrong type.
+    """
+    arguments = [f"experiment={name}"]
+    for key, value in overrides.items():
+        arguments += _arguments(key, value)
+    return compose("train", TrainConfig, arguments)
+
+
+def _arguments(key: str, value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [argument for name, child in value.items() for argument in _arguments(f"{key}.{name}", child)]
+    return [f"{key}={value if key in GROUPS else _quoted(value)}"]
+
+
+def _quoted(value: Any) -> str:
+    """A value in hydra's grammar, strings in quotes: they stay strings, whatever is in them."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_quoted, value))}]"
+    if isinstance(value, int | float):
+        return repr(value)
+    text = str(value)
+    ends = len(text) - len(text.rstrip("\\"))  # backslashes before a quote would escape it
+    text = text.replace("\\'", "\\\\'").replace("'", "\\'") + "\\" * ends
+    return f"'{text}'"

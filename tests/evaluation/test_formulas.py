@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from impact_pl.evaluation.metrics import (
-    bootstrap_interval,
+from impact_pl.evaluation.formulas import (
     class_distribution,
     embedding_cosine,
     frechet_distance,
@@ -14,6 +13,7 @@ from impact_pl.evaluation.metrics import (
     text_relevance,
     top1_agreement,
 )
+from impact_pl.evaluation.intervals import bootstrap_interval
 
 
 def random(seed: int, *shape: int) -> np.ndarray:

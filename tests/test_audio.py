@@ -152,7 +152,7 @@ def test_levels_are_decibels_of_full_scale():
     assert level.warning is None
 
 
-@pytest.mark.parametrize("frequency", [50.0, 440.0, 3000.0])
+@pytest.mark.parametrize("frequency", [50.0, 440.0, 2990.0])
 def test_a_full_scale_sine_is_not_clipped_and_an_overdriven_one_is(frequency):
     assert not measure_level(tone(1.0, frequency), 16_000).is_clipped
     assert measure_level(tone(1.5, frequency).clamp(-1, 1), 16_000).is_clipped

@@ -149,7 +149,7 @@ def test_every_system_has_its_own_ratings(folders):
     [
         (
             lambda text: text.replace("REL", "rel"),
-            "no column 'REL'; the columns",
+            "no column 'REL'",
         ),
         (lambda text: "", "me.csv"),
         (lambda text: text.splitlines()[0], "has a header but no rows"),

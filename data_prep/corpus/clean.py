@@ -25,7 +25,7 @@ from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.datasets.base import Collection, write_collection
 from impact_pl.errors import UserError, user_errors
 from impact_pl.evaluation.cache import extract
-from impact_pl.evaluation.features import ACTIVE_RANGE_DB, YamNet
+from impact_pl.evaluation.networks.yamnet import ACTIVE_RANGE_DB, YamNet
 from impact_pl.precompute.segments import Reject, record_seconds
 from impact_pl.progress import progress
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from impact_pl.evaluation.comparison import ITERATION_LATENCY, SYSTEMS
+from impact_pl.evaluation.report.published import ITERATION_LATENCY, SYSTEMS
 
 PAPER_BATCH = 8  # of its latencies, on one V100
 PAPER_STEPS = 100

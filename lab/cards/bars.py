@@ -15,10 +15,10 @@ from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, write_manifest
 from impact_pl.errors import UserError
 from impact_pl.evaluation.cache import extract
+from impact_pl.evaluation.estimates import SetFeatures
 from impact_pl.evaluation.evaluate import evaluate
-from impact_pl.evaluation.features import YamNet
-from impact_pl.evaluation.figures import Clips
 from impact_pl.evaluation.labels import labels_of
+from impact_pl.evaluation.networks.yamnet import YamNet
 from impact_pl.evaluation.reconstruction import write_clip
 from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import distinct, draw, levels_of, list_sounds, white_noise
@@ -38,7 +38,7 @@ REPLAY_ROWS = tuple(name for name in CLASS_ROWS if name != "real, training")
 class Heard:
     """A set of sounds: what YAMNet says, and their envelopes (N, F, T)."""
 
-    clips: Clips
+    clips: SetFeatures
     envelopes: Tensor
 
 
@@ -160,7 +160,7 @@ class Bars:
             features = extract(
                 self.yamnet, records, self.args.duration, folder, lambda done, total: bar.advance(), self.args.padding
             )
-        return Heard(self.yamnet.clips(features), torch.stack([self.envelope(record) for record in records]))
+        return Heard(self.yamnet.collect(features), torch.stack([self.envelope(record) for record in records]))
 
     def envelope(self, record: Record) -> Tensor:
         waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
@@ -179,7 +179,7 @@ class Bars:
         levels = levels_of(records, self.args.duration, self.args.padding)
         noises = list(white_noise(levels, self.args.duration, self.args.seed))
         envelopes = torch.stack([envelope(torch.from_numpy(each)) for each in noises])
-        return Heard(self.yamnet.clips([self.yamnet(each) for each in noises]), envelopes)
+        return Heard(self.yamnet.collect([self.yamnet(each) for each in noises]), envelopes)
 
 
 def replay_tables(what: str, sets: dict[str, Heard], bank: Heard, ids: list[str]) -> dict[str, dict]:

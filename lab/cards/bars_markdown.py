@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from impact_pl.errors import UserError
-from impact_pl.evaluation.tables import columns_of
+from impact_pl.evaluation.report.tables import columns_of
 from lab.cards.class_bars import CAPTIONS
 from lab.cards.replay import PERCENTILES
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from impact_pl.errors import UserError
-from impact_pl.evaluation.figures import Clips, frechet
+from impact_pl.evaluation.estimates import SetFeatures, frechet
 from impact_pl.evaluation.labels import ESC10, accuracy, heard_labels
 
 CAPTIONS = {  # one a class, as a person would write it
@@ -35,7 +35,7 @@ class Labelled:
     """The sounds of a row."""
 
     labels: list[str]  # (M), of ESC10
-    clips: Clips
+    clips: SetFeatures
 
 
 def class_rows(

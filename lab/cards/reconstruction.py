@@ -13,8 +13,8 @@ from torch import Tensor
 
 from impact_pl.audio import SAMPLE_RATE, resample
 from impact_pl.codecs.builtin import BuiltinCodec
-from impact_pl.evaluation.features import YamNet, dither
-from impact_pl.evaluation.metrics import embedding_cosine, frechet_distance, top1_agreement
+from impact_pl.evaluation.formulas import embedding_cosine, frechet_distance, top1_agreement
+from impact_pl.evaluation.networks.yamnet import YamNet, dither
 from lab.cards.aisfx import Aisfx
 
 STFT_SIZES = (512, 1024, 2048)  # the hop is a quarter

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from impact_pl.evaluation.figures import Clips
+from impact_pl.evaluation.estimates import SetFeatures
 from impact_pl.evaluation.labels import ESC10
 from lab.cards.class_bars import CAPTIONS, Labelled, balanced_sets, class_rows
 
@@ -19,7 +19,7 @@ def row(per_class: int, shift: float = 0.0, wrong: int = 0, seed: int = 0) -> La
     for index, label in enumerate(labels):
         heard = list(ESC10)[(list(ESC10).index(label) + (index < wrong)) % 10]
         scores[index, CLASS_NAMES.index(ESC10[heard][0])] = 0.9
-    return Labelled(labels, Clips(embeddings, scores=scores))
+    return Labelled(labels, SetFeatures(embeddings, scores=scores))
 
 
 def test_sets_are_disjoint_balanced_and_the_same_for_the_same_labels():

@@ -10,7 +10,7 @@ import torch
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.data.manifest import Record, write_manifest
-from impact_pl.evaluation.judges import sentence_embeddings
+from impact_pl.evaluation.estimates import sentence_embeddings
 from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.sounds import levels_of, list_sounds, read_captions, white_noise
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
@@ -63,10 +63,13 @@ def test_every_row_has_its_metrics(folders, capsys):
     low, high = rows["noise"]["kl_interval"]
     assert low <= rows["noise"]["kl"] <= high
 
-    output = capsys.readouterr().out
+    output, warnings = capsys.readouterr()
     assert "FD-YAMNet" in output
     assert "real (floor)" in output
-    assert "N = 6 is small" in output
+    assert "Clipped" in output
+    assert "warning: N = 6 is small" in warnings
+    assert all(row["clipped"] == row["silent"] == 0 for row in rows.values())
+    assert -40 < rows["generated"]["level_db"] < -5
 
 
 @needs_eval
@@ -88,7 +91,35 @@ def test_same_command_same_figures(folders):
     first = (folders / "metrics.json").read_text()
     main(arguments(folders, "--cache", str(folders / "cache"), "--seed", "3"))
     assert (folders / "metrics.json").read_text() == first
-    assert json.loads(first)["num_samples"] == 3  # no floor set: the reference is halved
+    result = json.loads(first)
+    assert result["num_samples"] == 6  # no floor set, and no spare reference sounds: no floor, but the same N
+    assert [row["name"] for row in result["rows"]] == ["generated", "noise"]
+    assert any(note.startswith("No floor: it needs 6 real sounds") for note in result["notes"])
+
+
+@needs_eval
+def test_silent_and_clipped_sounds_are_counted_and_warned_of(folders, capsys):
+    save_audio(folders / "generated" / "s00.wav", torch.zeros(RATE), RATE)
+    for name in ("s01", "s02"):
+        blast = load_audio(folders / "generated" / f"{name}.wav")
+        blast[: RATE // 10] = 1.0
+        save_audio(folders / "generated" / f"{name}.wav", blast, RATE)
+    main(arguments(folders))
+    result = json.loads((folders / "metrics.json").read_text())
+    row = next(row for row in result["rows"] if row["name"] == "generated")
+    assert (row["silent"], row["clipped"]) == (pytest.approx(1 / 6), pytest.approx(2 / 6))
+    warnings = capsys.readouterr().err
+    assert "warning: 1 of 6 generated sounds are silent" in warnings
+    assert "warning: 2 of 6 generated sounds are clipped" in warnings
+    assert all(warning in warnings for warning in result["warnings"])
+
+
+@needs_eval
+def test_a_small_floor_that_reduces_n_is_told(folders, capsys):
+    for number in range(3):
+        (folders / "floor" / f"s{number:02d}.wav").unlink()
+    main(arguments(folders, "--floor", str(folders / "floor")))
+    assert "warning: N = 3 of 6 generated sounds: floor has no more" in capsys.readouterr().err
 
 
 @needs_eval
@@ -105,8 +136,8 @@ def test_same_command_same_figures(folders):
         (["--baseline", "codec=few"], "5 of 6 generated sounds have no sound of their name in baseline 'codec'"),
         (["--baseline", "codec"], "expected NAME=DIR"),
         (["--baseline", "noise=few"], "the name 'noise' is taken"),
-        (["--num-samples", "50"], "50 sounds a row: the sets allow 2 to 3"),
-        (["--num-samples", "1"], "1 sounds a row"),
+        (["--num-samples", "50"], "50 sounds per row: the sets allow 2 to 6 (generated 6, reference 6)"),
+        (["--num-samples", "1"], "1 sounds per row"),
         (["--captions", "none.jsonl"], "none.jsonl: no such file of captions"),
     ],
 )
@@ -145,17 +176,19 @@ def test_floor_is_never_in_the_reference():
 
 @pytest.mark.parametrize("paired", [True, False])
 def test_a_sound_with_five_captions_is_one_sound(paired):
-    """AudioCaps' manifest has a record a caption: neither the rows nor the halves may hold a sound twice."""
+    """AudioCaps' manifest has a record per caption: neither the rows nor the floor may hold a sound twice."""
     reference = {
         f"{clip}{number}": Record(clip, f"/{clip}.wav", 10.0, 10.0) for clip in "abcdef" for number in range(5)
     }
     generated = {name: Record(name, f"/generated/{name}.wav") for name in reference}
-    names, reference_names, floor = choose_sounds(EvaluationRequest(generated, reference, paired=paired))
+    whole = choose_sounds(EvaluationRequest(generated, reference, paired=paired))
+    assert (len(whole[0]), len({reference[name].path for name in whole[1]}), whole[2]) == (6, 6, [])
+    names, reference_names, floor = choose_sounds(EvaluationRequest(generated, reference, paired=paired, num_samples=3))
     used = [reference[name].path for name in reference_names]
-    assert len(names) == len(set(used)) == 3  # half of six clips
+    assert len(names) == len(set(used)) == 3  # half of six clips: the others make the floor
     assert sorted([*used, *(record.path for record in floor)]) == [f"/{clip}.wav" for clip in "abcdef"]
-    with pytest.raises(ValueError, match="4 sounds a row: the sets allow 2 to 3"):
-        choose_sounds(EvaluationRequest(generated, reference, paired=paired, num_samples=4))
+    with pytest.raises(ValueError, match="7 sounds per row: the sets allow 2 to 6"):
+        choose_sounds(EvaluationRequest(generated, reference, paired=paired, num_samples=7))
 
     floor_set = {f"z{number}": Record("z", f"/z{number // 5}.wav") for number in range(10)}
     _, _, floor = choose_sounds(EvaluationRequest(generated, reference, floor_set, paired=paired))

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from impact_pl.evaluation.formulas import frechet_distance, inception_score
 from impact_pl.evaluation.intervals import QUANTILE, groups, jackknife_interval, splits_interval
-from impact_pl.evaluation.metrics import frechet_distance, inception_score
 
 
 def test_the_interval_of_a_mean_is_the_textbooks():

@@ -11,7 +11,7 @@ from impact_pl.audio import save_audio
 from impact_pl.cli.evaluate import main
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.evaluation.labels import ESC10, accuracy, heard_labels, labels_of
-from impact_pl.evaluation.sounds import list_sounds, read_labels
+from impact_pl.evaluation.sounds import find_labels, list_sounds
 
 needs_eval = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="extra 'eval' is not installed")
 NAMES = ["Dog", "Bark", "Rain", "Music"]
@@ -46,17 +46,17 @@ def test_a_sound_with_two_labels_or_an_unknown_one_has_none(tmp_path):
     }
     file = tmp_path / "captions.jsonl"
     file.write_text('{"id": "x/1", "caption": "a dog barks", "labels": ["dog"]}\n{"id": "y", "caption": "rain"}\n')
-    assert read_labels(file) == {"x_1": "dog"}
+    assert find_labels(file, {}) == {"x_1": "dog"}
     file.write_text('{"id": "x", "labels": "dog"}\n')
-    with pytest.raises(ValueError, match="line 1: key 'labels' must be a list"):
-        read_labels(file)
+    with pytest.raises(ValueError, match="line 1: key 'labels': input should be a valid"):
+        find_labels(file, {})
 
 
 @needs_eval
 def test_every_row_has_an_accuracy(tmp_path, capsys):
     """References are labelled with what YAMNet hears in them, and the codec row holds the references themselves."""
     from impact_pl.evaluation.cache import extract
-    from impact_pl.evaluation.features import YamNet
+    from impact_pl.evaluation.networks.yamnet import YamNet
 
     generator = torch.Generator().manual_seed(0)
     for folder in ("generated", "reference"):
@@ -66,7 +66,7 @@ def test_every_row_has_an_accuracy(tmp_path, capsys):
             save_audio(tmp_path / folder / f"s{index}.wav", 0.5 * clicks, RATE)
     sounds = list_sounds(tmp_path / "reference")
     network = YamNet()
-    clips = network.clips(extract(network, list(sounds.values()), 1.0))
+    clips = network.collect(extract(network, list(sounds.values()), 1.0))
     heard = heard_labels(clips.scores, network.class_names)
     records = [
         Record(name, each.path, labels=(label,)) for (name, each), label in zip(sounds.items(), heard, strict=True)

@@ -13,10 +13,12 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.cli.listening import main
-from impact_pl.evaluation.listening import COLUMNS, crossed_interval, read_key, read_ratings, summarise, write_test
+from impact_pl.errors import UserError
+from impact_pl.evaluation.listening import COLUMNS, Key, crossed_interval, read_key, read_ratings, summarise, write_test
 from impact_pl.evaluation.sounds import list_sounds, read_captions
 
 SYSTEMS = ("real", "secret-base", "secret-large")
+KEY = {"test": "a", "seed": 0, "salt": "s", "systems": ["x"]}
 CAPTION = 'a </script> "dog" & rain'
 
 
@@ -32,7 +34,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def make(folders, *more, out="test", num=4) -> dict:
+def make(folders, *more, out="test", num=4) -> Key:
     given = [f"--system={system}={folders / system}" for system in SYSTEMS]
     given += ["--captions", folders / "captions.jsonl", "--out", folders / out, "--num-samples", num, *more]
     main([*(str(each) for each in given)])
@@ -43,12 +45,10 @@ def data_of(page: str) -> dict:
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
-def write_ratings(path, key: dict, rater: str, rate) -> None:
+def write_ratings(path, key: Key, rater: str, rate) -> None:
     """A rater's file; ``rate`` (system, clip) -> (REL, OVL)."""
     with open(path, "w", newline="") as file:
-        rows = [
-            [key["test"], rater, item, *rate(entry["system"], entry["clip"])] for item, entry in key["items"].items()
-        ]
+        rows = [[key.test, rater, item, *rate(entry.system, entry.clip)] for item, entry in key.items.items()]
         csv.writer(file).writerows([COLUMNS, *rows])
 
 
@@ -56,14 +56,14 @@ def test_the_page_holds_the_sounds_and_hides_the_systems(folders):
     key = make(folders)
     page = (folders / "test" / "listening.html").read_text(encoding="utf-8")
     data = data_of(page)
-    assert len(data["items"]) == len(key["items"]) == 4 * 3
-    assert len({entry["clip"] for entry in key["items"].values()}) == 4
+    assert len(data["items"]) == len(key.items) == 4 * 3
+    assert len({entry.clip for entry in key.items.values()}) == 4
     for item in data["items"]:
-        entry = key["items"][item["id"]]
-        assert item["caption"] == entry["caption"]
+        entry = key.items[item["id"]]
+        assert item["caption"] == entry.caption
         samples, rate = soundfile.read(io.BytesIO(base64.b64decode(item["audio"])))
         assert rate == 16_000
-        assert samples == pytest.approx([0.1 * (1 + SYSTEMS.index(entry["system"]))] * 800, abs=1e-4)
+        assert samples == pytest.approx([0.1 * (1 + SYSTEMS.index(entry.system))] * 800, abs=1e-4)
     text = re.sub(r'"audio": "[^"]+"', "", page)
     assert not re.search(r"secret|clip\d|real", text)
     assert not re.search(r"""(src|href)="(?!data:)|url\(|@import|https?:""", text)  # nothing points outside
@@ -71,16 +71,16 @@ def test_the_page_holds_the_sounds_and_hides_the_systems(folders):
     assert ids == sorted(ids)  # the order says nothing either
 
 
-def clips_of(key: dict) -> set[str]:
-    return {entry["clip"] for entry in key["items"].values()}
+def clips_of(key: Key) -> set[str]:
+    return {entry.clip for entry in key.items.values()}
 
 
 def test_the_seed_draws_the_captions_and_a_secret_salt_the_names(folders):
     """Who knows seed, systems and captions cannot tell whose an item is: the salt is in key.json alone."""
     first, again = make(folders), make(folders, out="again")
     assert clips_of(first) == clips_of(again)
-    assert not set(first["items"]) & set(again["items"])
-    assert first["salt"] not in (folders / "test" / "listening.html").read_text(encoding="utf-8")
+    assert not set(first.items) & set(again.items)
+    assert first.salt not in (folders / "test" / "listening.html").read_text(encoding="utf-8")
     others = {frozenset(clips_of(make(folders, "--seed", str(seed), out="other"))) for seed in range(5)}
     assert others > {frozenset(clips_of(first))}
 
@@ -137,9 +137,9 @@ def test_the_interval_covers_raters_and_captions():
 def test_every_system_has_its_own_ratings(folders):
     key = make(folders)
     ratings = {"a": {}, "b": {}}
-    for number, (item, entry) in enumerate(key["items"].items()):
+    for number, (item, entry) in enumerate(key.items.items()):
         for rater in ratings:
-            ratings[rater][item] = {"REL": 1 + number % 5, "OVL": 1 + SYSTEMS.index(entry["system"])}
+            ratings[rater][item] = {"REL": 1 + number % 5, "OVL": 1 + SYSTEMS.index(entry.system)}
     rows = summarise(ratings, key)["rows"]
     assert [row["OVL"] for row in rows] == [1, 2, 3]
 
@@ -147,9 +147,12 @@ def test_every_system_has_its_own_ratings(folders):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("REL", "rel"), "no column 'REL'"),
-        (lambda text: "", "is empty"),
-        (lambda text: text.splitlines()[0], "no rows"),
+        (
+            lambda text: text.replace("REL", "rel"),
+            "no column 'REL'",
+        ),
+        (lambda text: "", "me.csv"),
+        (lambda text: text.splitlines()[0], "has a header but no rows"),
         (lambda text: text.replace(",3,", ",3.5,", 1), "line 2: REL '3.5' is not a whole number from 1 to 5"),
         (lambda text: text.replace(",3,", ",6,", 1), "line 2: REL '6'"),
         (lambda text: text.replace(",3,", ",,", 1), "line 2: REL ''"),
@@ -193,8 +196,18 @@ def test_mistakes_end_with_a_message(folders, capsys, change, message):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"test": "a", "systems": ["x"], "items": {"i": {"system": "y"}}}', "[1]"])
-def test_a_bad_key_is_named(tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", ""),
+        ("{}", "key 'test' is missing"),
+        ("[1]", ""),
+        (json.dumps(KEY | {"items": {"i": {"system": "y", "clip": "c", "caption": "x"}}}), "do not agree on 'x'"),
+        (json.dumps(KEY | {"items": {"i": {"system": "x", "clip": 3, "caption": "x"}}}), "key 'items.i.clip'"),
+        (json.dumps(KEY | {"items": {}, "systems": [], "more": 1}), "unknown key 'more'"),
+    ],
+)
+def test_a_bad_key_is_named(tmp_path, text, message):
     (tmp_path / "key.json").write_text(text)
-    with pytest.raises(ValueError, match=r"not the key\.json of a listening test"):
+    with pytest.raises(UserError, match=rf"key\.json: .*{message}.*is it the"):
         read_key(tmp_path / "key.json")

@@ -109,3 +109,20 @@ def test_another_rater_has_another_order_and_other_ratings(browser, page):
     second = browser.run("order.map((item) => item.id)")
     assert first != second
     assert sorted(first) == sorted(second)
+
+
+def test_nothing_from_outside_runs_and_no_cell_is_a_formula(browser, page, tmp_path):
+    """Captions and titles are text; a name that a spreadsheet would compute is written with an apostrophe."""
+    attack = "</script><script>window.attacked = 1</script><img src=x onerror='window.attacked = 1'>"
+    lines = [{"id": f"c{index}", "caption": attack} for index in range(NUM_SAMPLES)]
+    (tmp_path / "attack.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    given = ["--system", f"one={tmp_path}/one", "--out", str(tmp_path / "attack.html"), "--title", attack]
+    main([*given, "--captions", str(tmp_path / "attack.jsonl"), "--num-samples", "2"])
+    begin(browser, tmp_path / "attack.html", '=HYPERLINK("http://x")')
+    assert browser.run("document.title") == attack
+    assert browser.run("at('caption').textContent") == attack
+    assert browser.run("window.attacked === undefined")
+    browser.run("order.forEach((item) => ratings[item.id] = {REL: 3, OVL: 4})")
+    text = browser.run("csvText()")
+    assert text.splitlines()[1].split(",", 1)[1].startswith('"\'=HYPERLINK(""http://x"")",')
+    assert [browser.run(f"cell({json.dumps(start + 'x')})") for start in "=+-@"] == ["'=x", "'+x", "'-x", "'@x"]

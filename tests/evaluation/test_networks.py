@@ -123,7 +123,7 @@ def test_captions_are_cut_at_77_tokens_whatever_the_tokenizer_would_do(weights):
 
 
 def test_missing_things_are_named(tmp_path):
-    with pytest.raises(ValueError, match="unknown evaluation network 'mert'; choose one of cnn14, vggish"):
+    with pytest.raises(ValueError, match="unknown evaluation network 'mert'; choose one of yamnet, cnn14, vggish"):
         load_network("mert", tmp_path)
     with pytest.raises(ValueError, match="no such folder of weights"):
         load_network("cnn14", tmp_path / "nowhere")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from impact_pl.evaluation import metrics
+from impact_pl.evaluation import formulas
 from impact_pl.evaluation.networks import cnn14, vggish
 from impact_pl.evaluation.networks.interface import as_audioldm_eval_reads
 from tests.trials.parity import cnn14_state, layer_outputs, signals, vggish_state, write_weights
@@ -127,18 +127,18 @@ def test_metrics_equal_the_references():
     real, fake = mixed(60), mixed(50) * 1.2 + 0.5
     truths = 3 * generator.standard_normal((47, 20))
     fakes = truths + generator.standard_normal((47, 20))
-    mean, deviation = metrics.inception_score_in_splits(fakes)
+    mean, deviation = formulas.inception_score_in_splits(fakes)
     ours = {
-        "frechet_distance": metrics.frechet_distance(real, fake),
-        "fad": metrics.frechet_audio_distance([real[:7], real[7:]], [fake[:40], fake[40:]]),
-        "av_benchmark_fd": metrics.frechet_distance(real, fake),
-        "kullback_leibler_divergence_softmax": metrics.kl_softmax(truths, fakes).mean(),
-        "kullback_leibler_divergence_sigmoid": metrics.kl_sigmoid(truths, fakes).mean(),
+        "frechet_distance": formulas.frechet_distance(real, fake),
+        "fad": formulas.frechet_audio_distance([real[:7], real[7:]], [fake[:40], fake[40:]]),
+        "av_benchmark_fd": formulas.frechet_distance(real, fake),
+        "kullback_leibler_divergence_softmax": formulas.kl_softmax(truths, fakes).mean(),
+        "kullback_leibler_divergence_sigmoid": formulas.kl_sigmoid(truths, fakes).mean(),
         "inception_score_mean": mean,
         "inception_score_std": deviation,
-        "av_benchmark_kl_softmax": metrics.kl_softmax(truths, fakes, epsilon=0.0).mean(),
-        "av_benchmark_kl_sigmoid": metrics.kl_sigmoid(truths, fakes, epsilon=0.0).mean(),
-        "clap_score": np.diagonal(metrics.clap_score(truths[:40], fakes[:40])).mean(),
+        "av_benchmark_kl_softmax": formulas.kl_softmax(truths, fakes, epsilon=0.0).mean(),
+        "av_benchmark_kl_sigmoid": formulas.kl_sigmoid(truths, fakes, epsilon=0.0).mean(),
+        "clap_score": np.diagonal(formulas.clap_score(truths[:40], fakes[:40])).mean(),
     }
     assert ours == pytest.approx(RECORDED["figures"], rel=1e-6)
 
@@ -146,10 +146,10 @@ def test_metrics_equal_the_references():
 def test_published_metrics_refuse_what_they_cannot_judge():
     few = np.zeros((9, 4))
     with pytest.raises(ValueError, match="in 10 splits needs at least as many sounds, got 9"):
-        metrics.inception_score_in_splits(few)
+        formulas.inception_score_in_splits(few)
     with pytest.raises(ValueError, match="got 0 and 1"):
-        metrics.frechet_audio_distance([], [few])
+        formulas.frechet_audio_distance([], [few])
     with pytest.raises(ValueError, match="equal shapes"):
-        metrics.kl_softmax(few, few[:5])
-    assert np.abs(metrics.kl_softmax(few, few)).max() < 1e-5
-    assert metrics.kl_softmax(few, few, epsilon=0.0) == pytest.approx(np.zeros(9), abs=1e-12)
+        formulas.kl_softmax(few, few[:5])
+    assert np.abs(formulas.kl_softmax(few, few)).max() < 1e-5
+    assert formulas.kl_softmax(few, few, epsilon=0.0) == pytest.approx(np.zeros(9), abs=1e-12)

@@ -133,8 +133,11 @@ def test_yamnet_and_published_networks_stand_in_one_table(folders, weights):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--networks", "cnn13", "--weights", "weights"], "unknown 'cnn13'; choose of yamnet, cnn14"),
-        (["--metrics", "paper"], "cnn14, vggish, clap: say with --weights"),
+        (
+            ["--networks", "cnn13", "--weights", "weights"],
+            "unknown evaluation network 'cnn13'; choose one of yamnet, cnn14",
+        ),
+        (["--metrics", "paper"], "cnn14, vggish, clap: give the folder of their files (--weights"),
         (["--networks", "cnn14", "--weights", "absent"], "absent: no such folder of weights"),
         (["--networks", "cnn14", "--weights", "generated"], "is missing: put the file of that name there"),
         (["--test-list", "absent.csv"], "absent.csv: no such test list"),
@@ -145,7 +148,7 @@ def test_yamnet_and_published_networks_stand_in_one_table(folders, weights):
         (["--captions", "list.csv"], "both name captions"),
         (
             ["--test-list", "short.csv", "--generated", "few", "--networks", "cnn14", "--weights", "absent"],
-            "2 sounds a row: is_cnn14 needs at least 10",  # before weights are looked for
+            "2 sounds per row: is_cnn14 needs at least 10",  # before weights are looked for
         ),
     ],
 )

@@ -13,7 +13,7 @@ import soundfile
 import torch
 from torchaudio.functional import resample
 
-from impact_pl.evaluation import metrics
+from impact_pl.evaluation import formulas
 from impact_pl.evaluation.networks import cnn14, vggish
 
 FOLDER = Path(os.environ.get("IMPACT_WEIGHTS", "IMPACT_WEIGHTS-is-not-set"))
@@ -46,7 +46,7 @@ def test_fad_of_sines(noise, published):
     """frechet-audio-distance, test/test_examples.py, with its own tolerance (its noise has no seed)."""
     network = vggish.Vggish(FOLDER, "none")
     background, noisy = ([network(sound).embeddings for sound in sines(*case)] for case in ((10, 0.0), (5, noise)))
-    assert metrics.frechet_audio_distance(background, noisy) == pytest.approx(published, abs=2.0)
+    assert formulas.frechet_audio_distance(background, noisy) == pytest.approx(published, abs=2.0)
 
 
 @needs(cnn14.CHECKPOINT)
@@ -59,7 +59,7 @@ def test_cnn14_of_sines(noise, published):
             torch.cat([model(torch.from_numpy(sound)[None])[0][0] for sound in sines(*case)])[:, None].numpy()
             for case in ((10, 0.0), (5, noise))
         ]
-    assert metrics.frechet_distance(*lists) == pytest.approx(published, abs=5e-4)
+    assert formulas.frechet_distance(*lists) == pytest.approx(published, abs=5e-4)
 
 
 @needs(vggish.CHECKPOINT, "fadtk/samples", "fadtk/samples_FAD_scores.csv", "fadtk/fma_pop.npz")
@@ -73,7 +73,7 @@ def test_fad_of_fadtk_samples():
     windows = {f"samples/{path.stem}": fadtk_embeddings(network, path) for path in sorted(SAMPLES.iterdir())}
     windows["samples/all"] = np.concatenate(list(windows.values()))
     ours = {
-        name: metrics.frechet_distance_of_moments(mean, covariance, found.mean(axis=0), np.cov(found.T))
+        name: formulas.frechet_distance_of_moments(mean, covariance, found.mean(axis=0), np.cov(found.T))
         for name, found in windows.items()
     }
     assert ours.keys() == published.keys()

@@ -12,8 +12,9 @@ import torch
 
 from impact_pl.audio import save_audio
 from impact_pl.cli.report import main
-from impact_pl.evaluation.charts import loss_chart, read_curves, running_mean, spectrogram_uri
-from impact_pl.evaluation.report import MAX_BYTES, Report, Row, read_rows, write_report
+from impact_pl.evaluation.report import CaptionSounds, Report, read_caption_sounds, write_report
+from impact_pl.evaluation.report.charts import loss_chart_uri, read_curves, running_mean, spectrogram_uri
+from impact_pl.evaluation.report.page import MAX_BYTES
 
 RATE = 16_000
 CAPTION = 'a <script>alert("dog")</script> & barks'
@@ -94,7 +95,8 @@ def test_whole_page(run, capsys):
         assert expected in words
     assert "width 64, 2 + 2 blocks" in words
     assert "25 latents a second of 64 x 1 numbers" in words
-    assert len(page.all("svg")) == 2
+    charts = [image["src"] for image in page.all("img") if image["src"].startswith("data:image/svg+xml")]
+    assert len(charts) == 2
     assert all(button["aria-label"].startswith("Play: ") for button in page.all("button"))
 
 
@@ -154,7 +156,7 @@ def test_parts_that_are_missing_are_left_out(run, tmp_path):
         ([], "give --run DIR, or --out"),
         (["--out", "page.html"], "nothing to report"),
         (["--run", ".", "--metrics", "absent.json"], "--metrics absent.json: does not exist"),
-        (["--run", ".", "--metrics", "commands.txt"], "commands.txt: not what impact-evaluate writes"),
+        (["--run", ".", "--metrics", "commands.txt"], "commands.txt: not JSON"),
         (["--run", ".", "--untrained", "text"], "text: holds no sound"),
         (["--run", ".", "--limit", "0"], "--limit 0"),
         (["--run", ".", "--losses", "text/metrics.csv"], "expected NAME=CSV"),
@@ -174,13 +176,15 @@ def test_mistakes_end_with_a_message(run, capsys, monkeypatch, change, message):
     ("change", "message"),
     [
         (
-            lambda rows: rows[0].pop("fd_yamnet"),
-            "metrics.json: not what impact-evaluate writes (KeyError('fd_yamnet'))",
+            lambda rows: rows[1].update(kl="2.0"),
+            "metrics.json: key 'rows.1.values.kl': input should be a valid number, got '2.0'; write it again",
         ),
-        (lambda rows: rows[1].update(kl="2.0"), "row untrained: kl is '2.0'"),
-        (lambda rows: rows[2].update(kl_interval=[1.0]), "row generated: kl_interval is [1.0]"),
-        (lambda rows: rows[2].pop("name"), "KeyError('name')"),
-        (lambda rows: rows.clear(), "every row needs a name"),
+        (lambda rows: rows[1].update(kl=float("nan")), "'rows.1.values.kl': input should be a finite number, got nan"),
+        (lambda rows: rows[2].update(kl_interval=[1.0]), "'rows.2.intervals.kl.1'"),
+        (lambda rows: rows[2].pop("name"), "key 'rows.2.name' is missing"),
+        (lambda rows: rows[2].update(name="made"), "the row generated is missing; it has made, real, untrained"),
+        (lambda rows: rows.insert(0, 3), "'rows.0'"),
+        (lambda rows: rows.clear(), "'rows'"),
     ],
 )
 def test_damaged_metrics_are_named(run, capsys, change, message):
@@ -201,14 +205,30 @@ def test_damaged_ratings_are_named(run, capsys, row):
     with pytest.raises(SystemExit) as stop:
         main(["--run", str(run), "--name", "mine"])
     assert stop.value.code == 2
-    assert "ratings.json: not what impact-evaluate ratings writes" in capsys.readouterr().err
+    assert re.search(r"ratings\.json: .*write it again with impact listening", capsys.readouterr().err)
+
+
+def test_a_metric_that_a_row_lacks_is_a_dash(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["rows"][0].pop("fd_yamnet")
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    main(["--run", str(run)])
+    assert "–" in "".join(Page((run / "report.html").read_text(encoding="utf-8")).words)
+
+
+def test_deep_nesting_is_a_users_error(run, capsys):
+    (run / "metrics.json").write_text("[" * 100_000)
+    with pytest.raises(SystemExit) as stop:
+        main(["--run", str(run)])
+    assert stop.value.code == 2
+    assert "metrics.json: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ['{"caption": "x"}', '{"real": "a.wav"}', '{"caption": "x", "reel": "a.wav"}', "[]"])
 def test_bad_rows_are_named(tmp_path, line):
     (tmp_path / "rows.jsonl").write_text("\n" + line)
     with pytest.raises(ValueError, match="line 2"):
-        read_rows(tmp_path / "rows.jsonl")
+        read_caption_sounds(tmp_path / "rows.jsonl")
 
 
 def test_a_page_too_large_is_refused(tmp_path):
@@ -219,7 +239,7 @@ def test_a_page_too_large_is_refused(tmp_path):
 
 def test_a_missing_sound_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"gone\.wav"):
-        write_report(Report(rows=[Row("x", {"real": tmp_path / "gone.wav"})]), tmp_path / "page.html")
+        write_report(Report(captions=[CaptionSounds("x", {"real": tmp_path / "gone.wav"})]), tmp_path / "page.html")
 
 
 def test_curves_leave_empty_cells_out(tmp_path):
@@ -236,14 +256,11 @@ def test_running_mean_keeps_lines_and_ends():
     assert running_mean(line[:1]) == line[:1]
 
 
-@pytest.mark.parametrize("train", [[(10.0, 0.5)], [(0.0, 0.3), (10.0, 0.3)], [(1.0, -2.0), (2.0, 1e5), (3.0, 0.0)]])
-def test_charts_of_odd_curves_stay_inside(train):
-    svg = loss_chart("stage", train, [(train[-1][0], train[-1][1])])
-    for points in re.findall(r'points="([^"]+)"', svg):
-        for point in points.split():
-            x, y = map(float, point.split(","))
-            assert 0 <= x <= 560
-            assert 0 <= y <= 250
+@pytest.mark.parametrize("train", [[(10.0, 0.5)], [(0.0, 0.3), (10.0, 0.3)], [(1.0, -2.0), (2.0, 1e5), (3.0, 0.0)], []])
+def test_charts_of_odd_curves_are_drawn(train):
+    kind, _, content = loss_chart_uri(train, [(10.0, 0.5)]).partition(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert base64.b64decode(content).rstrip().endswith(b"</svg>")
 
 
 def test_spectrogram_has_a_pixel_a_frame():

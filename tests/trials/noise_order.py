@@ -25,7 +25,7 @@ from impact_pl.audio import fit_length, load_audio, save_audio
 from impact_pl.cli.evaluate import load_networks, print_table
 from impact_pl.errors import user_errors
 from impact_pl.evaluation.evaluate import evaluate
-from impact_pl.evaluation.features import SAMPLE_RATE
+from impact_pl.evaluation.networks.yamnet import SAMPLE_RATE
 from impact_pl.evaluation.request import EvaluationRequest
 from impact_pl.evaluation.sounds import Sounds, draw, list_sounds
 from impact_pl.text_encoders.base import TextEncoder

@@ -19,7 +19,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 
 from impact_pl.audio import load_audio
-from impact_pl.evaluation import metrics
+from impact_pl.evaluation import formulas
 from impact_pl.evaluation.networks import Network, clap, cnn14, passt, vggish
 from impact_pl.evaluation.sounds import read_captions
 
@@ -148,19 +148,19 @@ def figures(generated: Path, reference: Path, weights: Path, captions: Path | No
     ours, real = features(network, generated), features(network, reference)
     fakes, truths = np.stack(ours["logits"]), np.stack(real["logits"])
     out = {
-        "fd": metrics.frechet_distance(np.concatenate(real["embeddings"]), np.concatenate(ours["embeddings"])),
-        "kl_softmax": metrics.kl_softmax(truths, fakes).mean(),
-        "kl_sigmoid": metrics.kl_sigmoid(truths, fakes).mean(),
-        "kl_softmax_without_epsilon": metrics.kl_softmax(truths, fakes, 0.0).mean(),
-        "kl_sigmoid_without_epsilon": metrics.kl_sigmoid(truths, fakes, 0.0).mean(),
+        "fd": formulas.frechet_distance(np.concatenate(real["embeddings"]), np.concatenate(ours["embeddings"])),
+        "kl_softmax": formulas.kl_softmax(truths, fakes).mean(),
+        "kl_sigmoid": formulas.kl_sigmoid(truths, fakes).mean(),
+        "kl_softmax_without_epsilon": formulas.kl_softmax(truths, fakes, 0.0).mean(),
+        "kl_sigmoid_without_epsilon": formulas.kl_sigmoid(truths, fakes, 0.0).mean(),
     }
-    out["is_mean"], out["is_std"] = metrics.inception_score_in_splits(fakes)
+    out["is_mean"], out["is_std"] = formulas.inception_score_in_splits(fakes)
     for preparation in vggish.PREPARATIONS:
         for postprocess in (False, True):
             network = vggish.Vggish(weights, preparation, postprocess)
             windows = [features(network, folder)["embeddings"] for folder in (reference, generated)]
             name = f"fad_{preparation}{'_pca' * postprocess}"
-            out[name] = metrics.frechet_audio_distance(*windows)
+            out[name] = formulas.frechet_audio_distance(*windows)
     out |= clap_figures(generated, weights, read_captions(captions)) if captions is not None else {}
     out |= passt_figures(generated, reference, weights) if (weights / passt.CHECKPOINT).is_file() else {}
     return {name: float(value) for name, value in out.items()}
@@ -171,7 +171,7 @@ def clap_figures(generated: Path, weights: Path, captions: dict[str, str]) -> di
     network = clap.Clap(weights)
     text = network.embed_text([captions[path.stem] for path in sorted(generated.iterdir())])
     sounds = np.concatenate(features(network, generated)["embeddings"])
-    return {"clap_score": np.diagonal(metrics.clap_score(sounds, text)).mean()}
+    return {"clap_score": np.diagonal(formulas.clap_score(sounds, text)).mean()}
 
 
 def passt_figures(generated: Path, reference: Path, weights: Path) -> dict[str, float]:
@@ -179,8 +179,8 @@ def passt_figures(generated: Path, reference: Path, weights: Path) -> dict[str, 
     network = passt.Passt(weights)
     ours, real = features(network, generated), features(network, reference)
     embeddings = [np.concatenate(each["embeddings"]) for each in (real, ours)]
-    kl = metrics.kl_softmax(np.stack(real["logits"]), np.stack(ours["logits"]), 0.0).mean()
-    return {"passt_fd": metrics.frechet_distance(*embeddings), "passt_kl_softmax_without_epsilon": kl}
+    kl = formulas.kl_softmax(np.stack(real["logits"]), np.stack(ours["logits"]), 0.0).mean()
+    return {"passt_fd": formulas.frechet_distance(*embeddings), "passt_kl_softmax_without_epsilon": kl}
 
 
 def layers(audio: Path, weights: Path) -> dict[str, Tensor]:

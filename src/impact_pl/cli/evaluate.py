@@ -5,7 +5,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from impact_pl.cli import options
 from impact_pl.config import PADDINGS
@@ -36,7 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--generated", type=Path, required=True, metavar="DIR", help="folder of generated sounds")
     add("--reference", type=Path, required=True, metavar="PATH", help="real sounds: a folder or a manifest .jsonl")
     add("--reference-split", metavar="SPLIT", help="of a reference manifest: only this split")
-    add("--floor", type=Path, metavar="PATH", help="other real sounds, for the floor (default: half the reference)")
+    add(
+        "--floor",
+        type=Path,
+        metavar="PATH",
+        help="other real sounds, for the floor (default: spare reference sounds)",
+    )
     add("--floor-split", metavar="SPLIT", help="of a floor manifest: only this split")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another row, e.g. codec=DIR; may repeat")
     add(
@@ -101,12 +105,13 @@ def main(argv: list[str] | None = None) -> None:
 def compare(args: argparse.Namespace) -> None:
     """Compute every metric that the options ask for; write --out and print a table."""
     from impact_pl.evaluation.evaluate import evaluate  # late: --help answers at once
+    from impact_pl.evaluation.networks import network_classes
     from impact_pl.evaluation.request import choose_sounds
 
     names = PUBLISHED_SETS[args.metrics] if args.metrics else args.networks or ["yamnet"]
     classes = network_classes(names, args.weights)
     request = make_request(args)
-    choose_sounds(request, [figure for each in classes for figure in each.figures])  # mistakes end here, unloaded
+    choose_sounds(request, [metric for each in classes for metric in each.metrics])  # fails before loading
     encoder = None
     if "yamnet" in names and args.text_encoder != "none" and request.captions:
         from impact_pl.text_encoders.registry import load_text_encoder
@@ -127,7 +132,7 @@ def make_request(args: argparse.Namespace):
     """Read every set that the options name, restricted to the test list where there is one."""
     from impact_pl.data.lists import read_clip_list, restrict
     from impact_pl.evaluation.request import EvaluationRequest
-    from impact_pl.evaluation.sounds import list_sounds
+    from impact_pl.evaluation.sounds import find_captions, find_labels, list_sounds
 
     generated, reference = list_sounds(args.generated), list_sounds(args.reference, args.reference_split)
     baselines = {name: list_sounds(folder) for name, folder in parse_baselines(args.baseline).items()}
@@ -158,40 +163,20 @@ def make_request(args: argparse.Namespace):
     )
 
 
-def network_classes(names: Sequence[str], weights: Path | None) -> list:
-    """Look up the networks' classes; nothing is loaded.
-
-    Raises:
-        ValueError: an unknown name, or a published network without --weights.
-    """
-    from impact_pl.evaluation.features import YamNet
-    from impact_pl.evaluation.networks import NETWORKS
-
-    known: dict[str, Any] = {YamNet.name: YamNet, **NETWORKS}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"--networks: unknown {unknown[0]!r}; choose of {', '.join(known)}")
-    published = [name for name in names if known[name].checkpoint is not None]
-    if published and weights is None:
-        raise UserError(f"{', '.join(published)}: say with --weights in which folder their files are (docs/parity.md)")
-    return [known[name] for name in names]
-
-
 def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
     """Load the networks, with the checksums of the published ones' files.
 
     Raises:
-        ValueError: as :func:`network_classes`, or a file that is missing or damaged.
+        UserError: an unknown name, no --weights, or a file that is missing or damaged.
     """
     from impact_pl.evaluation.evaluate import weights_checksums
     from impact_pl.evaluation.networks import load_network
 
     networks, checksums = [], {}
-    for name, network in zip(names, network_classes(names, weights), strict=True):
-        if network.checkpoint is None or weights is None:
-            networks.append(network(num_threads))
-        else:
-            networks.append(load_network(name, weights))
+    for name in names:
+        network = load_network(name, weights, num_threads)
+        networks.append(network)
+        if network.checkpoint is not None and weights is not None:
             checksums[name] = weights_checksums(network.checkpoint, weights)
     return networks, checksums
 
@@ -209,24 +194,6 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
     return baselines
 
 
-def find_captions(given: Path | None, generated: Path, reference: dict) -> dict[str, str]:
-    """Captions by name: of --captions, else of the generated folder, else of the reference's manifest."""
-    from impact_pl.evaluation.sounds import read_captions
-
-    written = generated / "generated.jsonl"
-    if given is not None or written.is_file():
-        return read_captions(given or written)
-    return {name: record.caption for name, record in reference.items() if record.caption}
-
-
-def find_labels(given: Path | None, reference: dict) -> dict[str, str]:
-    """Labels by name: of the reference's manifest, and of --captions, which decides where both have one."""
-    from impact_pl.evaluation.labels import labels_of
-    from impact_pl.evaluation.sounds import read_labels
-
-    return labels_of(reference) | (read_labels(given) if given is not None else {})
-
-
 def show_progress(what: str, done: int, total: int) -> None:
     """Count up on one line of a terminal; print one line per set in a log."""
     if sys.stderr.isatty():
@@ -240,7 +207,7 @@ def print_table(result: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from impact_pl.evaluation.tables import columns_of
+    from impact_pl.evaluation.report.tables import columns_of
 
     columns = columns_of(result["rows"])
     clips = result["test_list"]["name"] if result["test_list"] else "no test list"
@@ -253,7 +220,9 @@ def print_table(result: dict) -> None:
         cells = ["–" if row.get(key) is None else f"{row[key]:.{digits}f}" for key, (_, digits, _) in columns.items()]
         style = "bold" if row["name"] == "generated" else None
         table.add_row("real (floor)" if row["name"] == "real" else row["name"], *cells, style=style)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for note in result["notes"]:
         console.print(f"[dim]· {note}[/dim]", soft_wrap=True, highlight=False)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}", file=sys.stderr)

@@ -170,12 +170,12 @@ def draw_spectrograms(jobs: list[Job]) -> None:
 def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:
     """Write all sounds with their spectrograms and players as one page that needs nothing else."""
     from impact_pl.cli.facts import generation_facts, model_facts
-    from impact_pl.evaluation.report import Report, Row, write_report
+    from impact_pl.evaluation.report import CaptionSounds, Report, write_report
 
-    rows = [Row(job.caption, {"generated": job.file}) for job in jobs]
+    captions = [CaptionSounds(job.caption, {"generated": job.file}) for job in jobs]
     facts = model_facts(find_model(args.model)) | generation_facts(args.out)
-    size = write_report(Report(rows=rows, commands=command, facts=facts), args.page)
-    print(f"{args.page}: {len(rows)} captions, {size / 1e6:.1f} MB")
+    size = write_report(Report(captions=captions, commands=command, facts=facts), args.page)
+    print(f"{args.page}: {len(captions)} captions, {size / 1e6:.1f} MB")
 
 
 def summarise(args: argparse.Namespace, jobs: list[Job], num_made: int) -> None:

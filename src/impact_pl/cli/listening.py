@@ -81,7 +81,7 @@ def make_test(args: argparse.Namespace) -> None:
     page = args.out if args.out.suffix.lower() == ".html" else args.out / "listening.html"
     key = write_test(systems, captions, page, args.num_samples, args.seed, args.title)
     size = page.stat().st_size / 1e6
-    print(f"{page}: {len(key['items'])} clips of {len(systems)} systems, {size:.1f} MB; send this file to the raters")
+    print(f"{page}: {len(key.items)} clips of {len(systems)} systems, {size:.1f} MB; send this file to the raters")
     print(f"{page.with_name('key.json')}: what was what; keep it to yourself")
 
 

@@ -1,9 +1,6 @@
 """`impact report`: sounds, metrics and losses of a run -> one HTML page."""
 
 import argparse
-import json
-import random
-from collections.abc import Iterable
 from pathlib import Path
 
 from impact_pl.cli.facts import generation_facts, model_facts
@@ -55,7 +52,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("give --run DIR, or --out HTML and what to show")
     if args.run is not None and not args.run.is_dir():
         raise UserError(f"{args.run}: no such run folder")
-    from impact_pl.evaluation.report import Report, read_rows, write_report  # late: --help answers at once
+    from impact_pl.evaluation.report import Report, read_caption_sounds, write_report  # late: --help answers at once
+    from impact_pl.evaluation.results import read_metrics, read_ratings_result
 
     ratings, metrics, commands = (
         find(args, "ratings", "ratings.json"),
@@ -64,9 +62,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     report = Report(
         title=args.title,
-        rows=read_rows(args.rows) if args.rows else choose_rows(args),
+        captions=read_caption_sounds(args.rows) if args.rows else choose_rows(args),
         metrics=read_metrics(metrics) if metrics else None,
-        ratings=read_ratings(ratings) if ratings else None,
+        ratings=read_ratings_result(ratings) if ratings else None,
         own_name=args.name,
         losses=find_losses(args),
         commands=commands.read_text(encoding="utf-8") if commands else "",
@@ -75,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     out = args.out or args.run / "report.html"
     size = write_report(report, out)
-    print(f"{out}: {len(report.rows)} captions, {size / 1e6:.1f} MB")
+    print(f"{out}: {len(report.captions)} captions, {size / 1e6:.1f} MB")
 
 
 def find(args: argparse.Namespace, option: str, place: str) -> Path | None:
@@ -95,75 +93,18 @@ def find_folder(args: argparse.Namespace, kind: str) -> Path | None:
 
 def choose_rows(args: argparse.Namespace) -> list:
     """Choose captions that have a sound in every folder: a seeded draw, in the order of their names."""
-    from impact_pl.evaluation.report import Row
+    from impact_pl.evaluation.report import choose_captions
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 
     folders = {kind: folder for kind in FOLDERS if (folder := find_folder(args, kind)) is not None}
     if not folders:
         return []
+    if args.limit < 1:
+        raise UserError(f"--limit {args.limit}: at least 1")
     sounds = {kind: list_sounds(folder) for kind, folder in folders.items()}
     written = folders["generated"] / "generated.jsonl" if "generated" in folders else None
     captions_file = args.captions or (written if written is not None and written.is_file() else None)
-    captions = read_captions(captions_file) if captions_file else {}
-    names = sorted(set.intersection(*(set(each) for each in sounds.values())))
-    names = [name for name in names if name in captions] if captions else names
-    if not names:
-        raise UserError(
-            f"no caption has a sound of its name in each of {', '.join(str(each) for each in folders.values())}"
-        )
-    if args.limit < 1:
-        raise UserError(f"--limit {args.limit}: at least 1")
-    random.Random(args.seed).shuffle(names)
-    caption_of = {name: captions.get(name, name) for name in names}
-    first_of = {caption_of[name]: name for name in reversed(names)}  # one sound of a caption, before its others
-    chosen = sorted(sorted(names, key=lambda name: first_of[caption_of[name]] != name)[: args.limit])
-    return [Row(caption_of[name], {kind: Path(sounds[kind][name].path) for kind in sounds}) for name in chosen]
-
-
-def read_metrics(path: Path) -> dict:
-    """Read metrics.json, checked as far as the page relies on it."""
-    from impact_pl.evaluation.tables import METRICS
-
-    metrics = read_result(path, "impact evaluate", METRICS)
-    names = {row["name"] for row in metrics["rows"]}
-    if "generated" not in names:
-        raise UserError(f"{path}: the row generated is missing; it has {sorted(names)}")
-    return metrics
-
-
-def read_ratings(path: Path) -> dict:
-    """Read what `impact listening ratings --out` wrote, checked as far as the page relies on it."""
-    from impact_pl.evaluation.listening import CRITERIA
-
-    ratings = read_result(path, "impact listening ratings", CRITERIA)
-    if not isinstance(ratings.get("num_raters"), int) or any(row.get("REL") is None for row in ratings["rows"]):
-        raise UserError(f"{path}: not what impact listening ratings writes (num_raters and each row's REL are needed)")
-    return ratings
-
-
-def read_result(path: Path, command: str, keys: Iterable[str]) -> dict:
-    """Read a file of ``rows`` of figures, and ``num_samples``.
-
-    Raises:
-        ValueError: it is not JSON; a row lacks its name, or one of ``keys`` that another row has; a figure is no number
-            (or None), an interval not two of them. The file and the place are named.
-    """
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        rows = result["rows"]
-        int(result["num_samples"])
-        for key in keys:
-            for row in [row for row in rows if any(key in each for each in rows)]:
-                value, interval = row[key], row.get(f"{key}_interval")
-                if not all(isinstance(each, int | float | None) for each in (value, row.get(f"{key}_shuffled"))):
-                    raise TypeError(f"row {row['name']}: {key} is {value!r}")
-                if interval is not None and [isinstance(each, int | float) for each in interval] != [True, True]:
-                    raise TypeError(f"row {row['name']}: {key}_interval is {interval!r}")
-        if not rows or not all(isinstance(row["name"], str) for row in rows):
-            raise TypeError("every row needs a name")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not what {command} writes ({error!r})") from error
-    return result
+    return choose_captions(sounds, read_captions(captions_file) if captions_file else {}, args.limit, args.seed)
 
 
 def find_losses(args: argparse.Namespace) -> dict[str, Path]:

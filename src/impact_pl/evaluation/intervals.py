@@ -1,7 +1,7 @@
-"""95 % confidence intervals of figures that belong to a whole set of sounds, not to each of them.
+"""95 % confidence intervals: a bootstrap for means over sounds, a jackknife for metrics of a whole set of sounds.
 
 A bootstrap draws sounds twice, which biases a Frechet distance: repeated sounds lower the covariance's rank. The
-grouped jackknife only leaves sounds out. A figure at 9/10 of N is biased against the one at N too (Chong & Forsyth,
+grouped jackknife only leaves sounds out. A metric at 9/10 of N is biased against the one at N too (Chong & Forsyth,
 arXiv 1911.07023), but all replicates by the same amount, and only their spread is used.
 """
 
@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from impact_pl.errors import UserError
+
 NUM_GROUPS = 10
 QUANTILE = 2.262  # of Student's t with NUM_GROUPS - 1 degrees of freedom, for 95 %
 FEWEST_SOUNDS = 2 * NUM_GROUPS
@@ -17,26 +19,36 @@ FEWEST_SOUNDS = 2 * NUM_GROUPS
 Interval = tuple[float, float]
 
 
+def bootstrap_interval(values, generator: np.random.Generator, num_resamples: int = 1000) -> Interval:
+    """Percentile bootstrap interval of the mean of values (N,), resampling sounds with replacement."""
+    values = np.asarray(values, dtype=np.float64)
+    if len(values) == 0:
+        raise UserError("a bootstrap interval needs at least one value")
+    draws = generator.integers(len(values), size=(num_resamples, len(values)))
+    low, high = np.quantile([np.mean(values[draw]) for draw in draws], [0.025, 0.975])
+    return float(low), float(high)
+
+
 def jackknife_interval(
     statistic: Callable[[np.ndarray], float], num: int, value: float, generator: np.random.Generator
 ) -> Interval | None:
-    """Interval of the figure that sets of this size have in expectation, by leaving out one tenth after another.
+    """Estimate the interval of a set's metric by leaving out one tenth after another.
 
     With replicates s_j, each without one of g groups, the variance is (g - 1)/g sum (s_j - mean)^2 (Shao & Wu 1989),
     which is too large rather than too small on average (Efron & Stein 1981).
 
     Args:
-        statistic: the figure of the sounds with these indices (K,).
-        num: sounds in all, N.
-        value: the figure of all, the middle of the interval.
+        statistic: the metric of the sounds with these indices (K,).
+        num: number of sounds, N.
+        value: the metric of all sounds, the middle of the interval.
         generator: draws the groups.
 
     Returns:
-        None below 20 sounds. The lower end of a figure that cannot be negative is the caller's to cut.
+        None below 20 sounds. Where a metric cannot be negative, the caller clips the lower end.
 
     Note:
-        It says how much the figure would move with other sounds of the same kind and number. It does not remove the
-        figure's own bias at N, so it may be compared only with figures of the same N.
+        It tells how much the metric would move with other sounds of the same kind and number. It does not remove the
+        metric's own bias at N, so compare only values of the same N.
     """
     if num < FEWEST_SOUNDS:
         return None
@@ -48,7 +60,7 @@ def jackknife_interval(
 
 
 def splits_interval(mean: float, deviation: float) -> Interval:
-    """Interval of a mean over NUM_GROUPS disjoint splits, which are independent of each other.
+    """Student's t interval of a mean over NUM_GROUPS disjoint splits, which are independent of each other.
 
     Args:
         mean: over the splits.

@@ -1,4 +1,4 @@
-"""Class accuracy: is the labelled class what YAMNet hears in a sound, rather than one of the other classes?
+"""Class accuracy: whether YAMNet hears the labelled class in a sound rather than one of the other classes.
 
 Zero-shot: a label stands for one or more of YAMNet's 521 AudioSet classes, and its score is that of its likeliest
 class. A sound counts as right when its own label scores highest among all ten, so guessing gives 0.1.
@@ -13,8 +13,7 @@ import numpy as np
 
 from impact_pl.data.lists import Sounds
 from impact_pl.errors import UserError
-from impact_pl.evaluation.intervals import Interval
-from impact_pl.evaluation.metrics import bootstrap_interval
+from impact_pl.evaluation.intervals import Interval, bootstrap_interval
 
 ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the AudioSet classes that mean them
     "dog": ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)"),
@@ -31,13 +30,13 @@ ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the AudioSet classes that m
 
 
 def labels_of(sounds: Sounds) -> dict[str, str]:
-    """The label of each sound that has exactly one of ESC10's; others have no place in an accuracy."""
+    """Find the label of each sound that has exactly one of ESC10's; others do not count in an accuracy."""
     known = {name: [label for label in record.labels if label in ESC10] for name, record in sounds.items()}
     return {name: labels[0] for name, labels in known.items() if len(labels) == 1}
 
 
 def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str, ...]] = ESC10) -> list[str]:
-    """The label of ``table`` that scores highest in each sound.
+    """Find the label of ``table`` that scores highest in each sound.
 
     Args:
         scores: (N, K) class probabilities of each sound.
@@ -45,7 +44,7 @@ def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str,
         table: labels and the names of their classes.
 
     Raises:
-        ValueError: a class that the network does not have.
+        UserError: a class that the network does not have.
     """
     unknown = {name for names in table.values() for name in names} - set(class_names)
     if unknown:
@@ -58,7 +57,7 @@ def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str,
 def accuracy(
     labels: Sequence[str | None], scores, class_names: Sequence[str], generator: np.random.Generator
 ) -> dict[str, float | dict[str, float] | Interval]:
-    """A row's figures: ``accuracy`` over labelled sounds, its 95 % interval, and the accuracy of each label.
+    """Compute a row's metrics: ``accuracy`` over labelled sounds, its 95 % interval, and the accuracy of each label.
 
     Args:
         labels: of each sound; None: it has none, and is not counted. At least one has.

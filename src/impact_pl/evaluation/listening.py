@@ -1,7 +1,7 @@
-"""A listening test as one page, and what its raters said as means with confidence intervals.
+"""A listening test as one HTML page, and its ratings as means with confidence intervals.
 
-Raters judge each clip for REL, how well it fits its caption, and OVL, its overall quality, from 1 to 5 (S1 Sec. 4). The
-page holds the sounds under opaque names; which system made which stands in key.json, which raters never see. Each rater
+Raters judge each clip for REL, how well it fits its caption, and OVL, its overall quality, from 1 to 5 (IMPACT Sec. 4).
+The page holds the sounds under opaque names; which system made which is in key.json, which raters never see. Each rater
 hears all clips in an order of their own, drawn from the test and their name.
 
 Dimension key: R raters, M captions.
@@ -9,31 +9,52 @@ Dimension key: R raters, M captions.
 
 import base64
 import hashlib
-import io
 import json
 import secrets
 from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import numpy as np
-import soundfile
+from pydantic import BaseModel, ConfigDict
 
 from impact_pl.audio import SAMPLE_RATE, load_audio
 from impact_pl.errors import UserError
 from impact_pl.evaluation.intervals import Interval
+from impact_pl.evaluation.pages import flac, render
 from impact_pl.evaluation.sounds import Sounds, draw
-from impact_pl.files import read_csv, read_text
+from impact_pl.files import read_csv, read_json
 from impact_pl.partial import write_whole
 
 CRITERIA = {"REL": "How well does the sound fit the caption?", "OVL": "How good is the sound overall?"}
 RATINGS = range(1, 6)
 COLUMNS = ("test", "rater", "item", *CRITERIA)  # of the CSV that the page exports
-FEWEST_RATERS = 10  # S1 Sec. 4
+FEWEST_RATERS = 10  # IMPACT Sec. 4
 MAX_BYTES = 100_000_000
 NUM_RESAMPLES = 2000
+
+Ratings = dict[str, dict[str, dict[str, int]]]  # rater -> item -> criterion -> rating
+
+
+class _Parsed(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Item(_Parsed):
+    """A clip of the test."""
+
+    system: str
+    clip: str
+    caption: str
+
+
+class Key(_Parsed):
+    """key.json: which item of the page is what."""
+
+    test: str
+    seed: int
+    salt: str
+    systems: list[str]
+    items: dict[str, Item]
 
 
 def write_test(
@@ -44,8 +65,8 @@ def write_test(
     seed: int,
     title: str,
     salt: str | None = None,
-) -> dict:
-    """Write the page ``out`` and key.json beside it; returns the key.
+) -> Key:
+    """Write the page ``out``, and key.json next to it.
 
     Args:
         systems: name -> sounds; sounds of one name belong to one caption.
@@ -58,8 +79,34 @@ def write_test(
             the names of systems and clips, anyone could tell whose an item is.
 
     Raises:
-        ValueError: too few common captions, an unreadable sound, or a page above 100 MB.
+        UserError: too few common captions, an unreadable sound, or a page above 100 MB.
     """
+    clips = _choose_clips(systems, captions, num_samples, seed)
+    salt = salt or secrets.token_hex(16)
+    items, sounds = {}, []
+    for clip in clips:
+        for system in systems:
+            item = hashlib.sha256(f"{salt},{system},{clip}".encode()).hexdigest()[:12]
+            items[item] = Item(system=system, clip=clip, caption=captions[clip])
+            record = systems[system][clip]
+            audio = flac(load_audio(record.path, SAMPLE_RATE, record.start, record.duration))
+            sounds.append({"id": item, "caption": captions[clip], "audio": base64.b64encode(audio).decode()})
+    sounds.sort(key=lambda sound: sound["id"])  # an order that says nothing
+    test = hashlib.sha256(json.dumps(sounds).encode()).hexdigest()[:12]
+    page = render("listening.html.j2", title=title, data={"test": test, "criteria": CRITERIA, "items": sounds})
+    if len(page) > MAX_BYTES:
+        raise UserError(
+            f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: lower --num-samples"
+        )
+    key = Key(test=test, seed=seed, salt=salt, systems=list(systems), items=items)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, page)
+    write_whole(out.with_name("key.json"), key.model_dump_json(indent=1) + "\n")
+    return key
+
+
+def _choose_clips(systems: dict[str, Sounds], captions: dict[str, str], num_samples: int, seed: int) -> list[str]:
     common = sorted(set(captions).intersection(*systems.values()))
     if len(common) < num_samples:
         counts = ", ".join(f"{name} {len(sounds)}" for name, sounds in systems.items())
@@ -67,113 +114,66 @@ def write_test(
             f"{num_samples} captions are wanted, but only {len(common)} have a sound of every system "
             f"({counts}; {len(captions)} captions): give matching names, or fewer with --num-samples"
         )
-    clips = draw(common, num_samples, np.random.default_rng(seed))
-    salt = salt or secrets.token_hex(16)
-    items, sounds = {}, []
-    for clip in clips:
-        for system in systems:
-            item = hashlib.sha256(f"{salt},{system},{clip}".encode()).hexdigest()[:12]
-            items[item] = {"system": system, "clip": clip, "caption": captions[clip]}
-            record = systems[system][clip]
-            audio = flac(load_audio(record.path, SAMPLE_RATE, record.start, record.duration).numpy())
-            sounds.append({"id": item, "caption": captions[clip], "audio": audio})
-    sounds.sort(key=lambda sound: sound["id"])  # an order that says nothing
-    test = hashlib.sha256(json.dumps(sounds).encode()).hexdigest()[:12]
-    page = render(title, {"test": test, "criteria": CRITERIA, "items": sounds})
-    if len(page) > MAX_BYTES:
-        raise UserError(
-            f"the page would have {len(page) / 1e6:.0f} MB, at most {MAX_BYTES / 1e6:.0f}: lower --num-samples"
-        )
-    key = {"test": test, "seed": seed, "salt": salt, "systems": list(systems), "items": items}
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, page)
-    write_whole(out.with_name("key.json"), json.dumps(key, indent=1) + "\n")
-    return key
+    return draw(common, num_samples, np.random.default_rng(seed))
 
 
-def flac(waveform: np.ndarray) -> str:
-    """A waveform (S,) at 16 kHz as lossless 16-bit FLAC in base64; nothing in it names a file."""
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def render(title: str, data: dict) -> bytes:
-    """The page's template with its data block, in which no ``<`` can end the script element."""
-    template = Template(files("impact_pl.evaluation").joinpath("listening.html").read_text(encoding="utf-8"))
-    return template.substitute(title=escape(title), data=json.dumps(data).replace("<", "\\u003c")).encode()
-
-
-def read_key(path: str | Path) -> dict:
-    """What ``write_test`` left beside the page.
+def read_key(path: str | Path) -> Key:
+    """Read the key that ``write_test`` left next to the page.
 
     Raises:
-        ValueError: it is not such a file.
+        UserError: it is not such a file.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such key file (it lies where the page was written)")
-    try:
-        key = json.loads(read_text(path))
-        if {entry["system"] for entry in key["items"].values()} == set(key["systems"]) and isinstance(key["test"], str):
-            return key
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError):
-        pass
-    raise UserError(f"{path}: not the key.json of a listening test")
+    key = read_json(path, Key, remedy="is it the right key.json?")
+    unknown = {item.system for item in key.items.values()} ^ set(key.systems)
+    if unknown:
+        raise UserError(
+            f"{path}: systems and items do not agree on {min(unknown)!r}: is it the key.json of a listening test?"
+        )
+    return key
 
 
-def read_ratings(paths: Sequence[str | Path], key: dict) -> dict[str, dict[str, dict[str, int]]]:
-    """Rater -> item -> criterion -> rating, from the CSVs that the page exported.
+def read_ratings(paths: Sequence[str | Path], key: Key) -> Ratings:
+    """Read the CSVs that the page exported.
 
     Raises:
-        ValueError: a file of another test or format, an unknown item, a rating that is not 1 to 5, a rater in two
-            files, or one who did not rate everything. File, row and what is wrong are named.
+        UserError: a file of another test or format, an unknown item, a rating that is not 1 to 5, a rater in two
+            files, or one who did not rate everything. File, line and what is wrong are named.
     """
-    ratings: dict[str, dict[str, dict[str, int]]] = {}
+    ratings: Ratings = {}
     file_of: dict[str, Path] = {}
     for path in map(Path, paths):
-        for row, where in rows_of(path):
-            if row["test"] != key["test"]:
-                raise UserError(f"{where}: belongs to the test {row['test']!r}, the key to {key['test']!r}")
-            if row["item"] not in key["items"]:
-                raise UserError(f"{where}: the test has no item {row['item']!r}")
-            if file_of.setdefault(row["rater"], path) != path:
-                raise UserError(f"{where}: the rater {row['rater']!r} is in {file_of[row['rater']]} too")
-            own = ratings.setdefault(row["rater"], {})
-            if row["item"] in own:
-                raise UserError(f"{where}: the item {row['item']} is rated twice")
-            wrong = [name for name in CRITERIA if row[name] not in map(str, RATINGS)]
+        for line, cells in read_csv(path, COLUMNS):
+            where, rater, item = f"{path}, line {line}", cells["rater"], cells["item"]
+            if cells["test"] != key.test:
+                raise UserError(f"{where}: belongs to the test {cells['test']!r}, the key to {key.test!r}")
+            if item not in key.items:
+                raise UserError(f"{where}: the test has no item {item!r}")
+            if not rater:
+                raise UserError(f"{where}: the rater's name is missing")
+            if file_of.setdefault(rater, path) != path:
+                raise UserError(f"{where}: the rater {rater!r} is in {file_of[rater]} too")
+            if item in ratings.setdefault(rater, {}):
+                raise UserError(f"{where}: the item {item} is rated twice")
+            wrong = [name for name in CRITERIA if cells[name] not in map(str, RATINGS)]
             if wrong:
-                raise UserError(f"{where}: {wrong[0]} {row[wrong[0]]!r} is not a whole number from 1 to 5")
-            own[row["item"]] = {name: int(row[name]) for name in CRITERIA}
+                raise UserError(f"{where}: {wrong[0]} {cells[wrong[0]]!r} is not a whole number from 1 to 5")
+            ratings[rater][item] = {name: int(cells[name]) for name in CRITERIA}
     for rater, own in ratings.items():
-        left = len(key["items"]) - len(own)
+        left = len(key.items) - len(own)
         if left:
-            raise UserError(f"{file_of[rater]}: {left} of {len(key['items'])} clips are not rated by {rater!r}")
+            raise UserError(f"{file_of[rater]}: {left} of {len(key.items)} clips are not rated by {rater!r}")
     return ratings
 
 
-def rows_of(path: Path) -> list[tuple[dict[str, str], str]]:
-    """The rows of an exported CSV, each with its place for a message."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file of ratings")
-    rows = read_csv(path, COLUMNS)
-    if tuple(rows[0].cells) != COLUMNS:
-        raise UserError(f"{path}: its columns are {', '.join(rows[0].cells)}, expected {', '.join(COLUMNS)}")
-    found = [(row, f"{path}, line {line}") for line, row in rows]
-    nameless = next((where for row, where in found if not row["rater"]), None)
-    if nameless:
-        raise UserError(f"{nameless}: the name of the rater is missing")
-    return found
-
-
-def summarise(ratings: dict[str, dict[str, dict[str, int]]], key: dict, seed: int = 0) -> dict:
-    """Means of every system with 95 % intervals over raters and captions, as a dictionary for json."""
-    clips = sorted({entry["clip"] for entry in key["items"].values()})
-    item_of = {(entry["system"], entry["clip"]): item for item, entry in key["items"].items()}
+def summarise(ratings: Ratings, key: Key, seed: int = 0) -> dict:
+    """Compute the means of every system with 95 % intervals over raters and captions, as a dictionary for JSON."""
+    clips = sorted({item.clip for item in key.items.values()})
+    item_of = {(item.system, item.clip): name for name, item in key.items.items()}
     rows = []
-    for system in key["systems"]:
+    for system in key.systems:
         row: dict = {"name": system}
         for criterion in CRITERIA:
             table = [[own[item_of[system, clip]][criterion] for clip in clips] for own in ratings.values()]
@@ -181,11 +181,11 @@ def summarise(ratings: dict[str, dict[str, dict[str, int]]], key: dict, seed: in
             row[criterion] = float(values.mean())
             row[f"{criterion}_interval"] = crossed_interval(values, np.random.default_rng(seed))
         rows.append(row)
-    return {"format": 1, "test": key["test"], "num_raters": len(ratings), "num_samples": len(clips), "rows": rows}
+    return {"format": 1, "test": key.test, "num_raters": len(ratings), "num_samples": len(clips), "rows": rows}
 
 
 def crossed_interval(values: np.ndarray, generator: np.random.Generator) -> Interval:
-    """95 % interval of the mean of ratings (R, M): raters and captions are both drawn anew, independently.
+    """Estimate the 95 % interval of the mean of ratings (R, M), resampling raters and captions independently.
 
     The pigeonhole bootstrap for crossed factors (Owen, Annals of Applied Statistics 1(2), 2007): other raters and other
     captions could have been asked. It is slightly too wide rather than too narrow.

@@ -1,235 +1,154 @@
-"""Pure functions on features: how near generated sounds are to real ones, and to their captions.
+"""Metrics of two folders in one call, with the same values as `impact evaluate` gives:
 
-Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K classes.
+    from impact_pl.evaluation import metrics
+
+    metrics.fd("generated", "reference")                                      # YAMNet, which needs no files
+    metrics.fad("generated", "reference", network="vggish", weights="weights")
+    metrics.clap_score("generated", weights="weights")
+
+A result names the network and N: compare only values of the same network and N. Sounds are a folder, or a manifest.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from impact_pl.data.lists import Sounds
+from impact_pl.data.manifest import Record
 from impact_pl.errors import UserError
+from impact_pl.evaluation.cache import extract
+from impact_pl.evaluation.estimates import SetFeatures
+from impact_pl.evaluation.evaluate import size_warnings
+from impact_pl.evaluation.intervals import Interval, bootstrap_interval
+from impact_pl.evaluation.networks import Network, load_network, network_classes
+from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
+from impact_pl.evaluation.sounds import find_captions, list_sounds, longest
 
-NUM_SPLITS = 10  # of the inception score of published tables
-EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
+logger = logging.getLogger(__name__)
+Place = str | Path  # of a set of sounds, or of files
 
-
-def frechet_distance(first, second) -> float:
-    """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
-
-    |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It falls as N grows even between
-    equal distributions, so compare only values of equal N, beside the distance of real sounds to real sounds.
-
-    Note:
-        With centred data X1, X2, C = X^T X / (N - 1), and tr (C1 C2)^(1/2) is the sum of the singular values of
-        X1 X2^T / sqrt((N1 - 1)(N2 - 1)). That is exact where the covariances are rank-deficient (N <= D), needs no
-        matrix root, and is the cheaper way there; where both N exceed D, the moments are taken.
-
-    Raises:
-        ValueError: fewer than two embeddings on a side, other than two axes, or another D.
-    """
-    first, second = _matrix(first), _matrix(second)
-    if first.shape[1] != second.shape[1]:
-        raise UserError(f"embeddings of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared")
-    if min(len(first), len(second)) < 2:
-        raise UserError(f"a Frechet distance needs at least 2 sounds on each side, got {len(first)} and {len(second)}")
-    means = first.mean(axis=0), second.mean(axis=0)
-    if min(len(first), len(second)) > first.shape[1]:
-        return frechet_distance_of_moments(means[0], np.cov(first.T), means[1], np.cov(second.T))
-    first = (first - means[0]) / np.sqrt(len(first) - 1)
-    second = (second - means[1]) / np.sqrt(len(second) - 1)
-    overlap = np.linalg.norm(first @ second.T, ord="nuc")
-    distance = np.square(means[0] - means[1]).sum() + np.square(first).sum() + np.square(second).sum() - 2 * overlap
-    return max(0.0, float(distance))
+KEYS = {  # metric -> network -> key of the column in `impact evaluate`
+    "fad": {"yamnet": "fd_yamnet", "vggish": "fad_vggish"},
+    "fd": {"yamnet": "fd_yamnet", "cnn14": "fd_cnn14"},
+    "kl": {"yamnet": "kl", "cnn14": "kl_cnn14", "passt": "kl_passt"},
+    "isc": {"yamnet": "inception_score", "cnn14": "is_cnn14"},
+}
 
 
-def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
-    """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
+@dataclass(frozen=True)
+class Score:
+    """The value of a metric."""
 
-    tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2), so no
-    root of a non-symmetric matrix (and no complex rounding error) occurs.
-    """
-    mean1, mean2 = (np.asarray(mean, dtype=np.float64).reshape(-1) for mean in (mean1, mean2))
-    cov1, cov2 = (np.asarray(cov, dtype=np.float64).reshape(len(mean1), len(mean1)) for cov in (cov1, cov2))
-    values, vectors = np.linalg.eigh(cov1)
-    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
-    product = root @ cov2 @ root
-    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0.0, None)).sum()
-    distance = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * overlap
-    return max(0.0, float(distance))
+    value: float
+    interval: Interval | None  # of 95 %; None below 20 sounds
+    metric: str  # key of the column in `impact evaluate`
+    network: str  # its identity: name, and a checksum of weights and front end
+    num_samples: int
+
+    def __float__(self) -> float:
+        return self.value
 
 
-def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
-    """FAD: the Frechet distance between all windows of all sounds, each list of (T_i, D) stacked to (sum T_i, D).
+@dataclass(frozen=True)
+class Options:
+    """How sounds are chosen and heard; the defaults are those of `impact evaluate`."""
 
-    A longer sound weighs more, as in frechet-audio-distance and audioldm_eval.
-
-    Raises:
-        ValueError: no sound on a side, and as ``frechet_distance``.
-    """
-    if not len(reference) or not len(generated):
-        raise UserError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
-    return frechet_distance(np.concatenate(reference), np.concatenate(generated))
+    duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
+    padding: str = "silence"  # after shorter sounds: silence, or repeat
+    num_samples: int | None = None
+    seed: int = 0
+    cache_dir: str | Path | None = None
 
 
-def class_distribution(scores) -> np.ndarray:
-    """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
-
-    The softmax of their logits, which is what audioldm_eval makes of PANNs: each class in proportion to its odds.
-    """
-    scores = np.clip(_matrix(scores), EPSILON, 1 - EPSILON)
-    odds = scores / (1 - scores)
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-def kl_divergence(reference, generated) -> np.ndarray:
-    """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
-
-    Paired: row i of both belongs to the same caption. The mean over pairs is audioldm_eval's
-    ``kullback_leibler_divergence_softmax`` (its 1e-6 inside the logarithm of the generated side included).
-    """
-    reference, generated = _same_shape(reference, generated)
-    terms = reference * (np.log(np.maximum(reference, 1e-300)) - np.log(generated + EPSILON))
-    return np.maximum(0.0, terms.sum(axis=1))
-
-
-def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
-    """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
-
-    The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
-    av-benchmark. The epsilon beside the generated probability lets near-equal pairs fall slightly below 0 (by K epsilon
-    at most); that is kept, so that figures agree.
-    """
-    reference, generated = _same_shape(reference, generated)
-    log_reference, log_generated = _log_softmax(reference), _log_softmax(generated)
-    if epsilon:
-        log_generated = np.log(np.exp(log_generated) + epsilon)
-    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
-
-
-def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
-    """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
-
-    sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p it is no divergence: it may be
-    negative, and is 0 not only between equals. Published beside KL for some systems, so offered, never our headline.
-    """
-    reference, generated = _same_shape(reference, generated)
-    log_reference, log_generated = -np.logaddexp(0, -reference), -np.logaddexp(0, -generated)
-    if epsilon:
-        log_generated = np.log(np.exp(log_generated) + epsilon)
-    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
-
-
-def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
-    """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
+def fad(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+    """Frechet audio distance: VGGish's is that of published tables; YAMNet's is FD-YAMNet, on one embedding per sound.
 
     Args:
-        logits: before the softmax.
-        num_splits: parts; each part's mean distribution stands for the whole, so IS cannot exceed N / num_splits.
-        seed: of numpy's RandomState, whose permutation of the rows in order of file name is part of the protocol.
+        generated: the sounds to judge.
+        reference: real sounds. If they have the names of all generated ones, these are compared.
+        network: a key of ``KEYS["fad"]``.
+        weights: the folder with the network's files (docs/parity.md).
+        options: fields of :class:`Options`.
 
     Raises:
-        ValueError: fewer sounds than splits.
+        UserError: a network that has no such metric, a missing file, or too few sounds.
     """
-    logits = _matrix(logits)
-    if len(logits) < num_splits:
-        raise UserError(f"an inception score in {num_splits} splits needs at least as many sounds, got {len(logits)}")
-    shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
-    bounds = np.arange(num_splits + 1) * len(logits) // num_splits
-    distributions = np.exp(_log_softmax(shuffled))
-    scores = [inception_score(distributions[a:b]) for a, b in pairwise(bounds)]
-    return float(np.mean(scores)), float(np.std(scores))
+    return _compare("fad", generated, reference, network, weights, Options(**options))
 
 
-def clap_score(audio, text) -> np.ndarray:
-    """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
-
-    The mean of the diagonal is the CLAP score; the rest is what chance gives. Not clipped at 0 nor scaled, unlike
-    CLIPScore (as frechet-audio-distance and av-benchmark have it).
-    """
-    return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
+def fd(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+    """Frechet distance on one embedding per sound; CNN14's in published tables. Arguments as of :func:`fad`."""
+    return _compare("fd", generated, reference, network, weights, Options(**options))
 
 
-def inception_score(distributions) -> float:
-    """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
-
-    No splits, because N is small here; it grows with N, so compare equal N only.
-    """
-    distributions = _matrix(distributions)
-    mean = distributions.mean(axis=0)
-    logs = np.log(np.maximum(distributions, 1e-300)) - np.log(np.maximum(mean, 1e-300))
-    return float(np.exp((distributions * logs).sum(axis=1).mean()))
+def kl(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+    """KL divergence between the classes heard in pairs of sounds of one name. Arguments as of :func:`fad`."""
+    return _compare("kl", generated, reference, network, weights, Options(**options))
 
 
-def embedding_cosine(reference, generated) -> np.ndarray:
-    """Cosine of each pair of embeddings (N, D) -> (N,)."""
-    reference, generated = _same_shape(reference, generated)
-    return (_unit(reference) * _unit(generated)).sum(axis=1)
+def isc(generated: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+    """Inception score: sounds of one clear class each, of many classes together, score high. See :func:`fad`."""
+    return _compare("isc", generated, generated, network, weights, Options(**options))
 
 
-def top1_agreement(reference, generated) -> np.ndarray:
-    """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
-    reference, generated = _same_shape(reference, generated)
-    return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
-
-
-def text_relevance(captions, class_names, scores) -> np.ndarray:
-    """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
-
-    A sound is described by the classes that are heard in it: the sum of the class names' sentence embeddings, weighted
-    by the class scores. That description is compared with the caption's sentence embedding.
+def clap_score(
+    generated: Place,
+    captions: Place | Mapping[str, str] | None = None,
+    weights: Place | None = None,
+    **options,
+) -> Score:
+    """Mean cosine of CLAP's embeddings of sounds and of their captions.
 
     Args:
-        captions: sentence embeddings of the captions (N, D).
-        class_names: sentence embeddings of the classes' names (K, D).
-        scores: class scores of the sounds (M, K).
+        generated: the sounds.
+        captions: by sound name, or a file of them; None: generated.jsonl in the folder, or the manifest's own.
+        weights: the folder with CLAP's files (docs/parity.md).
+        options: fields of :class:`Options`.
 
-    Returns:
-        (N, M). The diagonal is the relevance; the rest, captions against other captions' sounds, is what chance gives.
+    Raises:
+        UserError: a sound without a caption, or a missing file.
     """
-    return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
+    chosen, sounds = Options(**options), list_sounds(generated)
+    known = captions if isinstance(captions, Mapping) else find_captions(captions, generated, sounds)
+    names = choose_sounds(_request(sounds, sounds, chosen))[0]
+    mute = [name for name in names if name not in known]
+    if mute:
+        raise UserError(f"{generated}: {len(mute)} of {len(names)} sounds have no caption, first {mute[0]!r}")
+    clap = load_network("clap", weights)
+    scorer = clap.text_scorer([known[name] for name in names], None)
+    assert scorer is not None
+    cosines = np.diagonal(scorer(_hear(clap, [sounds[name] for name in names], chosen.duration, chosen)))
+    interval = bootstrap_interval(cosines, np.random.default_rng(chosen.seed))
+    return Score(float(cosines.mean()), interval, scorer.key, clap.identity, len(names))
 
 
-def bootstrap_interval(
-    values,
-    generator: np.random.Generator,
-    statistic: Callable[[np.ndarray], float] = np.mean,
-    num_resamples: int = 1000,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``statistic`` over values (N, ...), resampling sounds with replacement.
-
-    Not for Frechet distances: repeated sounds shrink the covariance's rank, which biases every resample upwards.
-    """
-    values = np.asarray(values, dtype=np.float64)
-    if len(values) == 0:
-        raise UserError("a bootstrap interval needs at least one value")
-    draws = generator.integers(len(values), size=(num_resamples, len(values)))
-    resampled = [statistic(values[draw]) for draw in draws]
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
-def _matrix(values) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2:
-        raise UserError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
-    if not np.isfinite(values).all():
-        raise UserError(f"features of sound {int(np.argwhere(~np.isfinite(values))[0, 0])} are not finite")
-    return values
+def _compare(
+    metric: str, generated: Place, reference: Place, network: str, weights: Place | None, options: Options
+) -> Score:
+    if network not in KEYS[metric]:
+        raise UserError(f"the network {network!r} has no {metric}; choose one of {', '.join(KEYS[metric])}")
+    (network_class,) = network_classes([network], weights)
+    estimator = next(each for each in network_class.metrics if each.key == KEYS[metric][network])
+    request = _request(list_sounds(generated), list_sounds(reference), options)
+    request.paired = estimator.paired or request.generated.keys() <= request.reference.keys()
+    names, reference_names, _ = choose_sounds(request, [estimator])
+    for warning in size_warnings(request, len(names)):
+        logger.warning(warning)
+    loaded = load_network(network, weights)
+    sounds = [request.generated[name] for name in names]
+    duration = options.duration or (longest(sounds) if loaded.fits_duration else None)
+    heard = _hear(loaded, sounds, duration, options)
+    real = _hear(loaded, [request.reference[name] for name in reference_names], duration, options)
+    value, interval = estimator.estimate(heard, real, np.random.default_rng(options.seed))
+    return Score(value, interval, estimator.key, loaded.identity, len(names))
 
 
-def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
-    reference, generated = _matrix(reference), _matrix(generated)
-    if reference.shape != generated.shape:
-        raise UserError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
-    return reference, generated
+def _request(generated: Sounds, reference: Sounds, options: Options) -> EvaluationRequest:
+    return EvaluationRequest(generated, reference, num_samples=options.num_samples, seed=options.seed)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+def _hear(network: Network, records: list[Record], duration: float | None, options: Options) -> SetFeatures:
+    return network.collect(extract(network, records, duration, options.cache_dir, padding=options.padding))

@@ -1,4 +1,4 @@
-"""What is compared, and which sounds of it: the same N for every row, each sound once."""
+"""Choose which sounds are compared: the same N in every row, each sound once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ import numpy as np
 from impact_pl.data.lists import ClipList
 from impact_pl.data.manifest import Record
 from impact_pl.errors import UserError
-from impact_pl.evaluation.figures import Figure
+from impact_pl.evaluation.estimates import Metric
 from impact_pl.evaluation.sounds import Sounds, distinct, draw, part_of
 
 
@@ -18,7 +18,7 @@ class EvaluationRequest:
 
     generated: Sounds
     reference: Sounds
-    floor: Sounds = field(default_factory=dict)  # {}: reference sounds that no row uses; with a test list: no floor
+    floor: Sounds = field(default_factory=dict)  # {}: reference sounds that no row uses, if there are N of them
     baselines: dict[str, Sounds] = field(default_factory=dict)
     captions: dict[str, str] = field(default_factory=dict)  # by sound name
     labels: dict[str, str] = field(default_factory=dict)  # by sound name, of generated and reference sounds
@@ -31,52 +31,81 @@ class EvaluationRequest:
 
 
 def choose_sounds(
-    request: EvaluationRequest, figures: Sequence[Figure] = ()
+    request: EvaluationRequest, metrics: Sequence[Metric] = ()
 ) -> tuple[list[str], list[str], list[Record]]:
     """Draw the same N for every row: names of generated sounds, names of reference sounds, records of the floor.
 
-    A sound that stands in a set several times (a manifest has one record a caption) is one sound: it is drawn once, and
-    of the sounds generated for its captions the first stands for it.
+    A sound that occurs in a set several times (a manifest has one record per caption) is drawn once, and the first of
+    the sounds generated for its captions represents it. Without a floor set, spare sounds of the reference make the
+    floor; if there are fewer than N, there is no floor. N is never reduced for it.
 
     Raises:
-        ValueError: unmatched names, or sets that do not allow N sounds a row, or too few sounds for one of ``figures``.
+        UserError: unmatched names, sets that do not allow N sounds per row, or too few sounds for one of ``metrics``.
     """
     if request.test_list is not None and not request.paired:
         raise UserError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
     if request.paired:
         check_pairs(request)
-    reference = distinct(request.reference)
-    paired_with = {name: request.reference[name] for name in request.generated} if request.paired else request.generated
-    generated = list(distinct(paired_with))
-    taken = {(record.path, record.start) for record in reference.values()}
-    floor = [record for record in distinct(request.floor).values() if (record.path, record.start) not in taken]
-    halved = not request.floor and request.test_list is None
-    limits = [
-        len(generated),
-        *(len(sounds if request.paired else distinct(sounds)) for sounds in request.baselines.values()),
-    ]
-    limits += [len(reference) // 2] if halved else [len(reference)]
-    limits += [len(floor)] if request.floor else []
-    num = wanted(request, limits, halved)
-    starved = next((figure for figure in figures if num < figure.fewest), None)
+    num = count_sounds(request)
+    starved = next((metric for metric in metrics if num < metric.min_sounds), None)
     if starved is not None:
         raise UserError(
-            f"{num} sounds a row: {starved.key} needs at least {starved.fewest}; give more, or leave its network out"
+            f"{num} sounds per row: {starved.key} needs at least {starved.min_sounds}; give more, or omit its network"
         )
     generator = np.random.default_rng(request.seed)
-    names = draw(generated, num, generator)
+    reference = distinct(request.reference)
+    names = draw(list(distinct_generated(request)), num, generator)
     reference_names = names if request.paired else draw(list(reference), num, generator)
-    if halved:
+    pool = floor_pool(request)
+    if not request.floor and request.test_list is None:
         used = {part_of(request.reference[name]) for name in reference_names}
-        floor = [record for record in reference.values() if part_of(record) not in used]
-    return names, reference_names, draw(floor, num, generator) if floor else []
+        pool = [record for record in reference.values() if part_of(record) not in used]
+    return names, reference_names, draw(pool, num, generator) if len(pool) >= num else []
+
+
+def distinct_generated(request: EvaluationRequest) -> Sounds:
+    """Generated sounds, one per sound of the reference where they are paired."""
+    sounds = request.generated
+    return distinct({name: request.reference[name] for name in sounds} if request.paired else sounds)
+
+
+def floor_pool(request: EvaluationRequest) -> list[Record]:
+    """Sounds of the floor set that are not in the reference."""
+    taken = {(record.path, record.start) for record in request.reference.values()}
+    return [record for record in distinct(request.floor).values() if (record.path, record.start) not in taken]
+
+
+def row_limits(request: EvaluationRequest) -> dict[str, int]:
+    """How many sounds each set can contribute to its row."""
+    limits = {"generated": len(distinct_generated(request)), "reference": len(distinct(request.reference))}
+    for name, sounds in request.baselines.items():
+        limits[f"baseline {name}"] = len(sounds if request.paired else distinct(sounds))
+    return limits | ({"floor": len(floor_pool(request))} if request.floor else {})
+
+
+def count_sounds(request: EvaluationRequest) -> int:
+    """Determine N.
+
+    Raises:
+        UserError: the sets do not allow it, or a test list and a number are both given.
+    """
+    limits = row_limits(request)
+    num = min(limits.values()) if request.num_samples is None else request.num_samples
+    if request.test_list is not None:
+        num = len(request.test_list.captions)
+        if request.num_samples is not None:
+            raise UserError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
+    if not 2 <= num <= min(limits.values()):
+        counts = ", ".join(f"{name} {count}" for name, count in limits.items())
+        raise UserError(f"{num} sounds per row: the sets allow 2 to {min(limits.values())} ({counts})")
+    return num
 
 
 def check_pairs(request: EvaluationRequest) -> None:
-    """Every generated sound needs one of its name in the reference and in each baseline.
+    """Check that every generated sound has one of its name in the reference and in each baseline.
 
     Raises:
-        ValueError: some have none; a few are named.
+        UserError: some have none; a few are named.
     """
     for label, sounds in {"the reference": request.reference, **request.baselines}.items():
         missing = sorted(set(request.generated) - set(sounds))
@@ -87,22 +116,3 @@ def check_pairs(request: EvaluationRequest) -> None:
                 f"in {where} ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}); "
                 "give matching names, or compare without pairs (--unpaired)"
             )
-
-
-def wanted(request: EvaluationRequest, limits: list[int], halved: bool) -> int:
-    """N, within what the sets allow.
-
-    Raises:
-        ValueError: they do not allow it, or a test list and a number are both given.
-    """
-    num = min(limits) if request.num_samples is None else request.num_samples
-    if request.test_list is not None:
-        num = len(request.test_list.captions)
-        if request.num_samples is not None:
-            raise UserError(f"--num-samples {request.num_samples}: a test list is used as a whole; leave one out")
-    if not 2 <= num <= min(limits):
-        raise UserError(
-            f"{num} sounds a row: the sets allow 2 to {min(limits)} (generated, baselines, then "
-            f"{'half the reference, as no floor set is given' if halved else 'reference, then the floor'}: {limits})"
-        )
-    return num

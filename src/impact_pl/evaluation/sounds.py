@@ -1,25 +1,25 @@
-"""Sets of sounds to compare: where they lie, what they are called, and the noise that stands beside them."""
+"""Sets of sounds to compare: their files, names, captions and levels, and the noise baseline."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict
 
-from impact_pl.audio import SUFFIXES, fit_length, load_audio
+from impact_pl.audio import SAMPLE_RATE, SUFFIXES, LevelReport, fit_length, load_audio, measure_level, read_samples
 from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, file_stems, read_manifest
 from impact_pl.errors import UserError
-from impact_pl.evaluation.features import SAMPLE_RATE
 from impact_pl.evaluation.labels import labels_of
 from impact_pl.files import read_jsonl
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
-    """The sounds of a folder (its audio files, not of subfolders) or of a manifest (``.jsonl``), sorted by name.
+    """List the sounds of a folder (its audio files, not of subfolders) or of a manifest (``.jsonl``), sorted by name.
 
     Raises:
-        ValueError: nothing there, no sound in it, or two files of one name.
+        UserError: nothing there, no sound in it, or two files of one name.
     """
     path = Path(path)
     if path.suffix == ".jsonl":
@@ -42,51 +42,57 @@ def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
     return dict(sorted(zip(names, records, strict=True)))
 
 
-def read_captions(path: str | Path) -> dict[str, str]:
-    """Captions by sound name, from lines of JSON with ``caption`` and one of ``id`` (a manifest) or ``file``.
+class CaptionLine(BaseModel):
+    """A line about a sound: of a manifest (``id``), or of what generation wrote (``file``)."""
 
-    Raises:
-        ValueError: missing or empty file, or a line without these keys (its number is named).
-    """
-    captions = {}
-    for name, entry, where in _entries(Path(path)):
-        if "file" in entry and "caption" not in entry:
-            raise UserError(f"{where}: {EXPECTED}")
-        if entry.get("caption"):
-            captions[name] = entry["caption"]
-    if not captions:
-        raise UserError(f"{path}: holds no caption")
-    return captions
-
-
-def read_labels(path: str | Path) -> dict[str, str]:
-    """Labels by sound name, from the same lines, of those that have ``labels`` (labels.py says which count).
-
-    Raises:
-        ValueError: as :func:`read_captions`, or labels that are no list.
-    """
-    named = {}
-    for name, entry, where in _entries(Path(path)):
-        labels = entry.get("labels", [])
-        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-            raise UserError(f"{where}: key 'labels' must be a list of strings, got {labels!r}")
-        named[name] = Record(name, name, labels=tuple(labels))
-    return labels_of(named)
+    model_config = ConfigDict(strict=True)  # has other keys too
+    id: str | None = None
+    file: str | None = None
+    caption: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 EXPECTED = 'expected {"id" or "file": ..., "caption": ...}'
 
 
-def _entries(path: Path) -> Iterator[tuple[str, dict, str]]:
-    """(sound name, entry, where it stands) of each line."""
-    if not path.is_file():
+def read_caption_lines(path: str | Path) -> Iterator[tuple[str, CaptionLine]]:
+    """Read (sound name, line).
+
+    Raises:
+        UserError: no such file, or a line that is no such object (its number is named).
+    """
+    if not Path(path).is_file():
         raise UserError(f"{path}: no such file of captions")
-    for number, entry in read_jsonl(path, dict[str, Any], EXPECTED):
-        where = f"{path}, line {number}"
-        name, file, caption = entry.get("id"), entry.get("file"), entry.get("caption")
-        if not isinstance(name or file, str) or not isinstance(caption, str | None):
-            raise UserError(f"{where}: {EXPECTED}")
-        yield file_stem(name) if name else Path(str(file)).stem, entry, where
+    for number, line in read_jsonl(path, CaptionLine, EXPECTED):
+        if line.id is None and (line.file is None or line.caption is None):
+            raise UserError(f"{path}, line {number}: {EXPECTED}")
+        yield file_stem(line.id) if line.id is not None else Path(line.file or "").stem, line
+
+
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Read captions by sound name.
+
+    Raises:
+        UserError: as :func:`read_caption_lines`, or no caption at all.
+    """
+    captions = {name: line.caption for name, line in read_caption_lines(path) if line.caption}
+    if not captions:
+        raise UserError(f"{path}: holds no caption")
+    return captions
+
+
+def find_captions(given: str | Path | None, generated: str | Path, reference: Sounds) -> dict[str, str]:
+    """Read the captions of a file; else of generated.jsonl next to the sounds; else of the reference's manifest."""
+    written = Path(generated) / "generated.jsonl"
+    if given is not None or written.is_file():
+        return read_captions(given or written)
+    return {name: record.caption for name, record in reference.items() if record.caption}
+
+
+def find_labels(given: str | Path | None, reference: Sounds) -> dict[str, str]:
+    """Collect the labels of the reference's manifest and of a file of captions, which takes precedence."""
+    lines = read_caption_lines(given) if given is not None else []
+    return labels_of(reference) | labels_of({name: Record(name, name, labels=line.labels) for name, line in lines})
 
 
 def part_of(record: Record) -> tuple[str, float, float | None]:
@@ -95,7 +101,7 @@ def part_of(record: Record) -> tuple[str, float, float | None]:
 
 
 def distinct(sounds: Sounds) -> Sounds:
-    """One name for each sound, the first: a manifest may have several records of one, each with another caption."""
+    """Keep one name per sound, the first: a manifest may have several records of one, each with another caption."""
     first: dict[tuple, str] = {}
     for name, record in sounds.items():
         first.setdefault(part_of(record), name)
@@ -103,12 +109,18 @@ def distinct(sounds: Sounds) -> Sounds:
 
 
 def draw(items: list, num: int, generator: np.random.Generator) -> list:
-    """``num`` of ``items`` without replacement, in their order."""
+    """Draw ``num`` of ``items`` without replacement, in their order."""
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
+def measure_record(record: Record) -> LevelReport:
+    """Measure the level of a sound as its file has it, at its own rate."""
+    samples, rate = read_samples(record.path, record.start, record.duration)
+    return measure_level(torch.from_numpy(samples).mean(dim=1), rate)
+
+
 def levels_of(records: Sequence[Record], duration: float, padding: str = "silence") -> list[float]:
-    """The RMS of each record after fitting it to ``duration`` seconds."""
+    """Measure the RMS of each record after fitting it to ``duration`` seconds."""
     levels = []
     for record in records:
         waveform = load_audio(record.path, SAMPLE_RATE, record.start, record.duration)
@@ -118,7 +130,7 @@ def levels_of(records: Sequence[Record], duration: float, padding: str = "silenc
 
 
 def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator[np.ndarray]:
-    """White noise (S,) at each level: the baseline that any model has to beat."""
+    """Make white noise (S,) at each level: the baseline that any model has to beat."""
     generator = np.random.default_rng(seed)
     for level in levels:
         yield (level * generator.standard_normal(round(duration * SAMPLE_RATE))).astype(np.float32)
@@ -126,7 +138,5 @@ def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator
 
 def longest(records: Sequence[Record]) -> float:
     """Duration of the longest sound, in seconds."""
-    return (
-        max(len(load_audio(record.path, SAMPLE_RATE, record.start, record.duration)) for record in records)
-        / SAMPLE_RATE
-    )
+    lengths = [len(load_audio(record.path, SAMPLE_RATE, record.start, record.duration)) for record in records]
+    return max(lengths) / SAMPLE_RATE

@@ -1,5 +1,6 @@
-"""The embedding networks of published figures, each loaded from its official checkpoint in a local folder."""
+"""The embedding networks: YAMNet, whose weights come with a package, and those of published tables."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from impact_pl.errors import UserError
@@ -8,21 +9,51 @@ from impact_pl.evaluation.networks.cnn14 import Cnn14
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures
 from impact_pl.evaluation.networks.passt import Passt
 from impact_pl.evaluation.networks.vggish import Vggish
+from impact_pl.evaluation.networks.yamnet import YamNet
 
-__all__ = ["NETWORKS", "Network", "NetworkFeatures", "load_network"]
+__all__ = ["NETWORKS", "Network", "NetworkFeatures", "load_network", "network_classes"]
 
-NETWORKS: dict[str, type[Network]] = {"cnn14": Cnn14, "vggish": Vggish, "clap": Clap, "passt": Passt}
+NETWORKS: dict[str, type[Network]] = {
+    "yamnet": YamNet,
+    "cnn14": Cnn14,
+    "vggish": Vggish,
+    "clap": Clap,
+    "passt": Passt,
+}
 
 
-def load_network(name: str, weights: str | Path) -> Network:
-    """The network ``name`` with the files of the folder ``weights`` (docs/parity.md lists their names).
+def network_classes(names: Sequence[str], weights: str | Path | None) -> list[type[Network]]:
+    """Look up networks by name without loading them.
 
     Raises:
-        ValueError: an unknown name, no such folder, or a file or package that is missing.
+        UserError: an unknown name, or a published network without a folder of weights.
     """
-    if name not in NETWORKS:
-        raise UserError(f"unknown evaluation network {name!r}; choose one of {', '.join(NETWORKS)}")
-    weights = Path(weights)
-    if not weights.is_dir():
+    unknown = [name for name in names if name not in NETWORKS]
+    if unknown:
+        raise UserError(f"unknown evaluation network {unknown[0]!r}; choose one of {', '.join(NETWORKS)}")
+    published = [name for name in names if NETWORKS[name].checkpoint is not None]
+    if published and weights is None:
+        raise UserError(
+            f"{', '.join(published)}: give the folder of their files (--weights, in Python weights=; docs/parity.md)"
+        )
+    return [NETWORKS[name] for name in names]
+
+
+def load_network(name: str, weights: str | Path | None = None, num_threads: int = 1) -> Network:
+    """Load a network.
+
+    Args:
+        name: a key of NETWORKS.
+        weights: the folder with the published networks' files (docs/parity.md lists their names).
+        num_threads: threads of YAMNet's operators; the others follow ``torch.set_num_threads``.
+
+    Raises:
+        UserError: an unknown name, no such folder, or a file or package that is missing.
+    """
+    (network,) = network_classes([name], weights)
+    if network is YamNet:
+        return YamNet(num_threads)
+    assert weights is not None
+    if not Path(weights).is_dir():
         raise UserError(f"{weights}: no such folder of weights (docs/parity.md says what it must hold)")
-    return NETWORKS[name](weights)
+    return network(weights)

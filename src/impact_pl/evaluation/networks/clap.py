@@ -1,4 +1,4 @@
-"""CLAP for the CLAP score (S1 Sec. 4): clap-htsat-fused through transformers, from a local folder.
+"""CLAP for the CLAP score (IMPACT Sec. 4): clap-htsat-fused through transformers, from a local folder.
 
 It is another checkpoint than the CLAP that conditions the model.
 
@@ -14,7 +14,7 @@ import torch
 
 from impact_pl.checkpoint_io import DAMAGE, load_frozen, weight_files
 from impact_pl.errors import UserError, first_line
-from impact_pl.evaluation.judges import ClapJudge
+from impact_pl.evaluation.estimates import ClapScore
 from impact_pl.evaluation.networks.interface import Network, NetworkFeatures, identify, mono, weights_file
 from impact_pl.text_encoders.base import TextEncoder
 from impact_pl.text_encoders.clap import NUM_TOKENS
@@ -31,7 +31,7 @@ class Clap(Network):
     """CLAP in the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
 
     Raises:
-        ValueError: the folder or one of its files is missing, or does not hold the whole model.
+        UserError: the folder or one of its files is missing, or does not hold the whole model.
 
     Note:
         Where no sound of a batch is longer than 10 s, transformers' front end marks one at random as long, whose views
@@ -42,7 +42,7 @@ class Clap(Network):
 
     name = "clap"
     checkpoint = FOLDER
-    judges = ClapJudge.key
+    text_metric = ClapScore.key
 
     def __init__(self, weights: str | Path):
         folder = weights_file(weights, FOLDER, SOURCE)
@@ -80,7 +80,7 @@ class Clap(Network):
             embeddings.append(self.model.get_text_features(*inputs).pooler_output.numpy())
         return np.concatenate(embeddings)
 
-    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> ClapJudge:
+    def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> ClapScore:
         """The CLAP score.
 
         Raises:
@@ -88,7 +88,7 @@ class Clap(Network):
         """
         if captions is None:
             raise UserError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
-        return ClapJudge(self.identity, self.embed_text(captions))
+        return ClapScore(self.identity, self.embed_text(captions))
 
 
 @contextmanager

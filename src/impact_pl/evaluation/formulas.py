@@ -1,0 +1,215 @@
+"""The formulas of the metrics: pure functions on features, which know no network and no file.
+
+Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K classes.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from impact_pl.errors import UserError
+
+NUM_SPLITS = 10  # of the inception score of published tables
+EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
+
+
+def frechet_distance(first, second) -> float:
+    """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
+
+    |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It falls as N grows even between
+    equal distributions, so compare only values of equal N, beside the distance of real sounds to real sounds.
+
+    Note:
+        With centred data X1, X2, C = X^T X / (N - 1), and tr (C1 C2)^(1/2) is the sum of the singular values of
+        X1 X2^T / sqrt((N1 - 1)(N2 - 1)). That is exact where the covariances are rank-deficient (N <= D), needs no
+        matrix root, and is the cheaper way there; where both N exceed D, the moments are taken.
+
+    Raises:
+        ValueError: fewer than two embeddings on a side, other than two axes, or another D.
+    """
+    first, second = _matrix(first), _matrix(second)
+    if first.shape[1] != second.shape[1]:
+        raise UserError(f"embeddings of {first.shape[1]} and {second.shape[1]} dimensions cannot be compared")
+    if min(len(first), len(second)) < 2:
+        raise UserError(f"a Frechet distance needs at least 2 sounds on each side, got {len(first)} and {len(second)}")
+    means = first.mean(axis=0), second.mean(axis=0)
+    if min(len(first), len(second)) > first.shape[1]:
+        return frechet_distance_of_moments(means[0], np.cov(first.T), means[1], np.cov(second.T))
+    first = (first - means[0]) / np.sqrt(len(first) - 1)
+    second = (second - means[1]) / np.sqrt(len(second) - 1)
+    overlap = np.linalg.norm(first @ second.T, ord="nuc")
+    distance = np.square(means[0] - means[1]).sum() + np.square(first).sum() + np.square(second).sum() - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
+    """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
+
+    tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2), so no
+    root of a non-symmetric matrix (and no complex rounding error) occurs.
+    """
+    mean1, mean2 = (np.asarray(mean, dtype=np.float64).reshape(-1) for mean in (mean1, mean2))
+    cov1, cov2 = (np.asarray(cov, dtype=np.float64).reshape(len(mean1), len(mean1)) for cov in (cov1, cov2))
+    values, vectors = np.linalg.eigh(cov1)
+    root = (vectors * np.sqrt(np.clip(values, 0.0, None))) @ vectors.T
+    product = root @ cov2 @ root
+    overlap = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0.0, None)).sum()
+    distance = np.square(mean1 - mean2).sum() + np.trace(cov1) + np.trace(cov2) - 2 * overlap
+    return max(0.0, float(distance))
+
+
+def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
+    """FAD: the Frechet distance between all windows of all sounds, each list of (T_i, D) stacked to (sum T_i, D).
+
+    A longer sound weighs more, as in frechet-audio-distance and audioldm_eval.
+
+    Raises:
+        ValueError: no sound on a side, and as ``frechet_distance``.
+    """
+    if not len(reference) or not len(generated):
+        raise UserError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
+    return frechet_distance(np.concatenate(reference), np.concatenate(generated))
+
+
+def class_distribution(scores) -> np.ndarray:
+    """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
+
+    The softmax of their logits, which is what audioldm_eval makes of PANNs: each class in proportion to its odds.
+    """
+    scores = np.clip(_matrix(scores), EPSILON, 1 - EPSILON)
+    odds = scores / (1 - scores)
+    return odds / odds.sum(axis=1, keepdims=True)
+
+
+def kl_divergence(reference, generated) -> np.ndarray:
+    """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
+
+    Paired: row i of both belongs to the same caption. The mean over pairs is audioldm_eval's
+    ``kullback_leibler_divergence_softmax`` (its 1e-6 inside the logarithm of the generated side included).
+    """
+    reference, generated = _same_shape(reference, generated)
+    terms = reference * (np.log(np.maximum(reference, 1e-300)) - np.log(generated + EPSILON))
+    return np.maximum(0.0, terms.sum(axis=1))
+
+
+def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+    """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
+
+    The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
+    av-benchmark. The epsilon beside the generated probability lets near-equal pairs fall slightly below 0 (by K epsilon
+    at most); that is kept, so that figures agree.
+    """
+    reference, generated = _same_shape(reference, generated)
+    log_reference, log_generated = _log_softmax(reference), _log_softmax(generated)
+    if epsilon:
+        log_generated = np.log(np.exp(log_generated) + epsilon)
+    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
+
+
+def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+    """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
+
+    sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p it is no divergence: it may be
+    negative, and is 0 not only between equals. Published beside KL for some systems, so offered, never our headline.
+    """
+    reference, generated = _same_shape(reference, generated)
+    log_reference, log_generated = -np.logaddexp(0, -reference), -np.logaddexp(0, -generated)
+    if epsilon:
+        log_generated = np.log(np.exp(log_generated) + epsilon)
+    return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
+
+
+def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
+    """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
+
+    Args:
+        logits: before the softmax.
+        num_splits: parts; each part's mean distribution stands for the whole, so IS cannot exceed N / num_splits.
+        seed: of numpy's RandomState, whose permutation of the rows in order of file name is part of the protocol.
+
+    Raises:
+        ValueError: fewer sounds than splits.
+    """
+    logits = _matrix(logits)
+    if len(logits) < num_splits:
+        raise UserError(f"an inception score in {num_splits} splits needs at least as many sounds, got {len(logits)}")
+    shuffled = logits[np.random.RandomState(seed).permutation(len(logits))]
+    bounds = np.arange(num_splits + 1) * len(logits) // num_splits
+    distributions = np.exp(_log_softmax(shuffled))
+    scores = [inception_score(distributions[a:b]) for a, b in pairwise(bounds)]
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def clap_score(audio, text) -> np.ndarray:
+    """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
+
+    The mean of the diagonal is the CLAP score; the rest is what chance gives. Not clipped at 0 nor scaled, unlike
+    CLIPScore (as frechet-audio-distance and av-benchmark have it).
+    """
+    return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
+
+
+def inception_score(distributions) -> float:
+    """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
+
+    No splits, because N is small here; it grows with N, so compare equal N only.
+    """
+    distributions = _matrix(distributions)
+    mean = distributions.mean(axis=0)
+    logs = np.log(np.maximum(distributions, 1e-300)) - np.log(np.maximum(mean, 1e-300))
+    return float(np.exp((distributions * logs).sum(axis=1).mean()))
+
+
+def embedding_cosine(reference, generated) -> np.ndarray:
+    """Cosine of each pair of embeddings (N, D) -> (N,)."""
+    reference, generated = _same_shape(reference, generated)
+    return (_unit(reference) * _unit(generated)).sum(axis=1)
+
+
+def top1_agreement(reference, generated) -> np.ndarray:
+    """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
+    reference, generated = _same_shape(reference, generated)
+    return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
+
+
+def text_relevance(captions, class_names, scores) -> np.ndarray:
+    """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
+
+    A sound is described by the classes that are heard in it: the sum of the class names' sentence embeddings, weighted
+    by the class scores. That description is compared with the caption's sentence embedding.
+
+    Args:
+        captions: sentence embeddings of the captions (N, D).
+        class_names: sentence embeddings of the classes' names (K, D).
+        scores: class scores of the sounds (M, K).
+
+    Returns:
+        (N, M). The diagonal is the relevance; the rest, captions against other captions' sounds, is what chance gives.
+    """
+    return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
+
+
+def _matrix(values) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 2:
+        raise UserError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
+    if not np.isfinite(values).all():
+        raise UserError(f"features of sound {int(np.argwhere(~np.isfinite(values))[0, 0])} are not finite")
+    return values
+
+
+def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
+    reference, generated = _matrix(reference), _matrix(generated)
+    if reference.shape != generated.shape:
+        raise UserError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")
+    return reference, generated
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

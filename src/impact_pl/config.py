@@ -101,6 +101,10 @@ def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> Deco
     return replace(changed, final_diffusion_steps=min(changed.final_diffusion_steps, changed.num_diffusion_steps))
 
 
+def _loggers() -> dict[str, dict[str, Any]]:
+    return {"tensorboard": {}, "csv": {}}
+
+
 def _of_samples() -> DecodingConfig:
     """While training: from the weights where they lie, which may be sharded and change with every step."""
     return DecodingConfig(engine="reference")
@@ -198,6 +202,7 @@ class TrainConfig:
     )  # of audio while training, and the model's own; stage=distill learns it
     distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
+    logger: dict[str, dict[str, Any]] | None = field(default_factory=_loggers)  # name -> Lightning's arguments
     experiment: Any = None
 
 

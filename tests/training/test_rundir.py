@@ -47,7 +47,7 @@ def test_a_killed_one_leaves_the_directory_free_at_once(config, holder, monkeypa
     monkeypatch.setattr(guards, "PATIENCE", 0)
     holder.kill()
     holder.wait()
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 def test_only_rank_zero_holds_the_lock(config, holder, monkeypatch):
@@ -90,4 +90,4 @@ def test_in_an_interactive_job_only_its_first_task_trains(config, monkeypatch):
         train(config)
     monkeypatch.setenv("SLURM_PROCID", "0")
     config.trainer.max_steps = 1
-    assert train(config) == 0
+    assert train(config).exit_code == 0

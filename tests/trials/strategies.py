@@ -159,7 +159,7 @@ def work(folder: Path) -> None:
     notes = []
     for config in configs:
         print(f"== {config.name}: {config.trainer.strategy} to step {config.trainer.max_steps}", flush=True)
-        notes.append(train(config))
+        notes.append(train(config).exit_code)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(notes))
 
 

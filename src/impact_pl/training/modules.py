@@ -46,7 +46,7 @@ class ImpactTraining(LightningModule):
         self.model = Impact(spec)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
         self.gradient_norm = self.last_lr = math.nan
-        self.valid_loss: float | None = None
+        self.last_losses: dict[str, Any] = {}  # of the last micro-batch: loss, per_position, timesteps, mask_ratio
         self.batch_done_at = time.perf_counter()
         self._step = -1  # the optimizer step that is being accumulated
         self._losses: list[tuple[Tensor, list[str]]] = []  # of its micro-batches: loss, keys
@@ -73,7 +73,7 @@ class ImpactTraining(LightningModule):
             mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
             prepare(self.model, self.ema.model, self.config.trainer, mesh)
 
-    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
         seed, step = self.config.seed, self.global_step
         torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
@@ -83,13 +83,14 @@ class ImpactTraining(LightningModule):
             latents = shift_in_time(latents, generator)
         result = self.loss(self.model, latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
-        return {
-            "loss": result.loss,  # Lightning divides this one by the number of micro-batches
-            "mean_loss": result.loss.detach(),
+        self.last_losses = {
+            "loss": result.loss.detach(),
             "per_position": result.per_position.detach(),
             "timesteps": result.timesteps,
             "mask_ratio": result.mask_ratio,
         }
+        self.log("train/loss", self.last_losses["loss"], prog_bar=True, batch_size=len(batch["keys"]))
+        return result.loss
 
     def _next_micro_batch(self) -> int:
         """Index of this batch within its optimizer step."""
@@ -128,7 +129,8 @@ class ImpactTraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         total, clips = self.trainer.strategy.reduce(self._valid_sums, reduce_op="sum").tolist()
-        self.valid_loss = total / clips if clips else None
+        if clips:  # "step" is where loggers put it
+            self.log_dict({"valid/loss": total / clips, "step": float(self.global_step)})
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.config.optim)
@@ -153,6 +155,7 @@ class ImpactTraining(LightningModule):
         if not math.isfinite(self.gradient_norm):
             raise UserError(self._explain_non_finite())
         self.last_lr = optimizer.param_groups[0]["lr"]
+        self.log("grad_norm", self.gradient_norm)
 
     def _explain_non_finite(self) -> str:
         bad = [(float(loss), keys) for loss, keys in self._losses if not torch.isfinite(loss)]

@@ -1,6 +1,6 @@
 """What a training starts from: random weights, another model's, or its own last checkpoint."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.cache import ShardCache
+from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.remote import join
 from impact_pl.data.shards import LatentDataset, ShardIndex
 from impact_pl.errors import UserError
@@ -90,8 +91,29 @@ def _bad_index(config: TrainConfig, what: str) -> UserError:
     return UserError(f"{join(config.data.path, 'train/index.json')}: {what}; precompute again")
 
 
-def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:
-    """The spec to resume with (the checkpoint's statistics) and its step; refuses another training's checkpoint."""
+@dataclass
+class Progress:
+    """Where a training continues."""
+
+    step: int = 0
+    kept_steps: int = 0  # steps whose logged metrics stay; one less where a step's validation is made again
+    logger_versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any]) -> "Progress":
+        step = checkpoint["global_step"]
+        is_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
+        return cls(step, step - is_owed, checkpoint["logger_versions"])
+
+
+def check_resume(
+    config: TrainConfig, spec: ImpactSpec, last: Path, data: LatentDataModule
+) -> tuple[ImpactSpec, Progress]:
+    """Return the spec to resume with (it has the checkpoint's statistics), and from where.
+
+    Raises:
+        UserError: the checkpoint is of another training, or of other data.
+    """
     checkpoint = open_checkpoint(last).content
     stored = checkpoint["hyper_parameters"]
     old = spec_from_plain(stored["spec"])
@@ -106,7 +128,8 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set these "
             "back, or delete the directory"
         )
-    return inherit_statistics(old, spec), checkpoint["global_step"]
+    data.check_state(checkpoint["LatentDataModule"])
+    return inherit_statistics(old, spec), Progress.of(checkpoint)
 
 
 def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None = None) -> ImpactTraining:

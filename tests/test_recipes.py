@@ -85,7 +85,7 @@ def stage1(shards, tmp_path_factory):
                 arguments = ["experiment=text", f"init_from={run_of('diffusion')}"]
             if head == "builtin_text":
                 arguments = ["experiment=builtin_text", f"init_from={run_of('builtin')}"]
-            assert train(configure([*arguments, f"name={head}"], shards, runs)) == 0
+            assert train(configure([*arguments, f"name={head}"], shards, runs)).exit_code == 0
             done[head] = runs / head
         return done[head]
 
@@ -252,7 +252,7 @@ def test_distilling_trains_the_head_alone(shards, stage1, tmp_path):
 def test_distilling_goes_on_without_the_folder_of_its_teacher(shards, stage1, tmp_path):
     shutil.copytree(stage1("text") / "model", tmp_path / "teacher")
     start = ["experiment=distill", f"init_from={tmp_path / 'teacher'}"]
-    assert train(configure([*start, "name=straight"], shards, tmp_path)) == 0
+    assert train(configure([*start, "name=straight"], shards, tmp_path)).exit_code == 0
     resumed = configure([*start, "name=resumed"], shards, tmp_path)
     resumed.trainer.max_steps = 2
     assert train(resumed).exit_code == 0
@@ -273,7 +273,7 @@ def test_distilling_wants_a_model_with_text(shards, stage1, tmp_path):
 
 
 def test_a_distilled_model_is_no_teacher(shards, stage1, tmp_path):
-    assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)) == 0
+    assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)).exit_code == 0
     again = configure(["experiment=distill", "name=again", f"init_from={tmp_path / 'distill'}"], shards, tmp_path)
     with pytest.raises(ValueError, match=r"has the head consistency: stage distill wants .* the head diffusion"):
         train(again)

@@ -168,6 +168,7 @@ class TrainerConfig:
     checkpoint_every_steps: int = 1000
     sample_every_steps: int = 0  # 0: no audio in TensorBoard
     stall_minutes: float = 30.0  # without a batch, after which the process says where it stands and ends; 0: never
+    max_skipped_steps: int = 0  # steps with a gradient that is not finite are left out, up to so many; then it stops
     compile: bool = False  # the transformer blocks, by torch.compile
     activation_checkpointing: bool = False  # of the transformer blocks: less memory, a third more arithmetic
     zero_stage: int = 2  # strategy=deepspeed: 1 splits the optimizer's state over processes, 2 the gradients too

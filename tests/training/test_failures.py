@@ -140,7 +140,7 @@ def test_an_error_beside_the_training_loader(random_latents, tmp_path, kind, sai
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS])
 def test_a_worker_that_dies_ends_the_training(random_latents, tmp_path, signum, num_processes):
     more = ["trainer=ddp", "trainer.accelerator=cpu"] if num_processes == 2 else []
-    process = start(["-m", "impact_pl.cli.train", *arguments(random_latents, tmp_path, *more)], tmp_path)
+    process = start(["-m", "impact_pl", "train", *arguments(random_latents, tmp_path, *more)], tmp_path)
     wait_for_step(process, tmp_path / "run" / "metrics.csv", 5)
     workers = [pid for pid in processes_of(process.pid) if is_worker(pid)]
     os.kill(workers[0], signum)

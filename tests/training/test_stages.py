@@ -9,10 +9,12 @@ import torch
 from impact_pl.cli import export
 from impact_pl.data.shards import ShardIndex
 from impact_pl.models.impact import Impact
+from impact_pl.models.spec import find_model
 from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.fit import train
 from impact_pl.training.modules import shift_in_time
-from impact_pl.training.start import build_spec, new_module
+from impact_pl.training.specs import build_spec
+from impact_pl.training.start import new_module
 from tests.helpers.latents import CODEC, SHAPE, write_latents
 
 
@@ -36,7 +38,7 @@ def test_stage_1_has_no_text_parts(stage1):
 def test_stage_2_starts_from_the_average_of_stage_1(config, stage1, source):
     config.init_from = str(stage1 / source)
     old = Impact.from_pretrained(stage1 / "model").state_dict()
-    module = new_module(config, build_spec(config, ShardIndex.load(Path(config.data.path) / "train")))
+    module = new_module(config, build_spec(config, ShardIndex.load(Path(config.data.path) / "train"), True))
     new = module.model.state_dict()
     assert all(torch.equal(new[name], old[name]) for name in old)
     assert {name for name in new if name not in old} == {
@@ -209,3 +211,35 @@ def test_damaged_checkpoint_is_named(config, stage1):
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint"):
         read_checkpoint(last)
+
+
+def test_the_shipped_model_brings_its_shape_and_its_decoding(config, latents, capsys):
+    """Whatever model=... says; and the same command continues."""
+    builtin = load_averaged(find_model("builtin")).spec
+    config.data.path, config.init_from = str(latents), "builtin"
+    for steps in (1, 2):
+        config.trainer.max_steps = steps
+        trained = load_averaged(train(config).model).spec
+        assert (trained.model.dim, trained.model.depth) == (builtin.model.dim, builtin.model.depth)
+        assert trained.decoding["temperature"] == builtin.decoding["temperature"]
+    assert f"the model has the shape of init_from=builtin: dim={builtin.model.dim}" in capsys.readouterr().out
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(config, monkeypatch):
+    """One broken batch: without it the training goes on, and the means and weights stay finite."""
+    from impact_pl.training.modules import ImpactTraining
+
+    loss = ImpactTraining.loss
+
+    def broken(self, *args):
+        result = loss(self, *args)
+        factor = float("nan") if self.global_step == 2 and self.training else 1.0
+        return result._replace(loss=result.loss * factor)
+
+    monkeypatch.setattr(ImpactTraining, "loss", broken)
+    with pytest.raises(ValueError, match=r"stopped at step 2.*trainer\.max_skipped_steps=N"):
+        train(config)
+    config.name, config.trainer.max_skipped_steps = "skips", 1
+    result = train(config)
+    assert result.step == 6
+    assert all(value.isfinite().all() for value in load_averaged(result.model).state_dict().values())

@@ -125,9 +125,10 @@ class LatentDataModule(LightningDataModule):
     encoder is no part of the model: no optimizer, average or checkpoint sees it.
 
     Args:
-        config: where the shards lie and how they are batched.
+        path: folder or URL of the shards, or a configuration that has it.
         seed: of the order.
         with_text: False where captions are not looked at (stage 1); then no text encoder is loaded.
+        settings: other fields of DataConfig, such as ``batch_size``.
 
     Raises:
         ValueError: no shards at the path, features of another encoder than the one asked for, or a cache that is too
@@ -136,8 +137,9 @@ class LatentDataModule(LightningDataModule):
 
     trainer: Trainer
 
-    def __init__(self, config: DataConfig, seed: int = 0, with_text: bool = True):
+    def __init__(self, path: str | Path | DataConfig, seed: int = 0, with_text: bool = True, **settings: Any):
         super().__init__()
+        config = path if isinstance(path, DataConfig) else DataConfig(path=str(path), **settings)
         if not config.path:
             raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
@@ -264,6 +266,8 @@ class LatentDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        if trainer.max_steps < 0:
+            raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
         sampler = SlotSampler(
             SampleStream(self.train_set.sizes, self.seed, self.config.block_shards),
             self.config.batch_size,

@@ -23,7 +23,8 @@ from impact_pl.training.guards import StallGuard, StopSignal, only_training
 from impact_pl.training.launch import check_processes, cluster_plugins
 from impact_pl.training.log import announce, first_lines, quiet_lightning
 from impact_pl.training.loggers import check_loggers
-from impact_pl.training.start import STAGES, Progress, build_spec, check_resume, new_module, say
+from impact_pl.training.specs import build_spec
+from impact_pl.training.start import STAGES, Progress, check_resume, new_module, say
 from impact_pl.training.strategies import check_devices
 from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit
 
@@ -65,7 +66,7 @@ def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
     run_dir = Path(config.runs_dir) / config.name
     last = find(run_dir / "checkpoints" / "last.ckpt")
     data = LatentDataModule(config.data, config.seed, with_text=STAGES[config.stage].has_text)
-    spec = build_spec(config, data.index)
+    spec = build_spec(config, data.index, STAGES[config.stage].has_text)
     progress = Progress()
     if last is not None:
         spec, progress = check_resume(config, spec, last, data)

@@ -94,18 +94,19 @@ class BucketMeans:
         mask_ratio: float | None = None,
     ) -> None:
         """Args: loss (), per_position (K,) and timesteps (K,), if there are any, of one batch, and its mask ratio."""
-        loss = loss.to(self._sums)
-        self._sums[:, 0] += torch.stack([loss, torch.ones_like(loss)])
+        finite = torch.isfinite(loss).to(self._sums)  # of a step that is left out, see trainer.max_skipped_steps
+        loss = loss.nan_to_num(0.0, 0.0, 0.0).to(self._sums)
+        self._sums[:, 0] += torch.stack([loss * finite, finite])
         if mask_ratio is None:
             return
         if per_position is not None and timesteps is not None:
-            per_position = per_position.to(self._sums)
+            per_position = per_position.nan_to_num(0.0, 0.0, 0.0).to(self._sums)
             bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
             self._sums[0].index_add_(0, bucket, per_position)
-            self._sums[1].index_add_(0, bucket, torch.ones_like(per_position))
+            self._sums[1].index_add_(0, bucket, finite.expand(len(per_position)))
         ratio_bucket = 1 + NUM_TIMESTEP_BUCKETS + sum(mask_ratio >= edge for edge in MASK_RATIO_EDGES)
         self._sums[0, ratio_bucket] += loss
-        self._sums[1, ratio_bucket] += 1
+        self._sums[1, ratio_bucket] += finite
 
     def pop(self, trainer: Trainer) -> dict[str, float]:
         """Means over all ranks (empty buckets left out); starts again at zero."""

@@ -14,8 +14,9 @@ from impact_pl.config import TrainConfig
 from impact_pl.errors import UserError
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
-from impact_pl.training.guards import StallGuard, StopSignal, keep_handlers
+from impact_pl.training.guards import StallGuard, StopSignal
 from impact_pl.training.launch import is_launched_by_lightning, mark_launched
+from impact_pl.training.lightning_internals import keep_handlers
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, is_terminal
 from impact_pl.training.start import Progress, say

@@ -85,7 +85,7 @@ def stage1(shards, tmp_path_factory):
                 arguments = ["experiment=text", f"init_from={run_of('diffusion')}"]
             if head == "builtin_text":
                 arguments = ["experiment=builtin_text", f"init_from={run_of('builtin')}"]
-            assert train(configure([*arguments, f"name={head}"], shards, runs)) == 0
+            assert train(configure([*arguments, f"name={head}"], shards, runs)).exit_code == 0
             done[head] = runs / head
         return done[head]
 
@@ -115,7 +115,7 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
         starts["builtin_distill"] = "builtin_text"
         arguments.append(f"init_from={stage1(starts.get(experiment, wanted.model.head))}")
     config = configure(arguments, shards, tmp_path)
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
     run_dir = tmp_path / wanted.name
     rows = list(csv.DictReader((run_dir / "metrics.csv").open()))
@@ -181,7 +181,7 @@ def test_the_commands_of_the_document_parse():
 def test_single_pass_masks_everything_and_mar_gives_its_weights(shards, mar_file, tmp_path):
     config = configure(["experiment=base_single_pass", f"init_from=mar:{mar_file}"], shards, tmp_path)
     config.trainer.max_steps = 0
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     model = Impact.from_pretrained(tmp_path / "base_single_pass" / "model")
     moments = torch.zeros(1, 2 * CHANNELS, FRAMES, WIDTH)
     result = model.loss(model.whiten(moments, torch.Generator().manual_seed(0)), None, torch.Generator())
@@ -196,15 +196,15 @@ def test_the_codebook_comes_from_the_training_set_and_stays(shards, stage1, tmp_
     first = stage1("discrete")
     config = configure(["experiment=head_discrete", "name=again", "stage=pretrain", "init_from="], shards, tmp_path)
     config.trainer.max_steps = 0
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert torch.equal(codebooks(tmp_path / "again"), codebooks(first))
     assert codebooks(first).std() > 0.1
 
     config = configure(["experiment=head_discrete", f"init_from={first}", "seed=7"], shards, tmp_path)
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     config.trainer.max_steps = 4  # resumed
     (tmp_path / "head_discrete/text/model/config.json").unlink()
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert torch.equal(codebooks(tmp_path / "head_discrete/text"), codebooks(first))
 
 
@@ -240,7 +240,7 @@ def test_model_folders_of_before_the_codebooks_still_load(stage1, tmp_path):
 def test_distilling_trains_the_head_alone(shards, stage1, tmp_path):
     teacher = Impact.from_pretrained(stage1("text") / "model")
     config = configure(["experiment=distill", f"init_from={stage1('text')}", "model.dropout=0.5"], shards, tmp_path)
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     student = Impact.from_pretrained(tmp_path / "distill" / "model")
     before, after = teacher.state_dict(), student.state_dict()
     for name, weight in after.items():
@@ -252,17 +252,17 @@ def test_distilling_trains_the_head_alone(shards, stage1, tmp_path):
 def test_distilling_goes_on_without_the_folder_of_its_teacher(shards, stage1, tmp_path):
     shutil.copytree(stage1("text") / "model", tmp_path / "teacher")
     start = ["experiment=distill", f"init_from={tmp_path / 'teacher'}"]
-    assert train(configure([*start, "name=straight"], shards, tmp_path)) == 0
+    assert train(configure([*start, "name=straight"], shards, tmp_path)).exit_code == 0
     resumed = configure([*start, "name=resumed"], shards, tmp_path)
     resumed.trainer.max_steps = 2
-    assert train(resumed) == 0
+    assert train(resumed).exit_code == 0
     shutil.rmtree(tmp_path / "teacher")
     resumed.trainer.max_steps = 3
     resumed.decoding.temperature = 0.5
     with pytest.raises(ValueError, match=r"another training: decoding\.temperature 1\.0 -> 0\.5"):
         train(resumed)
     resumed.decoding.temperature = 1.0
-    assert train(resumed) == 0
+    assert train(resumed).exit_code == 0
     straight, resumed = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("straight", "resumed"))
     assert all(torch.equal(weight, resumed[name]) for name, weight in straight.items())
 
@@ -273,7 +273,7 @@ def test_distilling_wants_a_model_with_text(shards, stage1, tmp_path):
 
 
 def test_a_distilled_model_is_no_teacher(shards, stage1, tmp_path):
-    assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)) == 0
+    assert train(configure(["experiment=distill", f"init_from={stage1('text')}"], shards, tmp_path)).exit_code == 0
     again = configure(["experiment=distill", "name=again", f"init_from={tmp_path / 'distill'}"], shards, tmp_path)
     with pytest.raises(ValueError, match=r"has the head consistency: stage distill wants .* the head diffusion"):
         train(again)

@@ -101,6 +101,10 @@ def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> Deco
     return replace(changed, final_diffusion_steps=min(changed.final_diffusion_steps, changed.num_diffusion_steps))
 
 
+def _loggers() -> dict[str, dict[str, Any]]:
+    return {"tensorboard": {}, "csv": {}}
+
+
 def _of_samples() -> DecodingConfig:
     """While training: from the weights where they lie, which may be sharded and change with every step."""
     return DecodingConfig(engine="reference")
@@ -164,6 +168,7 @@ class TrainerConfig:
     checkpoint_every_steps: int = 1000
     sample_every_steps: int = 0  # 0: no audio in TensorBoard
     stall_minutes: float = 30.0  # without a batch, after which the process says where it stands and ends; 0: never
+    max_skipped_steps: int = 0  # steps with a gradient that is not finite are left out, up to so many; then it stops
     compile: bool = False  # the transformer blocks, by torch.compile
     activation_checkpointing: bool = False  # of the transformer blocks: less memory, a third more arithmetic
     zero_stage: int = 2  # strategy=deepspeed: 1 splits the optimizer's state over processes, 2 the gradients too
@@ -198,6 +203,7 @@ class TrainConfig:
     )  # of audio while training, and the model's own; stage=distill learns it
     distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
+    logger: dict[str, dict[str, Any]] | None = field(default_factory=_loggers)  # name -> Lightning's arguments
     experiment: Any = None
 
 

@@ -75,7 +75,7 @@ class Cluster:
         """Rows of a run's metrics.csv, without what depends on the machine."""
         file = self.work / "runs" / name / "metrics.csv"
         rows = list(csv.DictReader(file.open())) if file.exists() else []
-        return [{key: row[key] for key in row if not key.startswith(("throughput/", "memory/"))} for row in rows]
+        return [{key: row[key] for key in row if not key.startswith("usage/")} for row in rows]
 
     def step(self, name: str) -> int:
         """The last one that a run has logged."""

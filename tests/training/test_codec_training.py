@@ -14,6 +14,7 @@ from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.training import codec as training
 from impact_pl.training.codec import draw_crops, load_clips
 from impact_pl.training.codec_loss import EnergyDistance
+from impact_pl.training.fit import train
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
 
 def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(config, monkeypatch):
     config.name = "whole"
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     config.name = "stopped"
     step = training.CodecTraining.training_step
 
@@ -55,9 +56,9 @@ def test_resumed_training_equals_an_uninterrupted_one_bit_for_bit(config, monkey
         return step(self, batch, batch_idx)
 
     monkeypatch.setattr(training.CodecTraining, "training_step", interrupt)
-    assert training.train_codec(config) == 130
+    assert train(config).exit_code == 130
     monkeypatch.setattr(training.CodecTraining, "training_step", step)
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     stopped = weights(config)
     config.name = "whole"
     for name, value in weights(config).items():
@@ -70,7 +71,7 @@ def test_stopped_before_its_first_step_it_has_saved_nothing(config, monkeypatch,
         return load_clips(*args)
 
     monkeypatch.setattr(training, "load_clips", load)
-    assert training.train_codec(config) == 143
+    assert train(config).exit_code == 143
     assert "before the first step; nothing to save" in capsys.readouterr().out
     assert not Path(config.runs_dir, "run", "checkpoints", "last.ckpt").exists()
 
@@ -90,14 +91,14 @@ def test_a_step_that_stands_still_wakes_the_guard(config, monkeypatch):
     monkeypatch.setattr(training.CodecTraining, "training_step", stall)
     before = signal.signal(signal.SIGALRM, lambda *_: rung.append(1))
     try:
-        assert training.train_codec(config) == 0
+        assert train(config).exit_code == 0
     finally:
         signal.signal(signal.SIGALRM, before)
     assert rung
 
 
 def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     folder = tmp_path / "runs" / "run" / "model"
     codec = load_codec(str(folder))
     assert codec.decode(codec.encode(torch.zeros(1, 6400))[:, :64]).shape == (1, 6400)
@@ -105,7 +106,7 @@ def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
     assert metrics[0].startswith("step,train/loss")
     assert float(metrics[-1].split(",")[-1]) > 0  # validation at the last step
     config.name, config.init_from = "more", str(folder)
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     more = load_codec(str(tmp_path / "runs" / "more" / "model"))
     assert more.identity == codec.identity
     assert not torch.equal(more.decoder.proj_out.weight, codec.decoder.proj_out.weight)
@@ -114,7 +115,7 @@ def test_trained_folder_loads_and_init_from_keeps_the_latents(config, tmp_path):
 def test_training_lowers_the_distance(config):
     config.trainer.max_steps, config.optim.lr, config.optim.warmup_steps = 30, 3e-3, 5
     config.trainer.log_every_steps = config.trainer.validate_every_steps = 10
-    training.train_codec(config)
+    train(config)
     rows = Path(config.runs_dir, "run", "metrics.csv").read_text().splitlines()[1:]
     losses = [float(row.split(",")[-1]) for row in rows if row.split(",")[-1]]
     assert losses[-1] < losses[0]
@@ -158,45 +159,45 @@ def test_crops_are_seeded_padded_and_in_range():
 def test_user_errors(config, tmp_path):
     config.trainer.devices = 2
     with pytest.raises(ValueError, match="one device"):
-        training.train_codec(config)
+        train(config)
     config.trainer.devices, path = 1, config.data.path
     for name, value in (("global_batch_size", 64), ("accumulate_grad_batches", 2)):
         before = getattr(config.trainer, name)
         setattr(config.trainer, name, value)
         with pytest.raises(ValueError, match=f"trainer.{name}={value}: the codec takes data"):
-            training.train_codec(config)
+            train(config)
         setattr(config.trainer, name, before)
     config.data.path = ""
     with pytest.raises(ValueError, match=r"data\.path=manifest\.jsonl"):
-        training.train_codec(config)
+        train(config)
     write_manifest(tmp_path / "valid.jsonl", [Record("clip3", "3.wav", split="valid")])
     config.data.path = str(tmp_path / "valid.jsonl")
     with pytest.raises(ValueError, match="no record of split 'train'"):
-        training.train_codec(config)
+        train(config)
     config.data.path, config.init_from = path, str(tmp_path)
     with pytest.raises(ValueError, match=r"model\.safetensors is missing"):
-        training.train_codec(config)
+        train(config)
 
 
 def test_another_codecs_checkpoint_is_refused(config):
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     config.codec.decoder_dim, config.trainer.max_steps = 32, 6
     with pytest.raises(ValueError, match=r"holds another training.*codec\.decoder_dim"):
-        training.train_codec(config)
+        train(config)
     Path(config.runs_dir, "run", "checkpoints", "last.ckpt").write_bytes(b"junk")
     with pytest.raises(ValueError, match="not a readable checkpoint"):
-        training.train_codec(config)
+        train(config)
     config.trainer.max_steps = 0
     with pytest.raises(ValueError, match=r"trainer\.max_steps=0"):
-        training.train_codec(config)
+        train(config)
 
 
 def test_a_finished_codec_training_is_kept(config):
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     before = weights(config)
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     config.trainer.max_steps = 2
-    assert training.train_codec(config) == 0
+    assert train(config).exit_code == 0
     assert all(torch.equal(value, before[name]) for name, value in weights(config).items())
 
 

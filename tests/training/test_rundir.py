@@ -47,7 +47,7 @@ def test_a_killed_one_leaves_the_directory_free_at_once(config, holder, monkeypa
     monkeypatch.setattr(guards, "PATIENCE", 0)
     holder.kill()
     holder.wait()
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 def test_only_rank_zero_holds_the_lock(config, holder, monkeypatch):
@@ -90,4 +90,24 @@ def test_in_an_interactive_job_only_its_first_task_trains(config, monkeypatch):
         train(config)
     monkeypatch.setenv("SLURM_PROCID", "0")
     config.trainer.max_steps = 1
-    assert train(config) == 0
+    assert train(config).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "devices", "said"),
+    [
+        ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, 1, "torchrun started 2 proc"),
+        ({"WORLD_SIZE": "4"}, 1, r"WORLD_SIZE=4, but .* are 1 rank.*unset WORLD_SIZE"),
+        ({"LOCAL_RANK": "1"}, 2, "LOCAL_RANK=1, but .* are 2 rank.*unset LOCAL_RANK"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train"}, 2, "write srun before the command"),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, 2, "SLURM started 1 task"),
+    ],
+)
+def test_every_launcher_starts_one_process_per_rank(config, monkeypatch, environment, devices, said):
+    """Refused in one line, before the lock, on every rank."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config.trainer.devices = devices
+    with pytest.raises(ValueError, match=said):
+        train(config)
+    assert not Path(config.runs_dir).exists()

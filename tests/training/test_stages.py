@@ -9,10 +9,12 @@ import torch
 from impact_pl.cli import export
 from impact_pl.data.shards import ShardIndex
 from impact_pl.models.impact import Impact
+from impact_pl.models.spec import find_model
 from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.fit import train
 from impact_pl.training.modules import shift_in_time
-from impact_pl.training.start import build_spec, new_module
+from impact_pl.training.specs import build_spec
+from impact_pl.training.start import new_module
 from tests.helpers.latents import CODEC, SHAPE, write_latents
 
 
@@ -21,7 +23,7 @@ def stage1(config) -> Path:
     """The run directory of three steps of stage 1."""
     first = copy.deepcopy(config)
     first.stage, first.name, first.trainer.max_steps = "pretrain", "first", 3
-    assert train(first) == 0
+    assert train(first).exit_code == 0
     return Path(first.runs_dir) / "first"
 
 
@@ -36,7 +38,7 @@ def test_stage_1_has_no_text_parts(stage1):
 def test_stage_2_starts_from_the_average_of_stage_1(config, stage1, source):
     config.init_from = str(stage1 / source)
     old = Impact.from_pretrained(stage1 / "model").state_dict()
-    module = new_module(config, build_spec(config, ShardIndex.load(Path(config.data.path) / "train")))
+    module = new_module(config, build_spec(config, ShardIndex.load(Path(config.data.path) / "train"), True))
     new = module.model.state_dict()
     assert all(torch.equal(new[name], old[name]) for name in old)
     assert {name for name in new if name not in old} == {
@@ -44,7 +46,7 @@ def test_stage_2_starts_from_the_average_of_stage_1(config, stage1, source):
         *("encoder.enc1.text_pos", "encoder.enc2.text_pos"),
     }
     assert all(torch.equal(new[name], value) for name, value in module.ema.model.state_dict().items())
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 def test_stage_2_keeps_the_whitening_that_stage_1_learned_with(config, stage1, tmp_path):
@@ -53,7 +55,7 @@ def test_stage_2_keeps_the_whitening_that_stage_1_learned_with(config, stage1, t
     index.latents["std"] = 3.0
     index.save(other / "train")
     config.data.path, config.init_from = str(other), str(stage1)
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").spec.latent_std == 1.0
 
 
@@ -84,11 +86,11 @@ def test_text_needs_captions(config, tmp_path):
     with pytest.raises(ValueError, match="needs captions"):
         train(config)
     config.stage = "pretrain"
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 def test_resume_with_another_text_encoder_is_refused(config, tmp_path):
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     other = write_latents(tmp_path / "other")
     for split in ("train", "valid"):
         index = ShardIndex.load(other / split)
@@ -102,7 +104,7 @@ def test_resume_with_another_text_encoder_is_refused(config, tmp_path):
 def test_text_padding_is_what_the_text_was_learned_with(config, stage1):
     """Stage 1 has none, so that stage 2 may choose; a model with text stays what it is, resumed or started from."""
     config.init_from, config.model.text_padding, config.trainer.max_steps = str(stage1), 2, 3
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert Impact.from_pretrained(Path(config.runs_dir) / "run" / "model").spec.model.text_padding == 2
     config.trainer.max_steps, config.model.text_padding = 6, -1
     with pytest.raises(ValueError, match=r"holds another training: model\.text_padding 2 -> 6\."):
@@ -112,14 +114,14 @@ def test_text_padding_is_what_the_text_was_learned_with(config, stage1):
         train(config)
     assert "model.KEY=" in str(error.value)
     config.model.text_padding = 2
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 @pytest.mark.parametrize("same", [6, 99])
 def test_all_text_positions_have_several_names(config, same):
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     config.model.text_padding, config.trainer.max_steps = same, 8
-    assert train(config) == 0
+    assert train(config).exit_code == 0
 
 
 def test_image_weights_start_a_model(config, tmp_path):
@@ -130,7 +132,7 @@ def test_image_weights_start_a_model(config, tmp_path):
 
 def test_no_steps_write_the_initial_model(config):
     config.trainer.max_steps = 0
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     model = Impact.from_pretrained(Path(config.runs_dir) / "run" / "model")
     torch.manual_seed(config.seed)
     fresh = Impact(model.spec).state_dict()
@@ -140,13 +142,13 @@ def test_no_steps_write_the_initial_model(config):
 def test_no_steps_never_replace_a_model(config, capsys):
     """Repeatable; and neither a model without checkpoints nor a training is overwritten by random weights."""
     config.trainer.max_steps, folder = 2, Path(config.runs_dir) / "run"
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     weights = (folder / "model" / "model.safetensors").read_bytes()
     config.trainer.max_steps = 0
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert "already trained to 2 steps" in capsys.readouterr().out
     (folder / "checkpoints" / "last.ckpt").unlink()
-    assert train(config) == 0
+    assert train(config).exit_code == 0
     assert "nothing to do" in capsys.readouterr().out
     assert (folder / "model" / "model.safetensors").read_bytes() == weights
     config.model.dim = 32
@@ -167,7 +169,7 @@ def test_a_shift_changes_what_is_learned(config):
     learned = []
     for name, shift in (("plain", False), ("shifted", True)):
         config.name, config.data.random_shift = name, shift
-        assert train(config) == 0
+        assert train(config).exit_code == 0
         learned.append(load_averaged(Path(config.runs_dir) / name).encoder.patch_proj.weight)
     assert not torch.equal(*learned)
 
@@ -209,3 +211,35 @@ def test_damaged_checkpoint_is_named(config, stage1):
     last.write_bytes(last.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"last\.ckpt is not a readable checkpoint"):
         read_checkpoint(last)
+
+
+def test_the_shipped_model_brings_its_shape_and_its_decoding(config, latents, capsys):
+    """Whatever model=... says; and the same command continues."""
+    builtin = load_averaged(find_model("builtin")).spec
+    config.data.path, config.init_from = str(latents), "builtin"
+    for steps in (1, 2):
+        config.trainer.max_steps = steps
+        trained = load_averaged(train(config).model).spec
+        assert (trained.model.dim, trained.model.depth) == (builtin.model.dim, builtin.model.depth)
+        assert trained.decoding["temperature"] == builtin.decoding["temperature"]
+    assert f"the model has the shape of init_from=builtin: dim={builtin.model.dim}" in capsys.readouterr().out
+
+
+def test_a_step_that_is_not_finite_can_be_left_out(config, monkeypatch):
+    """One broken batch: without it the training goes on, and the means and weights stay finite."""
+    from impact_pl.training.modules import ImpactTraining
+
+    loss = ImpactTraining.loss
+
+    def broken(self, *args):
+        result = loss(self, *args)
+        factor = float("nan") if self.global_step == 2 and self.training else 1.0
+        return result._replace(loss=result.loss * factor)
+
+    monkeypatch.setattr(ImpactTraining, "loss", broken)
+    with pytest.raises(ValueError, match=r"stopped at step 2.*trainer\.max_skipped_steps=N"):
+        train(config)
+    config.name, config.trainer.max_skipped_steps = "skips", 1
+    result = train(config)
+    assert result.step == 6
+    assert all(value.isfinite().all() for value in load_averaged(result.model).state_dict().values())

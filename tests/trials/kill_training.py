@@ -62,7 +62,7 @@ class Training:
         """metrics.csv without what depends on the machine."""
         file = self.folder / "metrics.csv"
         rows = list(csv.DictReader(file.open())) if file.exists() else []
-        return [{key: row[key] for key in row if not key.startswith(("throughput/", "memory/"))} for row in rows]
+        return [{key: row[key] for key in row if not key.startswith("usage/")} for row in rows]
 
     def last_row(self) -> tuple[int, bool]:
         """Step, and whether it is a validation's (valid/loss is the last column); looked at all the time."""

@@ -30,7 +30,7 @@ from impact_pl.data.shards import ShardIndex
 from impact_pl.inference.generate import generate
 from impact_pl.training import fit
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
-from impact_pl.training.start import build_spec
+from impact_pl.training.specs import build_spec
 from lab.cards import scaling
 from tests.helpers.latents import write_latents
 
@@ -159,7 +159,7 @@ def work(folder: Path) -> None:
     notes = []
     for config in configs:
         print(f"== {config.name}: {config.trainer.strategy} to step {config.trainer.max_steps}", flush=True)
-        notes.append(train(config))
+        notes.append(train(config).exit_code)
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(notes))
 
 
@@ -216,7 +216,7 @@ def print_row(name: str, config: TrainConfig, notes: list[dict[str, Any]], loss:
     most = [max(one["bytes"][what] for one in notes) for what in ("parameters", "gradients", "average", "optimizer")]
     settings = config.trainer
     strategy = {"auto": "ddp", "deepspeed": f"zero{settings.zero_stage}"}.get(settings.strategy, settings.strategy)
-    spec = build_spec(config, ShardIndex.load(Path(config.data.path) / "train"))
+    spec = build_spec(config, ShardIndex.load(Path(config.data.path) / "train"), config.stage != "pretrain")
     state = scaling.memory(scaling.count_parameters(spec), strategy, settings.devices)
     share = sum(most) / (sum(state.values()) - state["gathered"])
     sizes = " | ".join(f"{size:,}" for size in most)

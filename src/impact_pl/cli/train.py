@@ -57,10 +57,6 @@ def main(argv: list[str] | None = None) -> None:
     if is_shown:
         print_config(config)
         return
-    if config.stage == "codec":
-        from impact_pl.training.codec import train_codec
-
-        sys.exit(train_codec(config))
     from impact_pl.training.fit import train  # imports lightning: --help and a misspelt key should not wait for it
 
-    sys.exit(train(config))
+    sys.exit(train(config).exit_code)

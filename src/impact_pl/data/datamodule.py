@@ -1,11 +1,12 @@
 """Latent shards for Lightning: deterministic order, equal numbers of batches on all ranks, exact resume mid-epoch."""
 
+import atexit
 import multiprocessing
 import os
 import signal
 import threading
 from multiprocessing import forkserver, resource_tracker
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +48,44 @@ def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_worke
     )
 
 
-def worker_context() -> BaseContext:
-    """How a DataLoader starts its workers: a server process, which has no threads, forks them.
+class LoaderWorker(ForkServerProcess):
+    """A DataLoader's worker. It ignores SIGTERM, so what ends a process elsewhere has to be SIGKILL here."""
 
-    A fork copies locks as they are, but of the threads that hold them only its own. The training has threads that it
-    does not know of (a process group's), and a worker that was forked while one of them held a lock stands still
-    before its first line, and with it the training: seen in about one of 200 starts of two ranks on a busy machine.
-    Forked from a training that has run, it also makes that copy each page of its memory when it next writes there: a
-    step of base (batch 8, two cores) then took 48 s instead of 15.
+    def terminate(self) -> None:
+        self.kill()
+
+
+class WorkerContext(ForkServerContext):
+    Process = LoaderWorker
+
+
+def end_workers() -> None:
+    """Kill the workers of every loader, also of those that an exception's traceback keeps alive.
+
+    Python's exit sends SIGTERM to child processes and then waits for them, forever for those that ignore it.
     """
-    context = multiprocessing.get_context("forkserver")
+    for child in multiprocessing.active_children():
+        if isinstance(child, LoaderWorker):
+            child.kill()
+
+
+atexit.register(end_workers)  # the last registered runs first: before multiprocessing's own wait
+
+
+def worker_context() -> WorkerContext:
+    """Start workers by forking a server process that has no threads.
+
+    A fork copies locks as they are, but only the thread that forks. A training has threads of libraries (those of a
+    process group), and a worker forked while one of them held a lock stands still before its first line, and the
+    training with it: about one of 200 starts of two ranks on a busy machine. Workers forked from a training that has
+    run also copy each page of its memory that is written next: a step of the base model (batch 8, two cores) then
+    took 48 s instead of 15.
+    """
+    context = WorkerContext()
     context.set_forkserver_preload(["impact_pl.data.datamodule"])  # imported once, however many workers there are
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # the server inherits that: it must outlive a warning
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the server, which must outlive a warning
     try:
-        resource_tracker.ensure_running()  # the server wants it too; it unblocks some signals when it starts
+        resource_tracker.ensure_running()  # the server needs it too; starting it unblocks some signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         forkserver.ensure_running()
     finally:
@@ -69,9 +94,10 @@ def worker_context() -> BaseContext:
 
 
 def begin_worker(worker: int) -> None:
-    """A DataLoader's ``worker_init_fn``: no signal ends this worker, but the end of the training does.
+    """Ignore the signals that stop a training, and end with the training instead; a ``worker_init_fn``.
 
-    However that ends: a worker's parent is the server, which lives as long as its workers, so they would outlive it.
+    A worker's parent is the server, which lives as long as its workers: without the thread they would outlive a
+    training that was killed.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -99,9 +125,10 @@ class LatentDataModule(LightningDataModule):
     encoder is no part of the model: no optimizer, average or checkpoint sees it.
 
     Args:
-        config: where the shards lie and how they are batched.
+        path: folder or URL of the shards, or a configuration that has it.
         seed: of the order.
         with_text: False where captions are not looked at (stage 1); then no text encoder is loaded.
+        settings: other fields of DataConfig, such as ``batch_size``.
 
     Raises:
         ValueError: no shards at the path, features of another encoder than the one asked for, or a cache that is too
@@ -110,8 +137,9 @@ class LatentDataModule(LightningDataModule):
 
     trainer: Trainer
 
-    def __init__(self, config: DataConfig, seed: int = 0, with_text: bool = True):
+    def __init__(self, path: str | Path | DataConfig, seed: int = 0, with_text: bool = True, **settings: Any):
         super().__init__()
+        config = path if isinstance(path, DataConfig) else DataConfig(path=str(path), **settings)
         if not config.path:
             raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
         self.config, self.seed = config, seed
@@ -213,7 +241,12 @@ class LatentDataModule(LightningDataModule):
             "num_samples": self.index.num_samples,
         }
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def check_state(self, state_dict: dict[str, int]) -> None:
+        """Check that a training with this state can go on with these data.
+
+        Raises:
+            UserError: the samples would come in another order.
+        """
         before = {"block_shards": 0, **state_dict}  # earlier versions noted less
         changed = [
             f"{ORDER_KEYS[key]}={now}, but this training began with {before[key]}"
@@ -223,13 +256,18 @@ class LatentDataModule(LightningDataModule):
         if changed:
             raise UserError(
                 f"{'; '.join(changed)}: another order would repeat some clips of the epoch and leave out others; set "
-                "it back, or begin a new training: another name=, with init_from= the model of this one"
+                "it back, or begin a new training: another name=, with init_from= this one's run directory"
             )
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.check_state(state_dict)
         self._consumed_at_resume = state_dict["samples_consumed"]
         self._step_at_resume = state_dict["step"]
 
     def train_dataloader(self) -> DataLoader:
         trainer = self.trainer
+        if trainer.max_steps < 0:
+            raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
         sampler = SlotSampler(
             SampleStream(self.train_set.sizes, self.seed, self.config.block_shards),
             self.config.batch_size,

@@ -1,4 +1,4 @@
-"""What happens beside the steps: checkpoints, stopping on request, generated audio in TensorBoard."""
+"""Callbacks of a training: checkpoints, stopping on request, generated audio in TensorBoard."""
 
 import io
 import signal
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from lightning import Callback, Trainer
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from impact_pl.audio import spectrogram_png
 from impact_pl.codecs.base import AudioCodec
@@ -19,7 +20,7 @@ from impact_pl.errors import UserError
 from impact_pl.inference.generate import generate
 from impact_pl.training.checkpoint import save_checkpoint
 from impact_pl.training.guards import StopSignal
-from impact_pl.training.log import TrainingLog
+from impact_pl.training.loggers import tensorboard_writer
 
 NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 NUM_CLIPS = 2  # generated each time
@@ -112,8 +113,7 @@ class AudioSamples(Callback):
     With text, the captions are the first of the validation set (or of the training set without one).
     """
 
-    def __init__(self, log: TrainingLog, every: int, decoding: DecodingConfig):
-        self.training_log = log  # `log` is a name that Lightning sets on callbacks
+    def __init__(self, every: int, decoding: DecodingConfig):
         self.every, self.decoding = every, decoding
         self._codec: AudioCodec | None = None
         self._step = -1
@@ -132,13 +132,14 @@ class AudioSamples(Callback):
         text = batch["text"] if model.spec.text_features else None
         generator = torch.Generator(pl_module.device).manual_seed(0)
         latents = model.within_forward(generate, text, moments.shape[2], len(moments), self.decoding, generator)
-        if self.training_log.tensorboard is None:
-            return  # not rank zero
+        writer = tensorboard_writer(trainer)
+        if writer is None:
+            return  # not rank zero, or another logger
         codec = self._load_codec(model.spec.codec)
         waveforms = codec.decode(latents.cpu().float())
         for i, waveform in enumerate(waveforms):
             title = captions[i] if text is not None else "without text"
-            self._write_clip(f"sample/{i}", waveform.nan_to_num(), codec.sample_rate, title, trainer.global_step)
+            write_clip(writer, i, waveform.nan_to_num(), codec.sample_rate, title, trainer.global_step)
 
     def _load_codec(self, codec: dict[str, Any]) -> AudioCodec:
         if self._codec is None:
@@ -150,12 +151,13 @@ class AudioSamples(Callback):
                 )
         return self._codec
 
-    def _write_clip(self, tag: str, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
-        assert self.training_log.tensorboard is not None
-        writer = self.training_log.tensorboard.writer
-        writer.add_audio(tag, waveform[None].clamp(-1, 1), step, sample_rate=rate)
-        picture = io.BytesIO()
-        spectrogram_png(waveform, rate, picture, title=title)
-        picture.seek(0)
-        writer.add_image(tag, np.asarray(Image.open(picture).convert("RGB")), step, dataformats="HWC")
-        writer.add_text(tag, title, step)
+
+def write_clip(writer: SummaryWriter, index: int, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
+    """Write a clip as sound, picture and text. Each has its own tag, because TensorBoard gives a tag to one of them."""
+    writer.add_audio(f"audio/{index}", waveform[None].clamp(-1, 1), step, sample_rate=rate)
+    picture = io.BytesIO()
+    spectrogram_png(waveform, rate, picture, title=title)
+    picture.seek(0)
+    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    writer.add_image(f"spectrogram/{index}", pixels, step, dataformats="HWC")
+    writer.add_text(f"caption/{index}", title, step)

@@ -44,7 +44,7 @@ ALLOWED = {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),
         **dict.fromkeys(("max_steps", "validate_every_steps"), AT_LEAST_0),
         **dict.fromkeys(("checkpoint_every_steps", "sample_every_steps"), AT_LEAST_0),
-        **dict.fromkeys(("stall_minutes", "global_batch_size"), AT_LEAST_0),
+        **dict.fromkeys(("stall_minutes", "global_batch_size", "max_skipped_steps"), AT_LEAST_0),
         "zero_stage": ZERO_STAGES,
     },
     "optim": {
@@ -83,6 +83,8 @@ def check_config(config: TrainConfig) -> None:
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
     if config.stage == "distill":
         check_distillation(config)
+    if config.trainer.max_skipped_steps and (config.trainer.strategy == "deepspeed" or config.stage == "codec"):
+        raise UserError("trainer.max_skipped_steps: neither strategy=deepspeed nor stage codec can leave out a step")
 
 
 def check_distillation(config: TrainConfig) -> None:

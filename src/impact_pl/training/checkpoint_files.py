@@ -47,11 +47,23 @@ def shard_rows(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
 
 
 def write_file(content: Any, path: Path) -> None:
-    """torch.save that has reached the disk when it returns."""
-    with path.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
+    """torch.save that has reached the disk when it returns.
+
+    Raises:
+        OSError: with the file's name: a write's own error (a full disk) has none, and torch may hide it behind its own.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise OSError(cause.errno, f"{cause.strerror} while the checkpoint was written", str(path)) from error
 
 
 def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size: int) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
@@ -29,74 +29,14 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
-from impact_pl.training.callbacks import Checkpoints, TrainingStopped, describe_stop
-from impact_pl.training.check import check_config
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
-from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.guards import StallGuard, StopSignal, keep_handlers, only_training
 from impact_pl.training.log import quiet_lightning
 from impact_pl.training.optim import build_optimizer, warmup
-from impact_pl.training.sinks import file_sinks, terminal_sink
-from impact_pl.training.slurm import check_tasks, cluster_plugins
-from impact_pl.training.strategies import check_devices, resolve_precision
-
-FIGURES = ("train/lr", "train/gradient_norm", "throughput/clips_per_second", "throughput/seconds_per_step")
-
-
-class CodecLog(Callback):
-    """Loss, learning rate, gradient norm and speed every ``every`` steps: metrics.csv, TensorBoard, terminal."""
-
-    def __init__(self, run_dir: Path, every: int, batch_size: int):
-        self.run_dir, self.every, self.batch_size = run_dir, max(1, every), batch_size
-        self._validation_owed = False
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._validation_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        step = trainer.global_step
-        columns = ["train/loss", *FIGURES, "valid/loss"]
-        self._terminal = terminal_sink(trainer.max_steps, step)
-        metrics, self._tensorboard = file_sinks(self.run_dir, columns, step, self._validation_owed)
-        self._sinks: list[Any] = [metrics, self._tensorboard, self._terminal]
-        self._losses: list[Tensor] = []
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        step = trainer.global_step
-        self._losses.append(outputs["loss"].detach())
-        self._terminal.advance(step)
-        if step % self.every and step < trainer.max_steps:
-            return
-        seconds = (time.perf_counter() - self._started) / len(self._losses)
-        values = (pl_module.last_lr, pl_module.gradient_norm, self.batch_size / seconds, seconds)
-        self._write(
-            step, {"train/loss": float(torch.stack(self._losses).mean()), **dict(zip(FIGURES, values, strict=True))}
-        )
-        self._losses, self._started = [], time.perf_counter()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._write(trainer.global_step, {"valid/loss": pl_module.valid_loss})
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._tensorboard.writer.flush()
-
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        for sink in self.__dict__.pop("_sinks", []):
-            sink.close()
-
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        for sink in self._sinks:
-            sink.write(step, values)
-
+from impact_pl.training.start import Progress
+from impact_pl.training.strategies import check_devices
+from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit
 
 MAX_CLIP_WEIGHT = 5 * 16_000  # samples: a longer clip is drawn no more often than one of this length
 
@@ -176,11 +116,25 @@ class CodecTraining(LightningModule):
         self.distance = EnergyDistance(codec.sample_rate)
         latents_per_crop = max(1, round(config.codec.crop_seconds * codec.sample_rate / codec.samples_per_latent))
         self.crop_samples = latents_per_crop * codec.samples_per_latent
-        self.gradient_norm = self.last_lr = self.valid_loss = math.nan
+        self.gradient_norm = self.last_lr = math.nan
+        self.last_losses: dict[str, Tensor] = {}
+        self.batch_done_at = time.perf_counter()
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         generator = Generator().manual_seed(derive_seed(self.config.seed, self.global_step, TRAINING))
-        return self._loss(self.clips, generator)
+        loss = self._loss(self.clips, generator)
+        self.last_losses = {"loss": loss.detach()}
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=1)
+        return loss
+
+    def on_train_start(self) -> None:
+        self.batch_done_at = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.batch_done_at = time.perf_counter()  # callbacks are through
+
+    def on_validation_end(self) -> None:
+        self.batch_done_at = time.perf_counter()
 
     def on_validation_epoch_start(self) -> None:
         self._valid_losses: list[float] = []
@@ -192,7 +146,8 @@ class CodecTraining(LightningModule):
             self._valid_losses.append(float(self._loss(self.valid_clips, generator)))
 
     def on_validation_epoch_end(self) -> None:
-        self.valid_loss = sum(self._valid_losses) / max(1, len(self._valid_losses))
+        mean = sum(self._valid_losses) / max(1, len(self._valid_losses))
+        self.log_dict({"valid/loss": mean, "step": float(self.global_step)})
 
     def _loss(self, clips: list[Tensor], generator: Generator) -> Tensor:
         """Energy distance on B random crops; one in eleven keeps clean latents."""
@@ -247,7 +202,7 @@ class CodecTraining(LightningModule):
         return self._numbers(self.config.trainer.max_steps)
 
     def val_dataloader(self) -> DataLoader:
-        return self._numbers(math.ceil(NUM_VALID_CROPS / self.config.data.batch_size))
+        return self._numbers(bool(self.valid_clips) * math.ceil(NUM_VALID_CROPS / self.config.data.batch_size))
 
     def _numbers(self, count: int) -> DataLoader:
         return DataLoader(range(count), batch_size=None)  # type: ignore[arg-type]  # a range has length and items
@@ -256,61 +211,49 @@ class CodecTraining(LightningModule):
         rewind_loops(checkpoint, self.trainer)
 
 
-def train_codec(config: TrainConfig) -> int:
-    """Train, or go on training, the decoder on the manifest ``data.path``; at the end write ``runs/<name>/model``.
-
-    Records of split ``train`` are trained on, those of ``valid`` (there may be none) validated on. ``init_from``, a
-    codec folder, gives latents and decoder to start from.
-
-    Returns:
-        The process's exit code: 0 when finished, 130, 138 or 143 when a signal stopped it (the same call continues).
-
-    Raises:
-        ValueError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
-    """
-    check_config(config)
+def check_codec_config(config: TrainConfig) -> None:
+    """Refuse what the codec's training cannot do: several devices, micro-batches, no steps."""
     if config.trainer.devices * config.trainer.num_nodes != 1:
         raise UserError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
     for name, without in (("global_batch_size", (0, config.data.batch_size)), ("accumulate_grad_batches", (1,))):
         if (value := getattr(config.trainer, name)) not in without:
             raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops a step, set that instead")
-    check_tasks(config.trainer)
-    guard = StallGuard(config.trainer.stall_minutes)
-    with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:
-        return _train(config, stop, guard)
-
-
-def _train(config: TrainConfig, stop: StopSignal, guard: StallGuard) -> int:
     if config.trainer.max_steps == 0:
         raise UserError("trainer.max_steps=0: the codec needs at least one step")
+
+
+def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
+    """Train, or go on training, the decoder on the manifest ``data.path``; at the end write ``runs/<name>/model``.
+
+    Records of split ``train`` are trained on, those of ``valid`` (there may be none) validated on. ``init_from``, a
+    codec folder, gives latents and decoder to start from.
+
+    Raises:
+        UserError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
+    """
     check_devices(config.trainer)
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = run_dir / "checkpoints" / "last.ckpt"
     codec = _initial_codec(config)
-    if last.is_file():
-        _check_resume(codec, last)
+    progress = _check_resume(codec, last) if last.is_file() else Progress()
     clips, valid_clips = load_clips(config.data.path, codec.sample_rate)
     if not config.init_from and not last.is_file():
         codec.fit_latents([to_float(clip[: MAX_FIT_SECONDS * codec.sample_rate]) for clip in clips])
     last.parent.mkdir(parents=True, exist_ok=True)
     module = CodecTraining(codec, clips, valid_clips, config)
-    checkpoints = Checkpoints(last, config.trainer.checkpoint_every_steps, stop)
-    trainer = _build_trainer(config, run_dir, bool(valid_clips), [guard, checkpoints])
-    keep_handlers(trainer)
-    try:
-        trainer.fit(module, ckpt_path=last if last.is_file() else None, weights_only=True)
-    except TrainingStopped:
-        print(describe_stop(trainer.global_step), flush=True)
-        return stop.exit_code
+    trainer = build_trainer(config, run_dir, around, None, progress)
+    exit_code = fit(trainer, module, around, last if last.is_file() else None)
+    if exit_code:
+        return TrainingResult(trainer.global_step, None, exit_code)
     with module.averaged_decoder():
         codec.save_pretrained(run_dir / "model")
     print(f"trained to {trainer.global_step} steps: the codec is in {run_dir / 'model'}", flush=True)
-    return 0
+    return TrainingResult(trainer.global_step, run_dir / "model")
 
 
-def _check_resume(codec: BuiltinCodec, last: Path) -> None:
-    """Refuses the checkpoint of another training."""
+def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
+    """Say where the training continues; refuse the checkpoint of another one."""
     checkpoint = read_checkpoint(last, "stage")
     stage = checkpoint["hyper_parameters"]["stage"]
     changed = [] if stage == "codec" else [f"stage {stage} -> codec"]
@@ -324,6 +267,7 @@ def _check_resume(codec: BuiltinCodec, last: Path) -> None:
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set "
             "codec.decoder_dim, codec.decoder_depth and init_from back, or delete the directory"
         )
+    return Progress.of(checkpoint)
 
 
 def _initial_codec(config: TrainConfig) -> BuiltinCodec:
@@ -338,27 +282,4 @@ def _initial_codec(config: TrainConfig) -> BuiltinCodec:
             decoder_depth=settings.decoder_depth,
             mel_corrections=settings.mel_corrections,
         )
-    )
-
-
-def _build_trainer(config: TrainConfig, run_dir: Path, validate: bool, callbacks: list[Any]) -> Trainer:
-    settings = config.trainer
-    return Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
-        precision=resolve_precision(settings),  # type: ignore[arg-type]
-        plugins=[CheckpointFiles(), *cluster_plugins()],
-        max_steps=settings.max_steps,
-        max_epochs=-1,
-        gradient_clip_val=config.optim.gradient_clip,
-        val_check_interval=max(1, settings.validate_every_steps),
-        check_val_every_n_epoch=None,
-        limit_val_batches=None if validate and settings.validate_every_steps else 0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[CodecLog(run_dir, settings.log_every_steps, config.data.batch_size), *callbacks],
-        default_root_dir=run_dir,
     )

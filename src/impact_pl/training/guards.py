@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-from lightning import Callback, Trainer
+from lightning import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.errors import UserError
@@ -159,8 +159,3 @@ class StopSignal:
     def exit_code(self) -> int:
         """128 + the signal's number, as shells count; SIGTERM's where another process got the signal."""
         return 128 + (self.signum or signal.SIGTERM)
-
-
-def keep_handlers(trainer: Trainer) -> None:
-    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock."""
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""What a training measures about itself, and when it writes it down."""
+"""Measure a training and log the measurements: losses, learning rate, gradient norm, speed, memory."""
 
 import itertools
 import logging
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning import Callback, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn import Module
 
 import impact_pl
-from impact_pl.training.sinks import BarSink, CsvSink, LineSink, TensorBoardSink, file_sinks, terminal_sink
-from impact_pl.training.slurm import describe_job
+from impact_pl.training.launch import describe_job
+from impact_pl.training.loggers import logger_versions, tensorboard_writer
 from impact_pl.training.start import say
 
 
@@ -60,13 +61,14 @@ def git_revision(file: Path) -> str:
 MASK_RATIO_EDGES = (0.7, 0.8, 0.9)
 MASK_RATIO_BUCKETS = ("below-0.7", "0.7-0.8", "0.8-0.9", "0.9-1.0")
 NUM_TIMESTEP_BUCKETS = 4
-FIGURES = (
-    "train/lr",
-    "train/gradient_norm",
-    "throughput/clips_per_second",
-    "throughput/seconds_per_step",
-    "throughput/data_wait_share",
-    "memory/peak_gb",
+# TensorBoard sorts groups by name: these names put learning rate and loss on its first screen.
+MEASUREMENTS = (
+    "lr-AdamW",
+    "grad_norm",
+    "usage/clips_per_second",
+    "usage/seconds_per_step",
+    "usage/data_wait_share",
+    "usage/peak_memory_gb",
 )
 
 
@@ -77,24 +79,34 @@ class BucketMeans:
     same means to all digits that are written when they have gone through a checkpoint, as one sum of all ranks.
     """
 
-    def __init__(self, num_timesteps: int, device: torch.device):
-        edges = [num_timesteps * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
-        self.names = bucket_names(num_timesteps)
+    def __init__(self, num_timesteps: int | None, device: torch.device):
+        edges = [(num_timesteps or 0) * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
+        self.names = bucket_names(num_timesteps) if num_timesteps else ["train/loss"]
         self._timestep_edges = torch.tensor(edges[1:-1], device=device)
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self._sums = torch.zeros(2, len(self.names), device=device, dtype=dtype)  # loss sums, counts
 
-    def add(self, loss: Tensor, per_position: Tensor, timesteps: Tensor | None, mask_ratio: float) -> None:
+    def add(
+        self,
+        loss: Tensor,
+        per_position: Tensor | None = None,
+        timesteps: Tensor | None = None,
+        mask_ratio: float | None = None,
+    ) -> None:
         """Args: loss (), per_position (K,) and timesteps (K,), if there are any, of one batch, and its mask ratio."""
-        loss, per_position = loss.to(self._sums), per_position.to(self._sums)
-        self._sums[:, 0] += torch.stack([loss, torch.ones_like(loss)])
-        if timesteps is not None:
+        finite = torch.isfinite(loss).to(self._sums)  # of a step that is left out, see trainer.max_skipped_steps
+        loss = loss.nan_to_num(0.0, 0.0, 0.0).to(self._sums)
+        self._sums[:, 0] += torch.stack([loss * finite, finite])
+        if mask_ratio is None:
+            return
+        if per_position is not None and timesteps is not None:
+            per_position = per_position.nan_to_num(0.0, 0.0, 0.0).to(self._sums)
             bucket = 1 + torch.bucketize(timesteps, self._timestep_edges, right=True)
             self._sums[0].index_add_(0, bucket, per_position)
-            self._sums[1].index_add_(0, bucket, torch.ones_like(per_position))
+            self._sums[1].index_add_(0, bucket, finite.expand(len(per_position)))
         ratio_bucket = 1 + NUM_TIMESTEP_BUCKETS + sum(mask_ratio >= edge for edge in MASK_RATIO_EDGES)
         self._sums[0, ratio_bucket] += loss
-        self._sums[1, ratio_bucket] += 1
+        self._sums[1, ratio_bucket] += finite
 
     def pop(self, trainer: Trainer) -> dict[str, float]:
         """Means over all ranks (empty buckets left out); starts again at zero."""
@@ -112,44 +124,56 @@ class BucketMeans:
 
 def bucket_names(num_timesteps: int) -> list[str]:
     edges = [num_timesteps * i // NUM_TIMESTEP_BUCKETS for i in range(NUM_TIMESTEP_BUCKETS + 1)]
-    by_timestep = [f"loss_by_timestep/{low}-{high - 1}" for low, high in itertools.pairwise(edges)]
-    return ["train/loss", *by_timestep, *(f"loss_by_mask_ratio/{name}" for name in MASK_RATIO_BUCKETS)]
+    by_timestep = [f"train_by_timestep/{low}-{high - 1}" for low, high in itertools.pairwise(edges)]
+    return ["train/loss", *by_timestep, *(f"train_by_mask_ratio/{name}" for name in MASK_RATIO_BUCKETS)]
+
+
+def metric_names(num_timesteps: int | None) -> list[str]:
+    """Columns of metrics.csv in their order; without diffusion times (the codec) there are no buckets."""
+    losses = bucket_names(num_timesteps) if num_timesteps else ["train/loss"]
+    return [*losses, *MEASUREMENTS, "valid/loss"]
 
 
 class TrainingLog(Callback):
-    """Writes losses, learning rate, gradient norm and throughput every ``every`` steps, and the validation loss.
+    """Log the mean loss since the last row, and what else was measured, every ``every`` steps, to all loggers.
+
+    Not by ``self.log``: a row's means span the steps since the last one, over all ranks and over an interruption, and
+    a row is written before the checkpoint of its step. The validation loss is logged by the module.
 
     It stands first among the callbacks; time spent in the others, in validation and in checkpoints is not counted as
     training.
 
     Args:
-        run_dir: gets metrics.csv and TensorBoard's events.
         every: optimizer steps between two rows.
-        num_timesteps: of the diffusion, for the buckets.
+        num_timesteps: of the diffusion, for the buckets; None where there are none.
         clips_per_step: global batch.
+        config: the training's, as plain dicts, for loggers that show it.
     """
 
-    def __init__(self, run_dir: Path, every: int, num_timesteps: int, clips_per_step: int):
-        self.run_dir, self.every = run_dir, max(1, every)
-        self.num_timesteps, self.clips_per_step = num_timesteps, clips_per_step
-        self.tensorboard: TensorBoardSink | None = None  # on rank zero
-        self._sinks: list[CsvSink | TensorBoardSink | LineSink | BarSink] = []
-        self._terminal: LineSink | BarSink | None = None
+    def __init__(self, every: int, num_timesteps: int | None, clips_per_step: int, config: dict[str, Any]):
+        self.every, self.num_timesteps, self.clips_per_step = max(1, every), num_timesteps, clips_per_step
+        self.config = config
         self._seconds = self._waited = 0.0
         self._steps = 0
         self._resumed_sums: Tensor | None = None
+        self._row: dict[str, float] = {}  # the last one, and its step
+        self._row_step = -1
         self._validation_owed = False
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._means = BucketMeans(self.num_timesteps, pl_module.device)
         self._logged_step = trainer.global_step
-        if trainer.is_global_zero:
-            if self._resumed_sums is not None:
-                self._means.start_from(self._resumed_sums)
-            columns = [*self._means.names, *FIGURES, "valid/loss"]
-            metrics, self.tensorboard = file_sinks(self.run_dir, columns, trainer.global_step, self._validation_owed)
-            self._terminal = terminal_sink(trainer.max_steps, trainer.global_step)
-            self._sinks = [metrics, self.tensorboard, self._terminal]
+        if trainer.is_global_zero and self._resumed_sums is not None:
+            self._means.start_from(self._resumed_sums)
+        if trainer.global_step == 0:  # MLflow refuses to change what it has
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.config)
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            text = yaml.safe_dump(self.config, sort_keys=False).replace("\n", "\n    ")
+            writer.add_text("config", f"    {text}", trainer.global_step)  # indented: a code block in Markdown
+        if self._validation_owed and self._row_step == trainer.global_step:
+            self._write(trainer, self._row)  # dropped with its step's validation, see build_loggers
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._started = time.perf_counter()
@@ -158,38 +182,30 @@ class TrainingLog(Callback):
         self._seconds += waited
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._means.add(outputs["mean_loss"], outputs["per_position"], outputs["timesteps"], outputs["mask_ratio"])
+        self._means.add(**pl_module.last_losses)
         self._seconds += time.perf_counter() - self._started
         if trainer.global_step == self._logged_step:
             return  # in the middle of an accumulation
         self._logged_step = trainer.global_step
         self._steps += 1
-        if self._terminal is not None:
-            self._terminal.advance(trainer.global_step)
         if trainer.global_step % self.every == 0 or trainer.global_step == trainer.max_steps:
-            self._write(trainer, self._means.pop(trainer) | self._figures(trainer, pl_module))
-
-    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
-        if pl_module.valid_loss is not None:
-            self._write(trainer, {"valid/loss": pl_module.valid_loss})
+            self._write(trainer, self._means.pop(trainer) | self._measure(trainer, pl_module))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Nothing that came before a checkpoint may be lost by a kill after it; steps since the last row go with it."""
+        """Nothing logged before a checkpoint may be lost by a kill after it; steps since the last row go with it."""
         checkpoint["loss_sums"] = self._means.over_ranks(trainer).cpu()
-        if self.tensorboard is not None:
-            self.tensorboard.writer.flush()
+        checkpoint["last_row"] = {"step": self._row_step, "values": self._row}
+        checkpoint["logger_versions"] = logger_versions(trainer)
+        writer = tensorboard_writer(trainer)
+        if writer is not None:
+            writer.flush()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        self._resumed_sums = checkpoint.get("loss_sums")
+        self._resumed_sums = checkpoint["loss_sums"]
+        self._row_step, self._row = checkpoint["last_row"]["step"], checkpoint["last_row"]["values"]
         self._validation_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._close()
-
-    def _figures(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
+    def _measure(self, trainer: Trainer, pl_module: Any) -> dict[str, float]:
         seconds = max(self._seconds, 1e-9)
         values = (
             pl_module.last_lr,
@@ -201,16 +217,12 @@ class TrainingLog(Callback):
         )
         self._seconds = self._waited = 0.0
         self._steps = 0
-        return dict(zip(FIGURES, values, strict=True))
+        return dict(zip(MEASUREMENTS, values, strict=True))
 
     def _write(self, trainer: Trainer, values: dict[str, float]) -> None:
-        for sink in self._sinks:
-            sink.write(trainer.global_step, values)
-
-    def _close(self) -> None:
-        for sink in self._sinks:
-            sink.close()
-        self._sinks = []
+        self._row, self._row_step = values, trainer.global_step
+        for logger in trainer.loggers:
+            logger.log_metrics(values, trainer.global_step)
 
 
 def peak_memory(device: torch.device) -> Tensor:
@@ -223,9 +235,17 @@ def peak_memory(device: torch.device) -> Tensor:
 
 
 def quiet_lightning() -> None:
-    """Lightning's tips and notices: those about the choices made here are not news."""
+    """Silence Lightning's tips, and its notices about choices that are made here on purpose; keep its model summary."""
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    choices = ("not have many workers", "dataloader is not", "in eval mode", "isinstance.treespec", "srun")
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
+    choices = (
+        "supported by the model summary",
+        "not have many workers",
+        "dataloader is not",
+        "in eval mode",
+        "isinstance.treespec",
+        "srun",
+    )
     for text in (*choices, "across ranks is zero"):  # the last: no clips to validate on
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")

@@ -1,6 +1,7 @@
 """The stages as LightningModules (S1 Sec. 3.1): without text, then with it; and what may follow, a one-step head."""
 
 import dataclasses
+import logging
 import math
 import time
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor
+from typing_extensions import Self
 
 from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
@@ -18,7 +20,10 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.checkpoint import rewind_loops, start_from
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
+from impact_pl.training.specs import build_spec
 from impact_pl.training.strategies import clipping, prepare
+
+logger = logging.getLogger(__name__)
 
 NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
 
@@ -46,11 +51,22 @@ class ImpactTraining(LightningModule):
         self.model = Impact(spec)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
         self.gradient_norm = self.last_lr = math.nan
-        self.valid_loss: float | None = None
+        self.last_losses: dict[str, Any] = {}  # of the last micro-batch: loss, per_position, timesteps, mask_ratio
         self.batch_done_at = time.perf_counter()
+        self.skipped_steps = 0
         self._step = -1  # the optimizer step that is being accumulated
         self._losses: list[tuple[Tensor, list[str]]] = []  # of its micro-batches: loss, keys
         self._is_prepared = False
+
+    @classmethod
+    def from_data(cls, data: LatentDataModule, config: TrainConfig | None = None) -> Self:
+        """Build a module with random weights that fits ``data``, for a Trainer of your own.
+
+        ``config`` says the rest: model, optim, decoding. Its trainer and run directory are not looked at, except
+        ``trainer.compile``, ``trainer.activation_checkpointing`` and ``trainer.strategy`` (deepspeed clips by itself).
+        """
+        config = dataclasses.replace(config or TrainConfig(), stage=cls.stage, data=data.config, seed=data.seed)
+        return cls(build_spec(config, data.index, cls.has_text), config)
 
     def condition(self, batch: dict) -> Any:
         """TextFeatures of a batch, or None where the stage has no text."""
@@ -73,7 +89,7 @@ class ImpactTraining(LightningModule):
             mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
             prepare(self.model, self.ema.model, self.config.trainer, mesh)
 
-    def training_step(self, batch: dict, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         slot = self._next_micro_batch() * self.trainer.world_size + self.trainer.global_rank
         seed, step = self.config.seed, self.global_step
         torch.manual_seed(derive_seed(seed, step, slot, DROPOUT))
@@ -83,13 +99,14 @@ class ImpactTraining(LightningModule):
             latents = shift_in_time(latents, generator)
         result = self.loss(self.model, latents, self.condition(batch), generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
-        return {
-            "loss": result.loss,  # Lightning divides this one by the number of micro-batches
-            "mean_loss": result.loss.detach(),
+        self.last_losses = {
+            "loss": result.loss.detach(),
             "per_position": result.per_position.detach(),
             "timesteps": result.timesteps,
             "mask_ratio": result.mask_ratio,
         }
+        self.log("train/loss", self.last_losses["loss"], prog_bar=True, batch_size=len(batch["keys"]))
+        return result.loss
 
     def _next_micro_batch(self) -> int:
         """Index of this batch within its optimizer step."""
@@ -128,11 +145,12 @@ class ImpactTraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         total, clips = self.trainer.strategy.reduce(self._valid_sums, reduce_op="sum").tolist()
-        self.valid_loss = total / clips if clips else None
+        if clips:  # "step" is where loggers put it
+            self.log_dict({"valid/loss": total / clips, "step": float(self.global_step)})
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.model, self.config.optim)
-        schedule = build_schedule(optimizer, self.config.optim, self.config.trainer.max_steps)
+        schedule = build_schedule(optimizer, self.config.optim, self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -151,8 +169,29 @@ class ImpactTraining(LightningModule):
         clip = clipping(self.config.trainer)
         self.gradient_norm = clip(self.model, optimizer, gradient_clip_val)
         if not math.isfinite(self.gradient_norm):
-            raise UserError(self._explain_non_finite())
+            self._skip_or_stop(optimizer)
         self.last_lr = optimizer.param_groups[0]["lr"]
+        self.log("grad_norm", self.gradient_norm)
+
+    def _skip_or_stop(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave this step's gradients out; they are none for AdamW, which then changes nothing.
+
+        Raises:
+            UserError: ``trainer.max_skipped_steps`` have been left out already.
+        """
+        allowed = self.config.trainer.max_skipped_steps
+        if self.skipped_steps >= allowed:
+            raise UserError(self._explain_non_finite())
+        self.skipped_steps += 1
+        optimizer.zero_grad(set_to_none=True)
+        logger.warning(
+            "step %d left out (%d of %d): gradient norm %s",
+            self.global_step,
+            self.skipped_steps,
+            allowed,
+            self.gradient_norm,
+        )
+        self.log("skipped_steps", float(self.skipped_steps))
 
     def _explain_non_finite(self) -> str:
         bad = [(float(loss), keys) for loss, keys in self._losses if not torch.isfinite(loss)]
@@ -164,7 +203,8 @@ class ImpactTraining(LightningModule):
         return (
             f"training stopped at step {self.global_step}: {what}. The last checkpoint is from before and is kept. "
             "Listen to these clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now "
-            f"{self.config.optim.lr}) or a lower optim.gradient_clip (now {self.config.optim.gradient_clip})"
+            f"{self.config.optim.lr}) or a lower optim.gradient_clip (now {self.config.optim.gradient_clip}); "
+            "trainer.max_skipped_steps=N leaves out up to N such steps"
         )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -182,9 +222,13 @@ class ImpactTraining(LightningModule):
     def on_validation_end(self) -> None:
         self.batch_done_at = time.perf_counter()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self.skipped_steps
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.skipped_steps = checkpoint["skipped_steps"]
         rewind_loops(checkpoint, self.trainer)
-        set_hyperparameters(checkpoint, self.config.optim, self.config.trainer.max_steps)
+        set_hyperparameters(checkpoint, self.config.optim, self.trainer.max_steps)
 
 
 def shift_in_time(latents: Tensor, generator: torch.Generator) -> Tensor:

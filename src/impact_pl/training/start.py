@@ -1,6 +1,6 @@
 """What a training starts from: random weights, another model's, or its own last checkpoint."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,18 @@ import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
-from impact_pl.config import TrainConfig
+from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.data.cache import ShardCache
+from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.remote import join
-from impact_pl.data.shards import LatentDataset, ShardIndex
+from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
 from impact_pl.models.heads import head_class
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec, find_model
 from impact_pl.training.checkpoint import (
+    SHAPE_FIELDS,
     differences,
     inherit_statistics,
     load_averaged,
@@ -31,6 +33,7 @@ STAGES: dict[str, type[ImpactTraining]] = {
     module.stage: module for module in (UnconditionalPretraining, TextConditionalTraining, Distillation)
 }
 MAR = "mar:"
+BUILTIN = "builtin"
 LEARNED_DECODING = ("temperature", "min_alpha_bar", "guidance_scale")  # by stage distill
 
 
@@ -39,62 +42,34 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def build_spec(config: TrainConfig, index: ShardIndex) -> ImpactSpec:
-    """The model that this configuration means for these shards."""
-    try:
-        channels, frames, width = index.latents["shape"]
-        mean, std = list(index.latents["mean"]), float(index.latents["std"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _bad_index(config, f"no usable latents.shape, mean and std ({error})") from error
-    if len(mean) != channels or not std > 0:
-        raise _bad_index(config, f"{len(mean)} means for {channels} channels, std {std}")
-    text: dict[str, Any] | None = None
-    if STAGES[config.stage].has_text:
-        if index.text_encoder is None:
-            raise UserError(
-                f"stage {config.stage} needs captions, but the shards in {config.data.path} have no features: "
-                "precompute them from a manifest with captions, name a data.text_encoder=... to encode captions "
-                "while training, or train experiment=pretrain on them"
-            )
-        text = dict(index.text_encoder)
-    decoding = asdict(config.decoding)
-    for name in ("engine", "precision"):  # how samples are computed, not what is sampled
-        del decoding[name]
-    return ImpactSpec(
-        model=config.model,
-        latent_channels=channels,
-        latent_width=width,
-        latent_mean=mean,
-        latent_std=std,
-        text_features={} if text is None else _text_features(config, text["features"]),
-        codec=dict(index.codec),
-        text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
-        num_frames=frames,
-        decoding=decoding,
-    )
+@dataclass
+class Progress:
+    """Where a training continues."""
+
+    step: int = 0
+    kept_steps: int = 0  # steps whose logged metrics stay; one less where a step's validation is made again
+    logger_versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any]) -> "Progress":
+        step = checkpoint["global_step"]
+        is_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
+        return cls(step, step - is_owed, checkpoint["logger_versions"])
 
 
-def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
-    chosen = config.data.text_features
-    unknown = [name for name in chosen if name not in features]
-    if unknown:
-        raise UserError(
-            f"data.text_features={chosen}: the shards in {config.data.path} have {', '.join(features)}, not "
-            f"{', '.join(unknown)}; choose among these, or precompute with a text_encoder that makes it"
-        )
-    return {name: (shape[0], shape[1]) for name, shape in features.items() if not chosen or name in chosen}
+def check_resume(
+    config: TrainConfig, spec: ImpactSpec, last: Path, data: LatentDataModule
+) -> tuple[ImpactSpec, Progress]:
+    """Return the spec to resume with (it has the checkpoint's statistics), and from where.
 
-
-def _bad_index(config: TrainConfig, what: str) -> UserError:
-    return UserError(f"{join(config.data.path, 'train/index.json')}: {what}; precompute again")
-
-
-def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[ImpactSpec, int]:
-    """The spec to resume with (the checkpoint's statistics) and its step; refuses another training's checkpoint."""
+    Raises:
+        UserError: the checkpoint is of another training, or of other data.
+    """
     checkpoint = open_checkpoint(last).content
     stored = checkpoint["hyper_parameters"]
     old = spec_from_plain(stored["spec"])
+    if config.init_from == BUILTIN:
+        spec = _as_builtin(spec, old)
     changed = differences(old, spec, text=True)
     if stored["stage"] != config.stage:
         changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
@@ -106,7 +81,8 @@ def check_resume(config: TrainConfig, spec: ImpactSpec, last: Path) -> tuple[Imp
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set these "
             "back, or delete the directory"
         )
-    return inherit_statistics(old, spec), checkpoint["global_step"]
+    data.check_state(checkpoint["LatentDataModule"])
+    return inherit_statistics(old, spec), Progress.of(checkpoint)
 
 
 def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None = None) -> ImpactTraining:
@@ -163,15 +139,37 @@ def _fit_head(config: TrainConfig, model: Impact, cache: ShardCache | None) -> N
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:
     learned = source.spec
+    if config.init_from == BUILTIN:
+        spec = _as_builtin(spec, learned)
     if head_class(spec.model.head).teacher == learned.model.head:
         learned = replace(learned, model=replace(learned.model, head=spec.model.head))
     changed = differences(learned, spec, text=bool(source.spec.text_features))
     if changed:
         raise UserError(
             f"init_from={config.init_from} does not fit this training: {'; '.join(changed)}. Use the model=... and "
-            "model.KEY=... it was trained with and shards of the same codec, or pre-train anew"
+            f"model.KEY=... it was trained with{_overrides(learned, spec)} and shards of the same codec, or pre-train "
+            "again"
         )
     module = STAGES[config.stage](inherit_statistics(source.spec, spec), config)
     new = module.start_from(source)
     say(f"weights from {config.init_from} (EMA)" + (f"; new: {', '.join(new)}" if new else ""))
     return module
+
+
+def _as_builtin(spec: ImpactSpec, builtin: ImpactSpec) -> ImpactSpec:
+    """Take the shipped model's shape, and of its decoding what the configuration leaves at its default; say so."""
+    shape = {name: getattr(builtin.model, name) for name in SHAPE_FIELDS if name != "head"}
+    changed = [f"{name}={value}" for name, value in shape.items() if getattr(spec.model, name) != value]
+    if changed:
+        say(f"the model has the shape of init_from=builtin: {' '.join(changed)}")
+    default = asdict(DecodingConfig())
+    kept = {name: value for name, value in spec.decoding.items() if value != default[name]}
+    model = replace(spec.model, **shape, text_padding=builtin.model.text_padding)
+    return replace(spec, model=model, decoding=builtin.decoding | kept)
+
+
+def _overrides(learned: ImpactSpec, spec: ImpactSpec) -> str:
+    """What to write so that the model has the shape of the one that it starts from."""
+    pairs = {name: getattr(learned.model, name) for name in SHAPE_FIELDS}
+    changed = [f"model.{name}={value}" for name, value in pairs.items() if getattr(spec.model, name) != value]
+    return f" ({' '.join(changed)})" if changed else ""

@@ -1,0 +1,102 @@
+"""How a training's processes were started: by Lightning, torchrun or SLURM; one check for all of them.
+
+Requeueing is the job script's (slurm/job.sh): it sees from the exit code that a warning signal stopped the training.
+"""
+
+import os
+from typing import Any
+
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+from impact_pl.config import TrainerConfig
+from impact_pl.errors import UserError
+
+
+def cluster_plugins() -> list[Any]:
+    """SLURM's environment inside a job step, without Lightning's own requeueing.
+
+    Note:
+        That one saves from inside the signal handler: ranks that are signalled apart wait for each other forever, and
+        DataLoader workers overwrite the checkpoint (lightning issue 21406).
+    """
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+
+LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training whose Lightning started this process
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+
+
+def check_processes(config: TrainerConfig) -> None:
+    """Check that there is one process for every rank, whatever started them.
+
+    With too many, each would be a whole training in one run directory; with too few, they would wait for each other.
+
+    Raises:
+        UserError: there is not, or variables in the environment contradict the configuration.
+    """
+    if is_launched_by_lightning():
+        return
+    ranks = config.devices * config.num_nodes
+    if SLURMEnvironment.detect() or "SLURM_STEP_ID" in os.environ:
+        _check_slurm(config, ranks)
+        return
+    found = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+    if not found or found.get("WORLD_SIZE") == str(ranks):
+        return
+    if TorchElasticEnvironment.detect():
+        raise UserError(
+            f"torchrun started {found.get('WORLD_SIZE')} process(es), but {_product(config)}: one process per device, "
+            "with trainer=ddp (or fsdp2, deepspeed), trainer.devices= the processes of a node and trainer.num_nodes="
+        )
+    said = " ".join(f"{name}={value}" for name, value in found.items())
+    raise UserError(
+        f"the environment has {said}, but {_product(config)}: unset {' '.join(found)} if they are left over, or start "
+        "the processes with torchrun, with srun, or by trainer=ddp trainer.devices=N alone"
+    )
+
+
+def _product(config: TrainerConfig) -> str:
+    ranks = config.devices * config.num_nodes
+    return f"trainer.devices={config.devices} on trainer.num_nodes={config.num_nodes} are {ranks} rank(s)"
+
+
+def _check_slurm(config: TrainerConfig, ranks: int) -> None:
+    if not SLURMEnvironment.detect():  # a shell for people, where Lightning starts its ranks by itself
+        if os.environ["SLURM_PROCID"] != "0":
+            raise UserError(
+                f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
+                "srun --job-name=train makes one of them all"
+            )
+        return
+    tasks = int(os.environ["SLURM_NTASKS"])
+    if tasks != ranks:
+        raise UserError(
+            f"SLURM started {tasks} task(s), but {_product(config)}: one task a device (srun --ntasks={ranks}), or set "
+            "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes"
+        )
+    if ranks > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"this job has {tasks} tasks, but a batch script itself is only one process: write srun before the command"
+        )
+
+
+def is_launched_by_lightning() -> bool:
+    """Whether Lightning started this process for a rank of the training that is its parent."""
+    return os.environ.get(LAUNCHED) == str(os.getppid())
+
+
+def mark_launched() -> None:
+    """Let the processes that Lightning starts from here know it."""
+    os.environ[LAUNCHED] = str(os.getpid())
+
+
+def describe_job() -> str:
+    """Job, restart count and nodes; empty outside a job."""
+    if not SLURMEnvironment.detect():
+        return ""
+    environment = os.environ
+    job = environment.get("SLURM_JOB_ID", "unknown")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    return f"SLURM job {job}, restart {restarts}, on {environment.get('SLURM_JOB_NODELIST', 'unknown nodes')}"

@@ -1,0 +1,34 @@
+"""The parts of Lightning used here that it does not promise to keep, all in one place; checked with lightning 2.6.6.
+
+Where a public way exists, it is used instead. ``tests/training/test_lightning_internals.py`` fails, and names the part,
+when a new Lightning lacks one.
+"""
+
+from lightning import Trainer
+
+CHECKED_WITH = "2.6.6"
+PRIVATE = {  # module:attribute -> what it is used for
+    "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers": (
+        "replaced by keep_handlers"
+    ),
+    "lightning.pytorch.plugins.precision.deepspeed:DeepSpeedPrecision.backward": "deepspeed.EnginePrecision",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_config": "overridden by deepspeed.ZeroStrategy",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_batch_size_and_grad_accum_config": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._init_deepspeed_distributed": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._setup_model_and_optimizer": "overridden there",
+}
+LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind_loops
+    "epoch_progress",
+    "epoch_loop.state_dict",
+    "epoch_loop.batch_progress",
+    "epoch_loop.scheduler_progress",
+    "epoch_loop.automatic_optimization.optim_progress",
+)
+
+
+def keep_handlers(trainer: Trainer) -> None:
+    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock.
+
+    No argument of Trainer switches it off.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -1,0 +1,138 @@
+"""Lightning's Trainer with this project's callbacks, loggers and checkpoints, for every stage and the codec."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+
+from impact_pl.config import TrainConfig
+from impact_pl.errors import UserError
+from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
+from impact_pl.training.checkpoint_files import CheckpointFiles
+from impact_pl.training.guards import StallGuard, StopSignal
+from impact_pl.training.launch import is_launched_by_lightning, mark_launched
+from impact_pl.training.lightning_internals import keep_handlers
+from impact_pl.training.log import TrainingLog, metric_names
+from impact_pl.training.loggers import LineLogger, build_loggers, is_terminal
+from impact_pl.training.start import Progress, say
+from impact_pl.training.strategies import build_strategy, resolve_precision
+
+
+@dataclass
+class Surroundings:
+    """What a training is given besides its configuration."""
+
+    stop: StopSignal
+    guard: StallGuard
+    plugins: list[Any]  # Lightning's, of the cluster
+    callbacks: list[Callback]
+    loggers: Sequence[Logger] | None  # instead of the configured ones
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended."""
+
+    step: int  # optimizer steps so far
+    model: Path | None  # folder of the finished model (stage codec: of the codec); None while steps are left
+    exit_code: int = 0  # 130, 138 or 143: SIGINT, SIGUSR1 or SIGTERM stopped it, and the same call continues
+
+
+def build_trainer(
+    config: TrainConfig, run_dir: Path, around: Surroundings, num_timesteps: int | None, progress: Progress
+) -> Trainer:
+    """Build the Trainer of a run.
+
+    Args:
+        config: the whole configuration.
+        run_dir: where everything is written.
+        around: guards, plugins, and the caller's own callbacks and loggers.
+        num_timesteps: of the diffusion; None for the codec, which has none and generates no samples.
+        progress: where it continues.
+    """
+    settings = config.trainer
+    batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
+    names = metric_names(num_timesteps)
+    loggers = around.loggers
+    if loggers is None:
+        loggers = build_loggers(config.logger or {}, run_dir, names, progress.kept_steps, progress.logger_versions)
+    callbacks: list[Any] = [
+        TrainingLog(settings.log_every_steps, num_timesteps, batch, dataclasses.asdict(config)),
+        *([TQDMProgressBar(refresh_rate=10)] if is_terminal() else []),
+        around.guard,
+        *_samples(config, loggers, num_timesteps),
+        *around.callbacks,
+        Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, around.stop),
+    ]
+    trainer = Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=build_strategy(settings),
+        precision=resolve_precision(settings),  # type: ignore[arg-type]
+        plugins=[CheckpointFiles(), *around.plugins],
+        max_steps=settings.max_steps,
+        max_epochs=-1,  # steps count; the whole training is one epoch
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=config.optim.gradient_clip,
+        val_check_interval=max(1, settings.validate_every_steps) * settings.accumulate_grad_batches,
+        check_val_every_n_epoch=None,  # validation counts steps, too
+        limit_val_batches=None if settings.validate_every_steps else 0,
+        num_sanity_val_steps=0,  # a resumed run would log and count what an uninterrupted one does not
+        inference_mode=False,  # weights that FSDP2 gathered in inference mode could not be gathered again outside
+        use_distributed_sampler=False,  # data/order.py shares the samples out, the same on any number of processes
+        log_every_n_steps=0,  # TrainingLog writes the rows: means since the last row, exact over an interruption
+        logger=[*loggers, *([] if is_terminal() else [LineLogger(settings.max_steps)])],
+        enable_checkpointing=False,  # Checkpoints saves: whole or absent, after all that its step logs
+        enable_progress_bar=is_terminal(),  # a log gets LineLogger's lines
+        callbacks=callbacks,
+        default_root_dir=run_dir,
+    )
+    keep_handlers(trainer)
+    return trainer
+
+
+def _samples(config: TrainConfig, loggers: Sequence[Logger], num_timesteps: int | None) -> list[Callback]:
+    every = config.trainer.sample_every_steps
+    if not every or num_timesteps is None:
+        return []
+    if not any(isinstance(logger, TensorBoardLogger) for logger in loggers):
+        say("no audio samples: they are written by logger=tensorboard")
+        return []
+    return [AudioSamples(every, config.decoding)]
+
+
+def fit(
+    trainer: Trainer,
+    module: LightningModule,
+    around: Surroundings,
+    last: Path | None,
+    data: LightningDataModule | None = None,
+) -> int:
+    """Run ``trainer.fit``; returns the exit code of this process: 0, or that of the signal that stopped the training.
+
+    Every rank has that code, except processes that Lightning itself started: those end with 0, or Lightning would
+    kill rank zero for it.
+    """
+    is_child = is_launched_by_lightning()
+    mark_launched()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+    except TrainingStopped:
+        say(describe_stop(trainer.global_step))
+        return 0 if is_child else around.stop.exit_code
+    except UserError as error:
+        raise UserError(_without_worker_traceback(str(error))) from error
+    return 0
+
+
+def _without_worker_traceback(message: str) -> str:
+    """Cut the traceback that a DataLoader worker puts before its dataset's message."""
+    if " DataLoader worker process " not in message:
+        return message
+    return message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2]

@@ -25,7 +25,7 @@ def test_commands_are_listed_and_not_run(data, tmp_path, run, capsys):
     arguments = ["--size", "smoke", "--data", data, "--out", tmp_path / "out", "--list"]
     assert run(main, *arguments, "--only", "head_mse", "--seed", "1") == 0
     listed = capsys.readouterr().out
-    assert "seed1/head_mse/text (train)" in listed
+    assert "seed1/head_mse/text (text)" in listed
     assert "python -m impact_pl.cli.train experiment=head_mse" in listed
     assert "seed0" not in listed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.jsonl", "clips.jsonl"]
@@ -57,7 +57,7 @@ def test_mistakes_end_with_a_message(data, tmp_path, run, capsys, monkeypatch, a
 
 def test_what_failed_is_not_published(data, tmp_path, run, capsys, monkeypatch):
     """The page among the results says how far it came; the one that is published stays."""
-    monkeypatch.setattr("lab.ablation.run.run_units", lambda *given: "seed1/full/text failed")
+    monkeypatch.setattr("lab.ablation.run.run_tasks", lambda *given: "seed1/full/text failed")
     monkeypatch.setattr("lab.ablation.run.read_result", lambda *given: {"code": "1", "figures": None})
     monkeypatch.setattr("impact_pl.data.index.ShardIndex.load", lambda folder: SimpleNamespace(num_samples=1))
     monkeypatch.setattr("lab.ablation.results.read_result", lambda *given: None)
@@ -70,7 +70,7 @@ def test_what_failed_is_not_published(data, tmp_path, run, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_whole_way(data, tmp_path, run, capsys):
-    """All units of the smallest size; the same command finds them finished; one row made elsewhere is the same."""
+    """All tasks of the smallest size; the same command finds them finished; one row made elsewhere is the same."""
     pytest.importorskip("onnxruntime")
     known = ["--size", "smoke", "--data", data]
     assert run(main, *known, "--out", tmp_path / "out", "--publish", tmp_path / "docs") == 0

@@ -17,8 +17,8 @@ from impact_pl.models.impact import Impact
 from impact_pl.models.spec import find_model
 from lab.ablation import speed
 from lab.ablation.clips import choose_clips, write_clips
-from lab.ablation.plan import SETTINGS, SIZES, Row, decoding_config, load_plan, make_plan, rows_without
-from lab.ablation.units import Places, Unit, plan_units, select
+from lab.ablation.plan import SETTINGS, SIZES, ModelPlan, decoding_config, load_plan, make_plan, rows_without
+from lab.ablation.tasks import Places, Task, plan_tasks, select
 from lab.ablation.verdicts import load_claims
 
 SMALL = {
@@ -54,8 +54,8 @@ def places(tmp_path):
     return Places(tmp_path / "m.jsonl", tmp_path / "captions.jsonl", tmp_path / "out")
 
 
-def commands(units: list[Unit]) -> list[tuple[str, list[str]]]:
-    return [(module, list(arguments)) for unit in units for module, *arguments in unit.commands]
+def commands(tasks: list[Task]) -> list[tuple[str, list[str]]]:
+    return [(module, list(arguments)) for task in tasks for module, *arguments in task.commands]
 
 
 ELSEWHERE = {"device": "cuda", "text_encoder": "laion_clap:a.pt+t5:flan"}
@@ -66,7 +66,7 @@ ELSEWHERE = {"device": "cuda", "text_encoder": "laion_clap:a.pt+t5:flan"}
     [*((size, {}) for size in SIZES if size != "distilled"), ("full", ELSEWHERE), ("distilled", {"model": "builtin"})],
 )
 def test_every_command_of_every_size_parses(size, changes, places):
-    for module, arguments in commands(plan_units(load_plan(size, **changes), places)):
+    for module, arguments in commands(plan_tasks(load_plan(size, **changes), places)):
         if module.endswith("train"):
             config = compose("train", TrainConfig, arguments)
             assert config.trainer.max_steps > 0
@@ -93,11 +93,11 @@ def test_names_of_settings_say_what_differs():
 
 
 def test_equal_budgets_and_shared_stages(places):
-    units = {unit.name: unit for unit in plan_units(make_plan(small(), "here"), places)}
+    tasks = {task.name: task for task in plan_tasks(make_plan(small(), "here"), places)}
     steps = {
-        name: next(each for each in unit.commands[0] if each.startswith("trainer.max_steps="))
-        for name, unit in units.items()
-        if unit.kind == "train" and unit.seed == 1
+        name: next(each for each in task.commands[0] if each.startswith("trainer.max_steps="))
+        for name, task in tasks.items()
+        if task.phase in ("pretrain", "text") and task.seed == 1
     }
     assert steps == {
         "seed1/full/pretrain": "trainer.max_steps=10",
@@ -107,14 +107,14 @@ def test_equal_budgets_and_shared_stages(places):
         "seed1/less/text": "trainer.max_steps=20",
         "seed1/without_minilm/text": "trainer.max_steps=20",
     }
-    assert units["seed1/full/pretrain"] in units["seed1/shared/text"].needs
-    assert f"init_from={places.out}/seed1/full/pretrain" in units["seed1/without_minilm/text"].commands[0]
-    assert "init_from=" in units["seed1/more_text/text"].commands[0]
+    assert tasks["seed1/full/pretrain"] in tasks["seed1/shared/text"].needs
+    assert f"init_from={places.out}/seed1/full/pretrain" in tasks["seed1/without_minilm/text"].commands[0]
+    assert "init_from=" in tasks["seed1/more_text/text"].commands[0]
 
 
 def test_one_row_of_one_seed_brings_what_it_needs(places):
-    units = plan_units(make_plan(small(), "here"), places)
-    assert [unit.name for unit in select(units, "shared", 1)] == [
+    tasks = plan_tasks(make_plan(small(), "here"), places)
+    assert [task.name for task in select(tasks, "shared", 1)] == [
         "latents",
         "reference",
         "seed1/full/pretrain",
@@ -123,12 +123,12 @@ def test_one_row_of_one_seed_brings_what_it_needs(places):
         "seed1/shared/figures",
     ]
     with pytest.raises(ValueError, match=r"no row 'head_mse' of seed 1; rows are full, shared.* seeds 0 to 1"):
-        select(units, "head_mse", 1)
+        select(tasks, "head_mse", 1)
 
 
 def test_a_setting_is_told_from_others_in_one_evaluation(places):
-    units = {unit.name: unit for unit in plan_units(make_plan(small(), "here"), places)}
-    figures = units["seed0/settings/figures"]
+    tasks = {task.name: task for task in plan_tasks(make_plan(small(), "here"), places)}
+    figures = tasks["seed0/settings/figures"]
     assert figures.subjects == {
         "generated": "full/num_iterations=4,guidance_scale=1.0",
         "num_iterations 4": "full/num_iterations=4",
@@ -142,10 +142,10 @@ def test_a_setting_is_told_from_others_in_one_evaluation(places):
 
 
 def test_without_each_text_encoder():
-    (alone,) = rows_without("minilm", Row(experiment="mine")).values()
+    (alone,) = rows_without("minilm", ModelPlan(experiment="mine")).values()
     assert (alone.experiment, alone.pretrain, alone.text) == ("mine", "full", ["data.caption_dropout=1.0"])
     assert alone.decoding["guidance_scale"] == 0
-    both = rows_without("laion_clap:a.pt+t5:flan", Row(text=["a=1"]))
+    both = rows_without("laion_clap:a.pt+t5:flan", ModelPlan(text=["a=1"]))
     assert {name: row.text for name, row in both.items()} == {
         "without_laion_clap": ["a=1", "data.text_features=[t5]"],
         "without_t5": ["a=1", "data.text_features=[clap]"],
@@ -159,11 +159,11 @@ def test_without_each_text_encoder():
         ({"seeds": 0}, "here: seeds = 0: choose 1 or more"),
         ({"rows": {"head_mse": {}}}, "here: rows need 'full'"),
         ({"rows": {"full": {"head": "mse"}}}, "here: rows.full: unknown key 'head'"),
-        ({"rows": {"full": {}, "a": {"pretrain": "b"}}}, "rows.a.pretrain = 'b': choose of own, none, skipped, full"),
+        ({"rows": {"full": {}, "a": {"pretrain": "b"}}}, "rows.a.pretrain = 'b': choose from own, none, skipped, full"),
         ({"rows": {"full": {}, "a": {"pretrain": "skipped"}, "b": {"pretrain": "a"}}}, "'a', which has no stage 1"),
         ({"rows": {"full": {"pretrain": "none"}}}, "rows.without_minilm.pretrain = 'full', which has no stage 1"),
         ({"rows": {"full": {}, "a/b": {}}}, "rows.a/b: choose another name"),
-        ({"decoding": {"iterations": 4}}, "decoding: there is no 'iterations'; choose of num_iterations"),
+        ({"decoding": {"iterations": 4}}, "decoding: there is no 'iterations'; choose from num_iterations"),
         ({"sweeps": {"a": {"steps": [1]}}}, "decoding: there is no 'steps'"),
         ({"sweeps": {"a": {"num_iterations": 4}}}, "sweeps.a.num_iterations: expected a list of values, got 4"),
     ],
@@ -201,7 +201,7 @@ def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
     own = DecodingConfig(min_alpha_bar=0.0, temperature=0.5, order="confidence", num_iterations=3)
     subjects = {name: decoding for group in plan.groups().values() for name, decoding in group.items()}
     folders = {}
-    for module, arguments in commands(plan_units(plan, places)):
+    for module, arguments in commands(plan_tasks(plan, places)):
         if module == "impact_pl.cli.generate":
             args = generate.build_parser().parse_args(arguments)
             given = {field: getattr(args, field) for field, _ in generate.DECODING.values()}
@@ -215,16 +215,16 @@ def test_sounds_are_decoded_as_the_plan_says_and_not_as_the_model(size, places):
 
 
 def test_a_given_model_is_decoded_and_nothing_is_trained(places, tmp_path):
-    units = plan_units(load_plan("builtin"), places)
-    assert {unit.kind for unit in units} == {"data", "sounds", "figures", "speed"}
-    assert not [unit for unit in units if unit.name == "latents"]
-    assert {args[args.index("--model") + 1] for _, args in commands(units) if "--model" in args} == {"builtin"}
+    tasks = plan_tasks(load_plan("builtin"), places)
+    assert {task.phase for task in tasks} == {"data", "sounds", "metrics", "speed"}
+    assert not [task for task in tasks if task.name == "latents"]
+    assert {args[args.index("--model") + 1] for _, args in commands(tasks) if "--model" in args} == {"builtin"}
     decoding = load_plan("builtin").groups()["settings"].values()
     own = Impact.from_pretrained("builtin").spec.own_decoding
     assert decoding_config(load_plan("builtin").decoding) == dataclasses.replace(own, precision="32-true")
     assert dataclasses.replace(with_preset(own, "fast", {})) in [decoding_config(each) for each in decoding]
     with pytest.raises(ValueError, match=r"there is no .*config\.json; name a model's folder, or builtin"):
-        plan_units(load_plan("builtin", model=str(tmp_path)), places)
+        plan_tasks(load_plan("builtin", model=str(tmp_path)), places)
     with pytest.raises(ValueError, match="its rows are trained, and model = 'builtin' would stand for all of them"):
         load_plan("quick", model="builtin")
 
@@ -232,9 +232,9 @@ def test_a_given_model_is_decoded_and_nothing_is_trained(places, tmp_path):
 def test_a_row_may_name_another_model(places):
     plan = load_plan("distilled", model="builtin")
     given = {
-        (unit.group, args[args.index("--model") + 1])
-        for unit in plan_units(dataclasses.replace(plan, model=str(MODEL)), places)
-        for _, args in commands([unit])
+        (task.group, args[args.index("--model") + 1])
+        for task in plan_tasks(dataclasses.replace(plan, model=str(MODEL)), places)
+        for _, args in commands([task])
         if "--model" in args
     }
     own = Impact.from_pretrained("builtin").spec.own_decoding
@@ -252,7 +252,7 @@ def test_a_row_may_name_another_model(places):
         make_plan(small(model="builtin", rows={"full": None, "teacher": {"model": "b", "pretrain": "none"}}), "here")
     missing = make_plan(small(model="builtin", rows={"full": None, "teacher": {"model": "nowhere"}}), "here")
     with pytest.raises(ValueError, match=r"rows\.teacher\.model = nowhere: there is no nowhere/config\.json"):
-        plan_units(missing, places)
+        plan_tasks(missing, places)
     with pytest.raises(ValueError, match="or name a model for each other row"):
         make_plan(small(model="builtin", rows={"full": None, "other": None}), "here")
 
@@ -261,9 +261,9 @@ def test_another_model_in_the_same_folder_is_another_one(places, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_text("a")
     plan = make_plan(small(model=str(tmp_path), rows={"full": None}), "here")
-    before = {unit.name: unit.key for unit in plan_units(plan, places)}
+    before = {task.name: task.key for task in plan_tasks(plan, places)}
     (tmp_path / "model.safetensors").write_text("b")
-    after = {unit.name: unit.key for unit in plan_units(plan, places)}
+    after = {task.name: task.key for task in plan_tasks(plan, places)}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == set(before) - {"reference"}
 

@@ -1,4 +1,4 @@
-"""What finished units measured, put together; and what measures speed."""
+"""What finished tasks measured, put together; and what measures speed."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from lab.ablation import speed
 from lab.ablation.plan import make_plan
 from lab.ablation.results import collect
 from lab.ablation.run import finish
-from lab.ablation.units import Places, Unit, plan_units
+from lab.ablation.tasks import Places, Task, plan_tasks
 
 PLAN = {
     "seeds": 2,
@@ -23,30 +23,30 @@ PLAN = {
 }
 
 
-def end(unit: Unit, out: Path) -> None:
-    """As if the unit's commands had run: figures that tell which row of which evaluation they are."""
-    if unit.result is None:
-        return finish(unit, out, 1.0)
-    unit.result.parent.mkdir(parents=True, exist_ok=True)
-    if unit.kind == "speed":
-        unit.result.write_text(json.dumps({"latency": [2.0, 3.0], "memory": 100.0, "threads": 2}))
+def end(task: Task, out: Path) -> None:
+    """As if the task's commands had run: figures that tell which row of which evaluation they are."""
+    if task.result is None:
+        return finish(task, out, 1.0)
+    task.result.parent.mkdir(parents=True, exist_ok=True)
+    if task.phase == "speed":
+        task.result.write_text(json.dumps({"latency": [2.0, 3.0], "memory": 100.0, "threads": 2}))
     else:
-        names = ["real", *unit.subjects, "noise"] if unit.subjects else ["real", "generated", "noise"]
+        names = ["real", *task.subjects, "noise"] if task.subjects else ["real", "generated", "noise"]
         rows = [
-            {"name": name, "fd_yamnet": 10.0 * index + (unit.seed or 0), "kl": None} for index, name in enumerate(names)
+            {"name": name, "fd_yamnet": 10.0 * index + (task.seed or 0), "kl": None} for index, name in enumerate(names)
         ]
-        unit.result.write_text(json.dumps({"rows": rows, "num_samples": 4}))
-    return finish(unit, out, 1.0)
+        task.result.write_text(json.dumps({"rows": rows, "num_samples": 4}))
+    return finish(task, out, 1.0)
 
 
 def test_figures_find_their_row_and_seed(tmp_path):
     (tmp_path / "m.jsonl").write_text("{}")
     plan = make_plan(PLAN, "here")
-    units = plan_units(plan, Places(tmp_path / "m.jsonl", tmp_path / "m.jsonl", tmp_path / "out"))
-    for unit in units:
-        if unit.name != "seed1/settings/figures":
-            end(unit, tmp_path / "out")
-    results = collect(plan, "quick", units, tmp_path / "out", {"labelled": 0})
+    tasks = plan_tasks(plan, Places(tmp_path / "m.jsonl", tmp_path / "m.jsonl", tmp_path / "out"))
+    for task in tasks:
+        if task.name != "seed1/settings/figures":
+            end(task, tmp_path / "out")
+    results = collect(plan, "quick", tasks, tmp_path / "out", {"labelled": 0})
     assert results["facts"]["samples"] == 4
     assert {name: row["fd_yamnet"] for name, row in results["reference"].items()} == {
         "real": 0,
@@ -76,21 +76,21 @@ def test_speed_is_that_of_generation(trained, tmp_path, run, capsys):
     assert "there is no 'steps'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("unit", ["latents", "seed0/head_mse/text"])
-def test_what_stands_on_another_result_is_unfinished(tmp_path, unit):
-    """The key of a unit changes with everything before it, and with nothing else."""
+@pytest.mark.parametrize("task", ["latents", "seed0/head_mse/text"])
+def test_what_stands_on_another_result_is_unfinished(tmp_path, task):
+    """The key of a task changes with everything before it, and with nothing else."""
     manifest = tmp_path / "m.jsonl"
     places = Places(manifest, manifest, tmp_path / "out")
     manifest.write_text("{}")
-    before = {each.name: each.key for each in plan_units(make_plan(PLAN, "here"), places)}
-    if unit == "latents":
+    before = {each.name: each.key for each in plan_tasks(make_plan(PLAN, "here"), places)}
+    if task == "latents":
         manifest.write_text("{ }")
-        after = plan_units(make_plan(PLAN, "here"), places)
+        after = plan_tasks(make_plan(PLAN, "here"), places)
         assert all(each.key != before[each.name] for each in after)
     else:
         rows = {"full": {}, "head_mse": {"experiment": "head_mse", "text": ["optim.lr=1"]}}
-        after = plan_units(make_plan(PLAN | {"rows": rows}, "here"), places)
+        after = plan_tasks(make_plan(PLAN | {"rows": rows}, "here"), places)
         changed = {each.name for each in after if each.key != before[each.name]}
-        assert changed == {unit, "seed1/head_mse/text", "speed/head_mse/base"} | {
+        assert changed == {task, "seed1/head_mse/text", "speed/head_mse/base"} | {
             f"seed{seed}/head_mse/{what}" for seed in (0, 1) for what in ("sounds/base", "figures")
         }

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from lab.ablation import run
-from lab.ablation.run import read_result, run_units, startable
-from lab.ablation.units import Unit
+from lab.ablation.run import read_result, run_tasks, startable
+from lab.ablation.tasks import Task
 
 STEP = '''
 import json, os, sys, time
 from pathlib import Path
 
 def main(arguments):
-    """NAME FILE SECONDS: note the name in FILE; the unit called bad fails."""
+    """NAME FILE SECONDS: note the name in FILE; the task called bad fails."""
     name, file, seconds = arguments
     with open(file, "a") as stream:
         stream.write(name + "\\n")
@@ -34,17 +34,17 @@ def main(arguments):
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Makes units of the command ``step``, which counts its calls."""
+    """Makes tasks of the command ``step``, which counts its calls."""
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / "step.py").write_text(STEP)
     monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.setattr(run, "PRELOADED", [])  # these commands need no libraries
 
-    def unit(name: str, *needs: Unit, seconds: float = 0.0, **more) -> Unit:
+    def task(name: str, *needs: Task, seconds: float = 0.0, **more) -> Task:
         command = ("step", name, str(tmp_path / "calls"), str(seconds))
-        return Unit(name, "train", (command,), needs, result=tmp_path / f"{name}.json", **more)
+        return Task(name, "train", (command,), needs, result=tmp_path / f"{name}.json", **more)
 
-    return unit
+    return task
 
 
 def calls(folder: Path) -> list[str]:
@@ -54,51 +54,51 @@ def calls(folder: Path) -> list[str]:
 def test_what_another_key_began_is_removed_and_what_this_one_began_is_not(make, tmp_path):
     folder = tmp_path / "weights"
     begun = make("first", outputs=(folder,))
-    for unit, kept in ((begun, True), (begun, True), (make("first", seconds=0.01, outputs=(folder,)), False)):
+    for task, kept in ((begun, True), (begun, True), (make("first", seconds=0.01, outputs=(folder,)), False)):
         folder.mkdir(exist_ok=True)
         (folder / "model").touch()
-        run.begin(unit, tmp_path / "out")
+        run.begin(task, tmp_path / "out")
         assert (folder / "model").exists() == kept
 
 
 def test_a_finished_unit_is_not_run_again(make, tmp_path):
     said: list[str] = []
     first = make("first")
-    units = [first, make("second", first), make("alone", first, alone=True)]
-    assert run_units(units, tmp_path / "out", 2, said.append) is None
+    tasks = [first, make("second", first), make("alone", first, alone=True)]
+    assert run_tasks(tasks, tmp_path / "out", 2, said.append) is None
     assert calls(tmp_path) == ["first", "second", "alone"]
-    assert read_result(tmp_path / "out", units[0])["figures"]["threads"] == max(1, (os.cpu_count() or 1) // 2)
-    assert read_result(tmp_path / "out", units[2])["figures"]["threads"] == os.cpu_count()
-    assert said[-1].startswith("unit 3 of 3: alone,")
+    assert read_result(tmp_path / "out", tasks[0])["figures"]["threads"] == max(1, (os.cpu_count() or 1) // 2)
+    assert read_result(tmp_path / "out", tasks[2])["figures"]["threads"] == os.cpu_count()
+    assert said[-1].startswith("task 3 of 3: alone,")
     assert said[-1].endswith("nothing left")
     assert "hello from first" in (tmp_path / "out/logs/first.log").read_text()
 
-    run_units(units, tmp_path / "out", 2, said.append)
+    run_tasks(tasks, tmp_path / "out", 2, said.append)
     assert calls(tmp_path) == ["first", "second", "alone"]
-    assert said[-1] == "3 of 3 units were finished before"
+    assert said[-1] == "3 of 3 tasks were finished before"
 
     changed = make("first", seconds=0.01)  # another command: it and what needs it are made again
-    units = [changed, make("second", changed), make("third")]
-    run_units(units, tmp_path / "out", 1, said.append)
+    tasks = [changed, make("second", changed), make("third")]
+    run_tasks(tasks, tmp_path / "out", 1, said.append)
     assert calls(tmp_path)[3:] == ["first", "second", "third"]
 
 
 def test_a_failure_holds_back_only_what_needs_it(make, tmp_path):
     said: list[str] = []
     bad = make("bad")
-    units = [bad, make("after", bad), make("other")]
-    failure = run_units(units, tmp_path / "out", 1, said.append)
-    assert "1 units failed and 1 wait for them; the first was bad (error: this one is bad" in failure
+    tasks = [bad, make("after", bad), make("other")]
+    failure = run_tasks(tasks, tmp_path / "out", 1, said.append)
+    assert "1 tasks failed and 1 wait for them; the first was bad (error: this one is bad" in failure
     assert calls(tmp_path) == ["bad", "other"]
     assert "bad failed: error: this one is bad" in said
-    assert run_units(units, tmp_path / "out", 1, said.append) is not None
+    assert run_tasks(tasks, tmp_path / "out", 1, said.append) is not None
     assert calls(tmp_path) == ["bad", "other", "bad"]
 
 
 def test_what_can_start():
-    a, b = Unit("a", "train", ()), Unit("b", "train", ())
-    speed = Unit("s", "speed", (), (a,), alone=True)
-    later = Unit("l", "sounds", (), (b,))
+    a, b = Task("a", "train", ()), Task("b", "train", ())
+    speed = Task("s", "speed", (), (a,), alone=True)
+    later = Task("l", "sounds", (), (b,))
     assert startable([a, b, later, speed], set(), [], 2) == [a, b]
     assert startable([b, later, speed], {"a"}, [a], 2) == [b]
     assert startable([speed], {"a"}, [b], 2) == []  # not beside another
@@ -114,13 +114,13 @@ import sys
 from pathlib import Path
 sys.path.insert(0, "modules")
 from lab.ablation import run
-from lab.ablation.units import Unit
+from lab.ablation.tasks import Task
 run.PRELOADED = []
-first = Unit("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
-slow = Unit("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
+first = Task("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
+slow = Task("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; jobs in a shell's background ignore it
-    run.run_units([first, slow], Path("out"), 1)
+    run.run_tasks([first, slow], Path("out"), 1)
 """
 
 
@@ -135,7 +135,7 @@ def test_stopped_and_continued(make, tmp_path, signum):
         time.sleep(0.1)
     process.send_signal(signum)
     assert b"KeyboardInterrupt" in process.communicate(timeout=120)[1]
-    assert json.loads((tmp_path / "out/units/first.json").read_text())["name"] == "first"
-    assert not (tmp_path / "out/units/slow.json").exists()
+    assert json.loads((tmp_path / "out/tasks/first.json").read_text())["name"] == "first"
+    assert not (tmp_path / "out/tasks/slow.json").exists()
     subprocess.run([sys.executable, "go.py", "0"], cwd=tmp_path, check=True, env=ENVIRONMENT)
     assert calls(tmp_path) == ["first", "slow", "slow"]

@@ -33,11 +33,11 @@ PLAN = make_plan(
 )
 
 
-def verdict(full: list[float], other: list[float], figure: str = "fd_yamnet", **claim) -> str:
+def verdict(full: list[float], other: list[float], metric: str = "fd_yamnet", **claim) -> str:
     values = [{str(seed): value for seed, value in enumerate(each)} for each in (full, other)]
-    rows = {"full": {figure: values[0]}, "other": {figure: values[1]}}
+    rows = {"full": {metric: values[0]}, "other": {metric: values[1]}}
     claim = claim or {"better": "full", "worse": "other"}
-    (found,) = judge([Claim("a claim", "S1", [figure], **claim)], PLAN, rows)
+    (found,) = judge([Claim("a claim", "S1", [metric], **claim)], PLAN, rows)
     return found.verdict
 
 
@@ -58,7 +58,7 @@ def test_seeds_are_compared_with_themselves():
 
 
 @pytest.mark.parametrize(
-    ("full", "other", "figure", "expected"),
+    ("full", "other", "metric", "expected"),
     [
         ([10, 11, 12], [20, 21.5, 22], "fd_yamnet", HOLDS),  # less is better
         ([20, 21.5, 22], [10, 11, 12], "fd_yamnet", REVERSED),
@@ -69,8 +69,8 @@ def test_seeds_are_compared_with_themselves():
         ([10], [20], "fd_yamnet", NOT_RUN),
     ],
 )
-def test_better(full, other, figure, expected):
-    assert verdict(full, other, figure) == expected
+def test_better(full, other, metric, expected):
+    assert verdict(full, other, metric) == expected
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_a_setting_is_not_compared_with_itself():
 def test_claims_are_read_and_checked():
     claims = load_claims()
     assert {"S1", "N"} <= {claim.source for claim in claims}
-    good = {"text": "x", "source": "S1", "figures": ["kl"], "better": "full", "worse": "other"}
+    good = {"text": "x", "source": "S1", "metrics": ["kl"], "better": "full", "worse": "other"}
     assert make_claims([good])[0].pair == ("full", "other")
     for change, message in [
-        ({"figures": ["fad"]}, r"figures \['fad'\], choose of fd_yamnet"),
-        ({"figures": []}, "figures"),
+        ({"metrics": ["fad"]}, r"metrics \['fad'\], choose from fd_yamnet"),
+        ({"metrics": []}, "metrics"),
         ({"good": "full", "as_good_as": "other"}, "give either"),
         ({"worse": ""}, "give either"),
-        ({"size": "tiny"}, "size .tiny., choose of smoke"),
+        ({"size": "tiny"}, "size .tiny., choose from smoke"),
     ]:
         with pytest.raises(ValueError, match=message):
             make_claims([good | change])

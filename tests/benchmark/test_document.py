@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from lab.benchmark.document import write_document
-from lab.benchmark.record import Record, read_record
-from lab.benchmark.tables import number, published_seconds, reference_of, table
+from lab.benchmark.record import BenchmarkRecord, read_record
+from lab.benchmark.tables import outside_seconds, published_seconds
+from lab.markdown import number, table
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
 
@@ -45,9 +46,9 @@ def test_a_reference_is_taken_at_its_best_and_whole_where_it_is():
     ]
     outside = [{"rows": rows}]
     same = ("batch", "iterations")
-    assert reference_of({"batch": 1, "iterations": 64}, outside, same) == 125.0
-    assert reference_of({"batch": 8, "iterations": 64}, outside, same) == 779.0
-    assert reference_of({"batch": 2, "iterations": 64}, outside, same) is None
+    assert outside_seconds({"batch": 1, "iterations": 64}, outside, same) == 125.0
+    assert outside_seconds({"batch": 8, "iterations": 64}, outside, same) == 779.0
+    assert outside_seconds({"batch": 2, "iterations": 64}, outside, same) is None
 
 
 ROW = {"batch": 8, "duration": 10.24, "iterations": 64, "diffusion_steps": 100, "preset": False}
@@ -78,7 +79,7 @@ def write(path: Path, content: dict) -> Path:
 
 
 def test_a_record_written_by_hand_makes_a_page(tmp_path):
-    """With what README.md asks for, and nothing else."""
+    """With what `document --help` asks for, and nothing else."""
     write_document([write(tmp_path / "theirs.json", OUTSIDE)], tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for line in (
@@ -119,7 +120,7 @@ def test_records_of_the_same_name_are_refused(tmp_path):
 def test_a_record_is_not_written_before_its_first_row(tmp_path):
     path = tmp_path / "latency.json"
     path.write_text("an earlier one")
-    record = Record("latency", "python -m lab.benchmark latency", torch.device("cpu"), {}, path=path)
+    record = BenchmarkRecord("latency", "python -m lab.benchmark latency", torch.device("cpu"), {}, path=path)
     assert path.read_text() == "an earlier one"
     record.add({"seconds": 1.0})
     assert read_record(path)["rows"] == [{"seconds": 1.0}]

@@ -1,7 +1,7 @@
-"""What an ablation has to do, as units that can be run one by one, found finished, and repeated by hand.
+"""The tasks of an ablation: commands of this project that can be run one by one, found finished, and repeated by hand.
 
-A unit is a few commands of this project. It is finished when its result was written for the same commands on the same
-results of the units before it; that is what its key stands for.
+A task is finished when its result was written for the same commands on the same results of the tasks before it; its key
+stands for these.
 """
 
 import hashlib
@@ -14,47 +14,46 @@ from pathlib import Path
 from impact_pl.errors import UserError
 from impact_pl.identity import files_sha256
 from impact_pl.models.spec import FILES, find_model, read_spec
-from lab.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, Plan, Row, decoding_config
+from lab.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, ModelPlan, Plan, decoding_config
 
 Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
+PHASES = ("data", "pretrain", "text", "sounds", "metrics", "speed")  # one after the other
 FLAGS = {"num_iterations": "iterations", "num_diffusion_steps": "diffusion-steps", "guidance_scale": "guidance"}
 
 
 @dataclass(frozen=True)
-class Unit:
+class Task:
     """A step of the ablation.
 
     Attributes:
         name: as ``seed1/head_mse/text``.
-        kind: data, train, sounds, figures or speed; units of a kind take about the same time.
+        phase: one of PHASES.
         commands: run one after the other in a process of their own.
-        needs: the units before it.
-        group: the row that it belongs to, or ``settings``; None: all of them.
+        needs: the tasks before it, of earlier phases.
+        group: the model that it belongs to, or ``settings``; None: all of them.
         seed: likewise.
-        result: a JSON file that the commands write, which becomes part of the unit's result.
-        subjects: of the result: row in it -> row or setting that it is about.
-        alone: nothing else runs beside it, because it measures time.
+        result: a JSON file that the commands write, which becomes part of the task's result.
+        subjects: of the result: row in it -> model or setting that it is about.
         inputs: what else decides its result, as a checksum.
         outputs: folders in which its commands continue what they find.
     """
 
     name: str
-    kind: str
+    phase: str
     commands: tuple[Command, ...]
-    needs: tuple["Unit", ...] = ()
+    needs: tuple["Task", ...] = ()
     group: str | None = None
     seed: int | None = None
     result: Path | None = None
     subjects: dict[str, str] = field(default_factory=dict)
-    alone: bool = False
     inputs: str = ""
     outputs: tuple[Path, ...] = ()
 
     @cached_property
     def key(self) -> str:
         """A checksum of the commands and of everything before them."""
-        said = json.dumps([self.commands, [unit.key for unit in self.needs], self.inputs])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        content = json.dumps([self.commands, [task.key for task in self.needs], self.inputs])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -86,41 +85,41 @@ class Places:
 
 @dataclass(frozen=True)
 class Model:
-    """What sounds are generated with.
+    """The model that sounds are generated with.
 
     Attributes:
-        folder: as impact-generate takes it.
-        needs: the units that make it.
+        folder: as `impact generate` takes it.
+        needs: the tasks that make it.
         inputs: a checksum of one that was there before.
     """
 
     folder: str
-    needs: tuple[Unit, ...] = ()
+    needs: tuple[Task, ...] = ()
     inputs: str = ""
 
 
-def plan_units(plan: Plan, places: Places) -> list[Unit]:
-    """Every unit, each after those that it needs."""
-    reference = reference_unit(plan, places)
-    data = [reference] if plan.model else [latents_unit(plan, places), reference]
-    stages: list[Unit] = []
-    judged: list[Unit] = []
-    speeds: list[Unit] = []
+def plan_tasks(plan: Plan, places: Places) -> list[Task]:
+    """All tasks, each after those that it needs."""
+    reference = reference_task(plan, places)
+    data = [reference] if plan.model else [latents_task(plan, places), reference]
+    stages: list[Task] = []
+    judged: list[Task] = []
+    speeds: list[Task] = []
     for seed in range(plan.seeds):
-        trained = {} if plan.model else train_units(plan, places, seed, data[0])
+        trained = {} if plan.model else train_tasks(plan, places, seed, data[0])
         stages += trained.values()
         for group, subjects in plan.groups().items():
             model = model_of(plan, places, trained, seed, FULL if group == SETTINGS else group)
-            judged += sounds_units(plan, places, seed, group, subjects, model, reference)
-            speeds += speed_units(plan, places, group, subjects, model) if seed == 0 else []
+            judged += sounds_tasks(plan, places, seed, group, subjects, model, reference)
+            speeds += speed_tasks(plan, places, group, subjects, model) if seed == 0 else []
     return [*data, *stages, *judged, *speeds]
 
 
-def model_of(plan: Plan, places: Places, trained: dict[str, Unit], seed: int, row: str) -> Model:
+def model_of(plan: Plan, places: Places, trained: dict[str, Task], seed: int, row: str) -> Model:
     """The row's model or the plan's, or else the one that is trained for the row.
 
     Raises:
-        ValueError: no model is in the folder that the plan names.
+        UserError: no model is in the folder that the plan names.
     """
     folder = plan.rows[row].model or plan.model
     if not folder:
@@ -138,17 +137,17 @@ def codec_of(model: str) -> str:
     return str(read_spec(find_model(model) / "config.json").codec["name"])
 
 
-def latents_unit(plan: Plan, places: Places) -> Unit:
+def latents_task(plan: Plan, places: Places) -> Task:
     """Shards of latents."""
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
         f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
         f"device={plan.device}",
     )  # fmt: skip
-    return Unit("latents", "data", (precompute,), inputs=checksum(places.manifest), outputs=(places.latents,))
+    return Task("latents", "data", (precompute,), inputs=checksum(places.manifest), outputs=(places.latents,))
 
 
-def reference_unit(plan: Plan, places: Places) -> Unit:
+def reference_task(plan: Plan, places: Places) -> Task:
     """The real sounds and the codec's, with the figures of both."""
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
@@ -158,33 +157,33 @@ def reference_unit(plan: Plan, places: Places) -> Unit:
     evaluate = evaluation(plan, places, places.reconstructed, result)
     inputs = checksum(places.manifest) + checksum(places.captions)
     outputs = (places.real, places.reconstructed)
-    return Unit("reference", "data", (reconstruct, evaluate), result=result, inputs=inputs, outputs=outputs)
+    return Task("reference", "data", (reconstruct, evaluate), result=result, inputs=inputs, outputs=outputs)
 
 
-def train_units(plan: Plan, places: Places, seed: int, latents: Unit) -> dict[str, Unit]:
+def train_tasks(plan: Plan, places: Places, seed: int, latents: Task) -> dict[str, Task]:
     """Both stages of every row, by name; a stage 1 that rows share is there once."""
-    units: dict[str, Unit] = {}
+    tasks: dict[str, Task] = {}
     for name, row in plan.rows.items():
         if row.pretrain == OWN:
-            unit = f"seed{seed}/{name}/pretrain"
+            task = f"seed{seed}/{name}/pretrain"
             stage = ["stage=pretrain", "init_from=", f"trainer.max_steps={plan.pretrain_steps}", *row.train]
-            command = train_command(plan, places, seed, unit, row, stage)
-            units[unit] = Unit(unit, "train", (command,), (latents,), name, seed, outputs=(places.out / unit,))
+            command = train_command(plan, places, seed, task, row, stage)
+            tasks[task] = Task(task, "pretrain", (command,), (latents,), name, seed, outputs=(places.out / task,))
     for name, row in plan.rows.items():
-        unit = f"seed{seed}/{name}/text"
-        needs: tuple[Unit, ...] = (latents,)
+        task = f"seed{seed}/{name}/text"
+        needs: tuple[Task, ...] = (latents,)
         start = ""
         if row.pretrain not in (NONE, SKIPPED):
-            before = units[f"seed{seed}/{name if row.pretrain == OWN else row.pretrain}/pretrain"]
+            before = tasks[f"seed{seed}/{name if row.pretrain == OWN else row.pretrain}/pretrain"]
             needs, start = (latents, before), str(places.out / before.name)
         steps = plan.text_steps + (plan.pretrain_steps if row.pretrain == NONE else 0)
         stage = [f"init_from={start}", f"trainer.max_steps={steps}", *row.train, *row.text]
-        command = train_command(plan, places, seed, unit, row, stage)
-        units[unit] = Unit(unit, "train", (command,), needs, name, seed, outputs=(places.out / unit,))
-    return units
+        command = train_command(plan, places, seed, task, row, stage)
+        tasks[task] = Task(task, "text", (command,), needs, name, seed, outputs=(places.out / task,))
+    return tasks
 
 
-def train_command(plan: Plan, places: Places, seed: int, name: str, row: Row, stage: Sequence[str]) -> Command:
+def train_command(plan: Plan, places: Places, seed: int, name: str, row: ModelPlan, stage: Sequence[str]) -> Command:
     return (
         "impact_pl.cli.train", f"experiment={row.experiment}", f"runs_dir={places.out}", f"name={name}",
         f"data.path={places.latents}", f"trainer={'cpu' if plan.device == 'cpu' else 'gpu'}", f"seed={seed}",
@@ -192,11 +191,11 @@ def train_command(plan: Plan, places: Places, seed: int, name: str, row: Row, st
     )  # fmt: skip
 
 
-def sounds_units(
-    plan: Plan, places: Places, seed: int, group: str, subjects: dict[str, dict], model: Model, reference: Unit
-) -> list[Unit]:
+def sounds_tasks(
+    plan: Plan, places: Places, seed: int, group: str, subjects: dict[str, dict], model: Model, reference: Task
+) -> list[Task]:
     """The sounds of a row, or of all settings, and one evaluation of them: what is real is listened to once."""
-    units = []
+    tasks = []
     for subject, decoding in subjects.items():
         name = f"seed{seed}/{group}/sounds/{short_name(subject)}"
         command = (
@@ -206,20 +205,20 @@ def sounds_units(
             *flags(decoding),
         )  # fmt: skip
         outputs = (places.out / name,)
-        units.append(Unit(name, "sounds", (command,), model.needs, group, seed, inputs=model.inputs, outputs=outputs))
+        tasks.append(Task(name, "sounds", (command,), model.needs, group, seed, inputs=model.inputs, outputs=outputs))
     name = f"seed{seed}/{group}/figures"
     result = places.out / f"{name}.json"
-    first, *others = units
+    first, *others = tasks
     rows = {short_name(subject).replace("=", " "): subject for subject in subjects}  # --baseline NAME=DIR has one =
-    baselines = [f"{label}={places.out / unit.name}" for label, unit in zip(list(rows)[1:], others, strict=True)]
+    baselines = [f"{label}={places.out / task.name}" for label, task in zip(list(rows)[1:], others, strict=True)]
     command = evaluation(plan, places, places.out / first.name, result, baselines)
     rows = {"generated" if index == 0 else label: subject for index, (label, subject) in enumerate(rows.items())}
-    return [*units, Unit(name, "figures", (command,), (reference, *units), group, seed, result, rows)]
+    return [*tasks, Task(name, "metrics", (command,), (reference, *tasks), group, seed, result, rows)]
 
 
-def speed_units(plan: Plan, places: Places, group: str, subjects: dict[str, dict], model: Model) -> list[Unit]:
+def speed_tasks(plan: Plan, places: Places, group: str, subjects: dict[str, dict], model: Model) -> list[Task]:
     """Latency and memory of each row or setting, on the first seed's model."""
-    units = []
+    tasks = []
     for subject, decoding in subjects.items():
         name = f"speed/{group}/{short_name(subject)}"
         result = places.out / f"{name}.json"
@@ -228,13 +227,9 @@ def speed_units(plan: Plan, places: Places, group: str, subjects: dict[str, dict
             "--duration", str(plan.clip_seconds), "--batch-size", str(plan.speed_batch),
             "--repeats", str(plan.speed_repeats), "--device", plan.device, "--decoding", json.dumps(decoding),
         )  # fmt: skip
-        units.append(
-            Unit(
-                name, "speed", (command,), model.needs, group, 0, result, {"": subject}, alone=True,
-                inputs=model.inputs,
-            )
-        )  # fmt: skip
-    return units
+        needs, inputs = model.needs, model.inputs
+        tasks.append(Task(name, "speed", (command,), needs, group, 0, result, {"": subject}, inputs=inputs))
+    return tasks
 
 
 def short_name(subject: str) -> str:
@@ -253,7 +248,7 @@ def evaluation(plan: Plan, places: Places, sounds: Path, result: Path, baselines
 
 
 def flags(decoding: dict) -> list[str]:
-    """impact-generate's options for all of DecodingConfig: what is left out would be as the model's folder says."""
+    """`impact generate`'s options for all of DecodingConfig: what is left out would be as the model's folder says."""
     pairs = [
         (FLAGS.get(name, name.replace("_", "-")), value) for name, value in asdict(decoding_config(decoding)).items()
     ]
@@ -264,20 +259,20 @@ def checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def select(units: Sequence[Unit], group: str, seed: int | None) -> list[Unit]:
-    """The units of one row (or of ``settings``), of one seed or all, and those that they need.
+def select(tasks: Sequence[Task], group: str, seed: int | None) -> list[Task]:
+    """The tasks of one row (or of ``settings``), of one seed or all, and those that they need.
 
     Raises:
-        ValueError: there is no such row or seed.
+        UserError: there is no such row or seed.
     """
-    wanted = [unit for unit in units if unit.group == group and seed in (None, unit.seed)]
+    wanted = [task for task in tasks if task.group == group and seed in (None, task.seed)]
     if not wanted:
-        known = ", ".join(dict.fromkeys(str(unit.group) for unit in units if unit.kind == "figures"))
-        seeds = max(unit.seed for unit in units if unit.seed is not None)
+        known = ", ".join(dict.fromkeys(str(task.group) for task in tasks if task.phase == "metrics"))
+        seeds = max(task.seed for task in tasks if task.seed is not None)
         which = f"row {group!r}" + ("" if seed is None else f" of seed {seed}")
         raise UserError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
-    needed = {unit.name for unit in wanted}
-    for unit in reversed(units):  # those that need others come after them
-        if unit.name in needed:
-            needed |= {each.name for each in unit.needs}
-    return [unit for unit in units if unit.name in needed]
+    needed = {task.name for task in wanted}
+    for task in reversed(tasks):  # those that need others come after them
+        if task.name in needed:
+            needed |= {each.name for each in task.needs}
+    return [task for task in tasks if task.name in needed]

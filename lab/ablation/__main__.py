@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--workers", type=options.positive_int, help="tasks at a time (default: one per core, at most 4; on a GPU 1)")
     add("--publish", type=Path, metavar="DIR", help="write the page there as well, as docs/ablation.md in the project")
     add("--against", type=Path, metavar="JSON", help="print metrics next to those of other results, as committed ones")
+    add("--render", type=Path, metavar="JSON", help="run nothing: write the page of these results to --publish")
     add("--list", action="store_true", help="print the tasks and their commands, and run nothing")
     return parser
 
@@ -51,6 +52,11 @@ def main(argv: list[str] | None = None) -> None:
     from lab.ablation.run import read_result, run_tasks
     from lab.ablation.tasks import Places, codec_of, plan_tasks, select
 
+    if args.render:
+        if not args.publish:
+            raise UserError("--render: say with --publish DIR where the page goes")
+        print(f"the page is {write_page(read_results(args.render), args.publish)}")
+        return
     if args.seed is not None and args.only is None:
         raise UserError("--seed chooses a seed of one row: say which with --only ROW")
     if args.publish and args.only:

@@ -19,8 +19,8 @@ followed by Δ in units of the seeds' spread (the standard deviation over seeds,
 *A better than B* holds where the interval lies on A's side of zero, and is reversed where it lies on B's.
 *A as good as B* holds where all of the interval says that A is worse by no more than the margin, and does not hold
 where all of it says that A is worse by more.
-Otherwise it is not resolved: so many seeds, at this size, cannot tell, and the interval says how large a difference would
-have been seen. At 95 %, one of twenty comparisons of equals comes out resolved by chance."""
+Otherwise it is not resolved: so many seeds, at this size, cannot tell, and the interval says how large a difference
+would have been seen. At 95 %, one of twenty comparisons of equals comes out resolved by chance."""
 
 
 def write_page(results: dict[str, Any], folder: Path) -> Path:

@@ -102,9 +102,8 @@ def run_together(tasks: Sequence[Task], out: Path, workers: int, say: Say) -> li
                 process.join()
                 if process.exitcode == 0:
                     finish(task, out, time.monotonic() - started)
-                    say(
-                        f"{task.name}: {time.monotonic() - started:.0f} s, {len(waiting) + len(running)} more to go here"
-                    )
+                    left = len(waiting) + len(running)
+                    say(f"{task.name}: {time.monotonic() - started:.0f} s; {left} more to go in {task.phase}")
                 else:
                     failed.append(task)
                     say(f"{task.name} failed: {last_words(out, task)}")

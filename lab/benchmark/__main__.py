@@ -42,8 +42,8 @@ OUTSIDE = (
     "Times of another implementation, taken by other means, are compared with ours of the same model and work. They "
     'are written by hand: a JSON file with "format": 1, "part": "outside", command, taken (the date), machine '
     '({"name": ...}, as in our records), how (a sentence: versions, threads), settings ({"model": "base"}), and rows: '
-    "batch, duration (seconds), precision, seconds, whole (run to its end, or assembled from parts), and iterations and "
-    'diffusion_steps, or "training": true for a training step.'
+    "batch, duration (seconds), precision, seconds, whole (run to its end, or assembled from parts), and iterations "
+    'and diffusion_steps, or "training": true for a training step.'
 )
 
 

@@ -66,14 +66,15 @@ def measure(
     around = time_around(setting)
     rows = []
     for index in range(max(map(len, configs.values()))):
-        here = {variant: configs[variant.name][index] for variant in variants if index < len(configs[variant.name])}
-        calls = {variant.name: setting.generation(config, engines[variant.name]) for variant, config in here.items()}
+        here = {name: found[index] for name, found in configs.items() if index < len(found)}
+        calls = {name: setting.generation(config, engines[name]) for name, config in here.items()}
         seconds = in_turns(calls, setting.repeats, device)
-        for variant, config in here.items():
-            parts = time_parts(setting, config, engines[variant.name]) if index == 0 else {}
-            rows.append(row_of(setting, variant, config, seconds[variant.name], around | parts))
-            say(f"{variant.name}, batch {setting.batch}, {config.num_iterations} x {config.num_diffusion_steps}, "
-                f"{setting.duration:g} s of sound: {seconds[variant.name]:.4g} s")  # fmt: skip
+        for variant in (each for each in variants if each.name in here):
+            name, config = variant.name, here[variant.name]
+            parts = time_parts(setting, config, engines[name]) if index == 0 else {}
+            rows.append(row_of(setting, variant, config, seconds[name], around | parts))
+            size = f"{config.num_iterations} x {config.num_diffusion_steps}, {setting.duration:g} s of sound"
+            say(f"{name}, batch {setting.batch}, {size}: {seconds[name]:.4g} s")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Units are run once, in their order, and what fails or is stopped costs nothing that was finished."""
+"""Tasks are run once, phase by phase, and what fails or is stopped costs nothing that was finished."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.ablation import run
-from lab.ablation.run import read_result, run_tasks, startable
+from lab.ablation.run import read_result, run_tasks
 from lab.ablation.tasks import Task
 
 STEP = '''
@@ -40,9 +40,9 @@ def make(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "modules")
     monkeypatch.setattr(run, "PRELOADED", [])  # these commands need no libraries
 
-    def task(name: str, *needs: Task, seconds: float = 0.0, **more) -> Task:
+    def task(name: str, phase: str, *needs: Task, seconds: float = 0.0, **more) -> Task:
         command = ("step", name, str(tmp_path / "calls"), str(seconds))
-        return Task(name, "train", (command,), needs, result=tmp_path / f"{name}.json", **more)
+        return Task(name, phase, (command,), needs, result=tmp_path / f"{name}.json", **more)
 
     return task
 
@@ -53,58 +53,45 @@ def calls(folder: Path) -> list[str]:
 
 def test_what_another_key_began_is_removed_and_what_this_one_began_is_not(make, tmp_path):
     folder = tmp_path / "weights"
-    begun = make("first", outputs=(folder,))
-    for task, kept in ((begun, True), (begun, True), (make("first", seconds=0.01, outputs=(folder,)), False)):
+    begun = make("first", "data", outputs=(folder,))
+    for task, kept in ((begun, True), (begun, True), (make("first", "data", seconds=0.01, outputs=(folder,)), False)):
         folder.mkdir(exist_ok=True)
         (folder / "model").touch()
         run.begin(task, tmp_path / "out")
         assert (folder / "model").exists() == kept
 
 
-def test_a_finished_unit_is_not_run_again(make, tmp_path):
+def test_a_finished_task_is_not_run_again(make, tmp_path):
     said: list[str] = []
-    first = make("first")
-    tasks = [first, make("second", first), make("alone", first, alone=True)]
+    first = make("first", "data")
+    tasks = [first, make("timed", "speed", first), make("second", "text", first)]
     assert run_tasks(tasks, tmp_path / "out", 2, said.append) is None
-    assert calls(tmp_path) == ["first", "second", "alone"]
+    assert calls(tmp_path) == ["first", "second", "timed"]  # in the order of the phases
     assert read_result(tmp_path / "out", tasks[0])["figures"]["threads"] == max(1, (os.cpu_count() or 1) // 2)
-    assert read_result(tmp_path / "out", tasks[2])["figures"]["threads"] == os.cpu_count()
-    assert said[-1].startswith("task 3 of 3: alone,")
-    assert said[-1].endswith("nothing left")
+    assert read_result(tmp_path / "out", tasks[1])["figures"]["threads"] == os.cpu_count()  # nothing runs next to it
+    assert said[-1].startswith("timed: ")
     assert "hello from first" in (tmp_path / "out/logs/first.log").read_text()
 
     run_tasks(tasks, tmp_path / "out", 2, said.append)
-    assert calls(tmp_path) == ["first", "second", "alone"]
+    assert calls(tmp_path) == ["first", "second", "timed"]
     assert said[-1] == "3 of 3 tasks were finished before"
 
-    changed = make("first", seconds=0.01)  # another command: it and what needs it are made again
-    tasks = [changed, make("second", changed), make("third")]
+    changed = make("first", "data", seconds=0.01)  # another command: it and what needs it are made again
+    tasks = [changed, make("second", "text", changed), make("third", "sounds")]
     run_tasks(tasks, tmp_path / "out", 1, said.append)
     assert calls(tmp_path)[3:] == ["first", "second", "third"]
 
 
-def test_a_failure_holds_back_only_what_needs_it(make, tmp_path):
+def test_a_failure_ends_its_phase(make, tmp_path):
     said: list[str] = []
-    bad = make("bad")
-    tasks = [bad, make("after", bad), make("other")]
+    bad = make("bad", "data")
+    tasks = [bad, make("after", "text", bad), make("other", "data")]
     failure = run_tasks(tasks, tmp_path / "out", 1, said.append)
-    assert "1 tasks failed and 1 wait for them; the first was bad (error: this one is bad" in failure
+    assert "1 tasks failed; the first was bad (error: this one is bad" in failure
     assert calls(tmp_path) == ["bad", "other"]
     assert "bad failed: error: this one is bad" in said
     assert run_tasks(tasks, tmp_path / "out", 1, said.append) is not None
     assert calls(tmp_path) == ["bad", "other", "bad"]
-
-
-def test_what_can_start():
-    a, b = Task("a", "train", ()), Task("b", "train", ())
-    speed = Task("s", "speed", (), (a,), alone=True)
-    later = Task("l", "sounds", (), (b,))
-    assert startable([a, b, later, speed], set(), [], 2) == [a, b]
-    assert startable([b, later, speed], {"a"}, [a], 2) == [b]
-    assert startable([speed], {"a"}, [b], 2) == []  # not beside another
-    assert startable([later, speed], {"a"}, [], 2) == [speed]
-    assert startable([later], {"a", "b"}, [speed], 2) == []
-    assert startable([later], {"a"}, [], 2) == []
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
@@ -116,8 +103,8 @@ sys.path.insert(0, "modules")
 from lab.ablation import run
 from lab.ablation.tasks import Task
 run.PRELOADED = []
-first = Task("first", "train", (("step", "first", "calls", "0"),), result=Path("first.json"))
-slow = Task("slow", "train", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
+first = Task("first", "data", (("step", "first", "calls", "0"),), result=Path("first.json"))
+slow = Task("slow", "text", (("step", "slow", "calls", sys.argv[1]),), (first,), result=Path("slow.json"))
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal; jobs in a shell's background ignore it
     run.run_tasks([first, slow], Path("out"), 1)

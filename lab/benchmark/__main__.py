@@ -38,13 +38,6 @@ ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64]
 DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
 DURATION = 10.24  # seconds, as the paper's clips and the peers'
 DEFAULTS = DecodingConfig()
-OUTSIDE = (
-    "Times of another implementation, taken by other means, are compared with ours of the same model and work. They "
-    'are written by hand: a JSON file with "format": 1, "part": "outside", command, taken (the date), machine '
-    '({"name": ...}, as in our records), how (a sentence: versions, threads), settings ({"model": "base"}), and rows: '
-    "batch, duration (seconds), precision, seconds, whole (run to its end, or assembled from parts), and iterations "
-    'and diffusion_steps, or "training": true for a training step.'
-)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
         add_generation(parsers.add_parser(part, help=SUMMARIES[part]), part)
     add_training(parsers.add_parser("training", help=SUMMARIES["training"]))
     add_data(parsers)
-    document = parsers.add_parser("document", help=SUMMARIES["document"], epilog=OUTSIDE)
+    document = parsers.add_parser("document", help=SUMMARIES["document"])
     document.add_argument("records", type=Path, nargs="+", help="files that --json wrote")
     document.add_argument("--out", type=Path, default=Path("performance.md"), help="(default: %(default)s)")
     return parser

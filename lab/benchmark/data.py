@@ -237,13 +237,15 @@ def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
     return count, path.stat().st_size, time.perf_counter() - start
 
 
-def random_shards(folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128) -> Path:
+def random_shards(
+    folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128, split: str = "train"
+) -> Path:
     """Shards of random numbers that fit ``spec``, below ``folder``: reading them costs what reading real ones does.
 
     A caption has as many positions as AudioCaps' captions have on average.
     """
     generator = torch.Generator().manual_seed(0)
-    out = folder / "train"
+    out = folder / split
     out.mkdir(parents=True)
     shape = (2 * spec.latent_channels, num_frames, spec.latent_width)
     paths = [out / f"{number:06d}.tar" for number in range(-(-clips // per_shard))]
@@ -255,7 +257,7 @@ def random_shards(folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 
                     for name, (length, size) in spec.text_features.items()
                 }
                 moments = torch.rand(shape, generator=generator)
-                writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": "train"})
+                writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": split})
     features = {name: list(size) for name, size in spec.text_features.items()}
     encoder = {"name": "random", "identity": "random", "features": features} if features else None
     latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}

@@ -108,7 +108,7 @@ class Bars:
         return figures, {name: heard[name] for name in REPLAY_ROWS}
 
     def captions(self) -> tuple[dict, dict[str, Heard]]:
-        """What impact-evaluate says of the held-out captions; and sounds, as of the classes."""
+        """What `impact evaluate` says of the held-out captions; and sounds, as of the classes."""
         file, real = self.args.out / "captions.jsonl", list(self.captioned.values())
         write_manifest(file, real)
         made, coded = as_records(self.generator("captions", file)), self.coded("held out", real)

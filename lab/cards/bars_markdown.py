@@ -89,7 +89,7 @@ def bar_lines(rows: dict) -> list[str]:
 
 
 def caption_lines(metrics: dict) -> list[str]:
-    """The table of impact-evaluate, and its notes."""
+    """The table of `impact evaluate`, and its notes."""
     columns = columns_of(metrics["rows"])
     body = [
         [

@@ -1,8 +1,8 @@
 """Our side of the comparison with the field's reference code (docs/parity.md), for anyone who wants to repeat it.
 
-    python tests/trials/parity.py weights --out WEIGHTS                  # random weights in the official file formats
-    python tests/trials/parity.py figures --generated A --reference B --weights WEIGHTS   # -> JSON: see figures()
-    python tests/trials/parity.py layers --audio FILE --weights WEIGHTS --out layers.safetensors
+    python -m tests.helpers.parity weights --out WEIGHTS                  # random weights in the official file formats
+    python -m tests.helpers.parity figures --generated A --reference B --weights WEIGHTS   # -> JSON: see figures()
+    python -m tests.helpers.parity layers --audio FILE --weights WEIGHTS --out layers.safetensors
 
 The weights are a function of the seed (numpy's PCG64), so the tests make the same ones.
 """

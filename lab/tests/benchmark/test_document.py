@@ -12,7 +12,7 @@ from lab.benchmark.record import BenchmarkRecord, read_record
 from lab.benchmark.tables import outside_seconds, published_seconds
 from lab.markdown import number, table
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "performance.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "performance.md"
 
 
 def test_the_committed_page_is_made_of_its_records(tmp_path):
@@ -79,7 +79,7 @@ def write(path: Path, content: dict) -> Path:
 
 
 def test_a_record_written_by_hand_makes_a_page(tmp_path):
-    """With what `document --help` asks for, and nothing else."""
+    """With what docs/benchmarks.md asks for, and nothing else."""
     write_document([write(tmp_path / "theirs.json", OUTSIDE)], tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for line in (

@@ -1,6 +1,6 @@
 """impact-precompute killed at random moments: is anything lost, and is the end the same to the byte?
 
-    python tests/trials/kill_precompute.py [--trials 30] [--workers 2] [--seed 0]
+    python -m lab.trials.kill_precompute [--trials 30] [--workers 2] [--seed 0]
 
 A small synthetic manifest is precomputed undisturbed. Then each trial does the same work in a new folder, is killed
 (SIGKILL to the whole process group) at a random moment after a random number of shards, and continued by the same

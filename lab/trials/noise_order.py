@@ -1,7 +1,7 @@
 """Do figures follow what is done to real sounds? Real against real, then with noise at 20 dB, then at 5 dB.
 
-    python tests/trials/noise_order.py --sounds data/builtin/manifest.jsonl --num 100
-    python tests/trials/noise_order.py --sounds data/builtin/manifest.jsonl --networks cnn14,vggish --weights weights \\
+    python -m lab.trials.noise_order --sounds data/builtin/manifest.jsonl --num 100
+    python -m lab.trials.noise_order --sounds data/builtin/manifest.jsonl --networks cnn14,vggish --weights weights \\
         --real-weights
 
 Two sets of N real sounds, A and B, are drawn. Distances between sets (FD, FAD, IS) are those of B, of B with noise at

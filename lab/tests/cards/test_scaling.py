@@ -14,7 +14,7 @@ from impact_pl.training.optim import build_optimizer
 from lab.cards import scaling
 from lab.cards import scaling_table as command
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "scaling.md"
 MODEL = ModelConfig(dim=32, depth=3, num_heads=2, head_width=24, head_depth=2, dropout=0.1, max_patches=16)
 SPEC = ImpactSpec(MODEL, 4, 1, [0.0] * 4, 1.0, text_features={"minilm": (6, 8)})
 

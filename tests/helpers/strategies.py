@@ -1,4 +1,4 @@
-"""The same training under every strategy: `python tests/trials/strategies.py` prints how equal they are, as a table.
+"""The same training under every strategy: `python -m tests.helpers.strategies` prints how equal they are, as a table.
 
 Each row is 20 steps of a tiny model on synthetic latents, in float32, with clipping, dropout and accumulation, by two
 processes of this machine, against one process with twice the micro-batches. Exits with 1 where a bound is broken.

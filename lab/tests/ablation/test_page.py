@@ -11,7 +11,7 @@ from lab.ablation.pareto import Point, front, plot_pareto
 from lab.ablation.plan import make_plan
 from lab.ablation.results import read_results, rounded
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 PLAN = {
     "seeds": 3,
     "clip_seconds": 2.56,

@@ -15,7 +15,7 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.text_encoders.base import TextFeatures
 from lab.cards import head_table
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "recipes.md"
 
 
 def test_the_table_of_the_document_is_the_commands(capsys):

@@ -2,8 +2,8 @@
 
 import pytest
 
+from lab.trials import noise_order
 from tests.helpers.tiny_networks import write_tones
-from tests.trials import noise_order
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at many random moments, restart it each time, and compare it with an undisturbed one.
 
-    python tests/trials/kill_training.py [--trials 30] [--strategy auto|ddp|fsdp2] [--seed 0]
+    python -m lab.trials.kill_training [--trials 30] [--strategy auto|ddp|fsdp2] [--seed 0]
 
 Prints a table of the trials in Markdown and a verdict; the exit code is 1 when anything was lost. Moments are drawn
 from start-up, steps, checkpointing, validation and export; what a kill met is read from the files that it left behind.
@@ -22,10 +22,10 @@ from pathlib import Path
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from impact_pl.config import ModelConfig
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.helpers.latents import write_latents
+from lab.benchmark.data import random_shards
+from lab.cards.scaling import planned_spec
 
 CHECKPOINT, VALIDATE, STEPS_A_TRIAL = 12, 18, 36
 # Most seconds from the moment that a phase is seen to the kill; "end" begins with the last step.
@@ -168,7 +168,9 @@ def main() -> None:
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every purge
     began, moments = time.monotonic(), random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-training-"))
-    latents = write_latents(folder / "latents", num_train=50)
+    spec, latents = planned_spec(ModelConfig()), folder / "latents"
+    for split, clips in {"train": 50, "valid": 5}.items():
+        random_shards(latents, spec, num_frames=8, clips=clips, split=split)
     ends = args.trials // 8
     steps = STEPS_A_TRIAL * (args.trials - ends + 1)
     undisturbed, killed = (Training(folder, name, latents, args.strategy, steps) for name in ("undisturbed", "killed"))

@@ -94,7 +94,7 @@ def test_a_failure_ends_its_phase(make, tmp_path):
     assert calls(tmp_path) == ["bad", "other", "bad"]
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
 RUN = """
 import signal
 import sys

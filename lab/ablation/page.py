@@ -102,7 +102,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
 def title_of(plan: Plan, complete: bool) -> str:
     if not plan.model:
         return "# The ablation" if complete else "# An ablation of one choice"
-    return "# Ways to decode one model" + (", beside others" if len(plan.rows) > 1 else "")
+    return "# Ways to decode one model" + (", next to others" if len(plan.rows) > 1 else "")
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:

@@ -81,7 +81,7 @@ def generation_arguments(args: argparse.Namespace, what: str, captions_file: Pat
     """Arguments of `impact generate` for one set of captions.
 
     Raises:
-        ValueError: what stands behind -- sets what the table itself decides.
+        UserError: what stands behind -- sets what the table itself decides.
     """
     own = ["--captions-file", captions_file, "--out", args.out / what, "--model", args.model, "--format", "flac"]
     own = [str(each) for each in (*own, "--duration", args.duration, "--seed", args.seed)]

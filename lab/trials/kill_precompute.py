@@ -1,4 +1,4 @@
-"""impact-precompute killed at random moments: is anything lost, and is the end the same to the byte?
+"""Kill `impact precompute` at random moments: is anything lost, and is the end the same to the byte?
 
     python -m lab.trials.kill_precompute [--trials 30] [--workers 2] [--seed 0]
 

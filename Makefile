@@ -56,11 +56,11 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 BENCHMARK := $(BIN)/python -m lab.benchmark
 bench: setup ## speed on this CPU (an hour) -> $(BENCH)/*.json and $(BENCH).md
 	$(BENCHMARK) latency --iterations 16 64 --preset fast --json $(BENCH)/$(MACHINE)-whole.json
-	$(BENCHMARK) throughput --engine exact --precision auto --iterations 16 --batch 1 2 4 8 --preset fast --json $(BENCH)/$(MACHINE)-throughput.json
-	$(BENCHMARK) scaling --engine exact --precision auto --iterations 16 --batch 1 --duration 5 10.24 30 60 --json $(BENCH)/$(MACHINE)-scaling.json
+	$(BENCHMARK) throughput --engine fused --precision auto --iterations 16 --batch 1 2 4 8 --preset fast --json $(BENCH)/$(MACHINE)-throughput.json
+	$(BENCHMARK) scaling --engine fused --precision auto --iterations 16 --batch 1 --duration 5 10.24 30 60 --json $(BENCH)/$(MACHINE)-scaling.json
 	$(BENCHMARK) training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
 	$(BENCHMARK) reading --json $(BENCH)/$(MACHINE)-reading.json
-	$(BENCHMARK) peers --batch 1 --engine exact --precision auto --preset fast --json $(BENCH)/$(MACHINE)-peers.json
+	$(BENCHMARK) peers --batch 1 --engine fused --precision auto --preset fast --json $(BENCH)/$(MACHINE)-peers.json
 	$(BENCHMARK) document $(BENCH)/*.json --out $(BENCH).md
 
 bench-gpu: setup ## speed on a CUDA device -> $(BENCH)/*.json and $(BENCH).md

@@ -69,7 +69,7 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
     one = {"nargs": 1} if part in ("throughput", "scaling") else {}  # their tables have no place for several
     add("--iterations", **numbers | one, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
     add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
-    add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["plain", "exact"], help="(%(default)s)")
+    add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["reference", "fused"], help="(%(default)s)")
     add(
         "--precision",
         nargs="+",

@@ -27,12 +27,12 @@ def machine_line(record: Content) -> str:
 
 
 def reference_row(row: Content, rows: list[Content]) -> Content | None:
-    """The row of the plain engine in float32 that does the same work for the same batch; a preset has none."""
+    """The row of the reference engine in float32 that does the same work for the same batch; a preset has none."""
     if row["preset"]:
         return None
     same = ("batch", "duration", "iterations", "diffusion_steps")
     for other in rows:
-        is_reference = other["engine"] == "plain" and other["precision"] == "32-true" and not other["preset"]
+        is_reference = other["engine"] == "reference" and other["precision"] == "32-true" and not other["preset"]
         if is_reference and all(other[key] == row[key] for key in same):
             return other
     return None
@@ -77,7 +77,7 @@ def latency_table(record: Content, outside: Sequence[Content] = ()) -> str:
         ]
         lines.append([row["variant"], str(row["batch"]), f"{row['iterations']} x {row['diffusion_steps']}", *cells])
     columns = ["variant", "batch", "T x steps", "generation, s", "with text and codec, s", "real-time factor"]
-    return table([*columns, "plain / this", "reference / this", "paper's V100, s"], lines)
+    return table([*columns, "reference engine / this", "LTH14/mar / this", "paper's V100, s"], lines)
 
 
 def mark(row: Content) -> str:

@@ -60,7 +60,7 @@ def test_latency(run, capsys, tmp_path):
     assert record["command"].startswith("python -m lab.benchmark latency --model tiny")
     assert record["machine"]["threads"] == 1
     rows = record["rows"]
-    variants = ["plain, 32-true", "plain, bf16", "exact, 32-true", "exact, bf16", "preset fast, bf16"]
+    variants = ["reference, 32-true", "reference, bf16", "fused, 32-true", "fused, bf16", "preset fast, bf16"]
     variants[-1] = rows[4]["variant"]  # in the precision that the processor computes in
     assert [row["variant"] for row in rows[:5]] == variants
     assert len(rows) == 2 * (2 * 4 + 1)  # two batches; two numbers of iterations, and the preset's own
@@ -69,7 +69,7 @@ def test_latency(run, capsys, tmp_path):
         assert row["seconds"] == pytest.approx(row["generation_seconds"] + around)
         assert row["whole"]
     assert [row["iterations"] for row in rows[:4] if {"encoder", "head", "rest"} < set(row["parts"])] == [3] * 4
-    assert f"| plain, 32-true | 1 | 3 x 2 | {rows[0]['generation_seconds']:.3g}"[:30] in said
+    assert f"| reference, 32-true | 1 | 3 x 2 | {rows[0]['generation_seconds']:.3g}"[:30] in said
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {"latency-iterations.svg", "latency-parts.svg"}
 
 
@@ -80,7 +80,7 @@ def test_precisions_that_the_processor_computes_in(run, tmp_path, monkeypatch, c
     out = tmp_path / "auto.json"
     sizes = ["--iterations", 2, "--duration", 1.28, "--no-codec", "--engine", "fused", "--preset", "fast"]
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", out) == 0
-    named = [f"exact, {precision}" for precision in precisions] + [f"preset fast, {precisions[-1]}"]
+    named = [f"fused, {precision}" for precision in precisions] + [f"preset fast, {precisions[-1]}"]
     assert [row["variant"] for row in record_of(out)["rows"]] == named
     assert record_of(out)["settings"]["precision"] == precisions
 
@@ -88,7 +88,7 @@ def test_precisions_that_the_processor_computes_in(run, tmp_path, monkeypatch, c
 def test_a_trained_model(run, trained, tmp_path):
     """From its folder, with its own codec and text encoder; longer than it can be is an error."""
     model = ["--model", trained / "text" / "model", "--diffusion-steps", 2, *FEW]
-    sizes = ["--iterations", 2, "--precision", "32-true", "--engine", "exact"]
+    sizes = ["--iterations", 2, "--precision", "32-true", "--engine", "fused"]
     out = tmp_path / "trained.json"
     assert run(benchmark.main, "latency", *model, *sizes, "--duration", 1.28, "--json", out) == 0
     assert set(record_of(out)["rows"][0]["parts"]) == {"text", "codec", "encoder", "head", "rest"}
@@ -290,7 +290,7 @@ def test_what_cannot_be_timed_is_refused_before_the_rest_is(run, capsys, trained
 def test_a_preset_is_compared_with_no_other_work():
     """Its diffusion steps fall, whatever it starts with."""
     same = {"batch": 1, "duration": 10.24, "iterations": 16, "diffusion_steps": 25}
-    plain = same | {"engine": "plain", "precision": "32-true", "preset": False}
+    plain = same | {"engine": "reference", "precision": "32-true", "preset": False}
     assert tables.reference_row(plain, [plain]) is plain
     assert tables.reference_row(plain | {"preset": True}, [plain]) is None
 

@@ -12,7 +12,7 @@ from lab.benchmark.subject import named, text_positions
 
 CPU = torch.device("cpu")
 DECODING = DecodingConfig(num_iterations=3, num_diffusion_steps=4)
-VARIANTS = [DecodingVariant(engine, dataclasses.replace(DECODING, engine=engine)) for engine in ("plain", "exact")]
+VARIANTS = [DecodingVariant(engine, dataclasses.replace(DECODING, engine=engine)) for engine in ("reference", "fused")]
 
 
 @pytest.mark.parametrize("patch_size", [1, 2, 3])
@@ -30,10 +30,10 @@ def test_a_named_model_is_long_enough(patch_size):
 def test_rows_are_consistent():
     config = ModelConfig(dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=16)
     subject = named("little", config, duration=0.64, device=CPU, parts=False)
-    preset = DecodingVariant("preset", dataclasses.replace(DECODING, engine="exact", encoder_reuse=2), preset=True)
+    preset = DecodingVariant("preset", dataclasses.replace(DECODING, engine="fused", encoder_reuse=2), preset=True)
     rows = measure(Setting(subject, 2, 0.64, 1), [*VARIANTS, preset], [2, 5])
     assert [(row["variant"], row["iterations"]) for row in rows] == [
-        *(("plain", 5), ("exact", 5), ("preset", 3), ("plain", 2), ("exact", 2)),
+        *(("reference", 5), ("fused", 5), ("preset", 3), ("reference", 2), ("fused", 2)),
     ]
     for row in rows[:3]:
         assert list(row["parts"]) == ["encoder", "head", "rest"]

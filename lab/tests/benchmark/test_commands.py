@@ -217,7 +217,7 @@ def test_too_few_clips(latents, sounds, run, capsys):
 
 
 def test_the_document_holds_all_records(run, tmp_path):
-    """Made of files alone; a reference that was timed elsewhere stands beside the rows that do the same work."""
+    """Made of files alone; a reference that was timed elsewhere is compared with the rows that do the same work."""
     sizes = ["--iterations", 2, "--duration", 1.28, "--no-codec", "--precision", "32-true"]
     folder = tmp_path / "page"
     assert run(benchmark.main, "latency", *TINY, *sizes, "--json", folder / "cpu-latency.json") == 0

@@ -63,7 +63,7 @@ OUTSIDE = {
 }  # fmt: skip
 
 
-def test_the_papers_seconds_stand_beside_the_papers_work_alone():
+def test_the_papers_seconds_are_given_for_the_papers_work_only():
     settings = {"model": "base", "set": []}
     assert published_seconds(ROW, settings) == 22.2
     for other in ({"duration": 5.0}, {"batch": 1}, {"diffusion_steps": 25}, {"preset": True}, {"iterations": 5}):

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.transforms import Bbox
+
 from lab.plotting import saved
 
 OFFSETS = ((6, 4), (6, -11), (6, 14), (-6, 4), (-6, -11))  # of a name from its point, in points
@@ -40,9 +42,9 @@ def plot_pareto(points: list[Point], path: Path, x_title: str, y_title: str) -> 
             places = [point.seconds for point in some], [point.value for point in some]
             axes.errorbar(*places, [point.spread for point in some], fmt="o", markersize=4, linewidth=1, color=colour)
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.figure.canvas.draw()  # lays the axes out, so that places are final
         taken = [axes.transData.transform((point.seconds, point.value)) for point in points]
-        axes.figure.draw_without_rendering()
-        boxes = []
+        boxes: list[Bbox] = []
         for point in sorted(points, key=lambda each: (each not in best, not each.is_model)):  # the front comes first
             if not (point.is_model or point in best):
                 continue
@@ -51,6 +53,7 @@ def plot_pareto(points: list[Point], path: Path, x_title: str, y_title: str) -> 
                     point.name, (point.seconds, point.value), (dx, dy), textcoords="offset points", fontsize=8,
                     ha="left" if dx > 0 else "right",
                 )  # fmt: skip
+                name.set_in_layout(False)
                 box = name.get_window_extent()
                 if not any(box.overlaps(other) for other in boxes) and not any(box.contains(*place) for place in taken):
                     boxes.append(box)

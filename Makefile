@@ -53,27 +53,26 @@ $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	@touch $@
 
 # BENCH=docs/performance renews the committed page; MACHINE, what the records' names begin with, keeps those of others.
-bench: setup ## speed on this CPU -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/python -m lab.benchmark latency --whole --iterations 64 --preset fast --points 3 --json $(BENCH)/$(MACHINE)-whole.json
-	$(BIN)/python -m lab.benchmark latency --engine fused --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-latency.json
-	$(BIN)/python -m lab.benchmark throughput --engine fused --precision auto --batch 1 2 4 8 16 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-throughput.json
-	$(BIN)/python -m lab.benchmark scaling --engine fused --precision auto --batch 1 --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-scaling.json
-	$(BIN)/python -m lab.benchmark training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
-	$(BIN)/python -m lab.benchmark reading --json $(BENCH)/$(MACHINE)-reading.json
-	$(BIN)/python -m lab.benchmark peers --batch 1 --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers.json
-	$(BIN)/python -m lab.benchmark peers --batch 8 --precision auto --preset fast --points 2 --repeats 1 --json $(BENCH)/$(MACHINE)-peers-8.json
-	$(BIN)/python -m lab.benchmark document $(BENCH)/*.json --out $(BENCH).md
+BENCHMARK := $(BIN)/python -m lab.benchmark
+bench: setup ## speed on this CPU (an hour) -> $(BENCH)/*.json and $(BENCH).md
+	$(BENCHMARK) latency --iterations 16 64 --preset fast --json $(BENCH)/$(MACHINE)-whole.json
+	$(BENCHMARK) throughput --engine fused --precision auto --iterations 16 --batch 1 2 4 8 --preset fast --json $(BENCH)/$(MACHINE)-throughput.json
+	$(BENCHMARK) scaling --engine fused --precision auto --iterations 16 --batch 1 --duration 5 10.24 30 60 --json $(BENCH)/$(MACHINE)-scaling.json
+	$(BENCHMARK) training --batch 8 --repeats 2 --json $(BENCH)/$(MACHINE)-training.json
+	$(BENCHMARK) reading --json $(BENCH)/$(MACHINE)-reading.json
+	$(BENCHMARK) peers --batch 1 --engine fused --precision auto --preset fast --json $(BENCH)/$(MACHINE)-peers.json
+	$(BENCHMARK) document $(BENCH)/*.json --out $(BENCH).md
 
-bench-gpu: setup ## speed on a CUDA device, everything run to its end -> $(BENCH)/*.json and $(BENCH).md
-	$(BIN)/python -m lab.benchmark latency --device cuda --whole --batch 1 8 --preset fast --json $(BENCH)/gpu-latency.json
-	$(BIN)/python -m lab.benchmark latency --device cuda --whole --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
-	$(BIN)/python -m lab.benchmark throughput --device cuda --whole --preset fast --json $(BENCH)/gpu-throughput.json
-	$(BIN)/python -m lab.benchmark scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
-	$(BIN)/python -m lab.benchmark training --device cuda --batch 32 --ways 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
-	$(BIN)/python -m lab.benchmark training --device cuda --model large --batch 32 --ways 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
-	$(BIN)/python -m lab.benchmark reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
-	$(BIN)/python -m lab.benchmark peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
-	$(BIN)/python -m lab.benchmark document $(BENCH)/*.json --out $(BENCH).md
+bench-gpu: setup ## speed on a CUDA device -> $(BENCH)/*.json and $(BENCH).md
+	$(BENCHMARK) latency --device cuda --batch 1 8 --preset fast --json $(BENCH)/gpu-latency.json
+	$(BENCHMARK) latency --device cuda --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
+	$(BENCHMARK) throughput --device cuda --preset fast --json $(BENCH)/gpu-throughput.json
+	$(BENCHMARK) scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
+	$(BENCHMARK) training --device cuda --batch 32 --variants 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
+	$(BENCHMARK) training --device cuda --model large --batch 32 --variants 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
+	$(BENCHMARK) reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
+	$(BENCHMARK) peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
+	$(BENCHMARK) document $(BENCH)/*.json --out $(BENCH).md
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m lab.ablation`: train and judge every row of the ablation -> results, tables, plot, verdicts."""
+"""`python -m lab.ablation`: train and evaluate every row of the ablation -> results, tables, plot, verdicts."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train the rows of the ablation on the same steps and clips, several seeds each, generate with\n"
         "each in several ways, and write what comes out: results.json, and a page that says which claims of\n"
         "the paper hold here. The same command continues what was stopped, and does nothing that is done.\n"
-        "Sizes are plans in conf/ablation/: smoke (a minute), quick (an hour on two cores), full (hours),\n"
+        "Sizes are plans in lab/ablation/conf/: smoke (a minute), quick (an hour on two cores), full (hours),\n"
         "text (an hour): learned embeddings where a caption has no text, at all such positions or at eight;\n"
         "builtin and distilled train nothing: they generate with one model in many ways, or with its teacher.",
         epilog="example: python -m lab.ablation --size quick --data data/builtin/manifest.jsonl",
@@ -33,10 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", help="cpu, cuda (default: the plan's, cpu)")
     add("--only", metavar="ROW", help="this row and what it needs, as head_mse; settings: all ways to generate")
     add("--seed", type=options.seed, help="with --only: this seed")
-    add("--workers", type=options.positive_int, help="units at a time (default: one a core, at most 4; on a GPU 1)")
+    add("--workers", type=options.positive_int, help="tasks at a time (default: one per core, at most 4; on a GPU 1)")
     add("--publish", type=Path, metavar="DIR", help="write the page there as well, as docs/ablation.md in the project")
-    add("--against", type=Path, metavar="JSON", help="print figures beside those of other results, as committed ones")
-    add("--list", action="store_true", help="print the units and their commands, and run nothing")
+    add("--against", type=Path, metavar="JSON", help="print metrics next to those of other results, as committed ones")
+    add("--render", type=Path, metavar="JSON", help="run nothing: write the page of these results to --publish")
+    add("--list", action="store_true", help="print the tasks and their commands, and run nothing")
     return parser
 
 
@@ -48,9 +49,14 @@ def main(argv: list[str] | None = None) -> None:
     from lab.ablation.page import write_page
     from lab.ablation.plan import load_plan
     from lab.ablation.results import collect, read_results
-    from lab.ablation.run import read_result, run_units
-    from lab.ablation.units import Places, codec_of, plan_units, select
+    from lab.ablation.run import read_result, run_tasks
+    from lab.ablation.tasks import Places, codec_of, plan_tasks, select
 
+    if args.render:
+        if not args.publish:
+            raise UserError("--render: say with --publish DIR where the page goes")
+        print(f"the page is {write_page(read_results(args.render), args.publish)}")
+        return
     if args.seed is not None and args.only is None:
         raise UserError("--seed chooses a seed of one row: say which with --only ROW")
     if args.publish and args.only:
@@ -66,46 +72,46 @@ def main(argv: list[str] | None = None) -> None:
     places = Places(out / "clips.jsonl", out / "captions.jsonl", out)
     write_clips(plan, args.data, places.manifest)
     facts = write_captions(plan, places.manifest, places.captions)
-    units = plan_units(plan, places)
-    chosen = select(units, args.only, args.seed) if args.only else units
+    tasks = plan_tasks(plan, places)
+    chosen = select(tasks, args.only, args.seed) if args.only else tasks
     if args.list:
-        print_units(chosen)
+        print_tasks(chosen)
         return
     workers = args.workers or (min(4, os.cpu_count() or 1) if plan.device == "cpu" else 1)
-    failure = run_units(chosen, out, workers)
-    if read_result(out, units[0]) is None:  # not even the data
+    failure = run_tasks(chosen, out, workers)
+    if read_result(out, tasks[0]) is None:  # not even the data
         raise UserError(failure)
     facts |= {"workers": workers, "manifest": str(args.data)}
     if not plan.model:
         facts["clips"] = ShardIndex.load(places.latents / "train").num_samples
-    results = collect(plan, args.size, units, out, facts)
+    results = collect(plan, args.size, tasks, out, facts)
     for folder in [out, *([args.publish] if args.publish and not failure else [])]:
         print(f"the page is {write_page(results, folder)}")
-    print_figures(results, args.only, against)
+    print_metrics(results, args.only, against)
     if failure:
         raise UserError(failure)
 
 
-def print_units(units: list) -> None:
-    for unit in units:
-        print(f"{unit.name} ({unit.kind})")
-        for module, *arguments in unit.commands:
+def print_tasks(tasks: list) -> None:
+    for task in tasks:
+        print(f"{task.name} ({task.phase})")
+        for module, *arguments in task.commands:
             print("  python -m", module, shlex.join(arguments))
 
 
-def print_figures(results: dict, only: str | None, against: dict | None) -> None:
-    """Every row's figures (or one row's), seed by seed where there are others to compare with."""
+def print_metrics(results: dict, only: str | None, against: dict | None) -> None:
+    """Print every row's metrics (or one row's), seed by seed where there are others to compare with."""
     from lab.ablation.page import cell
     from lab.ablation.plan import SETTINGS
-    from lab.ablation.results import FIGURES
+    from lab.ablation.results import METRICS
 
     if against and against["facts"]["data"] != results["facts"]["data"]:
-        print("the other results are of other data: figures differ for that reason alone")
+        print("the other results are of other data: metrics differ for that reason alone")
     for name, row in results["rows"].items():
         if only not in (None, name, SETTINGS if "/" in name else name):
             continue
         for key, values in row.items():
-            line = f"{name}: {FIGURES[key][0]} {cell(key, values).replace('<br>', ', ')}"
+            line = f"{name}: {METRICS[key][0]} {cell(key, values).replace('<br>', ', ')}"
             theirs = against["rows"].get(name, {}).get(key, {}) if against else {}
             pairs = [f"seed {seed} {values[seed]:.6g} (there {theirs[seed]:.6g})" for seed in values if seed in theirs]
             print(line + (f"; {', '.join(pairs)}" if pairs else ""))

@@ -1,4 +1,4 @@
-"""Whose captions an ablation generates sounds for."""
+"""Select the clips and captions of an ablation."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ def write_clips(plan: Plan, data: Path, path: Path) -> None:
     """Write the manifest of the clips that are used: of ``data``, those of at least ``plan.shortest_seconds``.
 
     Raises:
-        ValueError: none is as long as that.
+        UserError: none is as long as that.
     """
     records = [record for record in read_manifest(data) if record_seconds(record) >= plan.shortest_seconds]
     if not records:
@@ -33,7 +33,7 @@ def write_captions(plan: Plan, manifest: Path, path: Path) -> dict[str, Any]:
     """Write the manifest of the chosen clips, and return how many have a ``label``, and what identifies the ``data``.
 
     Raises:
-        ValueError: as :func:`choose_clips`.
+        UserError: as :func:`choose_clips`.
     """
     records = read_manifest(manifest)
     chosen = choose_clips(plan, records, str(manifest))
@@ -47,7 +47,7 @@ def choose_clips(plan: Plan, records: list[Record], where: str) -> list[Record]:
     """``num_samples`` captioned held-out clips, or all there are: ``num_labelled`` of those with a label first.
 
     Raises:
-        ValueError: fewer than two.
+        UserError: fewer than two.
     """
     captioned = [record for record in records if record.split != "train" and record.caption]
     order = np.random.default_rng(SEED).permutation(len(captioned))

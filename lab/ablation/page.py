@@ -1,25 +1,26 @@
-"""The page of an ablation: which claims hold here, the tables, and the plot; all of it made of results.json."""
+"""Write the page of an ablation from results.json: which claims hold here, the tables, and the plot."""
 
 import statistics
 from pathlib import Path
 from typing import Any
 
 from impact_pl.partial import write_whole
-from lab.ablation.pareto import Point, pareto_svg
+from lab.ablation.pareto import Point, plot_pareto
 from lab.ablation.plan import FULL, OF_THE_METHOD, Plan, make_plan
-from lab.ablation.results import FIGURES, Rows, write_results
-from lab.ablation.verdicts import FAILS, HOLDS, NOT_RUN, REVERSED, UNRESOLVED, Verdict, judge, load_claims
+from lab.ablation.results import METRICS, Rows, write_results
+from lab.ablation.verdicts import FAILS, HOLDS, NOT_RUN, REVERSED, UNRESOLVED, Claim, Verdict, judge, load_claims
+from lab.markdown import table
 
 SIGNS = {HOLDS: "✔ holds", REVERSED: "✘ reversed", FAILS: "✘ does not hold", UNRESOLVED: "~ not resolved"}
 LETTERS = {"num_iterations": "T", "num_diffusion_steps": "S", "guidance_scale": "guidance"}  # in the plot
 RULE = """Verdicts are computed by one rule (`lab/ablation/verdicts.py`). Two rows are compared seed by seed.
 Δ is the mean difference with its 95 % interval (Student's t over the seeds' differences; for latency, over repeats),
-and beside it stands Δ in units of the seeds' spread (the standard deviation over seeds, root mean square of both rows).
+followed by Δ in units of the seeds' spread (the standard deviation over seeds, root mean square of both rows).
 *A better than B* holds where the interval lies on A's side of zero, and is reversed where it lies on B's.
 *A as good as B* holds where all of the interval says that A is worse by no more than the margin, and does not hold
 where all of it says that A is worse by more.
-Else it is not resolved: so many seeds, at this size, cannot tell, and the interval says how large a difference would
-have been seen. At 95 %, one of twenty comparisons of equals comes out resolved by chance."""
+Otherwise it is not resolved: so many seeds, at this size, cannot tell, and the interval says how large a difference
+would have been seen. At 95 %, one of twenty comparisons of equals comes out resolved by chance."""
 
 
 def write_page(results: dict[str, Any], folder: Path) -> Path:
@@ -33,8 +34,8 @@ def write_page(results: dict[str, Any], folder: Path) -> Path:
     write_results(results, folder / name / "results.json")
     if len(points) > 1:
         clips = f"{plan.speed_batch} sounds of {plan.clip_seconds:g} s"
-        svg = pareto_svg(points, f"seconds for {clips}", "FD-YAMNet, mean and spread over seeds")
-        write_whole(folder / name / "pareto.svg", svg)
+        titles = f"seconds for {clips}", "FD-YAMNet, mean and spread over seeds"
+        plot_pareto(points, folder / name / "pareto.svg", *titles)
     page = folder / f"{name}.md"
     write_whole(page, page_of(results, plan, with_plot=len(points) > 1))
     return page
@@ -77,16 +78,16 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
         parts += [
             "## Settings",
             f"{spread} `full` is the model {decoded} {said_models(plan)}".strip(),
-            figures_table(settings, results["reference"]),
+            metrics_table(settings, results["reference"]),
         ]
     else:
         parts += [
             "## Rows",
             f"{spread} Latency and memory are of the first seed's model.",
-            figures_table(rows, results["reference"]),
+            metrics_table(rows, results["reference"]),
             "## Settings of `full`",
             f"The same models; {decoded}",
-            figures_table(settings, {}),
+            metrics_table(settings, {}),
         ]
     if with_plot:
         picture = f"{name_of(results['size'], plan)}/pareto.svg"
@@ -101,7 +102,7 @@ def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
 def title_of(plan: Plan, complete: bool) -> str:
     if not plan.model:
         return "# The ablation" if complete else "# An ablation of one choice"
-    return "# Ways to decode one model" + (", beside others" if len(plan.rows) > 1 else "")
+    return "# Ways to decode one model" + (", next to others" if len(plan.rows) > 1 else "")
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:
@@ -120,7 +121,7 @@ def facts_of(results: dict[str, Any], plan: Plan) -> str:
         f"Judged on {facts.get('samples', 'no')} held-out captions, {facts['labelled']} of them with a label of ESC-10 "
         "(accuracy). FD-YAMNet can be compared with others of this number only.\n\n"
         f"Made with code {facts['code']}, data {facts['data']}, torch {facts['versions'].get('torch')}, on "
-        f"{facts['cores']} cores, {facts['workers']} units at a time."
+        f"{facts['cores']} cores, {facts['workers']} tasks at a time."
     )
 
 
@@ -138,14 +139,14 @@ def said_models(plan: Plan) -> str:
 
 
 def summary_of(verdicts: list[Verdict]) -> str:
-    """How many hold, and where one does not."""
+    """Count the verdicts, and name the claims that do not hold."""
     ran = [each for each in verdicts if each.verdict != NOT_RUN]
     if not ran:
         return "No claim could be judged yet."
     counts = {verdict: sum(each.verdict == verdict for each in ran) for verdict in SIGNS}
     said = ", ".join(f"{count} × {verdict}" for verdict, count in counts.items() if count)
     against = [
-        f"- {each.claim.text} {FIGURES[each.figure][0]}: {each.verdict}."
+        f"- {each.claim.text} {METRICS[each.metric][0]}: {each.verdict}."
         for each in ran
         if each.verdict in (REVERSED, FAILS)
     ]
@@ -153,63 +154,65 @@ def summary_of(verdicts: list[Verdict]) -> str:
 
 
 def verdicts_table(verdicts: list[Verdict]) -> str:
-    lines = ["| claim | source, its figures | figure | here | Δ and its 95 % interval | in spreads | verdict |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    lines = []
     before = None
     for each in verdicts:
         if each.difference is None or each.means is None:
             continue
         claim, difference = each.claim, each.difference
-        heading, digits, more = FIGURES[each.figure]
-        first, second = claim.pair
-        asked = (
-            f"`{first}` better than `{second}`"
-            if claim.better
-            else f"`{first}` as good as `{second}`, within {claim.margin:.0%}"
+        heading, digits, more = METRICS[each.metric]
+        said = f"{claim.text}<br>{question_of(claim)}", f"{claim.source}: {claim.published or 'no numbers'}"
+        lines.append(
+            [
+                *(("", "") if claim is before else said),
+                f"{heading} {'↑' if more else '↓'}",
+                f"{each.means[0]:.{digits}f}, {each.means[1]:.{digits}f}",
+                f"{difference.mean:+.{digits}f} ({difference.low:+.{digits}f} to {difference.high:+.{digits}f})",
+                f"{difference.in_spreads:+.1f}",
+                SIGNS[each.verdict],
+            ]
         )
-        text, source = (f"{claim.text}<br>{asked}", f"{claim.source}: {claim.published or 'no figures'}")
-        cells = ["", ""] if claim is before else [text, source]
-        arrow = "↑" if more else "↓"
-        cells.append(f"{heading} {arrow}")
-        cells.append(f"{each.means[0]:.{digits}f}, {each.means[1]:.{digits}f}")
-        cells.append(f"{difference.mean:+.{digits}f} ({difference.low:+.{digits}f} to {difference.high:+.{digits}f})")
-        cells.append(f"{difference.in_spreads:+.1f}")
-        cells.append(SIGNS[each.verdict])
-        lines.append(f"| {' | '.join(cells)} |")
         before = claim
-    return "\n".join(lines) if len(lines) > 2 else ""
+    columns = ["claim", "source, its numbers", "metric", "here", "Δ and its 95 % interval", "in spreads", "verdict"]
+    return table(columns, lines, num_text=len(columns)) if lines else ""
+
+
+def question_of(claim: Claim) -> str:
+    first, second = claim.pair
+    if claim.better:
+        return f"`{first}` better than `{second}`"
+    return f"`{first}` as good as `{second}`, within {claim.margin:.0%}"
 
 
 def not_run(verdicts: list[Verdict]) -> str:
-    """The claims of which this ablation has no figures."""
+    """The claims that this ablation has no metrics of."""
     ran = {id(each.claim) for each in verdicts if each.verdict != NOT_RUN}
     missing = {each.claim.text: each.claim.pair for each in verdicts if id(each.claim) not in ran}
     said = [f"- {text} (`{first}`, `{second}`)" for text, (first, second) in missing.items()]
     return "\n".join(["Not run here:", "", *said]) if said else ""
 
 
-def figures_table(rows: Rows, reference: dict[str, dict[str, float]]) -> str:
+def metrics_table(rows: Rows, reference: dict[str, dict[str, float]]) -> str:
     keys = [
         key
-        for key in FIGURES
+        for key in METRICS
         if any(key in row for row in rows.values()) or any(key in row for row in reference.values())
     ]
-    heads = [f"{FIGURES[key][0]} {'↑' if FIGURES[key][2] else '↓'}" for key in keys]
-    lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(keys)]
-    names = {"real": "real sounds (the floor)", "codec": "codec reconstruction", "noise": "white noise"}
-    for name, figures in reference.items():
-        cells = [f"{figures[key]:.{FIGURES[key][1]}f}" if key in figures else "–" for key in keys]
-        lines.append(f"| *{names[name]}* | {' | '.join(cells)} |")
-    for name, row in rows.items():
-        lines.append(f"| `{name}` | {' | '.join(cell(key, row.get(key, {})) for key in keys)} |")
-    return "\n".join(lines)
+    heads = [f"{METRICS[key][0]} {'↑' if METRICS[key][2] else '↓'}" for key in keys]
+    names = {"real": "real sounds (real-vs-real baseline)", "codec": "codec reconstruction", "noise": "white noise"}
+    lines = [
+        [f"*{names[name]}*", *(f"{row[key]:.{METRICS[key][1]}f}" if key in row else "–" for key in keys)]
+        for name, row in reference.items()
+    ]
+    lines += [[f"`{name}`", *(cell(key, row.get(key, {})) for key in keys)] for name, row in rows.items()]
+    return table(["", *heads], lines)
 
 
 def cell(key: str, values: dict[str, float]) -> str:
     """Mean, standard deviation and range."""
     if not values:
         return "–"
-    digits, numbers = FIGURES[key][1], list(values.values())
+    digits, numbers = METRICS[key][1], list(values.values())
     mean = f"{statistics.fmean(numbers):.{digits}f}"
     if len(numbers) < 2:
         return mean
@@ -247,5 +250,5 @@ def again(size: str, plan: Plan, data: str) -> str:
         f"```bash\nmake ablation SIZE={size} DATA={data}\n"
         f"{command} --only {row} --seed 1 --out runs/rebuilt --against {results}\n```\n\n"
         "The first command makes everything on this page, and continues where it was stopped; the second makes one row "
-        "of one seed anew and prints its figures beside those of the page."
+        "of one seed again and prints its metrics next to those of the page."
     )

@@ -1,8 +1,8 @@
-"""What an ablation trains and generates: names and numbers in conf/ablation/, checked before anything is run.
+"""Read the plan of an ablation: names and numbers in lab/ablation/conf/, checked before anything is run.
 
 A *row* is a model: how it is trained, and how its sounds are generated. A *setting* is another way of generating the
 sounds of the row ``full``, written as what differs from the plan's ``decoding``: ``full/num_iterations=4``. Each row
-and each setting is there once a seed, on the same steps, clips and captions as all others.
+and each setting exists once per seed, on the same steps, clips and captions as all others.
 
 A plan may name a ``model`` that is trained already. It is the row ``full`` then, and seeds are of sounds; other rows
 name models of their own.
@@ -11,7 +11,7 @@ name models of their own.
 import dataclasses
 import itertools
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +19,7 @@ import yaml
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError
 
+CONF = Path(__file__).parent / "conf"
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
 SETTINGS = "settings"  # all of them together, where rows are named
 OWN, NONE, SKIPPED = "own", "none", "skipped"
@@ -27,17 +28,17 @@ SIZES = (*OF_THE_METHOD, "text", "builtin", "distilled")
 
 
 @dataclass
-class Row:
-    """A model of the ablation.
+class ModelPlan:
+    """How a row's model is made and decoded.
 
     Attributes:
-        experiment: of impact-train, for stage 2 (and with stage=pretrain for stage 1).
-        train: further arguments of impact-train, in both stages.
+        experiment: of `impact train`, for stage 2 (and with stage=pretrain for stage 1).
+        train: further arguments of `impact train`, in both stages.
         pretrain: whose stage 1 it starts from: ``own``, another row's name, ``none`` (its steps are added to stage 2,
             so that the budget is the same) or ``skipped`` (they are not).
-        text: further arguments of impact-train in stage 2 only.
-        decoding: what its generation does otherwise than the plan's.
-        model: which is trained already, a folder or ``builtin``; beside a plan's ``model`` only.
+        text: further arguments of `impact train` in stage 2 only.
+        decoding: what its generation does differently from the plan's.
+        model: a trained one, a folder or ``builtin``; only with a plan's ``model``.
     """
 
     experiment: str = "text"
@@ -62,7 +63,7 @@ class Plan:
         batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
         pretrain_steps, text_steps: of the two stages.
         model: the row ``full``, trained already, a folder or ``builtin``; empty: rows are trained.
-        train: arguments of impact-train for every row and both stages.
+        train: arguments of `impact train` for every row and both stages.
         decoding: fields of DecodingConfig.
         without_encoders: there is a row without each text encoder as well.
         sweeps: name -> a field's values, or several fields' (every combination).
@@ -84,7 +85,7 @@ class Plan:
     batch_size: int = 32
     train: list[str] = field(default_factory=list)
     decoding: dict[str, Any] = field(default_factory=dict)
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, ModelPlan] = field(default_factory=dict)
     without_encoders: bool = True
     sweeps: dict[str, dict[str, list]] = field(default_factory=dict)
     combinations: list[dict[str, Any]] = field(default_factory=list)
@@ -92,7 +93,7 @@ class Plan:
     speed_repeats: int = 3
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Name -> overrides of every setting beside the plan's own decoding, each once."""
+        """Name -> overrides of every setting other than the plan's own decoding, each once."""
         wanted = [
             dict(zip(sweep, values, strict=True))
             for sweep in self.sweeps.values()
@@ -119,29 +120,29 @@ class Plan:
         """The name under which a row or setting is run: ``full/num_iterations=64`` is ``full`` where 64 is the plan's.
 
         Raises:
-            ValueError: it names an unknown field of the decoding.
+            UserError: it names an unknown field of the decoding.
         """
         row, _, said = name.partition("/")
         return self.setting_name({key: yaml.safe_load(value) for key, value in _pairs(said)}) if said else row
 
 
 def load_plan(size: str, **changes: Any) -> Plan:
-    """The plan of conf/ablation/<size>.yaml with some keys changed, checked.
+    """Read lab/ablation/conf/<size>.yaml, change some keys, and check it.
 
     Raises:
-        ValueError: as :func:`make_plan`.
+        UserError: as :func:`make_plan`.
     """
-    text = files("impact_pl.conf").joinpath(f"ablation/{size}.yaml").read_text(encoding="utf-8")
-    return make_plan({**yaml.safe_load(text), **changes}, f"conf/ablation/{size}.yaml")
+    path = CONF / f"{size}.yaml"
+    return make_plan({**yaml.safe_load(path.read_text(encoding="utf-8")), **changes}, f"{size}.yaml")
 
 
 def make_plan(values: dict[str, Any], where: str) -> Plan:
     """A plan of plain values, with the rows of missing text encoders added.
 
     Raises:
-        ValueError: a missing or unknown key, or a number that no ablation can work with; ``where`` is named.
+        UserError: a missing or unknown key, or a number that no ablation can work with; ``where`` is named.
     """
-    rows = {name: _build(Row, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
+    rows = {name: _build(ModelPlan, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
     plan = _build(Plan, {**values, "rows": rows}, where)
     if FULL in plan.rows and plan.without_encoders and not plan.model:
         plan.rows |= rows_without(plan.text_encoder, plan.rows[FULL])
@@ -149,7 +150,7 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
     return plan
 
 
-def rows_without(text_encoder: str, full: Row) -> dict[str, Row]:
+def rows_without(text_encoder: str, full: ModelPlan) -> dict[str, ModelPlan]:
     """For each text encoder that is there, the row that does without it, else trained as ``full`` and on its stage 1.
 
     Without the only one nothing is left to be conditioned on: every caption is dropped, so it is stage 1 continued by
@@ -177,12 +178,12 @@ def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
     """DecodingConfig with some fields set.
 
     Raises:
-        ValueError: an unknown field.
+        UserError: an unknown field.
     """
     known = [each.name for each in dataclasses.fields(DecodingConfig)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
-        raise UserError(f"decoding: there is no {unknown[0]!r}; choose of {', '.join(known)}")
+        raise UserError(f"decoding: there is no {unknown[0]!r}; choose from {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, value in overrides.items():  # YAML's 3 is a guidance_scale of 3.0
         values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
@@ -200,7 +201,7 @@ def _build(kind: type, values: Any, where: str) -> Any:
     known = {each.name: each for each in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; choose of {', '.join(known)}")
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; choose from {', '.join(known)}")
     required = [
         name
         for name, each in known.items()
@@ -223,7 +224,7 @@ def _check(plan: Plan, where: str) -> None:
     if strange := [name for name, row in plan.rows.items() if row.model and (name == FULL or not plan.model)]:
         raise UserError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
     for name, row in plan.rows.items():
-        if row.model and row != Row(decoding=row.decoding, model=row.model):
+        if row.model and row != ModelPlan(decoding=row.decoding, model=row.model):
             raise UserError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
     steps = () if plan.model else ("pretrain_steps", "text_steps")
     for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
@@ -240,7 +241,7 @@ def _check(plan: Plan, where: str) -> None:
             )
         if row.pretrain not in (OWN, NONE, SKIPPED) and row.pretrain not in plan.rows:
             choices = ", ".join([OWN, NONE, SKIPPED, *plan.rows])
-            raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose of {choices}")
+            raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose from {choices}")
         if row.pretrain in plan.rows and plan.rows[row.pretrain].pretrain != OWN:
             raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}, which has no stage 1 of its own")
     for overrides in [plan.decoding, *(row.decoding for row in plan.rows.values()), *plan.settings().values()]:

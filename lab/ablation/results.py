@@ -1,4 +1,4 @@
-"""The figures of an ablation as one small file: every row and setting, every seed."""
+"""Collect the metrics of an ablation in one small file: every row and setting, every seed."""
 
 import dataclasses
 import json
@@ -12,9 +12,9 @@ from impact_pl.evaluation.evaluate import versions
 from impact_pl.partial import write_whole
 from lab.ablation.plan import Plan
 from lab.ablation.run import read_result
-from lab.ablation.units import Unit
+from lab.ablation.tasks import Task
 
-OF_SOUNDS = {  # key of a figure -> heading, digits, whether more is better
+OF_SOUNDS = {  # key of a metric -> heading, digits, whether more is better
     "fd_yamnet": ("FD-YAMNet", 1, False),
     "kl": ("KL", 2, False),
     "inception_score": ("IS", 2, True),
@@ -22,40 +22,40 @@ OF_SOUNDS = {  # key of a figure -> heading, digits, whether more is better
     "text_relevance": ("relevance", 3, True),
 }
 OF_SPEED = {"latency": ("latency, s", 2, False), "memory": ("memory, MB", 0, False)}
-FIGURES = OF_SOUNDS | OF_SPEED
+METRICS = OF_SOUNDS | OF_SPEED
 FORMAT = 1
 
-Values = dict[str, float]  # of one figure: the seed -> the value; of the latency: the repeat -> the value
-Rows = dict[str, dict[str, Values]]  # row or setting -> figure -> values
+Values = dict[str, float]  # of one metric: the seed -> the value; of the latency: the repeat -> the value
+Rows = dict[str, dict[str, Values]]  # row or setting -> metric -> values
 
 
-def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Everything that finished units have measured.
+def collect(plan: Plan, size: str, tasks: Sequence[Task], out: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """Put together what finished tasks have measured.
 
     Returns:
-        For JSON: the plan, ``reference`` (rows real, codec, noise -> figures) and ``rows`` (row or setting -> figure
+        For JSON: the plan, ``reference`` (rows real, codec, noise -> metrics) and ``rows`` (row or setting -> metric
         -> values), in the plan's order.
     """
     reference: dict[str, dict[str, float]] = {}
     rows: Rows = {}
     made_with: dict[str, None] = {}  # revisions, in their order
-    for unit in units:
-        result = read_result(out, unit)
+    for task in tasks:
+        result = read_result(out, task)
         if result is not None:
             made_with[result["code"]] = None
         if result is None or result["figures"] is None:
             continue
-        if unit.name == "reference":
+        if task.name == "reference":
             of = {row["name"]: row for row in result["figures"]["rows"]}
             reference = {"real": chosen(of["real"]), "codec": chosen(of["generated"]), "noise": chosen(of["noise"])}
             facts = facts | {"samples": result["figures"]["num_samples"]}
-        elif unit.kind == "figures":
+        elif task.phase == "metrics":
             of = {row["name"]: row for row in result["figures"]["rows"]}
-            for name, subject in unit.subjects.items():
+            for name, subject in task.subjects.items():
                 for key, value in chosen(of[name]).items():
-                    rows.setdefault(subject, {}).setdefault(key, {})[str(unit.seed)] = value
-        elif unit.kind == "speed":
-            row = rows.setdefault(unit.subjects[""], {})
+                    rows.setdefault(subject, {}).setdefault(key, {})[str(task.seed)] = value
+        elif task.phase == "speed":
+            row = rows.setdefault(task.subjects[""], {})
             row["latency"] = {str(index): value for index, value in enumerate(result["figures"]["latency"])}
             row["memory"] = {"0": result["figures"]["memory"]}
     return {
@@ -69,7 +69,7 @@ def collect(plan: Plan, size: str, units: Sequence[Unit], out: Path, facts: dict
 
 
 def chosen(row: dict[str, Any]) -> dict[str, float]:
-    """The figures of a row of impact-evaluate that an ablation is about."""
+    """The metrics of a row of `impact evaluate` that an ablation reports."""
     return {key: row[key] for key in OF_SOUNDS if row.get(key) is not None}
 
 
@@ -88,10 +88,10 @@ def rounded(value: Any) -> Any:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What :func:`write_results` wrote.
+    """Read what :func:`write_results` wrote.
 
     Raises:
-        ValueError: it is no such file.
+        UserError: it is no such file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such results of an ablation")

@@ -1,6 +1,6 @@
-"""`python -m lab.ablation.speed`: seconds and memory that a model takes to generate a batch of sounds.
+"""`python -m lab.ablation.speed`: measure seconds and memory for generating a batch of sounds.
 
-Timed is the whole way from captions to waveforms; loading is not. Memory is what generation needs beyond the libraries:
+Everything from captions to waveforms is timed, loading is not. Memory is what generation needs beyond the libraries:
 the process's peak less what it was before the model was loaded, or a GPU's peak.
 """
 
@@ -36,18 +36,18 @@ def main(argv: list[str] | None = None) -> None:
 
     from impact_pl.inference.pipeline import ImpactPipeline
     from lab.ablation.plan import decoding_config
-    from lab.benchmark.timing import seconds_of, warm_ups
+    from lab.benchmark.timing import num_warm_ups, seconds_of
 
     before = peak_memory()
     pipeline = ImpactPipeline.from_pretrained(args.model, args.device)
     decoding = decoding_config(json.loads(args.decoding))
     device = torch.device(args.device)
-    captions, uncounted = [CAPTION] * args.batch_size, warm_ups(device)
+    captions, uncounted = [CAPTION] * args.batch_size, num_warm_ups(device)
 
     def generate(seed: int) -> None:
         pipeline(captions, duration=args.duration, seed=seed, decoding=decoding)
 
-    seconds = [seconds_of(functools.partial(generate, seed), device) for seed in range(args.repeats + uncounted)]
+    seconds = [seconds_of(functools.partial(generate, seed)) for seed in range(args.repeats + uncounted)]
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory() - before
     measured = {"latency": seconds[uncounted:], "memory": memory / 1e6, "threads": torch.get_num_threads()}
     args.out.parent.mkdir(parents=True, exist_ok=True)

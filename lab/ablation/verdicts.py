@@ -1,4 +1,4 @@
-"""Does a claim hold here? Verdicts are computed from the seeds' figures by one rule, and nowhere typed.
+"""Decide whether claims hold: verdicts are computed from the metrics of the seeds by one rule, and nowhere typed.
 
 The rule. Two rows are compared seed by seed (seed s of one has the data order, captions and noise of seed s of the
 other): d_s are the differences, d their mean over n seeds, SE = std(d_s) / sqrt(n), and the interval
@@ -16,14 +16,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import yaml
 
 from impact_pl.errors import UserError
-from lab.ablation.plan import SIZES, Plan
-from lab.ablation.results import FIGURES, Rows
+from lab.ablation.plan import CONF, SIZES, Plan
+from lab.ablation.results import METRICS, Rows
 
 HOLDS, REVERSED, FAILS = "holds", "reversed", "does not hold"
 UNRESOLVED, NOT_RUN = "not resolved", "not run"
@@ -36,18 +35,18 @@ class Claim:
 
     Attributes:
         text: the claim, in a sentence.
-        source: who makes it: S1, S2, MAR, N, or who else.
-        published: the source's own figures.
+        source: who makes it: S1 (IMPACT), S2 (AudioMNTP), MAR, N, or who else.
+        published: the source's own numbers.
         better, worse: the claim is that the first is better than the second; or
         good, as_good_as: that the first is as good as the second, or worse by no more than ``margin``.
-        figures: on which it is judged, one verdict each.
+        metrics: on which it is judged, one verdict each.
         margin: a share of the second's mean.
         size: the only plan that can judge it; empty: any that has the rows.
     """
 
     text: str
     source: str
-    figures: list[str]
+    metrics: list[str]
     published: str = ""
     better: str = ""
     worse: str = ""
@@ -66,7 +65,7 @@ class Difference:
     """First less second, over the seeds that both have.
 
     Attributes:
-        mean: of the differences, in the figure's unit.
+        mean: of the differences, in the metric's unit.
         half: half the width of their 95 % interval.
         spread: the two rows' standard deviation over seeds (root mean square of both).
         num: seeds.
@@ -93,41 +92,41 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim on one figure."""
+    """A claim, judged on one metric."""
 
     claim: Claim
-    figure: str
+    metric: str
     verdict: str
     difference: Difference | None = None  # None: not run
     means: tuple[float, float] | None = None
 
 
 def judge(claims: Sequence[Claim], plan: Plan, rows: Rows) -> list[Verdict]:
-    """A verdict for each claim and each of its figures.
+    """A verdict for each claim and each of its metrics.
 
     Args:
-        claims: of conf/ablation/claims.yaml.
+        claims: of lab/ablation/conf/claims.yaml.
         plan: by which the names of rows and settings are understood.
         rows: of results.json.
     """
-    return [judge_one(claim, figure, plan, rows) for claim in claims for figure in claim.figures]
+    return [judge_one(claim, metric, plan, rows) for claim in claims for metric in claim.metrics]
 
 
-def judge_one(claim: Claim, figure: str, plan: Plan, rows: Rows) -> Verdict:
+def judge_one(claim: Claim, metric: str, plan: Plan, rows: Rows) -> Verdict:
     names = [plan.resolve(name) for name in claim.pair]
-    first, second = (rows.get(name, {}).get(figure, {}) for name in names)
+    first, second = (rows.get(name, {}).get(metric, {}) for name in names)
     common = sorted(set(first) & set(second))
     if len(common) < 2 or names[0] == names[1]:  # both may be the plan's own decoding
-        return Verdict(claim, figure, NOT_RUN)
+        return Verdict(claim, metric, NOT_RUN)
     pairs = [first[seed] for seed in common], [second[seed] for seed in common]
     difference = compare(*pairs)
     means = statistics.fmean(pairs[0]), statistics.fmean(pairs[1])
-    more_is_better = FIGURES[figure][2]
+    more_is_better = METRICS[metric][2]
     if claim.better:
         verdict = is_better(difference, more_is_better)
     else:
         verdict = is_as_good(difference, more_is_better, claim.margin * abs(means[1]))
-    return Verdict(claim, figure, verdict, difference, means)
+    return Verdict(claim, metric, verdict, difference, means)
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
@@ -158,24 +157,23 @@ def advantage(difference: Difference, more_is_better: bool) -> tuple[float, floa
 
 
 def load_claims() -> list[Claim]:
-    """The claims of conf/ablation/claims.yaml, checked."""
-    text = files("impact_pl.conf").joinpath("ablation/claims.yaml").read_text(encoding="utf-8")
-    return make_claims(yaml.safe_load(text))
+    """Read and check lab/ablation/conf/claims.yaml."""
+    return make_claims(yaml.safe_load((CONF / "claims.yaml").read_text(encoding="utf-8")))
 
 
 def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
     """Claims of plain values.
 
     Raises:
-        ValueError: one names an unknown figure, or not one pair of rows.
+        UserError: one names an unknown metric, or not one pair of rows.
     """
     claims = [Claim(**each) for each in values]
     for claim in claims:
-        unknown = [figure for figure in claim.figures if figure not in FIGURES]
-        if unknown or not claim.figures:
-            raise UserError(f"claim {claim.text!r}: figures {claim.figures}, choose of {', '.join(FIGURES)}")
+        unknown = [metric for metric in claim.metrics if metric not in METRICS]
+        if unknown or not claim.metrics:
+            raise UserError(f"claim {claim.text!r}: metrics {claim.metrics}, choose from {', '.join(METRICS)}")
         if bool(claim.better and claim.worse) == bool(claim.good and claim.as_good_as):
             raise UserError(f"claim {claim.text!r}: give either better and worse, or good and as_good_as")
         if claim.size not in ("", *SIZES):
-            raise UserError(f"claim {claim.text!r}: size {claim.size!r}, choose of {', '.join(SIZES)}")
+            raise UserError(f"claim {claim.text!r}: size {claim.size!r}, choose from {', '.join(SIZES)}")
     return claims

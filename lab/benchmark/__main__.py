@@ -1,4 +1,4 @@
-"""`python -m lab.benchmark`: how fast generation, training and data are here, beside what the machine allows"""
+"""`python -m lab.benchmark`: measure how fast generation, training and data loading are on this machine."""
 
 import argparse
 import dataclasses
@@ -12,135 +12,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from impact_pl.cli import options
-from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig, TrainConfig, with_preset
+from impact_pl.config import DecodingConfig, TrainConfig, with_preset
 from impact_pl.errors import UserError, user_errors
+from lab.benchmark.arguments import build_parser
 
 if TYPE_CHECKING:
     from impact_pl.models.spec import ImpactSpec
-    from lab.benchmark.machine import Rates
-    from lab.benchmark.record import Record
+    from lab.benchmark.latency import DecodingVariant
+    from lab.benchmark.record import BenchmarkRecord
     from lab.benchmark.subject import Subject
-    from lab.benchmark.units import Way
-
-SUMMARIES = {
-    "latency": "seconds of a generation, its parts, and the time that its work takes at least",
-    "throughput": "clips a second by batch",
-    "scaling": "cost by duration",
-    "training": "clips a second, memory and utilisation of a training step, and what each way to make it adds",
-    "reading": "the training's DataLoader against plain ways to read the same shards",
-    "precompute": "impact-precompute against a plain loop",
-    "peers": "other text-to-audio systems in their published sizes, and ours",
-    "document": "records (what --json wrote) as a Markdown page with pictures",
-}
-BATCHES = {"latency": [1], "throughput": [1, 2, 4, 8, 16, 32, 64], "scaling": [1, 8], "peers": [1, 8]}
-ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64], "peers": [64]}
-DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
-DURATION = 10.24  # seconds, as the paper's clips and the peers'
-DEFAULTS = DecodingConfig()
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lab.benchmark",
-        description="How fast generation, training and data are here, beside what the machine allows.",
-        epilog="example: python -m lab.benchmark latency --model base --iterations 16 64 --json latency.json",
-    )
-    parsers = parser.add_subparsers(dest="part", required=True)
-    for part in ("latency", "throughput", "scaling", "peers"):
-        add_generation(parsers.add_parser(part, help=SUMMARIES[part]), part)
-    add_training(parsers.add_parser("training", help=SUMMARIES["training"]))
-    add_data(parsers)
-    document = parsers.add_parser("document", help=SUMMARIES["document"])
-    document.add_argument("records", type=Path, nargs="+", help="files that --json wrote")
-    document.add_argument("--out", type=Path, default=Path("performance.md"), help="(default: %(default)s)")
-    return parser
-
-
-def add_common(parser: argparse.ArgumentParser, device: bool = True) -> Callable[..., Any]:
-    """``device`` False: what is measured runs on the CPU."""
-    add = parser.add_argument
-    if device:
-        add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
-    else:
-        parser.set_defaults(device="cpu")
-    add("--threads", type=options.positive_int, help="of the CPU (default: PyTorch's choice)")
-    add("--repeats", type=options.positive_int, default=3, help="of what takes less than 5 s (default: %(default)s)")
-    add("--json", type=Path, help="write the record there, each row when it is complete")
-    add("--plots", type=Path, help="a folder for pictures (SVG)")
-    return add
-
-
-def add_set(add: Callable[..., Any]) -> None:
-    add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="of the named model, as model.head=consistency")
-
-
-def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
-    add = add_common(parser)
-    numbers: dict[str, Any] = {"type": options.positive_int, "nargs": "+"}
-    add("--model", default="base", help="a name under conf/model (random weights), or a model folder (%(default)s)")
-    add_set(add)
-    add("--batch", **numbers, default=BATCHES[part], help="clips generated together (default: %(default)s)")
-    one = {"nargs": 1} if part in ("throughput", "scaling") else {}  # their tables have no place for several
-    add("--iterations", **numbers | one, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
-    add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
-    add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["reference", "fused"], help="(%(default)s)")
-    add(
-        "--precision",
-        nargs="+",
-        choices=DECODING_CHOICES["precision"],
-        default=["32-true", "auto"],
-        help="auto: bf16 where the processor computes in it (default: %(default)s)",
-    )
-    add("--preset", nargs="*", choices=list(PRESETS), default=[], help="these fix iterations, steps and engine")
-    add_duration(parser, part)
-    add("--points", type=options.positive_int, default=5, help="iterations at which the encoder is timed (%(default)s)")
-    add("--whole", action="store_true", help="run generations to their end; else they are put together from units")
-    if part == "peers":
-        add("--systems", nargs="+", default=None, help="(default: all)")
-    if part in ("latency", "throughput"):
-        add("--no-codec", action="store_true", help="leave codec and text encoder out")
-
-
-def add_duration(parser: argparse.ArgumentParser, part: str) -> None:
-    """Several where cost by duration is measured; with peers, whose length is fixed, theirs."""
-    if part == "peers":
-        parser.set_defaults(duration=DURATION)
-        return
-    several, default = ("+", DURATIONS) if part == "scaling" else (None, DURATION)
-    help_text = "seconds of sound (default: %(default)s)"
-    parser.add_argument("--duration", type=options.seconds, nargs=several, default=default, help=help_text)
-
-
-def add_training(parser: argparse.ArgumentParser) -> None:
-    add = add_common(parser)
-    add("--model", default="base", help="a name under conf/model (default: %(default)s)")
-    add_set(add)
-    add("--batch", type=options.positive_int, default=8, help="clips a step (default: %(default)s)")
-    add("--duration", type=options.seconds, default=DURATION, help="seconds of a clip (default: %(default)s)")
-    add("--ways", nargs="+", help="by number, from 1 (default: all that the device computes, but the compiled)")
-    add("--data", type=Path, help="the `out` folder of impact-precompute to read (default: random shards)")
-    add("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader processes to try (default: %(default)s)")
-    add("--steps", type=options.positive_int, default=4, help="steps in which waiting is timed (default: %(default)s)")
-
-
-def add_data(parsers: Any) -> None:
-    reading = parsers.add_parser("reading", help=SUMMARIES["reading"])
-    add = add_common(reading, device=False)
-    add("--data", type=Path, help="the `out` folder of impact-precompute (default: random shards)")
-    add("--split", default="train")
-    add("--workers", type=int, nargs="+", default=[0, 1, 2], help="DataLoader processes to try")
-    add("--batch-size", type=options.positive_int, default=16)
-    add("--epochs", type=options.positive_int, default=3, help="of the set, in a repeat")
-    making = parsers.add_parser("precompute", help=SUMMARIES["precompute"])
-    add = add_common(making, device=False)
-    add("--manifest", type=Path, required=True)
-    add("--clips", type=options.positive_int, default=200, help="records, drawn from the manifest")
-    add("--clip-seconds", type=options.seconds, default=DURATION)
-    add("--text-encoder", default="none")
-    add("--workers", type=options.positive_int, nargs="+", default=[1, 2], help="processes to try")
-    add("--rate", type=options.positive_int, help="write the clips as WAV of this rate first")
-
+    from lab.benchmark.training import StepVariant
 
 say = functools.partial(print, flush=True)  # progress
 
@@ -165,32 +46,30 @@ def prepare(args: argparse.Namespace) -> None:
 
     from impact_pl.precision import find_device, resolve
 
-    args.device = find_device(args.device)
-
+    args.device = torch.device(find_device(args.device))
     if args.threads:
         torch.set_num_threads(args.threads)
-    args.device = torch.device(args.device)
     if "precision" in args:
         args.precision = list(dict.fromkeys(resolve(name, args.device) for name in args.precision))
 
 
 @contextmanager
 def recording(
-    args: argparse.Namespace, rates: "Rates | None" = None, spec: "ImpactSpec | None" = None
-) -> Iterator["Record"]:
-    """A record of this command; when it is complete its tables are printed and its pictures drawn.
+    args: argparse.Namespace, spec: "ImpactSpec | None" = None, product_rates: dict[str, float] | None = None
+) -> Iterator["BenchmarkRecord"]:
+    """A record of this command; when it is complete its tables are printed and its plots drawn.
 
-    Of a model's ``spec`` it holds how many text positions a caption is computed at.
+    Of a model's ``spec`` it holds at how many text positions a caption is computed.
     """
     from lab.benchmark.document import body
     from lab.benchmark.plots import plot
-    from lab.benchmark.record import Record
-    from lab.benchmark.work import text_positions
+    from lab.benchmark.record import BenchmarkRecord
+    from lab.benchmark.subject import text_positions
 
     settings = settings_of(args)
     if spec is not None:
-        settings["text_positions"] = [text_positions(spec)[0], spec.text_length]
-    record = Record(args.part, args.command, args.device, settings, rates, args.json)
+        settings["text_positions"] = [text_positions(spec), spec.text_length]
+    record = BenchmarkRecord(args.part, args.command, args.device, settings, product_rates, args.json)
     yield record
     print("\n" + "\n".join(body(record.content)))
     if args.plots is not None:
@@ -202,13 +81,6 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     left_out = ("part", "command", "json", "plots", "device")
     kept = {key: value for key, value in vars(args).items() if key not in left_out}
     return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
-
-
-def rates_of(args: argparse.Namespace) -> "Rates":
-    from lab.benchmark.machine import measure
-
-    say("measuring the machine: matrix products, memory, launches")
-    return measure(args.device)
 
 
 def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subject":
@@ -225,74 +97,73 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
     return subject.named(args.model, config, duration, args.device, parts)
 
 
-def ways_of(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Way]":
+def decoding_variants(args: argparse.Namespace, spec: "ImpactSpec") -> "list[DecodingVariant]":
     """Every engine in every precision, then the presets, which change how ``spec``'s model is decoded.
 
     Raises:
-        ValueError: one that the model cannot be decoded with.
+        UserError: the model cannot be decoded like that.
     """
     from impact_pl.precision import resolve
     from impact_pl.sampling.decoding import check_decoding
-    from lab.benchmark.units import Way
-    from lab.benchmark.work import check_counted
+    from lab.benchmark.latency import DecodingVariant
 
     found = []
-    for engine in args.engine:
-        for precision in args.precision:
-            decoding = DecodingConfig(num_diffusion_steps=args.diffusion_steps, engine=engine, precision=precision)
-            found.append(Way(f"{engine}, {precision}", decoding))
+    for engine, precision in itertools.product(args.engine, args.precision):
+        decoding = DecodingConfig(num_diffusion_steps=args.diffusion_steps, engine=engine, precision=precision)
+        found.append(DecodingVariant(f"{engine}, {precision}", decoding))
     for name in args.preset:
         preset = with_preset(spec.own_decoding, name, {})
         precision = resolve(preset.precision, args.device)
         decoding = dataclasses.replace(preset, precision=precision)
-        found.append(Way(f"preset {name}, {precision}", decoding, preset=True))
-    check_counted(spec)
-    for way in found:
-        check_decoding(way.decoding, spec.model.num_timesteps)
+        found.append(DecodingVariant(f"preset {name}, {precision}", decoding, preset=True))
+    for variant in found:
+        check_decoding(variant.decoding, spec.model.num_timesteps)
     return found
 
 
 def generation(args: argparse.Namespace) -> None:
     """latency, throughput and scaling: the same measurement over other ranges."""
-    from lab.benchmark.latency import measure
+    from lab.benchmark.latency import Setting, measure
 
     durations = args.duration if isinstance(args.duration, list) else [args.duration]
     subject = subject_of(args, max(durations), parts=not getattr(args, "no_codec", True))
-    ways, rates = ways_of(args, subject.model.spec), rates_of(args)
-    with recording(args, rates, subject.model.spec) as record:
+    variants = decoding_variants(args, subject.model.spec)
+    with recording(args, subject.model.spec) as record:
         for duration, batch in itertools.product(durations, args.batch):
-            common = (rates, args.points, args.repeats, args.whole, say)
-            for row in measure(subject, ways, batch, args.iterations, duration, *common):
+            for row in measure(Setting(subject, batch, duration, args.repeats), variants, args.iterations, say):
                 record.add(row)
 
 
 def training(args: argparse.Namespace) -> None:
     from lab.benchmark import training as timed
     from lab.benchmark.data import random_shards
+    from lab.benchmark.machine import product_rates
 
     subject = subject_of(args, args.duration, parts=False)
-    ways, rates, frames = training_ways(args, subject.model.spec), rates_of(args), subject.num_frames(args.duration)
-    stepper = timed.Stepper(subject, args.batch, frames)
-    say(f"{len(ways)} ways to make a step, {2 * args.repeats} steps of each")
-    with recording(args, rates, subject.model.spec) as record, tempfile.TemporaryDirectory() as scratch:
-        data = args.data or random_shards(Path(scratch), subject.model.spec, frames, clips=max(64, 8 * args.batch))
+    spec, num_frames = subject.model.spec, subject.num_frames(args.duration)
+    variants, stepper = step_variants(args, spec), timed.Stepper(subject, args.batch, num_frames)
+    say("measuring the machine's matrix products")
+    rates = product_rates(args.device)
+    say(f"{len(variants)} variants of a step, {2 * args.repeats} steps of each")
+    with recording(args, spec, rates) as record, tempfile.TemporaryDirectory() as scratch:
+        data = args.data or random_shards(Path(scratch), spec, num_frames, clips=max(64, 8 * args.batch))
         timed.check_data(stepper, data / "train")  # before minutes of timing
-        for row in timed.measure(stepper, ways, rates, args.repeats):
+        for row in timed.measure(stepper, variants, rates, args.repeats):
             record.add(row)
         for workers in args.workers:
             record.add(timed.data_wait(stepper, timed.ours(args.device), data / "train", workers, args.steps))
 
 
-def training_ways(args: argparse.Namespace, spec: "ImpactSpec") -> dict:
-    from lab.benchmark.training import WAYS, default_ways
+def step_variants(args: argparse.Namespace, spec: "ImpactSpec") -> "dict[str, StepVariant]":
+    from lab.benchmark.training import VARIANTS, default_variants
 
-    if args.ways is None:
-        return default_ways(args.device, packs=spec.num_padding < spec.text_length)
-    names = list(WAYS)
-    if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.ways):
+    if args.variants is None:
+        return default_variants(args.device, packs=spec.num_padding < spec.text_length)
+    names = list(VARIANTS)
+    if not all(number.isdigit() and 1 <= int(number) <= len(names) for number in args.variants):
         listed = "; ".join(f"{index}: {name}" for index, name in enumerate(names, start=1))
-        raise UserError(f"--ways {' '.join(args.ways)}: choose numbers of {listed}")
-    return {names[int(number) - 1]: WAYS[names[int(number) - 1]] for number in args.ways}
+        raise UserError(f"--variants {' '.join(args.variants)}: choose numbers of {listed}")
+    return {names[int(number) - 1]: VARIANTS[names[int(number) - 1]] for number in args.variants}
 
 
 def reading(args: argparse.Namespace) -> None:
@@ -303,7 +174,7 @@ def reading(args: argparse.Namespace) -> None:
         spec = planned_spec(TrainConfig().model)
         folder = args.data or data.random_shards(Path(scratch), spec, num_frames=256)
         setting = data.Reading(folder, args.split, tuple(args.workers), args.batch_size, args.epochs)
-        for row in data.measure(*data.reading_ways(setting), args.repeats):
+        for row in data.measure(*data.reading_variants(setting), args.repeats):
             record.add(row)
 
 
@@ -314,28 +185,26 @@ def making(args: argparse.Namespace) -> None:
         args.manifest, args.clips, args.clip_seconds, args.text_encoder, tuple(args.workers), args.rate
     )
     with recording(args) as record, tempfile.TemporaryDirectory() as scratch:
-        for row in data.measure(*data.precompute_ways(setting, Path(scratch)), args.repeats):
+        for row in data.measure(*data.precompute_variants(setting, Path(scratch)), args.repeats):
             record.add(row)
 
 
 def peers(args: argparse.Namespace) -> None:
-    """Other systems, and our rows with the codec in the place of what makes sound of their results."""
-    from lab.benchmark import latency
-    from lab.benchmark import peer_models as others
-    from lab.benchmark.peer_models import PEERS
+    """Other systems, and our rows with the codec as what decodes their results to sound."""
+    from lab.benchmark import latency, peer_models
 
-    systems = args.systems if args.systems is not None else list(PEERS)
-    if unknown := set(systems) - set(PEERS):
-        raise UserError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(PEERS)}")
+    systems = args.systems if args.systems is not None else list(peer_models.PEERS)
+    if unknown := set(systems) - set(peer_models.PEERS):
+        raise UserError(f"--systems {', '.join(sorted(unknown))}: choose {', '.join(peer_models.PEERS)}")
     subject = subject_of(args, args.duration, parts=True)
-    ways, rates = ways_of(args, subject.model.spec), rates_of(args)
-    with recording(args, rates, subject.model.spec) as record:
+    variants = decoding_variants(args, subject.model.spec)
+    with recording(args, subject.model.spec) as record:
         for batch in args.batch:
-            common = (rates, args.points, args.repeats, args.whole, say)
-            for row in latency.measure(subject, ways, batch, args.iterations, args.duration, *common):
-                record.add(others.own_row(subject, row))
+            setting = latency.Setting(subject, batch, args.duration, args.repeats)
+            for row in latency.measure(setting, variants, args.iterations, say):
+                record.add(peer_models.own_row(subject, row))
             for name, precision in itertools.product(systems, args.precision):
-                record.add(others.measure(name, precision, batch, args.device, args.repeats, args.whole))
+                record.add(peer_models.measure(name, precision, batch, args.device, args.repeats, args.whole))
                 say(f"{name}, {precision}, batch {batch}: {record.content['rows'][-1]['seconds']:.4g} s")
 
 

@@ -1,13 +1,13 @@
-"""How fast shards are read and made, against plain ways.
+"""Time reading and making shards, against simple alternatives.
 
 reading: clips/s and MB/s of the training's DataLoader in its shuffled order, for each number of worker processes,
 against (a) reading the same files' bytes from end to end, (b) a webdataset pipeline that decodes, shuffles and batches
 the same shards to the same tensors.
 
-precompute: clips/s of impact-precompute with one process and with two (in the middle half of the records, when all
+precompute: clips/s of `impact precompute` with one process and with two (in the middle half of the records, when all
 processes are at work), against the plain loop: one clip after the other is loaded, resampled, encoded and written.
 
-Every way is repeated, in turns, so that a change of the machine's load meets all of them; the medians count.
+All variants are repeated in turns, so that a change of the machine's load affects all of them; medians are reported.
 """
 
 import random
@@ -39,13 +39,13 @@ from impact_pl.precompute.workers import run_workers
 CAPTION_POSITIONS = 15
 FEWEST_CLIPS = 4  # of which a middle half can be timed
 BATCHES_A_WORKER = 8  # at least: up to two that it reads ahead come for nothing
-Way = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
+Timed = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
 Against = dict[str, dict[str, str]]  # column -> row -> the row that it is compared with
 
 
 @dataclass(frozen=True)
 class Reading:
-    """``python -m lab.benchmark reading``: ``data`` is the `out` folder of impact-precompute."""
+    """``python -m lab.benchmark reading``: ``data`` is the `out` folder of `impact precompute`."""
 
     data: Path
     split: str = "train"
@@ -66,12 +66,12 @@ class Making:
     rate: int | None = None
 
 
-def measure(ways: dict[str, Way], against: Against, repeats: int) -> list[dict]:
-    """Rows of a record: medians of clips/s and bytes/s, the ways taking turns, and how many times each column's way."""
-    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+def measure(variants: dict[str, Timed], against: Against, repeats: int) -> list[dict]:
+    """Rows of a record: medians of clips/s and bytes/s, and the ratio to what ``against`` names, by column."""
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(repeats):
-        for name, way in ways.items():
-            clips, num_bytes, elapsed = way()
+        for name, call in variants.items():
+            clips, num_bytes, elapsed = call()
             rates[name].append((clips / elapsed, num_bytes / elapsed))
     medians = {
         name: [statistics.median(column) for column in zip(*found, strict=True)] for name, found in rates.items()
@@ -80,13 +80,18 @@ def measure(ways: dict[str, Way], against: Against, repeats: int) -> list[dict]:
     for name, (clips_per_second, bytes_per_second) in medians.items():
         times = {key: clips_per_second / medians[other[name]][0] for key, other in against.items() if name in other}
         rows.append(
-            {"way": name, "clips_per_second": clips_per_second, "bytes_per_second": bytes_per_second, "times": times}
+            {
+                "variant": name,
+                "clips_per_second": clips_per_second,
+                "bytes_per_second": bytes_per_second,
+                "times": times,
+            }
         )
     return rows
 
 
-def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
-    """Name -> way, and what each is compared with."""
+def reading_variants(args: Reading) -> tuple[dict[str, Timed], Against]:
+    """Name -> what is timed, and what each is compared with."""
     folder = args.data / args.split
     dataset = LatentDataset(folder)
     size = sum(shard["bytes"] for shard in dataset.index.shards)
@@ -108,16 +113,16 @@ def reading_ways(args: Reading) -> tuple[dict[str, Way], Against]:
         pipeline, pins = webdataset_pipeline(dataset, args), torch.cuda.is_available()  # pinned as ours
         return DataLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pins)
 
-    def read(make: Callable[[int], DataLoader], workers: int) -> Way:
+    def read(make: Callable[[int], DataLoader], workers: int) -> Timed:
         return lambda: drain(make(workers), size / len(dataset))
 
-    ways: dict[str, Way] = {"(a) the files' bytes": lambda: read_bytes(dataset, args.epochs)}
+    variants: dict[str, Timed] = {"(a) the files' bytes": lambda: read_bytes(dataset, args.epochs)}
     against: Against = {"(a)": {}, "(b)": {}}
     for workers in args.workers:
         ours, theirs = f"impact_pl, {workers} worker(s)", f"(b) webdataset, {workers} worker(s)"
-        ways |= {theirs: read(webdataset_loader, workers), ours: read(loader, workers)}
+        variants |= {theirs: read(webdataset_loader, workers), ours: read(loader, workers)}
         against["(a)"][ours], against["(b)"][ours] = "(a) the files' bytes", theirs
-    return ways, against
+    return variants, against
 
 
 def read_bytes(dataset: LatentDataset, epochs: int) -> tuple[int, int, float]:
@@ -140,7 +145,7 @@ def drain(loader: DataLoader, bytes_per_clip: float) -> tuple[int, int, float]:
 
 
 def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
-    """The same batches (in another order) by webdataset's own means."""
+    """The same batches (in another order) by webdataset's own parts."""
     import webdataset
 
     features = dataset.index.text_features
@@ -162,8 +167,8 @@ def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
     return pipeline.batched(args.batch_size, collation_fn=collate)
 
 
-def precompute_ways(args: Making, folder: Path) -> tuple[dict[str, Way], Against]:
-    """Name -> way, and what each is compared with; ``folder`` is for what they write."""
+def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], Against]:
+    """Name -> what is timed, and what each is compared with; ``folder`` is for what they write."""
     write_clips(args, folder)
     config = PrecomputeConfig(
         manifest=str(folder / "manifest.jsonl"),
@@ -189,10 +194,10 @@ def precompute_ways(args: Making, folder: Path) -> tuple[dict[str, Way], Against
         clips, num_bytes = (round(share * sum(entry[key] for entry in entries)) for key in ("num_samples", "bytes"))
         return clips, num_bytes, times[last] - times[first]
 
-    ways: dict[str, Way] = {"(a) plain loop": lambda: plain_loop(maker, folder / "plain.tar")}
+    variants: dict[str, Timed] = {"(a) plain loop": lambda: plain_loop(maker, folder / "plain.tar")}
     for workers in args.workers:
-        ways[f"impact-precompute, {workers} process(es)"] = partial(pipeline, workers)
-    return ways, {"(a)": dict.fromkeys(ways, "(a) plain loop")}
+        variants[f"impact precompute, {workers} process(es)"] = partial(pipeline, workers)
+    return variants, {"(a)": dict.fromkeys(variants, "(a) plain loop")}
 
 
 def write_clips(args: Making, folder: Path) -> None:
@@ -232,13 +237,15 @@ def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
     return count, path.stat().st_size, time.perf_counter() - start
 
 
-def random_shards(folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128) -> Path:
+def random_shards(
+    folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128, split: str = "train"
+) -> Path:
     """Shards of random numbers that fit ``spec``, below ``folder``: reading them costs what reading real ones does.
 
     A caption has as many positions as AudioCaps' captions have on average.
     """
     generator = torch.Generator().manual_seed(0)
-    out = folder / "train"
+    out = folder / split
     out.mkdir(parents=True)
     shape = (2 * spec.latent_channels, num_frames, spec.latent_width)
     paths = [out / f"{number:06d}.tar" for number in range(-(-clips // per_shard))]
@@ -250,7 +257,7 @@ def random_shards(folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 
                     for name, (length, size) in spec.text_features.items()
                 }
                 moments = torch.rand(shape, generator=generator)
-                writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": "train"})
+                writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": split})
     features = {name: list(size) for name, size in spec.text_features.items()}
     encoder = {"name": "random", "identity": "random", "features": features} if features else None
     latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}

@@ -1,34 +1,32 @@
-"""The page of performance, made from records: no number in it is typed."""
+"""Make the page of performance from records: no number in it is typed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from impact_pl.errors import UserError
 from impact_pl.partial import write_whole
 from lab.benchmark import tables
-from lab.benchmark.plots import longest, plot, ways
+from lab.benchmark.plots import plot
 from lab.benchmark.record import read_record
+from lab.benchmark.tables import Content
 
 INTRODUCTION = """\
 # Performance
 
-Made by `python -m lab.benchmark document` from the records that stand beside it; every record names its command, and
-`make bench` (a CPU) or `make bench-gpu` (CUDA) makes them anew, but for what was timed outside.
+Made by `python -m lab.benchmark document` from the JSON records in the folder of the same name. Each record names its
+command; `make bench` (CPU) and `make bench-gpu` (CUDA) make them again, except what was timed outside.
 
-**Bound** is the time that a part's arithmetic takes at the machine's measured rate of matrix products, or its bytes at
-the measured bandwidth, whichever is longer; iterations wait for each other, so theirs add up. Counted is the work that
-the algorithm needs (`lab/benchmark/work.py`), not what a program does. Starting operations is what a program
-does: **launches** are its operations times the measured cost of starting one, and no part of the bound.
-**Guidance** is the second half of a batch, with the null condition: what it adds to a part. **(units)** is put together
-from timed iterations (`lab/benchmark/units.py`); without that mark a generation was run to its end. The
-second half's time is the difference of two times, and may come out below its bound. Times are medians after warm-ups,
-ways taking turns, with random weights where a model is only named, and captions of average length (CAPTION_TOKENS in
-`work.py`), of whose text a model with a `text_padding` computes the positions that are there. All are computed by the
-reference engine, LTH14/mar and its step, and in records that name no number of them. On a CPU, what
-takes more than 5 s is run once, without a warm-up, but for training steps (since 2026-11-27). Ratios are within one
-run, but for those to what was timed outside (**reference / this**). The paper's seconds are for a batch of 8 on one
-V100.
+Times are medians after warm-up, with the variants of a table taking turns. On a CPU, what takes more than 5 s is run
+once, without a warm-up. A model that is only named has random weights, in its published size; captions have the lengths
+of AudioCaps' captions, and a model with a `text_padding` computes only the text positions that are there. The real-time
+factor is seconds of decoding per second of sound. **reference engine / this** compares with that engine in float32 in
+the same run, **LTH14/mar / this** with what was timed outside. The paper's seconds are for a batch of 8 on one V100.
+
+**(assembled)**: records taken before December 2026 put most generations, and the seconds of encoder and head in all of
+them, together from timed encoder passes and head loops instead of running them; where both were done, the assembled
+time was between 0.91 and 1.07 of the whole one. The peers' steps are assembled too: the step in the middle is timed and
+counted as often as there are steps.
 """
 TITLES = {
     "latency": "Latency",
@@ -40,17 +38,25 @@ TITLES = {
     "peers": "Other systems",
     "outside": "Timed outside",
 }
+TABLES: dict[str, Callable[[Content], str]] = {  # of parts that have a single table
+    "throughput": tables.throughput_table,
+    "scaling": tables.scaling_table,
+    "reading": tables.data_table,
+    "precompute": tables.data_table,
+    "peers": tables.peers_table,
+    "outside": tables.outside_table,
+}
 
 
 def write_document(paths: list[Path], out: Path) -> None:
-    """Write ``out`` and its pictures, which lie in the folder of the same name beside it.
+    """Write ``out``, and its pictures into the folder of the same name.
 
     Raises:
-        ValueError: no records, a file that is none, or two of the same name (pictures are named after it).
+        UserError: no records, a file that is none, or two of the same name (pictures are named after it).
     """
     if not paths:
         raise UserError("no records to make a document of: give the files that --json wrote")
-    records: dict[str, dict] = {}
+    records: dict[str, Content] = {}
     for path in paths:
         if path.stem in records:
             raise UserError(f"{path}: another record is called {path.stem} too; rename one of them")
@@ -69,7 +75,7 @@ def write_document(paths: list[Path], out: Path) -> None:
     write_whole(out, "\n".join(lines).rstrip() + "\n")
 
 
-def section(record: dict, stem: str, outside: list[dict], out: Path) -> list[str]:
+def section(record: Content, stem: str, outside: list[Content], out: Path) -> list[str]:
     """One record: where it comes from, its tables, its pictures."""
     lines = [f"### {TITLES[record['part']]}{title_of(record)}\n", f"`{record['command']}`, {record['taken']}\n"]
     lines += body(record, outside)
@@ -78,32 +84,20 @@ def section(record: dict, stem: str, outside: list[dict], out: Path) -> list[str
     return lines
 
 
-def body(record: dict, outside: Sequence[dict] = ()) -> list[str]:
+def body(record: Content, outside: Sequence[Content] = ()) -> list[str]:
     """A record's machine and tables; ``outside``: records of other implementations, to compare with."""
     part = record["part"]
-    lines = [(record["how"] if part == "outside" else tables.machine_lines(record)) + "\n"]
+    lines = [record["how"] if part == "outside" else tables.machine_line(record)]
     if part == "latency":
-        lines += [tables.rates_table(record) + "\n", tables.latency_table(record, outside) + "\n", *breakdowns(record)]
+        lines += [tables.latency_table(record, outside), tables.parts_table(record["rows"])]
     elif part == "training":
-        lines += [tables.training_table(record, outside) + "\n", tables.waiting_table(record) + "\n"]
+        lines += [tables.training_table(record, outside), tables.waiting_table(record)]
     else:
-        lines.append(tables.TABLES[part](record) + "\n")
-    return lines
+        lines.append(TABLES[part](record))
+    return [line + "\n" for line in lines if line]
 
 
-def title_of(record: dict) -> str:
+def title_of(record: Content) -> str:
     """What tells a section from others of its part."""
-    said = record.get("name") or record["settings"].get("model", "")
-    return f": {said}" if said else ""
-
-
-def breakdowns(record: dict) -> list[str]:
-    """Where the time goes: of each way's longest generation at the smallest batch."""
-    rows = record["rows"]
-    batch = min(row["batch"] for row in rows)
-    lines = []
-    for way in ways(rows):
-        row = longest([row for row in rows if row["way"] == way and row["batch"] == batch])
-        lines.append(f"Where the time goes, {way}, batch {batch}, {row['iterations']} x {row['diffusion_steps']}:\n")
-        lines.append(tables.breakdown_table(row) + "\n")
-    return lines
+    name = record.get("name") or record["settings"].get("model", "")
+    return f": {name}" if name else ""

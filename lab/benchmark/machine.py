@@ -1,13 +1,13 @@
-"""The machine: what it is, and how fast it multiplies matrices, reads memory and starts operations."""
+"""Describe the machine, and measure how fast it multiplies matrices."""
 
 import functools
 import os
 import platform
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,40 +15,16 @@ from torch import Tensor
 import impact_pl
 from impact_pl.precision import PRECISIONS
 from impact_pl.training.log import git_revision
-from lab.benchmark.timing import Work, median_seconds
+from lab.benchmark.timing import median_seconds
 
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "lightning")
-MIB = 2**20
-WORKING_SETS = tuple(size * MIB for size in (4, 16, 64, 256, 512))
 GEMM_SECONDS = 0.5  # larger matrices are not tried when one product takes longer
-# Dense bf16 products by the data sheet, in FLOP/s: what "model FLOPs utilisation" usually refers to.
+# Dense bf16 products by the data sheet, in FLOP/s: what "model FLOPs utilization" usually refers to.
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What a bound is made of.
-
-    Attributes:
-        gemm: precision -> FLOP/s of large matrix products (2 a multiply-add), the fastest way there is here.
-        ways: way of multiplying -> FLOP/s; ``gemm`` holds the largest of each precision.
-        bandwidth: bytes that are read again and again -> bytes/s. Small sets stay in the caches.
-        launch: seconds to start one operation that does almost nothing.
-    """
-
-    gemm: dict[str, float]
-    ways: dict[str, float]
-    bandwidth: dict[int, float]
-    launch: float
-
-    def bandwidth_of(self, working_set: float) -> float:
-        """Bytes/s at which so many bytes can be read over and over: of the next smaller set measured."""
-        known = [size for size in self.bandwidth if size <= working_set] or [min(self.bandwidth)]
-        return self.bandwidth[max(known)]
-
-
-def describe(device: torch.device) -> dict:
-    """What a reader must know to judge a figure: processor, threads, versions, code."""
+def describe(device: torch.device) -> dict[str, Any]:
+    """What a reader must know to judge a measurement: processor, threads, versions, code."""
     on_gpu = device.type == "cuda"
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -86,39 +62,27 @@ def peak_of(name: str) -> float | None:
     return next((peak for key, peak in PEAKS.items() if key in name), None)
 
 
-def measure(device: torch.device, repeats: int = 5, largest: int = 8192) -> Rates:
-    """Rates of ``device`` with the present number of threads; matrices up to ``largest`` x ``largest``."""
-    ways = {
-        f"{precision}, {name}": gemm_rate(product, dtype, device, repeats, largest)
+def product_rates(device: torch.device, repeats: int = 5, largest: int = 8192) -> dict[str, float]:
+    """Precision -> FLOP/s of the fastest large matrix products, with the present number of threads."""
+    return {
+        precision: max(product_rate(call, dtype, device, repeats, largest) for call in products(dtype, device))
         for precision, dtype in PRECISIONS.items()
-        for name, product in products(dtype, device).items()
     }
-    gemm = {precision: max(rate for way, rate in ways.items() if way.startswith(precision)) for precision in PRECISIONS}
-    bandwidth = {size: read_rate(size, device, repeats) for size in WORKING_SETS}
-    if device.type == "cuda":
-        bandwidth = as_fast_as_larger(bandwidth)
-    return Rates(gemm, ways, bandwidth, launch_seconds(device, repeats))
 
 
-def products(dtype: torch.dtype, device: torch.device) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Ways to multiply two matrices. In float32 a CPU has two libraries, and PyTorch's default may be the slower."""
-    found: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"torch.mm": torch.mm}
+def products(dtype: torch.dtype, device: torch.device) -> list[Callable[[Tensor, Tensor], Tensor]]:
+    """How to multiply two matrices. In float32 a CPU has two libraries, and PyTorch's default may be the slower."""
+    found: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm]
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
-        found["oneDNN"] = packed_product
+        found.append(lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))  # a b^T by oneDNN
     return found
 
 
-def packed_product(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-
-
-def gemm_rate(
+def product_rate(
     product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, device: torch.device, repeats: int, largest: int
 ) -> float:
-    """FLOP/s of square products, the best over their size."""
-    best = 0.0
-    size = min(512, largest)
+    """FLOP/s (2 per multiply-add) of the fastest square product up to ``largest``."""
+    best, size = 0.0, min(512, largest)
     while size <= largest:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         with torch.inference_mode():
@@ -128,46 +92,3 @@ def gemm_rate(
             break
         size *= 2
     return best
-
-
-def read_rate(size: int, device: torch.device, repeats: int) -> float:
-    """Bytes/s of reading ``size`` bytes again and again."""
-    x = torch.ones(size // 4 // 4096, 4096, device=device)
-    vector = torch.ones(4096, device=device)
-    times = max(2, WORKING_SETS[-1] // size)  # enough that starting a read is no matter
-
-    def read() -> None:
-        for _ in range(times):
-            torch.mv(x, vector)  # two operations a number: reading is all there is to it
-
-    with torch.inference_mode():
-        return times * size / median_seconds(captured(read, device), repeats, device)
-
-
-def captured(work: Work, device: torch.device) -> Work:
-    """``work`` as one CUDA graph on a GPU, where reading a small set takes less than its launch from the host."""
-    if device.type != "cuda":
-        return work
-    with torch.cuda.device(device):
-        work()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            work()
-    return graph.replay
-
-
-def as_fast_as_larger(bandwidth: dict[int, float]) -> dict[int, float]:
-    """Rates with what starting a read costs a small set left out: it is read at least as fast as any larger one."""
-    return {size: max(rate for other, rate in bandwidth.items() if other >= size) for size in bandwidth}
-
-
-def launch_seconds(device: torch.device, repeats: int, count: int = 1000) -> float:
-    """Seconds to start one operation, on a GPU without waiting for it."""
-    x = torch.zeros(1, device=device)
-
-    def launch() -> None:
-        for _ in range(count):
-            x.add_(1)
-
-    with torch.inference_mode():
-        return median_seconds(launch, repeats, device) / count

@@ -35,13 +35,9 @@ TANGO: Sizes = {  # declare-lab/tango, configs/diffusion_model_config.json
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "use_linear_projection": True, "upcast_attention": True,
 }  # fmt: skip
-MAGNET_SMALL: Sizes = {
-    "dim": 1024,
-    "depth": 24,
-    "num_heads": 16,
-    "codebooks": 4,
-    "codes": 2048,
-}  # audiocraft, small.yaml
+MAGNET_SMALL: Sizes = {  # audiocraft, small.yaml
+    "dim": 1024, "depth": 24, "num_heads": 16, "codebooks": 4, "codes": 2048,
+}  # fmt: skip
 MAGNET_PASSES = (20, 10, 10, 10)  # a codebook; audiocraft, audio_magnet_16khz.yaml
 ENCODEC_16KHZ: Sizes = {  # audiocraft, encodec_large_nq4_s320.yaml: 50 frames a second
     "sampling_rate": 16_000, "upsampling_ratios": [8, 5, 4, 2], "num_filters": 64, "codebook_size": 2048,
@@ -237,7 +233,7 @@ def measure(name: str, precision: str, batch: int, device: torch.device, repeats
     # Not in inference mode: with weights made in it a pass of MAGNeT in bf16 took 15 times as long on a CPU.
     peer = PEERS[name](batch, PRECISIONS[precision], device)
     with torch.inference_mode():
-        steps = run_steps(peer, device) if whole else peer.steps * middle_step(peer, repeats, device)
+        steps = run_steps(peer) if whole else peer.steps * middle_step(peer, repeats, device)
         sound = median_seconds(peer.finish, repeats, device)
     return {
         "system": name,
@@ -259,7 +255,7 @@ def middle_step(peer: Peer, repeats: int, device: torch.device) -> float:
     return median_seconds(lambda: peer.step(middle), repeats, device)
 
 
-def run_steps(peer: Peer, device: torch.device) -> float:
+def run_steps(peer: Peer) -> float:
     """Seconds of all steps, after one that is not counted."""
 
     def run() -> None:
@@ -269,15 +265,15 @@ def run_steps(peer: Peer, device: torch.device) -> float:
     peer.start(0)
     peer.step(0)
     peer.start(0)
-    return seconds_of(run, device)
+    return seconds_of(run)
 
 
 def own_row(subject: Subject, row: dict) -> dict:
-    """A row of ``latency`` as one of this record: text left out, as for all."""
-    sound = row["parts"]["codec"]["seconds"]
+    """Turn a row of ``latency`` into one of this record: without the text encoder, as for all systems."""
+    sound = row["parts"]["codec"]
     size = f"{row['iterations']} x {row['diffusion_steps']}"
     return {
-        "system": f"IMPACT {subject.name}, {row['way'].split(',')[0]}, {size}",
+        "system": f"IMPACT {subject.name}, {row['variant'].split(',')[0]}, {size}",
         "ours": True,
         "precision": row["precision"],
         "batch": row["batch"],

@@ -1,10 +1,9 @@
-"""What a command measured, as a JSON file, written again with every row: an interrupted run leaves its rows.
+"""The JSON file of what a command measured, written again with every row: an interrupted run leaves its rows.
 
-Rows of ways that take turns (of a training's steps, of data) are complete together, when the last turn is over. Until
-the first row the file stays what it was.
+Rows of variants that take turns are complete together, when the last turn is over. Until the first row the file stays
+what it was.
 """
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -14,16 +13,16 @@ import torch
 
 from impact_pl.errors import UserError
 from impact_pl.partial import write_whole
-from lab.benchmark.machine import Rates, describe
+from lab.benchmark.machine import describe
 
-FORMAT = 1
+FORMAT = 1  # of the files that --json writes and of those that are written by hand
 REQUIRED = ("command", "taken", "machine", "settings", "rows")
 OUTSIDE_REQUIRED = ("how",)  # of a record of another implementation, which somebody wrote by hand
 OUTSIDE_ROW = ("batch", "duration", "precision", "seconds", "whole")  # and what a generation has
 PARTS = ("latency", "throughput", "scaling", "training", "reading", "precompute", "peers", "outside")
 
 
-class Record:
+class BenchmarkRecord:
     """One command's measurements.
 
     Args:
@@ -31,7 +30,7 @@ class Record:
         command: as it was typed.
         device: what it ran on.
         settings: what holds for all rows.
-        rates: of the machine, where they were measured.
+        product_rates: FLOP/s of the machine's matrix products by precision, where they were measured.
         path: of the file; None: nothing is written.
     """
 
@@ -41,7 +40,7 @@ class Record:
         command: str,
         device: torch.device,
         settings: dict[str, Any],
-        rates: Rates | None = None,
+        product_rates: dict[str, float] | None = None,
         path: Path | None = None,
     ) -> None:
         assert part in PARTS, part
@@ -52,7 +51,7 @@ class Record:
             "command": command,
             "taken": time.strftime("%Y-%m-%d"),
             "machine": describe(device),
-            "rates": None if rates is None else dataclasses.asdict(rates),
+            "product_rates": product_rates,
             "settings": settings,
             "rows": [],
         }
@@ -68,10 +67,10 @@ class Record:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The content of a record's file.
+    """Read a record's file.
 
     Raises:
-        ValueError: it is something else, or has no rows.
+        UserError: it is something else, or has no rows.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -97,7 +96,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
-    """ValueError unless ``found`` has ``keys``."""
+    """UserError unless ``found`` has ``keys``."""
     if not isinstance(found, dict):
         raise UserError(f"{path}: {what} is no object with {', '.join(keys)}")
     if missing := [key for key in keys if key not in found]:

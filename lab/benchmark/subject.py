@@ -1,6 +1,6 @@
-"""What is timed: an Impact model with its codec and text encoder, a trained one or one with random weights.
+"""The model that is timed, with its codec and text encoder: a trained one, or one with random weights.
 
-Speed does not depend on what the weights are, so a model that is only named gets random ones, in the published sizes.
+Speed does not depend on the weights, so a model that is only named gets random ones, in the published sizes.
 """
 
 import dataclasses
@@ -25,11 +25,13 @@ from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 from impact_pl.text_encoders.registry import load_text_encoder
-from lab.benchmark.work import CAPTION_TOKENS
 from lab.cards.scaling import planned_spec
 
 FRAMES_PER_SECOND = 25  # of both codecs' latents
 CAPTION = "a dog barks while rain falls on a tin roof"
+# Tokens of a batch's captions, one after the other. The first and their mean are those of CAPTION in T5's pieces;
+# AudioCaps' captions have as many words on average. How unequal they are is assumed.
+CAPTION_TOKENS = (14, 10, 18, 12, 16, 8, 22, 12)
 
 # AudioLDM's VAE and vocoder (cvssp/audioldm-s-full-v2, vae/config.json and vocoder/config.json).
 VAE: dict[str, Any] = {
@@ -50,13 +52,12 @@ FLAN_T5_LARGE: dict[str, Any] = {
 
 @dataclass
 class Subject:
-    """A model, and what stands around it."""
+    """A model with what surrounds it in a generation."""
 
     name: str
     model: Impact
     codec: AudioCodec | None
     encode_text: Callable[[int], object] | None  # encodes so many captions
-    text_bytes: int = 0  # of the text encoder's weights
 
     @property
     def device(self) -> torch.device:
@@ -66,7 +67,7 @@ class Subject:
         """Latent frames of so many seconds, whole patches.
 
         Raises:
-            ValueError: longer than the model has positions for.
+            UserError: longer than the model has positions for.
         """
         frames = whole_patches(self.model.spec, duration)
         if self.num_patches(frames) > self.model.spec.model.max_patches:
@@ -100,6 +101,12 @@ class Subject:
         return torch.randn(batch, spec.latent_channels, num_frames, spec.latent_width, device=self.device)
 
 
+def text_positions(spec: ImpactSpec) -> int:
+    """Text positions that are computed for a caption of CAPTION_TOKENS[0] tokens."""
+    caption = sum(min(length, CAPTION_TOKENS[0]) for length, _ in spec.text_features.values())
+    return min(caption + spec.num_padding, spec.text_length)
+
+
 def whole_patches(spec: ImpactSpec, duration: float) -> int:
     """Latent frames of so many seconds, rounded up to whole patches."""
     patch = spec.patch_shape[0]
@@ -124,7 +131,7 @@ def named(name: str, config: ModelConfig, duration: float, device: torch.device,
     if not parts:
         return Subject(name, model, None, None)
     codec = random_audioldm(device) if spec.latent_width > 1 else load_codec("builtin", device)
-    return Subject(name, model, codec, *text_encoder(spec, device))
+    return Subject(name, model, codec, text_encoder(spec, device))
 
 
 def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subject:
@@ -135,14 +142,14 @@ def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subje
     encoder = pipeline.text_encoder
     if encoder is None:
         return Subject(folder.name, pipeline.model, pipeline.codec, None)
-    return Subject(folder.name, pipeline.model, pipeline.codec, *encoding(encoder))
+    return Subject(folder.name, pipeline.model, pipeline.codec, encode_with(encoder))
 
 
 def random_audioldm(device: torch.device) -> AudioCodec:
     """AudioLDM's codec in its published size, with random weights.
 
     Raises:
-        ValueError: diffusers is not installed.
+        UserError: diffusers is not installed.
     """
     try:
         from diffusers import AutoencoderKL
@@ -159,15 +166,15 @@ def random_audioldm(device: torch.device) -> AudioCodec:
         return load_codec(f"audioldm:{folder}", device)
 
 
-def encoding(encoder: TextEncoder) -> tuple[Callable[[int], object], int]:
-    """Encoding of B captions, and bytes of weights."""
-    return lambda batch: encoder.encode([CAPTION] * batch), sum(p.nbytes for p in encoder.parameters())
+def encode_with(encoder: TextEncoder) -> Callable[[int], object]:
+    """Encode so many captions."""
+    return lambda batch: encoder.encode([CAPTION] * batch)
 
 
-def text_encoder(spec: ImpactSpec, device: torch.device) -> tuple[Callable[[int], object], int]:
-    """:func:`encoding` of MiniLM, or of flan-t5-large and CLAP's text tower with random weights, at all positions."""
+def text_encoder(spec: ImpactSpec, device: torch.device) -> Callable[[int], object]:
+    """:func:`encode_with` MiniLM, or flan-t5-large and CLAP's text tower with random weights, at all positions."""
     if "minilm" in spec.text_features:
-        return encoding(load_text_encoder("minilm", device))
+        return encode_with(load_text_encoder("minilm", device))
     from transformers import ClapTextConfig, ClapTextModelWithProjection, T5Config, T5EncoderModel
 
     t5: Any = T5EncoderModel(T5Config(**FLAN_T5_LARGE))
@@ -182,4 +189,4 @@ def text_encoder(spec: ImpactSpec, device: torch.device) -> tuple[Callable[[int]
         t5(input_ids=ids, attention_mask=mask)
         clap(input_ids=ids, attention_mask=mask)
 
-    return encode, sum(p.nbytes for model in (t5, clap) for p in model.parameters())
+    return encode

@@ -1,17 +1,16 @@
-"""How fast a training step is, in several ways: clips/s, memory for the backward pass, model FLOPs utilisation (MFU).
+"""Time a training step in several variants: clips per second, memory for the backward pass, utilization.
 
-A step is the forward pass, the backward pass, clipping, AdamW and the average, as in ``training``, without Lightning
-around it. Ways are built one on the other, from the reference's step to ours, so that each shows what it adds (the last
-two things: AdamW and dropout).
+A step is the forward pass, the backward pass, clipping, AdamW and the EMA, as in ``training``, without Lightning around
+it. The variants build on each other, from the reference's step to ours, so that each shows what it adds (the last two
+additions: AdamW and dropout).
 
-Dimensions: B clips, N patches, K masked positions a clip.
+Dimensions: B clips, N patches, K masked positions per clip.
 """
 
 import dataclasses
 import functools
 import math
 import statistics
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,9 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import timer
+from torch.utils.flop_counter import FlopCounterMode
 
 from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
 from impact_pl.data.datamodule import latent_loader
@@ -35,18 +37,17 @@ from impact_pl.text_encoders.base import TextFeatures
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer
 from impact_pl.training.strategies import clip_gradients, prepare, transformer_blocks
-from lab.benchmark.machine import Rates, peak_of
+from lab.benchmark.machine import peak_of
 from lab.benchmark.subject import Subject
-from lab.benchmark.timing import seconds_of, synchronize
-from lab.benchmark.work import training_flops
+from lab.benchmark.timing import seconds_of
 from lab.cards.scaling import saved_storages
 
 CAPTION_DROPOUT = 0.1
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to make a step; the defaults are the reference's."""
+class StepVariant:
+    """How a step is made; the defaults are the reference's."""
 
     precision: str = "32-true"
     attention_dropout: float = 0.1
@@ -58,13 +59,13 @@ class Way:
     compile: bool = False
 
 
-REFERENCE = Way()
+REFERENCE = StepVariant()
 BF16 = dataclasses.replace(REFERENCE, precision="bf16")
 FUSED_ATTENTION = dataclasses.replace(BF16, attention_dropout=0.0)
 MASKED_ONLY = dataclasses.replace(FUSED_ATTENTION, masked_only=True)
 PACKED_TEXT = dataclasses.replace(MASKED_ONLY, packed_text=True)
 OURS = dataclasses.replace(PACKED_TEXT, quick_dropout=True, fused=True)
-WAYS = {
+VARIANTS = {
     "the reference's step": REFERENCE,
     "bf16": BF16,
     "bf16, no attention dropout": FUSED_ATTENTION,
@@ -81,22 +82,22 @@ WAYS = {
 }
 
 
-def default_ways(device: torch.device, packs: bool) -> dict[str, Way]:
-    """All but the compiled one, those in bf16 where the device only emulates it, and what an earlier way does there.
+def default_variants(device: torch.device, packs: bool) -> dict[str, StepVariant]:
+    """All except the compiled one, those in bf16 where the device only emulates it, and repetitions on that device.
 
     ``packs``: the model has a text_padding.
     """
     computed = {resolve("auto", device), "32-true"}
-    found: dict[Way, str] = {}  # as it is there -> its first name
-    for name, way in WAYS.items():
-        if way.precision in computed and not way.compile:
-            quick = way.quick_dropout and device.type == "cpu"
-            there = dataclasses.replace(way, packed_text=way.packed_text and packs, quick_dropout=quick)
+    found: dict[StepVariant, str] = {}  # as it is there -> its first name
+    for name, variant in VARIANTS.items():
+        if variant.precision in computed and not variant.compile:
+            quick = variant.quick_dropout and device.type == "cpu"
+            there = dataclasses.replace(variant, packed_text=variant.packed_text and packs, quick_dropout=quick)
             found.setdefault(there, name)
-    return {name: WAYS[name] for name in found.values()}
+    return {name: VARIANTS[name] for name in found.values()}
 
 
-def ours(device: torch.device) -> Way:
+def ours(device: torch.device) -> StepVariant:
     """Our step in the precision that suits ``device``."""
     return dataclasses.replace(OURS, precision=resolve("auto", device))
 
@@ -111,12 +112,12 @@ def mean_mask_ratio(config: MaskRatioConfig) -> float:
 
 
 class Stepper:
-    """Steps of one model in several ways; optimizers' states are shared by ways that can share them."""
+    """Steps of one model in several variants, which share the optimizers' states where they can."""
 
     def __init__(self, subject: Subject, batch: int, num_frames: int) -> None:
         spec = subject.model.spec
         if spec.model.head != "diffusion":
-            raise UserError(f"model.head = {spec.model.head!r}: the work of training is counted for diffusion only.")
+            raise UserError(f"model.head = {spec.model.head!r}: training steps are timed with the diffusion head only.")
         ratio = mean_mask_ratio(spec.model.mask_ratio)
         spec.model.mask_ratio = MaskRatioConfig(kind="fixed", value=ratio)
         self.model: Impact = subject.model.train()
@@ -134,39 +135,48 @@ class Stepper:
             part for block in self.blocks for part in block.modules() if isinstance(part, nn.Dropout)
         ]
 
-    def step(self, way: Way) -> None:
+    def step(self, variant: StepVariant) -> None:
         """One whole step."""
-        with self._laid_out(way):
-            loss = self.loss(way)
+        with self._set_up(variant):
+            loss = self.loss(variant)
             loss.backward()
-            clip_gradients(self.model, self.optimizers[way.fused], 3.0)
-            self.optimizers[way.fused].step()
-            self.optimizers[way.fused].zero_grad()
+            clip_gradients(self.model, self.optimizers[variant.fused], 3.0)
+            self.optimizers[variant.fused].step()
+            self.optimizers[variant.fused].zero_grad()
             self.ema.update(self.model, 10_000)
 
-    def loss(self, way: Way) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=way.precision == "bf16"):
-            text = self.texts[way.packed_text]
-            if not way.masked_only:
+    def loss(self, variant: StepVariant) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=variant.precision == "bf16"):
+            text = self.texts[variant.packed_text]
+            if not variant.masked_only:
                 return loss_at_all(self.model, self.latents, text, self.generator)
             # A dropped caption is shorter: then not all positions would be there, and attention would have a mask.
-            dropout = CAPTION_DROPOUT if way.packed_text else 0.0
+            dropout = CAPTION_DROPOUT if variant.packed_text else 0.0
             return self.model(self.latents, text, self.generator, dropout).loss
 
-    def kept_bytes(self, way: Way) -> int:
-        """Bytes that the forward pass keeps for the backward pass, beside weights."""
-        with self._laid_out(way), saved_storages(self.model) as kept:
-            self.loss(way)
+    def kept_bytes(self, variant: StepVariant) -> int:
+        """Bytes that the forward pass keeps for the backward pass, weights not included."""
+        with self._set_up(variant), saved_storages(self.model) as kept:
+            self.loss(variant)
         return sum(kept.values())
 
+    def flops(self) -> int:
+        """FLOPs of the matrix products and attention of one step, as our variant computes them."""
+        variant = dataclasses.replace(OURS, precision="32-true")
+        # The fused attention of a CPU is not counted.
+        with self._set_up(variant), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            self.loss(variant).backward()
+        self.optimizers[variant.fused].zero_grad()
+        return counter.get_total_flops()
+
     @contextmanager
-    def _laid_out(self, way: Way) -> Iterator[None]:
-        """The model with a way's dropout, checkpointing and compilation, as ``training`` fits it to these."""
-        trainer = TrainerConfig(compile=way.compile, activation_checkpointing=way.checkpointing)
+    def _set_up(self, variant: StepVariant) -> Iterator[None]:
+        """The model with a variant's dropout, checkpointing and compilation, as ``training`` sets them up."""
+        trainer = TrainerConfig(compile=variant.compile, activation_checkpointing=variant.checkpointing)
         prepare(self.model, self.ema.model, trainer, None)
         for block in self.blocks:
-            block.attn.attention_dropout = way.attention_dropout
-        if not way.quick_dropout:
+            block.attn.attention_dropout = variant.attention_dropout
+        if not variant.quick_dropout:
             for dropout in self.dropouts:
                 dropout.forward = functools.partial(nn.Dropout.forward, dropout)
         try:
@@ -201,50 +211,53 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
     return (losses * weight).sum() / weight.sum()
 
 
-def measure(stepper: Stepper, ways: dict[str, Way], rates: Rates, repeats: int) -> list[dict]:
-    """Rows of a record, one a way."""
-    kept = {name: stepper.kept_bytes(way) for name, way in ways.items()}
-    for way in {way.fused: way for way in ways.values()}.values():
-        stepper.step(way)  # which allocates the optimizer's state: no part of anybody's step
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):  # in turns, so that a change of the machine's load meets all of them
-        for name, way in ways.items():
-            stepper.step(way)  # uncounted: in a training, the step before had the same shapes, and left their memory
-            times[name].append(seconds_of(functools.partial(stepper.step, way), stepper.device))
+def measure(
+    stepper: Stepper, variants: dict[str, StepVariant], product_rates: dict[str, float], repeats: int
+) -> list[dict[str, Any]]:
+    """Rows of a record, one per variant."""
+    kept = {name: stepper.kept_bytes(variant) for name, variant in variants.items()}
+    for variant in {variant.fused: variant for variant in variants.values()}.values():
+        stepper.step(variant)  # allocates the optimizer's state, which is no part of any variant's step
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):  # in turns, so that a change of the machine's load affects all of them
+        for name, variant in variants.items():
+            stepper.step(
+                variant
+            )  # uncounted: in a training, the step before had the same shapes, and left their memory
+            times[name].append(seconds_of(functools.partial(stepper.step, variant)))
     seconds = {name: statistics.median(found) for name, found in times.items()}
-    flops = stepper.batch * training_flops(stepper.model.spec, stepper.num_patches, stepper.masked)
+    flops = stepper.flops()
     peak = peak_of(torch.cuda.get_device_name(stepper.device)) if stepper.device.type == "cuda" else None
     return [
         {
-            "way": name,
-            **dataclasses.asdict(way),
+            "variant": name,
+            **dataclasses.asdict(variant),
             "batch": stepper.batch,
             "masked": stepper.masked,
             "flops": flops,
             "seconds": seconds[name],
             "clips_per_second": stepper.batch / seconds[name],
-            "bound_seconds": flops / rates.gemm[way.precision],
-            "utilisation": flops / seconds[name] / rates.gemm[way.precision],
-            "peak_utilisation": flops / seconds[name] / peak if peak and way.precision == "bf16" else None,
+            "utilisation": flops / seconds[name] / product_rates[variant.precision],
+            "peak_utilisation": flops / seconds[name] / peak if peak and variant.precision == "bf16" else None,
             "kept_bytes": kept[name],
-            "peak_bytes": peak_bytes(stepper, way),
+            "peak_bytes": peak_bytes(stepper, variant),
         }
-        for name, way in ways.items()
+        for name, variant in variants.items()
     ]
 
 
-def peak_bytes(stepper: Stepper, way: Way) -> int | None:
+def peak_bytes(stepper: Stepper, variant: StepVariant) -> int | None:
     """Most memory of a GPU during a step, both optimizers' states included; None on a CPU."""
     if stepper.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(stepper.device)
-    stepper.step(way)
-    synchronize(stepper.device)
+    stepper.step(variant)
+    torch.cuda.synchronize(stepper.device)
     return torch.cuda.max_memory_allocated(stepper.device)
 
 
 def check_data(stepper: Stepper, folder: Path) -> None:
-    """ValueError where the shards of ``folder`` are of latents that the stepper's model does not take."""
+    """Raise UserError where the shards of ``folder`` are of latents that the stepper's model does not take."""
     found, _, width = LatentDataset(folder).index.latents["shape"]
     spec = stepper.model.spec
     if (found, width) != (spec.latent_channels, spec.latent_width):
@@ -254,20 +267,19 @@ def check_data(stepper: Stepper, folder: Path) -> None:
         )
 
 
-def data_wait(stepper: Stepper, way: Way, folder: Path, workers: int, steps: int) -> dict:
+def data_wait(stepper: Stepper, variant: StepVariant, folder: Path, workers: int, steps: int) -> dict[str, Any]:
     """A row: the share of training in which the next batch is waited for, reading the shards of ``folder``."""
     dataset = LatentDataset(folder)
     stream = SampleStream(dataset.sizes, seed=0)
     sampler = SlotSampler(stream, stepper.batch, start=0, steps_done=0, max_steps=steps + 1)
     batches = iter(latent_loader(dataset, sampler, workers))
     next(batches)  # the workers are up
-    waited, start = 0.0, time.perf_counter()
+    waited, start = 0.0, timer()
     for _ in range(steps):
-        asked = time.perf_counter()
+        asked = timer()
         moments = next(batches)["moments"].to(stepper.device)
-        waited += time.perf_counter() - asked
+        waited += timer() - asked
         stepper.latents = stepper.model.whiten(moments, stepper.generator)
-        stepper.step(way)
-        synchronize(stepper.device)
-    total = time.perf_counter() - start
+        stepper.step(variant)
+    total = timer() - start
     return {"workers": workers, "batch": stepper.batch, "wait_share": waited / total, "seconds": total / steps}

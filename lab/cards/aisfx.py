@@ -1,7 +1,7 @@
-"""aiSFX, an embedder trained on sound effects libraries (Ma and Lerch, ISMIR 2022): a judge beside YAMNet.
+"""aiSFX, an embedder trained on sound effects libraries (Ma and Lerch, ISMIR 2022): a second scorer next to YAMNet.
 
 Weights: ``aisfx/models/checkpoint.pth`` in the PyPI package aisfx 0.1.2 (CC BY 4.0, A. B. Ma and A. Lerch); the package
-itself, whose requirements are old, need not be installed. The front end is theirs (Essentia's mel bands) written anew.
+itself, whose requirements are old, need not be installed. The front end is theirs (Essentia's mel bands) written again.
 
 Dimension key: S samples, M frames of 1024 samples, T blocks of 100 frames, every 50.
 """
@@ -62,7 +62,7 @@ class Aisfx(Network):
         weights: the package's ``checkpoint.pth``; nothing in it is run.
 
     Raises:
-        ValueError: the file is missing, damaged, or another network's.
+        UserError: the file is missing, damaged, or another network's.
     """
 
     name = "aisfx"
@@ -88,7 +88,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """The embedding net's entries of the package's checkpoint, which is a pair (state dict, names of data sets).
 
     Raises:
-        ValueError: it is not there, damaged, or holds something else.
+        UserError: it is not there, damaged, or holds something else.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: take aisfx/models/checkpoint.pth out of the PyPI package aisfx 0.1.2")

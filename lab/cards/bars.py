@@ -1,4 +1,4 @@
-"""What the tables of cli/model_table.py are made of: sounds generated, coded and heard, all kept in one folder."""
+"""Generate, encode and score the sounds behind the tables of ``model_table``; all are kept in one folder."""
 
 import argparse
 from collections.abc import Callable
@@ -46,12 +46,12 @@ class Bars:
     """Real clips, a codec, and a model that makes sounds.
 
     Args:
-        args: of cli/model_table.py.
+        args: of ``model_table``.
         codec: its name.
         generator: (name of a set, file of captions) -> a sound for each caption.
 
     Raises:
-        ValueError: no such clips, no captions among those held out, or a class without any.
+        UserError: no such clips, no captions among those held out, or a class without any.
     """
 
     def __init__(self, args: argparse.Namespace, codec: str, generator: Callable[[str, Path], list[Path]]):
@@ -108,7 +108,7 @@ class Bars:
         return figures, {name: heard[name] for name in REPLAY_ROWS}
 
     def captions(self) -> tuple[dict, dict[str, Heard]]:
-        """What impact-evaluate says of the held-out captions; and sounds, as of the classes."""
+        """What `impact evaluate` says of the held-out captions; and sounds, as of the classes."""
         file, real = self.args.out / "captions.jsonl", list(self.captioned.values())
         write_manifest(file, real)
         made, coded = as_records(self.generator("captions", file)), self.coded("held out", real)

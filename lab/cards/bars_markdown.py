@@ -1,4 +1,4 @@
-"""The figures of cli/model_table.py as Markdown, and into a model card."""
+"""Write the results of ``model_table`` as Markdown, and into a model card."""
 
 from pathlib import Path
 
@@ -6,14 +6,15 @@ from impact_pl.errors import UserError
 from impact_pl.evaluation.report.tables import columns_of
 from lab.cards.class_bars import CAPTIONS
 from lab.cards.replay import PERCENTILES
+from lab.markdown import table
 
 ACCURACY_BAR, DISTANCE_BAR = 0.8, 1.5  # class accuracy; FD-YAMNet above the codec's own reconstruction
 START, END = "<!-- bars -->", "<!-- /bars -->"
 SAID = {  # rows, as a reader may not guess them
-    "real, training": "real, training (the floor)",
+    "real, training": "real, training (real-vs-real baseline)",
     "codec, held out": "codec reconstruction, held out",
     "codec, training": "codec reconstruction, training",
-    "real": "other real sounds (the floor)",
+    "real": "other real sounds (real-vs-real baseline)",
     "codec": "codec reconstruction",
     "noise": "white noise",
 }
@@ -38,24 +39,30 @@ def tables(result: dict) -> str:
 def class_lines(result: dict) -> list[str]:
     rows = result["classes"]
     made, size = rows["generated"], rows["generated"]["set_size"]
+    shuffled = [
+        "generated, captions shuffled",
+        str(made["num_sounds"]),
+        f"{made['shuffled']:.3f}",
+        "",
+        "as generated",
+        "",
+    ]
     lines = [
         f"### Ten classes, {made['num_sounds'] // len(CAPTIONS)} clips each of {result['seconds']:g} s",
         "",
         f"Accuracy is over all sounds of a row, with its 95 % interval; FD-YAMNet over sets of {size} sounds, each "
         f"class as often as in the {size} held-out real clips that are the reference: mean ± deviation of the sets.",
         "",
-        *table(
+        table(
             ["", "sounds", "class accuracy", "interval", "FD-YAMNet", "sets"],
-            [_class_row(*row) for row in rows.items()],
+            [*(_class_row(*row) for row in rows.items()), shuffled],
         ),
     ]
-    chance = f"{made['shuffled']:.3f}"
-    lines.append(f"| generated, captions shuffled | {made['num_sounds']} | {chance} | | as generated | |")
     heads = ["caption", *(SAID.get(name, name) for name in rows)]
     by_label = [
         [CAPTIONS[label], *(f"{row['accuracy_by_label'][label]:.2f}" for row in rows.values())] for label in CAPTIONS
     ]
-    return [*lines, "", "Accuracy of each class:", "", *table(heads, by_label), ""]
+    return [*lines, "", "Accuracy of each class:", "", table(heads, by_label), ""]
 
 
 def _class_row(name: str, row: dict) -> list[str]:
@@ -89,7 +96,7 @@ def bar_lines(rows: dict) -> list[str]:
 
 
 def caption_lines(metrics: dict) -> list[str]:
-    """The table of impact-evaluate, and its notes."""
+    """The table of `impact evaluate`, and its notes."""
     columns = columns_of(metrics["rows"])
     body = [
         [
@@ -101,7 +108,7 @@ def caption_lines(metrics: dict) -> list[str]:
     return [
         f"### Held-out captions, N = {metrics['num_samples']}",
         "",
-        *table(["", *(heading for heading, _, _ in columns.values())], body),
+        table(["", *(heading for heading, _, _ in columns.values())], body),
         "",
         *(f"- {note}" for note in metrics["notes"]),
         "",
@@ -128,20 +135,15 @@ def replay_lines(result: dict) -> list[str]:
                 [SAID.get(name, name), *(f"{each:.2f}" for each in row["percentiles"]), f"{row['as_replayed']:.2f}"]
                 for name, row in result["replay"][key][measure].items()
             ]
-            lines += [f"{title}, {words}:", "", *table(heads, body), ""]
+            lines += [f"{title}, {words}:", "", table(heads, body), ""]
     return lines
-
-
-def table(heads: list[str], rows: list[list[str]]) -> list[str]:
-    """Lines of a Markdown table."""
-    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]
 
 
 def around_the_marks(card: Path) -> tuple[str, str]:
     """What stands before and after the two marks of a model card.
 
     Raises:
-        ValueError: no such file, or it lacks the marks.
+        UserError: no such file, or it lacks the marks.
     """
     if not card.is_file():
         raise UserError(f"{card}: no such model card")

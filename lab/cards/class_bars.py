@@ -48,7 +48,7 @@ def class_rows(
     distance is None for the reference's own row, and a deviation for a single set.
 
     Raises:
-        ValueError: a class of which some row has no sound.
+        UserError: a class of which some row has no sound.
     """
     counts = {label: min(row.labels.count(label) for row in (reference, *rows.values())) for label in CAPTIONS}
     lacking = [label for label, count in counts.items() if count == 0]

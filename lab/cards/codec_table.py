@@ -28,6 +28,7 @@ from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.errors import UserError, user_errors
 from lab.cards.reconstruction import ReconstructionJudge
+from lab.markdown import header, row
 
 
 def griffin_lim(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
@@ -100,9 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     for label, codec in codecs.items():
         print(f"{label}: {codec.name}, latents {codec.identity}")
     columns = [name for name in DIGITS if name != "FD-aisfx" or args.aisfx]
-    print_row(["system", "numbers/s", "errors", *columns])
+    print(header(["system", "numbers/s", "errors", *columns]))
     floor = judge.distances(others)
-    print_row(["real", "-", "-", *(show(floor, name) for name in columns)])
+    print(row(["real", "-", "-", *(show(floor, name) for name in columns)]), flush=True)
     for label, system, codec in systems(codecs, not args.no_control):
         for error in args.errors:
             sounds, speed = reconstruct(codec, system, real, error, args.seed)
@@ -110,7 +111,7 @@ def main(argv: list[str] | None = None) -> None:
             if torch.cuda.is_available() and system == codec.decode:
                 figures["GPU"] = gpu_speed(codec, real, args.seed)
             rate = codec.latent_channels * codec.latent_width * codec.sample_rate / codec.samples_per_latent
-            print_row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)])
+            print(row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)]), flush=True)
 
 
 def labelled(argument: str) -> tuple[str, str]:
@@ -134,10 +135,6 @@ def show(figures: dict[str, float], name: str) -> str:
     return f"{figures[name]:.{DIGITS[name]}f}" if name in figures else "-"
 
 
-def print_row(cells: list[str]) -> None:
-    print("| " + " | ".join([f"{cells[0]:<24}", *(f"{cell:>9}" for cell in cells[1:])]) + " |", flush=True)
-
-
 def load(records: list[Record], split: str, limit: int | None, args: argparse.Namespace) -> list[Tensor]:
     """Waveforms (S_i,) of a split; at most ``limit`` of them, drawn with the seed."""
     chosen = [record for record in records if record.split == split]
@@ -157,7 +154,7 @@ def seconds(waveforms: list[Tensor]) -> float:
 def reconstruct(
     codec: AudioCodec, decode: Decode, real: list[Tensor], error: float, seed: int
 ) -> tuple[list[Tensor], float]:
-    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; decoding time over sounding time."""
+    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; decoding time over audio duration."""
     latents = [encode(codec, waveform) for waveform in real]
     channels = torch.cat([z[0].transpose(1, 2).flatten(0, 1) for z in latents], dim=1)  # (C W, all H)
     overall = channels.var(dim=1).mean().sqrt()
@@ -178,7 +175,7 @@ def encode(codec: AudioCodec, waveform: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def gpu_speed(codec: AudioCodec, real: list[Tensor], seed: int) -> float:
-    """Decoding time over sounding time on the GPU, one clip at a time, each once before as a warm-up."""
+    """Decoding time over audio duration on the GPU, one clip at a time, each once before as a warm-up."""
     latents = [encode(codec, waveform).cuda() for waveform in real]
     codec.cuda()
     try:

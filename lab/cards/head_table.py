@@ -1,17 +1,21 @@
 """`python -m lab.cards.head_table`: size and cost of the heads, as Markdown (docs/recipes.md)."""
 
 import argparse
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
 from impact_pl.cli.compose import compose
 from impact_pl.config import DecodingConfig, TrainConfig
 from impact_pl.errors import user_errors
+from impact_pl.models.heads.base import Head
+from impact_pl.models.spec import ImpactSpec
+from lab.markdown import table
 
 
 @dataclass
 class Cost:
-    """Of one clip, as far as the head goes."""
+    """What a head costs for one clip."""
 
     head: int  # parameters of the head
     total: int  # of the whole model
@@ -19,10 +23,10 @@ class Cost:
     flops: float  # floating-point operations of the head
 
 
-def cost(spec, decoding: DecodingConfig) -> Cost:
-    """Of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
+def cost(spec: ImpactSpec, decoding: DecodingConfig) -> Cost:
+    """Count the cost of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
 
-    Counted, nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
+    Nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
     """
     import torch
 
@@ -42,8 +46,8 @@ def cost(spec, decoding: DecodingConfig) -> Cost:
     return Cost(sizes[0], sizes[1], model.head.num_passes(decoding.num_diffusion_steps), flops)
 
 
-def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
-    """Of one guided iteration that reveals ``count`` patches of a clip (matrix products only, 2 a multiply-add)."""
+def _flops(head: Head, dim: int, count: int, num_diffusion_steps: int) -> float:
+    """FLOPs of the matrix products in one guided iteration that reveals ``count`` patches of a clip."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,23 +62,21 @@ def _flops(head, dim: int, count: int, num_diffusion_steps: int) -> float:
     return counted[0] + (num_diffusion_steps - 1) * (counted[1] - counted[0])
 
 
-def table(models: list[str], heads: list[str]) -> list[str]:
-    """One row for each of ``heads``, or of all that learn by themselves, of each model."""
+def head_table(models: list[str], heads: list[str]) -> str:
+    """One row for each of ``heads`` of each model; by default for all heads that learn from data."""
     from impact_pl.models.heads import HEADS
     from lab.cards.scaling import planned_spec
 
-    decoding = DecodingConfig()
-    rows = [
-        "| model | head | head, M | all, M | passes in sequence, an iteration | head's TFLOP a clip |",
-        "|---|---|---|---|---|---|",
-    ]
-    for name in models:
-        for head in heads or [name for name, head in HEADS.items() if head.teacher is None]:
-            spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
-            result = cost(spec, decoding)
-            sizes = f"{result.head / 1e6:.1f} | {result.total / 1e6:.1f}"
-            rows.append(f"| {name} | `{head}` | {sizes} | {result.passes} | {result.flops / 1e12:.3f} |")
-    return rows
+    decoding, rows = DecodingConfig(), []
+    for name, head in itertools.product(
+        models, heads or [name for name, head in HEADS.items() if head.teacher is None]
+    ):
+        spec = planned_spec(compose("train", TrainConfig, [f"model={name}", f"model.head={head}"]).model)
+        found = cost(spec, decoding)
+        sizes = f"{found.head / 1e6:.1f}", f"{found.total / 1e6:.1f}"
+        rows.append([name, f"`{head}`", *sizes, str(found.passes), f"{found.flops / 1e12:.3f}"])
+    columns = ["model", "head", "head, M", "all, M", "passes in sequence, per iteration", "head's TFLOP per clip"]
+    return table(columns, rows, num_text=2)
 
 
 @user_errors
@@ -84,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["nano", "base", "large"], help="names under conf/model")
     parser.add_argument("--heads", nargs="+", default=[], help="values of model.head (default: all but consistency)")
     arguments = parser.parse_args(argv)
-    print("\n".join(table(arguments.models, arguments.heads)))
+    print(head_table(arguments.models, arguments.heads))
 
 
 if __name__ == "__main__":

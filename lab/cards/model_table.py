@@ -1,7 +1,7 @@
 """`python -m lab.cards.model_table --manifest M --out FOLDER`: the bars of a model, as tables for its model card.
 
 - Ten classes (ESC-10's), 50 clips each: YAMNet's class accuracy, FD-YAMNet to the held-out real clips of the classes.
-- The captions of the held-out split: every figure of impact-evaluate, paired with the real clips of these captions.
+- The captions of the held-out split: every figure of `impact evaluate`, paired with the real clips of these captions.
 - The nearest training clip of each generated sound: whether the model replays what it was trained on.
 
 Beside each: other real sounds at the same N (the floor), the codec's reconstructions, white noise, captions shuffled.
@@ -40,12 +40,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--padding",
         choices=PADDINGS,
         default="silence",
-        help="after shorter real clips, as the model's were padded by impact-precompute (default: %(default)s)",
+        help="after shorter real clips, as `impact precompute` padded the model's (default: %(default)s)",
     )
     add("--seed", type=options.seed, default=0)
     add("--threads", type=options.positive_int, default=2, help="of YAMNet (default: %(default)s)")
     add("--card", type=Path, metavar="MD", help="put the tables into this model card, between its lines <!-- bars -->")
-    add("generation", nargs="*", help="after --: options of impact-generate, as -- --iterations 32 --device cuda")
+    add("generation", nargs="*", help="after --: options of `impact generate`, as -- --iterations 32 --device cuda")
     return parser
 
 
@@ -78,10 +78,10 @@ def generated(args: argparse.Namespace, what: str, captions_file: Path) -> list[
 
 
 def generation_arguments(args: argparse.Namespace, what: str, captions_file: Path) -> list[str]:
-    """Of impact-generate, for one set of captions.
+    """Arguments of `impact generate` for one set of captions.
 
     Raises:
-        ValueError: what stands behind -- sets what the table itself decides.
+        UserError: what stands behind -- sets what the table itself decides.
     """
     own = ["--captions-file", captions_file, "--out", args.out / what, "--model", args.model, "--format", "flac"]
     own = [str(each) for each in (*own, "--duration", args.duration, "--seed", args.seed)]

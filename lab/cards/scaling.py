@@ -63,7 +63,7 @@ def sent(sizes: Sizes, strategy: str, ranks: int) -> float:
 
     An all-reduce sends 2 (R-1)/R of its bytes, a gather or a scatter half of that. DDP: one all-reduce of the
     gradients. ZeRO: gradients to their owners, weights back. FSDP2: weights before the forward pass, once more before
-    the backward pass (but for what is in no block), and gradients to their owners. All but FSDP2 send only in the last
+    the backward pass (except what is in no block), and gradients to their owners. All but FSDP2 send only in the last
     micro-batch of an accumulation; FSDP2 gathers weights in each.
     """
     part = (ranks - 1) / ranks * BYTES

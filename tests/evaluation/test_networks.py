@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from impact_pl.evaluation.networks import NETWORKS, clap, cnn14, load_network, passt, vggish
-from tests.trials.parity import cnn14_state, signals, write_weights
+from tests.helpers.parity import cnn14_state, signals, write_weights
 
 
 @pytest.fixture(scope="module")

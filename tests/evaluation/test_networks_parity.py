@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from impact_pl.evaluation import formulas
 from impact_pl.evaluation.networks import cnn14, vggish
 from impact_pl.evaluation.networks.interface import as_audioldm_eval_reads
-from tests.trials.parity import cnn14_state, layer_outputs, signals, vggish_state, write_weights
+from tests.helpers.parity import cnn14_state, layer_outputs, signals, vggish_state, write_weights
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ARRAYS = load_file(GOLDEN / "networks_parity.safetensors")

@@ -19,7 +19,7 @@ from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged
 from impact_pl.training.checkpoint_files import find
 from tests.helpers.latents import write_latents
 from tests.helpers.launch import command
-from tests.trials.strategies import (
+from tests.helpers.strategies import (
     HAS_DEEPSPEED,
     ROWS,
     configuration,

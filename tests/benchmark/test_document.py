@@ -78,7 +78,7 @@ def write(path: Path, content: dict) -> Path:
 
 
 def test_a_record_written_by_hand_makes_a_page(tmp_path):
-    """With what README.md asks for, and nothing else."""
+    """With what docs/benchmarks.md asks for, and nothing else."""
     write_document([write(tmp_path / "theirs.json", OUTSIDE)], tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     for line in (

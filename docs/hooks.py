@@ -13,7 +13,7 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def _help(match: re.Match) -> str:
-    os.environ["COLUMNS"] = "100"  # how wide argparse writes
+    os.environ["COLUMNS"] = "88"  # how wide argparse writes
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
         run(match[1].split())

@@ -1,10 +1,11 @@
 """mkdocs hook: put the output of `impact ... --help` where a page says `<!-- impact ... --help -->`."""
 
+import contextlib
+import io
 import os
 import re
-import shlex
-import subprocess
-import sys
+
+from impact_pl.cli.main import run
 
 
 def on_page_markdown(markdown: str, **_) -> str:
@@ -12,6 +13,10 @@ def on_page_markdown(markdown: str, **_) -> str:
 
 
 def _help(match: re.Match) -> str:
-    command = [sys.executable, "-m", "impact_pl", *shlex.split(match[1])]
-    run = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"COLUMNS": "100"}, check=True)
-    return f"```text\n{run.stdout.strip()}\n```"
+    os.environ["COLUMNS"] = "88"  # how wide argparse writes
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+        run(match[1].split())
+    if not text.getvalue():
+        raise RuntimeError(f"`impact {match[1]}` printed nothing")
+    return f"```text\n{text.getvalue().strip()}\n```"

@@ -1,32 +1,28 @@
-"""A codec and a text encoder of one's own: the README's blocks run, and installed packages' parts are found by name."""
+"""A codec and a text encoder of one's own: the guide's blocks run, and installed packages' parts are found by name."""
 
 import json
-import re
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning import LightningDataModule
 
-from impact_pl.cli import generate, precompute, train
+from impact_pl.cli import generate, precompute, train, verify
 from impact_pl.codecs.registry import CODECS, load_codec
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import ShardIndex
 from impact_pl.registry import build_part
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 from impact_pl.text_encoders.registry import TEXT_ENCODERS, load_text_encoder
+from tests.helpers.documents import blocks
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-CODEC, TEXT_ENCODER = re.findall(
-    r"```python\n(.*?)```", README.split("### Your own")[1].split("\n## ")[0], flags=re.DOTALL
-)
+CODEC, TEXT_ENCODER = blocks("docs/extending.md", "python")
 ENTRY_POINTS = (
     "[impact_pl.codecs]\nsamples = my_parts:SampleCodec\n[impact_pl.text_encoders]\nbytes = my_parts:ByteEncoder\n"
 )
 
 
-def test_the_readme_s_blocks_are_twenty_lines_and_run(monkeypatch):
+def test_the_guide_s_blocks_are_twenty_lines_and_run(monkeypatch):
     monkeypatch.setattr("impact_pl.codecs.registry.CODECS", dict(CODECS))
     monkeypatch.setattr("impact_pl.text_encoders.registry.TEXT_ENCODERS", dict(TEXT_ENCODERS))
     for block in (CODEC, TEXT_ENCODER):
@@ -61,7 +57,7 @@ class Weighted(TextEncoder):
 
 
 def test_an_encoder_without_weights_goes_where_the_others_are(monkeypatch):
-    """The README's encoder leaves its features on the CPU; the meta device stands for a GPU."""
+    """The guide's encoder leaves its features on the CPU; the meta device stands for a GPU."""
     monkeypatch.setattr("impact_pl.text_encoders.registry.TEXT_ENCODERS", TEXT_ENCODERS | {"weighted": Weighted})
     exec(TEXT_ENCODER, {})
     joined = load_text_encoder("bytes+weighted").to("meta")
@@ -96,7 +92,7 @@ def test_the_commands_find_parts_of_installed_packages(installed, sounds, run, t
     index = ShardIndex.load(out / "train")
     assert (index.codec["name"], index.codec["identity"]) == ("samples", "samples-1")
     assert index.text_encoder == {"name": "bytes", "identity": "bytes-1", "features": {"bytes": [64, 8]}}
-    assert run(precompute.main, "verify", f"out={out}") == 0
+    assert run(verify.main, out) == 0
     small = ["model=tiny", "trainer=cpu", "trainer.max_steps=2", "data.batch_size=4", "init_from="]
     assert run(train.main, "experiment=text", f"data.path={out}", f"runs_dir={runs}", *small) == 0
     model = runs / "text" / "model"

@@ -5,11 +5,10 @@ The commands are the document's own, in its order. Latents, training and generat
 """
 
 import csv
-import importlib
 import json
 from pathlib import Path
 
-from impact_pl.cli import evaluate
+from impact_pl.cli.main import main
 from impact_pl.data.manifest import read_manifest
 from tests.helpers.reproduce import TEST_CLIPS, section
 from tests.helpers.tiny_networks import write_tones, write_weights
@@ -18,11 +17,8 @@ SYSTEMS = ("base_t64_audioset", "large_t64_audioset")
 
 
 def run(command: list[str]) -> None:
-    if command[0] == "python":
-        importlib.import_module(command[2]).main(command[3:])
-    else:
-        assert command[0] == "impact-evaluate"
-        evaluate.main(command[1:])
+    assert command[0] == "impact"
+    main(command[1:])
 
 
 def test_data(disk, capsys):

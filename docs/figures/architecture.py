@@ -34,7 +34,7 @@ def arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> N
 
 def draw_model(file: Path) -> None:
     """Draw the way from waveform and caption to hidden states, and from there back to a waveform."""
-    figure, axis = plt.subplots(figsize=(11, 4.3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 3.5), layout="constrained")
     axis.set(xlim=(0, 15.2), ylim=(0, 5.7))
     axis.axis("off")
     box(axis, 0.1, 2.3, 1.7, "waveform\n(B, S)")
@@ -61,7 +61,7 @@ def draw_model(file: Path) -> None:
         ((2.35, 0.85), (1.85, 0.85)),
     ):
         arrow(axis, start, end)
-    axis.text(5.9, 2.05, "masked: a learned embedding", ha="center", va="top", fontsize=9)
+    axis.text(5.9, 2.05, "some are masked", ha="center", va="top", fontsize=9)
     axis.text(9.1, 3.75, "cond (B, L, D)", fontsize=9, va="center")
     axis.text(8.9, 1.0, "after the last decoding iteration", ha="center", fontsize=9)
     axis.text(14.2, 3.35, "each masked\nposition alone", ha="center", fontsize=9)
@@ -77,7 +77,7 @@ def draw_decoding(file: Path, num_patches: int = 64, num_iterations: int = 8) ->
     for step in range(num_iterations):
         known[step, order[: num_patches - num_masked[step]]] = 1
         known[step, order[num_patches - num_masked[step] : num_patches - num_masked[step + 1]]] = 2
-    figure, axis = plt.subplots(figsize=(11, 2.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 2.8), layout="constrained")
     colors = ListedColormap([MASKED, "#7fa8d1", "#e07b39"])
     axis.pcolormesh(known, cmap=colors, edgecolors="#ccd", linewidth=0.5)
     axis.invert_yaxis()

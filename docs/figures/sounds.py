@@ -10,16 +10,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
+from impact_pl import ImpactPipeline
 from impact_pl.audio import LogMel, save_audio
-from impact_pl.inference.pipeline import ImpactPipeline
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CAPTIONS = ("a rooster crows", "a dog barks", "a fire crackles")
 SEED = 1
 
 
-def draw(waveforms: list[torch.Tensor], sample_rate: int, file: Path) -> None:
-    """Draw one spectrogram per caption, next to each other."""
+def draw(waveforms: torch.Tensor, sample_rate: int, file: Path) -> None:
+    """Draw one spectrogram per caption of waveforms (B, S), next to each other."""
     log_mel = LogMel(sample_rate, f_max=sample_rate / 2)
     figure, axes = plt.subplots(1, len(waveforms), figsize=(12, 2.6), layout="constrained")
     for axis, waveform, caption in zip(axes, waveforms, CAPTIONS, strict=True):
@@ -32,12 +32,11 @@ def draw(waveforms: list[torch.Tensor], sample_rate: int, file: Path) -> None:
 
 
 def main() -> None:
-    pipeline = ImpactPipeline.from_pretrained("builtin")
-    waveforms = [pipeline(caption, seed=SEED)[0] for caption in CAPTIONS]  # (S,) each
+    sounds = ImpactPipeline.from_pretrained(device="cpu")(CAPTIONS, seed=SEED)
     ASSETS.mkdir(exist_ok=True)
-    for caption, waveform in zip(CAPTIONS, waveforms, strict=True):
-        save_audio(ASSETS / f"{caption.replace(' ', '_')}.flac", waveform, pipeline.sample_rate)
-    draw(waveforms, pipeline.sample_rate, ASSETS / "sounds.png")
+    for caption, waveform in zip(CAPTIONS, sounds.waveforms, strict=True):
+        save_audio(ASSETS / f"{caption.replace(' ', '_')}.flac", waveform, sounds.sample_rate)
+    draw(sounds.waveforms, sounds.sample_rate, ASSETS / "sounds.png")
 
 
 if __name__ == "__main__":

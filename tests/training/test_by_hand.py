@@ -24,7 +24,7 @@ def test_our_modules_in_a_trainer_of_ones_own(random_latents, tmp_path, config):
         LearningRateMonitor(),
     ]
     data = LatentDataModule(random_latents, batch_size=4)
-    module = TextConditionalTraining.from_data(data, config)
+    module = TextConditionalTraining.from_config(config, data)
     settings = {"val_check_interval": 2, "check_val_every_n_epoch": None, "log_every_n_steps": 1}
     logger = CSVLogger(tmp_path / "logs")
     trainer = make_trainer(tmp_path, max_steps=4, callbacks=callbacks, logger=logger, **settings)
@@ -36,7 +36,10 @@ def test_our_modules_in_a_trainer_of_ones_own(random_latents, tmp_path, config):
     assert any(name.startswith("lr-AdamW") for name in header)
     again = make_trainer(tmp_path, max_steps=6, logger=False)
     again.fit(
-        TextConditionalTraining.from_data(data, config), data, ckpt_path=callbacks[0].last_model_path, weights_only=True
+        TextConditionalTraining.from_config(config, data),
+        data,
+        ckpt_path=callbacks[0].last_model_path,
+        weights_only=True,
     )
     assert again.global_step == 6
 
@@ -44,7 +47,7 @@ def test_our_modules_in_a_trainer_of_ones_own(random_latents, tmp_path, config):
 def test_five_lines(random_latents, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     data = LatentDataModule(random_latents, batch_size=2, with_text=False)
-    module = UnconditionalPretraining.from_data(data, small())
+    module = UnconditionalPretraining.from_config(small(), data)
     Trainer(max_steps=2, accelerator="cpu").fit(module, data)
 
 

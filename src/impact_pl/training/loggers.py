@@ -150,6 +150,8 @@ def _wandb(run_dir: Path, columns: list[str], kept_steps: int, version: str | No
 def _mlflow(run_dir: Path, columns: list[str], kept_steps: int, version: str | None, **settings: Any) -> Logger:
     _require("mlflow", "mlflow")
     uri = settings.pop("tracking_uri", "") or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run_dir / 'mlruns'}"
+    if uri.startswith("file:"):
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3.17 refuses its file store unless told so
     return MLFlowLogger(tracking_uri=uri, run_id=version, **{"run_name": run_dir.name} | settings)
 
 
@@ -212,6 +214,13 @@ def logger_versions(trainer: Trainer) -> dict[str, str]:
         name: logger.version for name, kind in kinds.items() for logger in trainer.loggers if isinstance(logger, kind)
     }
     return {name: str(version) for name, version in found.items() if version}
+
+
+def finish_runs(trainer: Trainer) -> None:
+    """Let wandb write what it still holds; Lightning leaves that to the end of the process."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+            logger.experiment.finish()
 
 
 def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:

@@ -59,13 +59,13 @@ class ImpactTraining(LightningModule):
         self._is_prepared = False
 
     @classmethod
-    def from_data(cls, data: LatentDataModule, config: TrainConfig | None = None) -> Self:
+    def from_config(cls, config: TrainConfig, data: LatentDataModule) -> Self:
         """Build a module with random weights that fits ``data``, for a Trainer of your own.
 
-        ``config`` says the rest: model, optim, decoding. Its trainer and run directory are not looked at, except
+        Of ``config``, model, optim and decoding count. Its trainer and run directory are not looked at, except
         ``trainer.compile``, ``trainer.activation_checkpointing`` and ``trainer.strategy`` (deepspeed clips by itself).
         """
-        config = dataclasses.replace(config or TrainConfig(), stage=cls.stage, data=data.config, seed=data.seed)
+        config = dataclasses.replace(config, stage=cls.stage, data=data.config, seed=data.seed)
         return cls(build_spec(config, data.index, cls.has_text), config)
 
     def condition(self, batch: dict) -> Any:

@@ -18,7 +18,7 @@ from impact_pl.training.guards import StallGuard, StopSignal
 from impact_pl.training.launch import is_launched_by_lightning, mark_launched
 from impact_pl.training.lightning_internals import keep_handlers
 from impact_pl.training.log import TrainingLog, metric_names
-from impact_pl.training.loggers import LineLogger, build_loggers, is_terminal
+from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.start import Progress, say
 from impact_pl.training.strategies import build_strategy, resolve_precision
 
@@ -128,6 +128,9 @@ def fit(
         return 0 if is_child else around.stop.exit_code
     except UserError as error:
         raise UserError(_without_worker_traceback(str(error))) from error
+    finally:
+        if around.loggers is None:
+            finish_runs(trainer)
     return 0
 
 

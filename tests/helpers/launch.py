@@ -12,13 +12,16 @@ def command(config: TrainConfig) -> list[str]:
     """The command line that means ``config``."""
     plain = dataclasses.asdict(config)
     plain.pop("experiment")
-    overrides = [f"experiment={config.stage}", "trainer=ddp"]
-    for key, value in plain.items():
-        if isinstance(value, dict):
-            overrides += [f"{key}.{name}={yaml_value(v)}" for name, v in value.items()]
-        else:
-            overrides.append(f"{key}={yaml_value(value)}")
+    overrides = [f"experiment={config.stage}", "trainer=ddp", *_leaves(plain, "")]
     return [sys.executable, "-m", "impact_pl", "train", *overrides]
+
+
+def _leaves(node: dict, prefix: str) -> list[str]:
+    pairs = ((f"{prefix}{name}", value) for name, value in node.items())
+    nested = [
+        _leaves(value, f"{key}.") if isinstance(value, dict) else [f"{key}={yaml_value(value)}"] for key, value in pairs
+    ]
+    return [override for one in nested for override in one]
 
 
 def yaml_value(value) -> str:

@@ -25,5 +25,7 @@ def _leaves(node: dict, prefix: str) -> list[str]:
 
 
 def yaml_value(value) -> str:
+    if isinstance(value, str):
+        return value  # taken as it is
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000).replace("\n...", "").strip()
     return text.replace(" ", "") if isinstance(value, (dict, list, tuple)) else text

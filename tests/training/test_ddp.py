@@ -38,7 +38,7 @@ def two(config) -> TrainConfig:
 
 
 def test_command_line_means_the_configuration(two):
-    read = compose("train", TrainConfig, command(two)[3:])
+    read = compose("train", TrainConfig, command(two)[4:])
     assert dataclasses.asdict(read) | {"optim": None} == dataclasses.asdict(two) | {"optim": None}
 
 

@@ -8,7 +8,7 @@ import threading
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from impact_pl.config import DataConfig
 from impact_pl.data.cache import ShardCache, default_folder
-from impact_pl.data.index import INDEX_NAME, ShardIndex
+from impact_pl.data.index import INDEX_NAME, Maker, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
@@ -188,7 +188,7 @@ class LatentDataModule(LightningDataModule):
                     "text_encoder= that one, or set data.encode_captions=true to encode captions while training"
                 )
             return None
-        self.index.text_encoder = encoder.describe()
+        self.index.text_encoder = cast(Maker, encoder.describe())
         return encoder
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -29,6 +29,8 @@ LOWEST_DB = -120.0
 # What people have besides (yt-dlp leaves most of these), and the remedy: no library that we need reads them.
 UNREADABLE_SUFFIXES = {".m4a", ".webm", ".aac", ".mp4", ".mkv", ".wma", ".mov", ".amr", ".3gp", ".m4b", ".mka"}
 CONVERT = "convert what soundfile cannot read, for example with `ffmpeg -i sound.m4a sound.flac`"
+LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
+MOST_FRAMES_PER_BYTE = 8192  # a FLAC frame of 65,535 silent samples takes more than eight bytes
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
 
 
@@ -67,6 +69,7 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
     try:
         with soundfile.SoundFile(path) as file:
             rate, total = file.samplerate, file.frames
+            check_header(path, rate, total)
             first = round(start * rate)
             count = -1 if duration is None else round(duration * rate)
             if not 0 <= first < total or count == 0:
@@ -90,9 +93,24 @@ def audio_seconds(path: str | Path) -> float:
     if not path.is_file():
         raise UserError(f"{path}: no such audio file")
     try:
-        return soundfile.info(path).duration
+        info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
+    check_header(path, info.samplerate, info.frames)
+    return info.duration
+
+
+def check_header(path: Path, rate: int, num_frames: int) -> None:
+    """Refuse a header that claims a rate no recorder has, or more than the file's bytes can hold.
+
+    Raises:
+        UserError: with the numbers.
+    """
+    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(f"{path}: its header claims {rate} Hz, outside {LOWEST_RATE} to {HIGHEST_RATE}: is it damaged?")
+    size = path.stat().st_size
+    if num_frames > size * MOST_FRAMES_PER_BYTE:
+        raise UserError(f"{path}: its header claims {num_frames} samples, but it has {size} bytes: is it damaged?")
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:

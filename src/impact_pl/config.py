@@ -5,7 +5,17 @@ Hydra composes ``conf/``, these dataclasses check it (a misspelt key fails and n
 """
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from annotated_types import Ge, Gt, Le, Lt
+
+# Ranges of a model's config.json, which may come from a stranger.
+Count = Annotated[int, Ge(1), Le(4096)]
+Size = Annotated[int, Ge(1), Le(1 << 16)]
+Length = Annotated[int, Ge(1), Le(1 << 24)]
+Depth = Annotated[int, Ge(1), Le(512)]
+Factor = Annotated[float, Gt(0), Le(64)]
+Share = Annotated[float, Ge(0), Lt(1)]
 
 PADDINGS = ("silence", "repeat")  # what follows a sound that is too short (audio.fit_length)
 
@@ -24,24 +34,24 @@ class MaskRatioConfig:
 class ModelConfig:
     """Shape of an Impact model. Latent and text shapes come from the shards, not from here."""
 
-    dim: int = 768  # D
-    depth: int = 12  # blocks in Enc1, and again in Enc2
-    num_heads: int = 12
-    mlp_ratio: float = 4.0
-    dropout: float = 0.1  # of the projections in attention and MLP (MAR: 0.1)
-    attention_dropout: float = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
-    patch_size: int = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
-    max_patches: int = 256
+    dim: Size = 768  # D
+    depth: Depth = 12  # blocks in Enc1, and again in Enc2
+    num_heads: Count = 12
+    mlp_ratio: Factor = 4.0
+    dropout: Share = 0.1  # of the projections in attention and MLP (MAR: 0.1)
+    attention_dropout: Share = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
+    patch_size: Count = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
+    max_patches: Length = 256
     local_kernel: int = 0  # patches that a patch sees besides attention, of each channel (for short trainings); 0: MAR
     text_padding: int = -1  # learned positions beside a caption's, the rest is not there; -1: all (docs/recipes.md)
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
-    head_width: int = 1024
-    head_depth: int = 3
+    head_width: Size = 1024
+    head_depth: Depth = 3
     prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
-    num_timesteps: int = 1000
-    diffusion_batch_mul: int = 4  # timesteps drawn for each masked position
-    num_codebooks: int = 8  # of head=discrete: each quantises what the ones before left over
-    codebook_size: int = 1024  # codes in each of them
+    num_timesteps: Length = 1000
+    diffusion_batch_mul: Count = 4  # timesteps drawn for each masked position
+    num_codebooks: Count = 8  # of head=discrete: each quantises what the ones before left over
+    codebook_size: Length = 1024  # codes in each of them
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
 
 

@@ -109,8 +109,8 @@ def _adapter(schema: Hashable) -> TypeAdapter[Any]:
 
 
 def describe_invalid(error: ValidationError) -> str:
-    """Describe the first thing that is wrong, in one line."""
-    first = error.errors(include_url=False)[0]
+    """Describe the first thing that is wrong, in one line; another format explains all the rest."""
+    first = min(error.errors(include_url=False), key=lambda each: each["loc"] != ("format",))
     kind, value = first["type"], first["input"]
     field = ".".join(map(str, first["loc"]))
     message = re.sub(r"\s+", " ", first["msg"][:1].lower() + first["msg"][1:])

@@ -63,7 +63,7 @@ def test_room_is_made_of_copies_alone(shards, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["zeros", "nan"])
-def test_a_damaged_copy_is_fetched_anew(shards, tmp_path, damage):
+def test_a_damaged_copy_is_fetched_again(shards, tmp_path, damage):
     folder = f"file:{shards}/train"
     cache = ShardCache(tmp_path / "cache")
     sample = LatentDataset(folder, cache)[0]
@@ -84,7 +84,7 @@ def test_a_source_that_was_made_damaged_is_named_with_its_copy(shards, tmp_path)
     (shards / "train" / "index.json").write_text(json.dumps(index))
     dataset = LatentDataset(f"file:{shards}/train", ShardCache(tmp_path / "cache"))
     with pytest.raises(
-        ValueError, match=rf"000000\.tar and its copy .*{checksum}\.tar, just fetched anew: sample 3 is"
+        ValueError, match=rf"000000\.tar and its copy .*{checksum}\.tar, just fetched again: sample 3 is"
     ):
         dataset[3]
 

@@ -1,5 +1,6 @@
 """The order of samples: a permutation an epoch, the same on any number of processes, resumable anywhere."""
 
+import json
 import re
 from types import SimpleNamespace
 
@@ -112,5 +113,29 @@ def test_another_order_is_refused_in_the_middle_of_a_training(shards):
 def test_missing_path_says_what_to_pass(tmp_path):
     with pytest.raises(ValueError, match=r"data\.path=FOLDER"):
         LatentDataModule(DataConfig())
-    with pytest.raises(ValueError, match="impact-precompute"):
+    with pytest.raises(ValueError, match="impact precompute"):
         LatentDataModule(DataConfig(path=str(tmp_path)))
+
+
+def test_a_path_is_enough_and_no_trainer_is_needed(shards, caplog):
+    """In a notebook: one epoch, each clip at least once, and validation."""
+    data = LatentDataModule(shards, batch_size=4)
+    data.setup()
+    batches = list(data.train_dataloader())
+    assert len(batches) == len(data.train_dataloader()) == 16
+    assert {key for batch in batches for key in batch["keys"]} == {f"clip{i}" for i in range(62)}
+    assert sum(len(batch["keys"]) for batch in data.val_dataloader()) == 5
+    assert not caplog.records
+
+
+def test_a_set_without_checksums_says_so_once(shards, caplog):
+    for split in ("train", "valid"):
+        index = json.loads((shards / split / "index.json").read_text())
+        for shard in index["shards"]:
+            del shard["crc32"]
+        (shards / split / "index.json").write_text(json.dumps(index))
+    data = LatentDataModule(shards, batch_size=4)
+    data.setup()
+    next(iter(data.train_dataloader()))
+    (record,) = caplog.records
+    assert "made without checksums" in record.message

@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from impact_pl.data.index import ShardEntry
 from impact_pl.data.remote import download
 from impact_pl.errors import UserError
 from impact_pl.partial import partial_path, sweep_partials
@@ -51,9 +52,9 @@ class ShardCache:
         with self._explained():
             (folder / ".room.lock").touch()  # or the first fetch would find out that it cannot be written
         sweep_partials(folder)
-        self._wanted: queue.SimpleQueue[list[tuple[str, dict[str, Any]]]] | None = None
+        self._wanted: queue.SimpleQueue[list[tuple[str, ShardEntry]]] | None = None
 
-    def open(self, url: str, shard: dict[str, Any]) -> FileIO:
+    def open(self, url: str, shard: ShardEntry) -> FileIO:
         """The copy of a shard (an entry of an index), fetched from ``url`` if it is not there.
 
         Raises:
@@ -67,7 +68,7 @@ class ShardCache:
             except FileNotFoundError:  # another process has just made room
                 continue
 
-    def fetch(self, url: str, shard: dict[str, Any]) -> Path:
+    def fetch(self, url: str, shard: ShardEntry) -> Path:
         """Where the copy of a shard lies; ValueError where it cannot be fetched."""
         path = self.folder / f"{shard['sha256']}.tar"
         if _has_size(path, shard["bytes"]):
@@ -86,13 +87,13 @@ class ShardCache:
                     partial.unlink(missing_ok=True)
         return path
 
-    def drop(self, shard: dict[str, Any]) -> Path:
+    def drop(self, shard: ShardEntry) -> Path:
         """Remove a copy that turned out to be damaged; where it lay."""
         path = self.folder / f"{shard['sha256']}.tar"
         path.unlink(missing_ok=True)
         return path
 
-    def prefetch(self, wanted: list[tuple[str, dict[str, Any]]]) -> None:
+    def prefetch(self, wanted: list[tuple[str, ShardEntry]]) -> None:
         """Fetch (url, shard) beside what else is done, in place of what an earlier call asked for.
 
         An error ends it silently: whoever reads that shard meets it again.
@@ -105,7 +106,7 @@ class ShardCache:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_wanted": None}  # DataLoader workers have no thread of their own
 
-    def _fetch_wanted(self, lists: "queue.SimpleQueue[list[tuple[str, dict[str, Any]]]]") -> None:
+    def _fetch_wanted(self, lists: "queue.SimpleQueue[list[tuple[str, ShardEntry]]]") -> None:
         while True:
             for url, shard in lists.get():
                 if not lists.empty():

@@ -1,14 +1,16 @@
 """Latent shards for Lightning: deterministic order, equal numbers of batches on all ranks, exact resume mid-epoch."""
 
 import atexit
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -16,13 +18,15 @@ from torch.utils.data import DataLoader, Sampler
 
 from impact_pl.config import DataConfig
 from impact_pl.data.cache import ShardCache, default_folder
-from impact_pl.data.index import INDEX_NAME, ShardIndex
+from impact_pl.data.index import INDEX_NAME, Maker, ShardIndex
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.errors import UserError
 from impact_pl.text_encoders.base import TextEncoder
 from impact_pl.text_encoders.registry import load_text_encoder
+
+logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; the training alone answers
 
@@ -114,6 +118,20 @@ def _end_with_the_training() -> None:
 ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
 
 
+@dataclass
+class Alone:
+    """What is read of a Trainer, where there is none."""
+
+    max_steps: int
+    global_step: int = 0
+    global_rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    num_devices: int = 1
+    accumulate_grad_batches: int = 1
+    limit_val_batches: float = 1.0
+
+
 class LatentDataModule(LightningDataModule):
     """Reads ``path/train`` and ``path/valid``; its state in a checkpoint is the number of samples consumed.
 
@@ -125,7 +143,8 @@ class LatentDataModule(LightningDataModule):
     encoder is no part of the model: no optimizer, average or checkpoint sees it.
 
     Args:
-        path: folder or URL of the shards, or a configuration that has it.
+        path: folder or URL of the shards, or a configuration that has it. After ``setup()`` the batches can be
+            read without a trainer, too.
         seed: of the order.
         with_text: False where captions are not looked at (stage 1); then no text encoder is loaded.
         settings: other fields of DataConfig, such as ``batch_size``.
@@ -141,22 +160,29 @@ class LatentDataModule(LightningDataModule):
         super().__init__()
         config = path if isinstance(path, DataConfig) else DataConfig(path=str(path), **settings)
         if not config.path:
-            raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
+            raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of `impact precompute`")
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
+        if not all("crc32" in shard for shard in self.index.shards):
+            logger.warning("%s: made without checksums, so damage cannot be found when it is read", config.path)
         self.index.forget_offsets()
         self.text_encoder = self._find_text_encoder() if with_text else None
         self.cache = self._make_cache()
         self._consumed_at_resume = 0
         self._step_at_resume = 0
 
-    def setup(self, stage: str) -> None:
+    @property
+    def _place(self) -> "Trainer | Alone":
+        """The trainer; without one, a single process that reads one epoch."""
+        return self.trainer or Alone(max_steps=-(-self.index.num_samples // self.config.batch_size))
+
+    def setup(self, stage: str = "fit") -> None:
         self.train_set = self._open("train")
         valid = join(self.config.path, "valid")
         self.valid_set: LatentDataset | None = None
         if Path(valid, INDEX_NAME).is_file():
             self.valid_set = self._open("valid")
-        elif is_url(valid) and self.trainer.limit_val_batches != 0:
+        elif is_url(valid) and self._place.limit_val_batches != 0:
             try:
                 self.valid_set = self._open("valid")
             except ValueError as error:
@@ -188,7 +214,7 @@ class LatentDataModule(LightningDataModule):
                     "text_encoder= that one, or set data.encode_captions=true to encode captions while training"
                 )
             return None
-        self.index.text_encoder = encoder.describe()
+        self.index.text_encoder = cast(Maker, encoder.describe())
         return encoder
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -218,12 +244,12 @@ class LatentDataModule(LightningDataModule):
     @property
     def samples_consumed(self) -> int:
         """Training samples that the optimizer steps so far have used, over all ranks."""
-        return self._consumed_at_resume + (self.trainer.global_step - self._step_at_resume) * self.global_batch_size
+        return self._consumed_at_resume + (self._place.global_step - self._step_at_resume) * self.global_batch_size
 
     @property
     def global_batch_size(self) -> int:
         """Clips an optimizer step."""
-        return self.config.batch_size * self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return self.config.batch_size * self._place.world_size * self._place.accumulate_grad_batches
 
     @property
     def num_valid_batches(self) -> int:
@@ -231,7 +257,7 @@ class LatentDataModule(LightningDataModule):
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"samples_consumed": self.samples_consumed, "step": self.trainer.global_step, **self._order()}
+        return {"samples_consumed": self.samples_consumed, "step": self._place.global_step, **self._order()}
 
     def _order(self) -> dict[str, int]:
         """What the order of the samples follows from, beside the position in it."""
@@ -265,7 +291,7 @@ class LatentDataModule(LightningDataModule):
         self._step_at_resume = state_dict["step"]
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self.trainer
+        trainer = self._place
         if trainer.max_steps < 0:
             raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
         sampler = SlotSampler(
@@ -283,13 +309,13 @@ class LatentDataModule(LightningDataModule):
 
     def _prefetch(self, shards: list[int]) -> None:
         """Fetch shards in order; the processes of a node begin at different ones, so each fetches some."""
-        first = len(shards) * self.trainer.local_rank // max(1, self.trainer.num_devices)
+        first = len(shards) * self._place.local_rank // max(1, self._place.num_devices)
         self.train_set.prefetch(shards[first:] + shards[:first])
 
     def val_dataloader(self) -> DataLoader | list:
         if self.valid_set is None or len(self.valid_set) == 0:
             return []
-        trainer = self.trainer
+        trainer = self._place
         sampler = ValidationSampler(
             len(self.valid_set), self.config.batch_size, trainer.global_rank, trainer.world_size
         )

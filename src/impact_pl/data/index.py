@@ -1,37 +1,75 @@
-"""index.json: what the shards of one split hold, and what made them; read with suspicion, for it may come from afar."""
+"""Read and write index.json: what the shards of one split hold and what made them; it may come from a stranger."""
 
 import json
-import math
-import re
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt, MaxLen
+from pydantic import ConfigDict, StringConstraints, with_config
+from typing_extensions import NotRequired, TypedDict
 
 from impact_pl.data.remote import is_url, join, read_url
 from impact_pl.errors import UserError
+from impact_pl.files import STRICT, decode_text, parse_json, read_text
 from impact_pl.partial import write_whole
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 INDEX_NAME = "index.json"
-SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar")  # no way out of the folder
-SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_INDEX_BYTES = 4 << 30  # ten million samples take about 600 MB
+MAX_MEAN_STDS = 1000  # a channel further from zero has lost its values in 16 bits
+REMEDY = "precompute again"
+
+Count = Annotated[int, Ge(1), Le(1 << 16)]
+Place = Annotated[int, Ge(0), Lt(1 << 62)]
+# No way out of the folder.
+ShardName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar\z")]
+PartName = Annotated[str, StringConstraints(pattern=r"\A[^/]+\z")]
+
+
+@with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
+class Maker(TypedDict):
+    """The codec or text encoder that made the latents or features."""
+
+    name: str
+    identity: str
+    sample_rate: NotRequired[Annotated[int, Ge(1)]]
+    samples_per_latent: NotRequired[Annotated[int, Ge(1)]]
+    features: NotRequired[dict[PartName, Annotated[list[Count], Len(2, 2)]]]  # of a text encoder: name -> [L_i, d_i]
+
+
+class Latents(TypedDict):
+    """Shape and statistics of the train split's raw latents."""
+
+    shape: Annotated[list[Count], Len(3, 3)]  # C, H, W
+    mean: Annotated[list[float], MaxLen(1 << 16)]  # (C,)
+    std: Annotated[float, Gt(0)]
+
+
+class ShardEntry(TypedDict):
+    """One shard. ``crc32`` holds a checksum per sample, of its bytes from its offset to the next one's."""
+
+    name: ShardName
+    num_samples: Place
+    bytes: Place
+    sha256: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+    offsets: dict[str, Place]  # key -> where the sample's first member begins
+    crc32: NotRequired[list[Annotated[int, Ge(0), Lt(1 << 32)]]]  # absent in sets of earlier versions
 
 
 @dataclass
 class ShardIndex:
-    """``index.json``: what the shards of one split hold, and what made them.
+    """``index.json``: what the shards of one split hold and what made them. ``latents`` are the train split's."""
 
-    ``latents``: {"shape": [C, H, W], "mean": [C numbers], "std": one number}, of the train split's raw latents;
-    ``shards``: [{"name", "num_samples", "bytes", "sha256", "offsets": {key: of its first member}}].
-    """
+    __pydantic_config__ = STRICT
 
-    codec: dict[str, Any]
-    text_encoder: dict[str, Any] | None
-    latents: dict[str, Any]
-    clip_seconds: float
-    shards: list[dict[str, Any]]
-    format: int = FORMAT
+    codec: Maker
+    text_encoder: Maker | None
+    latents: Latents
+    clip_seconds: Annotated[float, Gt(0)]
+    shards: list[ShardEntry]
+    format: Literal[1] = FORMAT
 
     @property
     def num_samples(self) -> int:
@@ -39,42 +77,37 @@ class ShardIndex:
 
     @property
     def text_features(self) -> dict[str, tuple[int, int]]:
-        """name -> (L_i, d_i), in the order in which the positions stand; empty without text."""
+        """Map names of features to (L_i, d_i), in the order of their positions; empty without text."""
         features = self.text_encoder["features"] if self.text_encoder else {}
         return {name: (length, size) for name, (length, size) in features.items()}
 
     def forget_offsets(self) -> None:
-        """Free what takes most of the memory; for an index that is kept beside a dataset."""
+        """Free what takes most of the memory; for an index that is kept next to a dataset."""
         for shard in self.shards:
             shard["offsets"] = {}
+            shard.pop("crc32", None)
 
     @classmethod
     def load(cls, folder: str | Path) -> "ShardIndex":
         """Read ``folder/index.json``; ``folder`` may be a URL, see ``data.remote``.
 
         Raises:
-            ValueError: no index there (precomputing has not finished), or not one that this version reads.
+            UserError: no index there (precomputing has not finished), or not one that this version reads.
         """
         if is_url(str(folder)):
             url = join(str(folder), INDEX_NAME)
             return cls.parse(read_url(url), url)
         path = Path(folder) / INDEX_NAME
         if not path.is_file():
-            raise UserError(f"{path}: no index of latent shards; impact-precompute writes it when it has finished")
-        return cls.parse(path.read_bytes(), str(path))
+            raise UserError(f"{path}: no index of latent shards; `impact precompute` writes it when it has finished")
+        return cls.parse(read_text(path, MAX_INDEX_BYTES), str(path))
 
     @classmethod
-    def parse(cls, content: bytes, where: str) -> "ShardIndex":
-        """The index that ``content`` holds; ValueError, naming ``where``, if it is none."""
-        try:
-            values = json.loads(content)
-            version = values.pop("format")
-            if version != FORMAT:
-                raise UserError(f"{where}: format {version}, but this version reads format {FORMAT}; precompute again")
-            index = cls(**values)
-            _check(index)
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError, _BadIndex) as error:
-            raise UserError(f"{where}: not an index of latent shards ({error}); precompute again") from error
+    def parse(cls, content: str | bytes, where: str) -> "ShardIndex":
+        """Parse the content of an index; ``where`` begins the message of a UserError."""
+        text = decode_text(content, where) if isinstance(content, bytes) else content
+        index = parse_json(text, cls, where, REMEDY)
+        _check(index, where)
         return index
 
     def save(self, folder: str | Path) -> None:
@@ -83,28 +116,25 @@ class ShardIndex:
         write_whole(Path(folder) / INDEX_NAME, json.dumps(values, indent=1) + "\n")
 
 
-class _BadIndex(Exception):
-    """What is wrong with an index, for the message of the ValueError that follows."""
-
-
-def _check(index: ShardIndex) -> None:
-    """The parts that reading relies on."""
-    makers = {"codec": index.codec} | ({"text_encoder": index.text_encoder} if index.text_encoder is not None else {})
-    for kind, made_by in makers.items():
-        for key in ("name", "identity"):
-            if not isinstance(made_by.get(key), str):
-                raise _BadIndex(f"{kind} without {key}")
-    for name, size in index.text_features.items():
-        if "/" in name or not all(isinstance(number, int) and number > 0 for number in size):
-            raise _BadIndex(f"text feature {name!r} of size {size}")
-    if not (isinstance(index.clip_seconds, int | float) and math.isfinite(index.clip_seconds)):
-        raise _BadIndex(f"clip_seconds {index.clip_seconds!r}")
+def _check(index: ShardIndex, where: str) -> None:
+    """Check what fields say about each other."""
+    channels, mean, std = index.latents["shape"][0], index.latents["mean"], index.latents["std"]
+    if len(mean) != channels:
+        raise UserError(f"{where}: key 'latents.mean': {len(mean)} means for {channels} channels; {REMEDY}")
+    furthest = max(map(abs, mean))
+    if furthest > MAX_MEAN_STDS * std:
+        raise UserError(
+            f"{where}: key 'latents.mean': a channel's mean of {furthest:g} is more than {MAX_MEAN_STDS} times the "
+            f"standard deviation {std:g}; {REMEDY}"
+        )
+    if index.text_encoder is not None and "features" not in index.text_encoder:
+        raise UserError(f"{where}: key 'text_encoder.features' is missing; {REMEDY}")
     for shard in index.shards:
-        name, size, offsets = shard["name"], shard["bytes"], shard["offsets"]
-        if not SHARD_NAME.fullmatch(name):
-            raise _BadIndex(f"{name!r} is no name of a shard")
-        if not SHA256.fullmatch(shard["sha256"]):
-            raise _BadIndex(f"{name}: sha256 {shard['sha256']!r}")
-        places = [-1, *offsets.values(), size]
-        if len(offsets) != shard["num_samples"] or any(b <= a for a, b in pairwise(places)):
-            raise _BadIndex(f"{name}: offsets that do not fit {shard['num_samples']} samples in {size} bytes")
+        offsets, count = shard["offsets"], shard["num_samples"]
+        places = [-1, *offsets.values(), shard["bytes"]]
+        if len(offsets) != count or any(b <= a for a, b in pairwise(places)):
+            raise UserError(
+                f"{where}: {shard['name']}: offsets that do not fit {count} samples in {shard['bytes']} bytes; {REMEDY}"
+            )
+        if len(shard.get("crc32", offsets)) != count:
+            raise UserError(f"{where}: {shard['name']}: {len(shard['crc32'])} checksums for {count} samples; {REMEDY}")

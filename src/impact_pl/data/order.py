@@ -1,4 +1,4 @@
-"""Which samples make up which batch: a pure function of (seed, position), so that any run can be continued exactly.
+"""Choose the samples of every batch: a pure function of (seed, position), so any run can be continued exactly.
 
 A training step's global batch is cut into *slots* of ``batch_size`` clips:
 
@@ -18,8 +18,8 @@ from torch.utils.data import Sampler
 
 
 def derive_seed(*parts: int) -> int:
-    """A seed for a torch generator from integers such as (seed, step, slot); unlike sums, no two tuples collide."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    """Derive a seed for a torch generator from integers such as (seed, step, slot), without the collisions of sums."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 class SampleStream:

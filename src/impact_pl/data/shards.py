@@ -15,86 +15,113 @@ import io
 import json
 import math
 import os
+import re
 import tarfile
+import zlib
 from collections import OrderedDict
-from functools import lru_cache
+from collections.abc import Iterator
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import TypedDict
 
 from impact_pl.data.cache import ShardCache
-from impact_pl.data.index import ShardIndex
+from impact_pl.data.index import ShardEntry, ShardIndex
 from impact_pl.data.remote import is_url, join
 from impact_pl.errors import UserError
+from impact_pl.files import parse_json
 from impact_pl.partial import partial_path
 
 BLOCK = tarfile.BLOCKSIZE
+OCTAL = re.compile(rb"[0-7]{11}")  # of a size; Python's int() takes signs and spaces too
+# As numpy writes it. numpy's own parser evaluates Python and raises whatever that does where a bit is flipped.
+NPY_HEADER = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \(((?:\d{1,9}, ?)*(?:\d{1,9})?)\), \} *\n",
+    re.DOTALL,
+)
 
 
 def npy_bytes(values: Tensor) -> bytes:
-    """An npy file that holds ``values`` as float16."""
+    """Write ``values`` as float16 in the npy format."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, values.detach().cpu().to(torch.float16).contiguous().numpy(), allow_pickle=False)
     return buffer.getvalue()
 
 
-def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
-    """Key and members of the sample that these bytes of a tar are, by the part of their names behind the key.
+def walk_members(content: bytes) -> Iterator[tuple[str, int, int, int]]:
+    """Walk over the members of a tar: (name, where its header begins, where its content begins, where that ends).
 
     Raises:
-        ValueError: they are not one sample.
+        _Damage: not a tar of plain files with short names, which is what :class:`ShardWriter` writes.
     """
-    view, members, at, key = memoryview(content), {}, 0, ""
-    while at + BLOCK <= len(content) and content[at]:  # zeros follow the last sample
-        if content[at + 257 : at + 262] != b"ustar":
-            raise UserError(f"no tar header at byte {at} of the sample")
-        name = content[at : at + 100].partition(b"\0")[0].decode()  # a name of 100 bytes has no zero behind it
-        size = int(content[at + 124 : at + 135], 8)
+    at = 0
+    while at + BLOCK <= len(content) and content[at]:  # zeros follow the last member
+        name, size = content[at : at + 100].partition(b"\0")[0], content[at + 124 : at + 135]
+        if content[at + 257 : at + 262] != b"ustar" or not OCTAL.fullmatch(size) or not name.isascii():
+            raise _Damage(f"no tar header at byte {at}")
+        begin, end = at + BLOCK, at + BLOCK + int(size, 8)
+        if end > len(content):
+            raise _Damage(f"member {name.decode()} of {int(size, 8)} bytes is cut off")
+        yield name.decode(), at, begin, end
+        at = end + -end % BLOCK
+
+
+def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
+    """Split the bytes of one sample into its key and its members, by the part of their names after the key."""
+    view, members, key = memoryview(content), {}, ""
+    for name, _, begin, end in walk_members(content):
         owner, _, part = name.partition(".")
         key = key or owner
-        end = at + BLOCK + size
-        if owner != key or end > len(content):
-            raise UserError(f"member {name} does not belong to sample {key}")
-        members[part] = view[at + BLOCK : end]
-        at = end + -size % BLOCK
+        if owner != key:
+            raise _Damage(f"member {name} does not belong to sample {key}")
+        members[part] = view[begin:end]
     return key, members
 
 
-def npy_tensor(content: memoryview) -> Tensor:
-    """An npy file of float16 as a float32 tensor; ValueError where it is none."""
-    begin = 10 + int.from_bytes(content[8:10], "little")
-    shape = _npy_shape(bytes(content[:begin]))
-    values = np.frombuffer(content, dtype="<f2", count=math.prod(shape), offset=begin)
-    return torch.from_numpy(values.reshape(shape).astype(np.float32))
+def npy_tensor(content: memoryview, shape: tuple[int | None, ...]) -> Tensor:
+    """Read an npy file of float16 as a float32 tensor of ``shape``, of which None may be any size."""
+    header = NPY_HEADER.match(content)
+    if header is None:
+        raise _Damage("an array is no npy file of float16 in C order")
+    found = tuple(int(size) for size in header[1].split(b",") if size.strip())
+    num_bytes = math.prod(found) * 2
+    if len(found) != len(shape) or any(size not in (None, real) for size, real in zip(shape, found, strict=True)):
+        raise _Damage(f"an array has shape {found}, expected {shape}")
+    if header.end() + num_bytes != len(content):
+        raise _Damage(f"an array of shape {found} has {len(content) - header.end()} bytes, not {num_bytes}")
+    values = np.frombuffer(content, dtype="<f2", offset=header.end()).reshape(found)
+    return torch.from_numpy(values.astype(np.float32))
 
 
-@lru_cache(maxsize=256)
-def _npy_shape(header: bytes) -> tuple[int, ...]:
-    """The shape in an npy file's header; there are few different ones, and parsing takes longer than reading."""
-    file = io.BytesIO(header)
-    if np.lib.format.read_magic(file) != (1, 0):
-        raise UserError("an array of another npy version")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if is_fortran or dtype != np.dtype("<f2"):
-        raise UserError(f"an array of {dtype}, not of float16 in C order")
-    return shape
-
-
-REMEDY = "delete that file and run the impact-precompute command that made it again"
+REMEDY = "delete that file and run the `impact precompute` command that made it again"
 OPEN_SHARDS = 256  # files that a process keeps open,
 OPEN_COPIES = 8  # and of a cache of limited size
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class SampleMeta(TypedDict):
+    """What reading needs of a sample's JSON member."""
+
+    id: str
+    caption: str | None
+
+
+class _Damage(Exception):
+    """What is wrong with a sample's bytes, for the message of the UserError that follows."""
 
 
 class ShardWriter:
     """Writes one shard; as a context manager it leaves a complete, flushed file or none.
 
     Raises:
-        ValueError: the disk is full (the partial file is removed first).
+        UserError: the disk is full (the partial file is removed first).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -151,34 +178,34 @@ class ShardWriter:
             ) from error
 
 
-def describe_shard(path: str | Path) -> dict[str, Any]:
-    """The index entry of a finished shard, from its bytes.
+def describe_shard(path: str | Path) -> ShardEntry:
+    """Make the index entry of a finished shard, from its bytes.
 
     Raises:
-        ValueError: not a complete shard.
+        UserError: not a complete shard.
     """
     path = Path(path)
+    content = path.read_bytes()
     offsets: dict[str, int] = {}
     complete = set()
-    content = path.read_bytes()
     try:
-        with tarfile.TarFile(fileobj=io.BytesIO(content)) as tar:
-            for member in tar:
-                key, _, part = member.name.partition(".")
-                offsets.setdefault(key, member.offset)
-                if part == "json":  # a sample's last member
-                    complete.add(key)
-    except tarfile.TarError as error:
+        for name, at, _, _ in walk_members(content):
+            key, _, part = name.partition(".")
+            offsets.setdefault(key, at)
+            if part == "json":  # a sample's last member
+                complete.add(key)
+    except _Damage as error:
         raise UserError(f"{path}: truncated or damaged shard ({error}); {REMEDY}") from error
-    if complete != set(offsets) or len(content) % tarfile.RECORDSIZE:
+    if complete != set(offsets) or not content or len(content) % tarfile.RECORDSIZE:
         raise UserError(f"{path}: truncated shard of {len(content)} bytes; {REMEDY}")
-    checksum = hashlib.sha256(content).hexdigest()
+    view = memoryview(content)
     return {
         "name": path.name,
         "num_samples": len(offsets),
         "bytes": len(content),
-        "sha256": checksum,
+        "sha256": hashlib.sha256(content).hexdigest(),
         "offsets": offsets,
+        "crc32": [zlib.crc32(view[begin:end]) for begin, end in pairwise([*offsets.values(), len(content)])],
     }
 
 
@@ -194,7 +221,7 @@ class LatentDataset(Dataset):
         with_text: False leaves the stored text features unread.
 
     Raises:
-        ValueError: no index, a shard that is missing or truncated, or (on access) non-finite moments.
+        UserError: no index, a shard that is missing or truncated, or (on access) damaged or with non-finite moments.
     """
 
     def __init__(self, folder: str | Path, cache: ShardCache | None = None, with_text: bool = True) -> None:
@@ -205,6 +232,9 @@ class LatentDataset(Dataset):
         self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # the sample at which each shard begins
         bounds = [[*shard["offsets"].values(), shard["bytes"]] for shard in self.index.shards]
         self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # of each shard's samples, in bytes
+        self.checksums = [_checksums(shard) for shard in self.index.shards]
+        channels, frames, width = self.index.latents["shape"]
+        self._shape = (2 * channels, frames, width)
         self._features = self.index.text_features if with_text else {}
         self._files: OrderedDict[int, FileIO] = OrderedDict()
         self.index.forget_offsets()
@@ -218,11 +248,11 @@ class LatentDataset(Dataset):
         return {**self.__dict__, "_files": OrderedDict()}
 
     def path(self, number: int) -> str:
-        """Path or URL of a shard."""
+        """Join the path or URL of a shard."""
         return join(self.folder, self.index.shards[number]["name"])
 
     def locate(self, i: int) -> tuple[int, int, int]:
-        """Sample i's shard, and where in it the sample begins and ends."""
+        """Find sample i's shard, and where in it the sample begins and ends."""
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
@@ -239,31 +269,43 @@ class LatentDataset(Dataset):
         number, begin, end = self.locate(i)
         where = self.path(number)
         try:
-            return self._read(self._open(number), begin, end)
+            return self._read(number, i, begin, end)
         except _Damage as error:
             if self.cache is None:
                 raise UserError(f"{where}: sample {i} {error}; {REMEDY}") from error
             self._files.pop(number).close()
             copy = self.cache.drop(self.index.shards[number])
-        try:  # what is fetched anew has the checksum of the index
-            return self._read(self._open(number), begin, end)
+        try:  # a copy is compared with the index's checksum when it is fetched
+            return self._read(number, i, begin, end)
         except _Damage as error:
-            raise UserError(f"{where} and its copy {copy}, just fetched anew: sample {i} {error}; {REMEDY}") from error
+            raise UserError(f"{where} and its copy {copy}, just fetched again: sample {i} {error}; {REMEDY}") from error
 
-    def _read(self, file: FileIO, begin: int, end: int) -> dict[str, Any]:
+    def _read(self, number: int, i: int, begin: int, end: int) -> dict[str, Any]:
+        """Read and check the sample at these bytes of a shard; _Damage says what is wrong with them."""
+        file = self._open(number)
         try:
             content = os.pread(file.fileno(), end - begin, begin)
-            if len(content) < end - begin:
-                raise UserError(f"truncated at byte {begin + len(content)}")
+        except OSError as error:
+            raise _Damage(f"cannot be read ({error.strerror})") from error
+        if len(content) < end - begin:
+            raise _Damage(f"is truncated at byte {begin + len(content)}")
+        checksums = self.checksums[number]
+        if checksums is not None and zlib.crc32(content) != checksums[i - self.first[number]]:
+            raise _Damage(f"is damaged (its bytes {begin} to {end} do not have the checksum of the index)")
+        try:
             key, members = split_members(content)
-            meta = json.loads(bytes(members["json"]))
-            moments = npy_tensor(members["moments.npy"])  # (2C, H, W)
+            meta = parse_json(bytes(members["json"]), SampleMeta, "its JSON")
+            moments = npy_tensor(members["moments.npy"], self._shape)  # (2C, H, W)
             caption = meta["caption"] or ""
-            stored = {name: npy_tensor(members[f"{name}.npy"]) for name in self._features if caption}
-        except (KeyError, ValueError, OSError) as error:
-            raise _Damage(f"is incomplete or damaged ({error})") from error
+            features = self._features.items() if caption else ()
+            stored = {name: npy_tensor(members[f"{name}.npy"], (None, size)) for name, (_, size) in features}
+        except (_Damage, UserError, KeyError) as error:
+            what = f"no member {error}" if isinstance(error, KeyError) else error
+            raise _Damage(f"is incomplete or damaged ({what})") from error
         if not math.isfinite(moments.sum().item()):  # the sum of any 16-bit floats is finite, unless one is not
             raise _Damage(f"({key}, {meta['id']}) has moments with NaN or infinity")
+        if any(len(stored[name]) > length for name, (length, _) in self._features.items() if name in stored):
+            raise _Damage(f"({key}, {meta['id']}) has more text positions than the index says")
         text, mask = {}, torch.zeros(sum(length for length, _ in self._features.values()), dtype=torch.bool)  # (L,)
         first = 0
         for name, (length, size) in self._features.items():
@@ -276,7 +318,7 @@ class LatentDataset(Dataset):
         return {"key": key, "moments": moments, "text": text, "text_mask": mask, "caption": caption}
 
     def _open(self, number: int) -> FileIO:
-        """A shard's file, which stays open until many others have been read."""
+        """Open a shard's file, which stays open until many others have been read."""
         file = self._files.get(number)
         if file is None:
             if self.cache is None:
@@ -299,8 +341,8 @@ class LatentDataset(Dataset):
             raise UserError(f"{path}: shard is {found}; {REMEDY}")
 
 
-class _Damage(Exception):
-    """What is wrong with a sample's bytes, for the message of the ValueError that follows."""
+def _checksums(shard: ShardEntry) -> np.ndarray | None:
+    return np.array(shard["crc32"], dtype=np.uint32) if "crc32" in shard else None
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,12 +1,16 @@
-"""What a model must know to be rebuilt, and its file: config.json of a model folder."""
+"""The specification that rebuilds a model, and its file: config.json of a model folder."""
 
 import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
+from annotated_types import Ge, Gt, Le, MaxLen
+
+from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.errors import UserError
+from impact_pl.files import STRICT, parse_json, read_json
 from impact_pl.partial import write_whole
 
 BUILTIN = "builtin"  # the name of the model that comes with the package
@@ -32,21 +36,27 @@ def find_model(name_or_path: str | Path) -> Path:
 
 
 FORMAT = 1  # of a saved model folder
+REMEDY = "export the model again"
+MAX_RATE = 1 << 24
+SIZED_HEADS = ("diffusion", "consistency", "mse")  # made of head_depth blocks of head_width
+Size = Annotated[int, Ge(1), Le(1 << 16)]
 
 
 @dataclass
 class ImpactSpec:
     """Everything a model must know to be rebuilt and to decide whether data fits it."""
 
+    __pydantic_config__ = STRICT
+
     model: ModelConfig
-    latent_channels: int
-    latent_width: int
-    latent_mean: list[float]  # (C,), of the codec's raw latents
-    latent_std: float  # one scalar, so that a codec decides its channels' relative scale
-    text_features: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
+    latent_channels: Size
+    latent_width: Size
+    latent_mean: Annotated[list[float], MaxLen(1 << 16)]  # (C,), of the codec's raw latents
+    latent_std: Annotated[float, Gt(0)]  # one scalar, so that a codec decides its channels' relative scale
+    text_features: dict[str, tuple[Size, Size]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
     codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
-    text_encoder: dict | None = None  # name, identity
-    num_frames: int = 0  # H of the clips that it was trained on: later positions were never trained; 0: not noted
+    text_encoder: dict[str, Any] | None = None  # name, identity
+    num_frames: Annotated[int, Ge(0), Le(1 << 24)] = 0  # H of the training clips; 0: not noted
     decoding: dict = dataclasses.field(default_factory=dict)  # fields of DecodingConfig, of the training's `decoding`
 
     @property
@@ -71,26 +81,70 @@ class ImpactSpec:
         return self.text_length if padding < 0 else min(padding, self.text_length)
 
 
+@dataclass
+class SpecFile(ImpactSpec):
+    """config.json of a model folder."""
+
+    format: Annotated[int, Ge(FORMAT), Le(FORMAT)] = FORMAT
+
+
+@dataclass
+class StrictDecoding(DecodingConfig):
+    """The fields of ``decoding`` in config.json."""
+
+    __pydantic_config__ = STRICT
+
+
 def write_spec(spec: ImpactSpec, path: Path) -> None:
+    """Write what :func:`read_spec` reads."""
     write_whole(path, json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")
 
 
 def read_spec(path: Path) -> ImpactSpec:
-    """What :func:`write_spec` wrote.
+    """Read what :func:`write_spec` wrote, and refuse what could not be a model.
 
     Raises:
-        ValueError: damaged, not of a model, or of another format.
+        UserError: damaged, not of a model, of another format, or larger than the weights beside it could be.
     """
-    try:
-        config = json.loads(path.read_text())
-        found = config.pop("format", None)
-        if found != FORMAT:
-            raise UserError(f"{path} has format {found}, this version reads format {FORMAT}: export the model again.")
-        model = config.pop("model")
-        ratio = MaskRatioConfig(**model.pop("mask_ratio"))
-        features = {name: tuple(shape) for name, shape in config.pop("text_features").items()}
-        spec = ImpactSpec(model=ModelConfig(**model, mask_ratio=ratio), text_features=features, **config)
-        _ = spec.own_decoding  # of known fields alone
-        return spec
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not the configuration of an Impact model: {error}") from error
+    read = read_json(path, SpecFile, remedy=REMEDY)
+    spec = ImpactSpec(**{field.name: getattr(read, field.name) for field in dataclasses.fields(ImpactSpec)})
+    parse_json(json.dumps(spec.decoding), StrictDecoding, f"{path}: decoding", REMEDY)
+    if len(spec.latent_mean) != spec.latent_channels:
+        count = len(spec.latent_mean)
+        raise UserError(f"{path}: key 'latent_mean': {count} means for {spec.latent_channels} channels; {REMEDY}")
+    for name, maker in (("codec", spec.codec), ("text_encoder", spec.text_encoder)):
+        wrong = [key for key in ("name", "identity") if maker and not isinstance(maker.get(key), str)]
+        if wrong:
+            raise UserError(f"{path}: key '{name}.{wrong[0]}' must be a string; {REMEDY}")
+    for key in ("sample_rate", "samples_per_latent"):
+        rate = spec.codec.get(key, 1)
+        if type(rate) is not int or not 1 <= rate <= MAX_RATE:
+            raise UserError(f"{path}: key 'codec.{key}' must be from 1 to {MAX_RATE}, got {rate!r}; {REMEDY}")
+    check_size(spec, path)
+    return spec
+
+
+def check_size(spec: ImpactSpec, path: Path) -> None:
+    """Refuse sizes that the weights next to config.json cannot fill, before anything is allocated for them.
+
+    Counts the largest matrices alone, of at least a byte per number.
+    """
+    weights = path.with_name(FILES[1])
+    if not weights.is_file():
+        return
+    num_bytes = weights.stat().st_size
+    model, (frames, width) = spec.model, spec.patch_shape
+    patch_dim = spec.latent_channels * frames * width
+    counts = {
+        "depth and dim": 2 * model.depth * model.dim**2 * (4 + 2 * model.mlp_ratio),
+        "max_patches and dim": model.max_patches * model.dim,
+        "patch_size and dim": patch_dim * model.dim,
+        "head_depth and head_width": model.head_depth * model.head_width**2 if model.head in SIZED_HEADS else 0,
+        "codebooks": model.num_codebooks * model.codebook_size * patch_dim if model.head == "discrete" else 0,
+        "text_features": model.dim * sum(length + size for length, size in spec.text_features.values()),
+    }
+    for what, count in counts.items():
+        if count > num_bytes:
+            raise UserError(
+                f"{path}: its {what} ask for {count:.3g} numbers, but {weights.name} has {num_bytes} bytes; {REMEDY}"
+            )

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from torch import Tensor
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
+from impact_pl.data.index import Latents, Maker
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.errors import UserError
@@ -250,10 +251,16 @@ class Precomputer:
             raise UserError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0]['reason']}")
         sums = [LatentSums(**part) for split, shard in done if split in measured for part in shard["sums"]]
         mean, std = latent_statistics(sums)
-        codec = {key: getattr(self.codec, key) for key in ("name", "identity", "sample_rate", "samples_per_latent")}
+        codec: Maker = {
+            "name": self.codec.name,
+            "identity": self.codec.identity,
+            "sample_rate": self.codec.sample_rate,
+            "samples_per_latent": self.codec.samples_per_latent,
+        }
         frames = round(self.config.clip_seconds * self.codec.sample_rate) // self.codec.samples_per_latent  # H
-        latents = {"shape": [self.codec.latent_channels, frames, self.codec.latent_width], "mean": mean, "std": std}
-        text = self.text_encoder.describe() if self.text_encoder else None
+        shape = [self.codec.latent_channels, frames, self.codec.latent_width]
+        latents: Latents = {"shape": shape, "mean": mean, "std": std}
+        text = cast(Maker, self.text_encoder.describe()) if self.text_encoder else None
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)

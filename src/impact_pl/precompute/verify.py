@@ -10,7 +10,7 @@ from typing import Any
 
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
-from impact_pl.data.index import INDEX_NAME, ShardIndex
+from impact_pl.data.index import INDEX_NAME, ShardEntry, ShardIndex
 from impact_pl.data.manifest import SPLITS, read_manifest
 from impact_pl.errors import UserError
 from impact_pl.precompute.plan import (
@@ -101,7 +101,7 @@ def _split_findings(
     advance: Callable[[int], None],
 ) -> Iterator[str]:
     """Shards, their notes and the index of a split; what could be read goes to ``indices`` and ``notes``."""
-    entries: dict[str, dict[str, Any]] = {}
+    entries: dict[str, ShardEntry] = {}
     try:
         indices[folder] = ShardIndex.load(folder)
         entries = {shard["name"]: shard for shard in indices[folder].shards}
@@ -128,7 +128,7 @@ def _split_findings(
 
 def _shard_findings(
     path: Path,
-    entry: dict[str, Any] | None,
+    entry: ShardEntry | None,
     note: dict[str, Any] | None,
     has_index: bool,
     advance: Callable[[int], None],

@@ -42,6 +42,7 @@ def plot_pareto(points: list[Point], path: Path, x_title: str, y_title: str) -> 
             places = [point.seconds for point in some], [point.value for point in some]
             axes.errorbar(*places, [point.spread for point in some], fmt="o", markersize=4, linewidth=1, color=colour)
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.figure.canvas.draw()  # lays the axes out, so that places are final
         taken = [axes.transData.transform((point.seconds, point.value)) for point in points]
         boxes: list[Bbox] = []

@@ -97,7 +97,7 @@ def test_the_front_is_what_nothing_beats(tmp_path):
         Point(name, *place, 1.0, True) for name, place in {"a": (1, 9), "b": (2, 9), "c": (3, 5), "d": (4, 6)}.items()
     ]
     assert [point.name for point in front(points)] == ["a", "c"]
-    plot_pareto([*points, Point("<x>", 2, 7, 0.5, False)], tmp_path / "p.svg", "seconds", "distance")
+    plot_pareto([*points, Point("<x>", 5, 8, 0.5, False)], tmp_path / "p.svg", "seconds", "distance")
     svg = (tmp_path / "p.svg").read_text()
     assert all(f">{name}</text>" in svg for name in ("seconds", "distance", *"abcd"))
     assert "&lt;x&gt;" not in svg  # a setting that is not on the front

@@ -112,5 +112,5 @@ def test_another_order_is_refused_in_the_middle_of_a_training(shards):
 def test_missing_path_says_what_to_pass(tmp_path):
     with pytest.raises(ValueError, match=r"data\.path=FOLDER"):
         LatentDataModule(DataConfig())
-    with pytest.raises(ValueError, match="impact-precompute"):
+    with pytest.raises(ValueError, match="impact precompute"):
         LatentDataModule(DataConfig(path=str(tmp_path)))

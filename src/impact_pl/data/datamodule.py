@@ -141,7 +141,7 @@ class LatentDataModule(LightningDataModule):
         super().__init__()
         config = path if isinstance(path, DataConfig) else DataConfig(path=str(path), **settings)
         if not config.path:
-            raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact-precompute")
+            raise UserError("data.path is empty: pass data.path=FOLDER, the `out` folder of impact precompute")
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
         self.index.forget_offsets()

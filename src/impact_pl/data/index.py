@@ -60,7 +60,7 @@ class ShardIndex:
             return cls.parse(read_url(url), url)
         path = Path(folder) / INDEX_NAME
         if not path.is_file():
-            raise UserError(f"{path}: no index of latent shards; impact-precompute writes it when it has finished")
+            raise UserError(f"{path}: no index of latent shards; impact precompute writes it when it has finished")
         return cls.parse(path.read_bytes(), str(path))
 
     @classmethod

@@ -85,7 +85,7 @@ def _npy_shape(header: bytes) -> tuple[int, ...]:
     return shape
 
 
-REMEDY = "delete that file and run the impact-precompute command that made it again"
+REMEDY = "delete that file and run the impact precompute command that made it again"
 OPEN_SHARDS = 256  # files that a process keeps open,
 OPEN_COPIES = 8  # and of a cache of limited size
 

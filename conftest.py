@@ -47,7 +47,7 @@ def sounds(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def latents(sounds, tmp_path_factory):
-    """The shards that impact-precompute makes of ``sounds``."""
+    """The shards that impact precompute makes of ``sounds``."""
     from impact_pl.cli import precompute
 
     out = tmp_path_factory.mktemp("latents") / "out"

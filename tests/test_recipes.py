@@ -167,15 +167,16 @@ def test_every_experiment_but_the_demonstration_is_in_the_document():
 def test_the_commands_of_the_document_parse():
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "recipes.md").read_text(), flags=re.DOTALL)
     commands = [shlex.split(line) for line in "".join(blocks).replace("\\\n", " ").splitlines()]
-    assert {command[0] for command in commands} == {"impact-train", "impact-generate", "python"}
+    assert {command[0] for command in commands} == {"impact", "python"}
     for program, *arguments in commands:
-        if program == "impact-train":
-            compose("train", TrainConfig, arguments)
+        if arguments[0] == "train":
+            compose("train", TrainConfig, arguments[1:])
         elif program == "python":
             assert arguments[:2] == ["-m", "lab.ablation"]
             ablation.build_parser().parse_args(arguments[2:])
         else:
-            build_parser().parse_args(arguments)
+            assert arguments[0] == "generate"
+            build_parser().parse_args(arguments[1:])
 
 
 def test_single_pass_masks_everything_and_mar_gives_its_weights(shards, mar_file, tmp_path):

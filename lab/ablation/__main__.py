@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,10 +92,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def print_tasks(tasks: list) -> None:
+    from lab.ablation.run import as_typed
+
     for task in tasks:
         print(f"{task.name} ({task.phase})")
         for module, *arguments in task.commands:
-            print("  python -m", module, shlex.join(arguments))
+            print(" ", as_typed(module, arguments))
 
 
 def print_metrics(results: dict, only: str | None, against: dict | None) -> None:

@@ -149,6 +149,13 @@ def last_words(out: Path, task: Task) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
+def as_typed(module: str, arguments: Sequence[str]) -> str:
+    """A task's command as one types it."""
+    inside = module.removeprefix("impact_pl.cli.")
+    program = f"python -m {module}" if inside == module else f"impact {inside}"
+    return f"{program} {shlex.join(arguments)}"
+
+
 def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
     """A task's process: its commands in turn, until one fails."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
@@ -161,7 +168,7 @@ def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
 
     torch.set_num_threads(threads)
     for module, *arguments in commands:
-        print("$ python -m", module, shlex.join(arguments), flush=True)
+        print("$", as_typed(module, arguments), flush=True)
         try:
             importlib.import_module(module).main(arguments)
         except SystemExit as end:

@@ -122,6 +122,18 @@ def test_the_command_line_goes_before_an_experiment_whatever_the_order():
         assert compose("train", TrainConfig, given).optim.lr == 0.5
 
 
+def test_loggers_are_chosen_together_and_their_keys_set():
+    given = ["logger=[csv,wandb]", "logger.wandb.project=2024_11", "logger.wandb.offline=true"]
+    config = compose("train", TrainConfig, given)
+    assert config.logger["wandb"]["project"] == "2024_11"
+    assert config.logger["wandb"]["offline"] is True
+    assert set(config.logger) == {"csv", "wandb"}
+    with pytest.raises(UserError, match=r"did you mean logger\.wandb\.project\?"):
+        compose("train", TrainConfig, ["logger=wandb", "logger.wandb.projct=x"])
+    with pytest.raises(UserError, match="did you mean logger=wandb"):
+        compose("train", TrainConfig, ["logger=[csv,wandbb]"])
+
+
 def test_the_composed_configuration_is_printed_as_yaml(capsys):
     for flag in (["--cfg"], ["--cfg", "job"]):
         train.main([*flag, "experiment=text", "model=tiny", "name=雨", "optim.lr=0.5"])
@@ -137,7 +149,7 @@ def test_help_lists_groups_and_their_choices_and_every_key(capsys):
         train.main(["--help"])
     said = capsys.readouterr().out
     words = set(said.split())
-    for group in ("model", "data", "trainer", "experiment"):
+    for group in ("model", "data", "trainer", "logger", "experiment"):
         assert {group, *choices(group)} <= words
     assert "base (default)" in said
-    assert all(f"  {key}=" in said for key in field_kinds(TrainConfig) if key != "experiment")
+    assert all(f"  {key}=" in said for key in field_kinds(TrainConfig) if key not in ("experiment", "logger"))

@@ -1,4 +1,4 @@
-"""The command impact-precompute: its mistakes and exit codes, and (slow) Ctrl-C on the real codec."""
+"""The command impact precompute: its mistakes and exit codes, and (slow) Ctrl-C on the real codec."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Class accuracy: which sounds have a label, what is heard in them, and the column that impact-evaluate prints."""
+"""Class accuracy: which sounds have a label, what is heard in them, and the column that impact evaluate prints."""
 
 import json
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""`impact-evaluate` on the networks of published tables: small random ones, in the official files' formats."""
+"""`impact evaluate` on the networks of published tables: small random ones, in the official files' formats."""
 
 import json
 import os

@@ -48,7 +48,7 @@ def run(tmp_path):
     codec = {"name": "builtin", "identity": "ab", "sample_rate": 16_000, "samples_per_latent": 640}
     spec = {"model": model, "codec": codec, "latent_channels": 64, "latent_width": 1, "text_encoder": None}
     (tmp_path / "text" / "model" / "config.json").write_text(json.dumps(spec))
-    (tmp_path / "commands.txt").write_text("impact-train experiment=demo > log\n")
+    (tmp_path / "commands.txt").write_text("impact train experiment=demo > log\n")
     write_metrics(tmp_path / "metrics.json")
     return tmp_path
 
@@ -91,7 +91,7 @@ def test_whole_page(run, capsys):
     assert len(page.all("audio")) == len(page.all("button")) == 2 * 4
     assert CAPTION in words  # as text ...
     assert len(page.all("script")) == 1  # ... and not as a tag
-    for expected in ("30.2", "15.0", "60.5", "1.90 to 2.10", "impact-train experiment=demo > log", "N < 5"):
+    for expected in ("30.2", "15.0", "60.5", "1.90 to 2.10", "impact train experiment=demo > log", "N < 5"):
         assert expected in words
     assert "width 64, 2 + 2 blocks" in words
     assert "25 latents a second of 64 x 1 numbers" in words

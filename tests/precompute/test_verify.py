@@ -1,4 +1,4 @@
-"""`impact-precompute verify` finds what is wrong with a set of shards, and nothing where all is sound."""
+"""`impact verify` finds what is wrong with a set of shards, and nothing where all is sound."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_a_flipped_bit(findings, out, place):
     path.write_bytes(content)
     (line,) = findings()
     assert line.startswith(f"{path}: damaged (its checksum")
-    assert "delete it and run the impact-precompute command" in line
+    assert "delete it and run the impact precompute command" in line
 
 
 def test_damage_is_mended_by_the_remedy(findings, out, sounds, run):
@@ -92,11 +92,11 @@ def test_missing_truncated_and_foreign_files(findings, out, sounds):
     found = findings()
     assert sorted(line.partition(";")[0].replace(", or was killed while it did", "") for line in found) == sorted(
         [
-            f"{out / 'train' / 'notes.txt'}: impact-precompute did not write this",
+            f"{out / 'train' / 'notes.txt'}: impact precompute did not write this",
             f"{out / 'train' / '000000.tar'}: missing",
             f"{out / 'train' / '000002.tar'}: truncated (1024 of {size} bytes)",
-            f"{out / 'valid' / '.000000.tar.host.1.partial'}: impact-precompute did not write this",
-            f"{out / 'more'}: impact-precompute did not write this",
+            f"{out / 'valid' / '.000000.tar.host.1.partial'}: impact precompute did not write this",
+            f"{out / 'more'}: impact precompute did not write this",
         ]
     )
 
@@ -118,7 +118,7 @@ def test_a_shard_that_nothing_else_speaks_of(findings, out, sounds):
         (out / "train" / name).unlink()
     edit(out / "train" / "index.json", lambda index: index["shards"].pop())
     assert any("mean and std are not those of the shards" in line for line in findings())
-    missing = f"{out / 'train' / '000002.tar'}: missing; run the impact-precompute command that made it again"
+    missing = f"{out / 'train' / '000002.tar'}: missing; run the impact precompute command that made it again"
     assert missing in findings()
     edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
     assert missing not in findings()

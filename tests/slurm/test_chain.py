@@ -64,7 +64,7 @@ def test_the_whole_way(cluster, small_manifest):
 
 @pytest.mark.slurm
 def test_a_warned_task_of_an_array_is_requeued(cluster, small_manifest):
-    """impact-precompute has no handler: the warning of the time limit ends it, and its task alone goes back."""
+    """impact precompute has no handler: the warning of the time limit ends it, and its task alone goes back."""
     arguments = [f"manifest={small_manifest}", "out=warned-latents", "clip_seconds=1.28", "samples_per_shard=4"]
     job = cluster.submit("--array=0-1", "slurm/precompute.sh", *arguments)
     until(lambda: cluster.ranks(cluster.facts(f"{job}_0")["JobId"], "precompute"), 60)

@@ -158,7 +158,7 @@ def test_one_process_and_two_continue_each_other(root, name):
 
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_model_folder_is_the_average(root, notes, name, tmp_path):
-    """The folder of the training's end, that of impact-export, and what the processes themselves generate with it."""
+    """The folder of the training's end, that of impact export, and what the processes themselves generate with it."""
     export(root / name, tmp_path / "model")
     exported = load_averaged(tmp_path / "model")
     for model in (exported, load_averaged(root / name / "model")):

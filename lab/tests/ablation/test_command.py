@@ -26,7 +26,7 @@ def test_commands_are_listed_and_not_run(data, tmp_path, run, capsys):
     assert run(main, *arguments, "--only", "head_mse", "--seed", "1") == 0
     listed = capsys.readouterr().out
     assert "seed1/head_mse/text (text)" in listed
-    assert "python -m impact_pl.cli.train experiment=head_mse" in listed
+    assert "impact train experiment=head_mse" in listed
     assert "seed0" not in listed
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.jsonl", "clips.jsonl"]
 

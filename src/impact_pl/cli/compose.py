@@ -31,7 +31,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
         UserError: an unknown key or choice, or a value of the wrong type.
     """
     groups, kinds = read_groups(name), field_kinds(schema)
-    choices, values = [], {}
+    choices, values, inner = [], {}, {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip("+~-") == key:
@@ -41,6 +41,8 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
             choices.append(override)
         elif key in kinds:
             values[key] = parse_value(kinds[key], key, value)
+        elif key.partition(".")[0] in groups.keys() & kinds.keys():  # a group of dicts: logger.wandb.project
+            inner[key] = value
         else:
             raise UserError(f"configuration: there is no key {key}{_nearest(key, [*groups, *kinds], name)}")
     config = _compose_groups(name, schema, choices)
@@ -50,7 +52,25 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
         for parent in parents:
             target = getattr(target, parent)
         setattr(target, field, value)
+    for key, value in inner.items():
+        _set_inner(config, key, value, name)
     return config
+
+
+def _set_inner(config: Any, key: str, text: str, name: str) -> None:
+    """Set a key of a group of dicts, which only the composed choices know, as the type of what stands there."""
+    group, *parents, field = key.split(".")
+    target: Any = getattr(config, group)
+    for parent in parents:
+        target = target.get(parent) if isinstance(target, dict) else None
+    if not isinstance(target, dict) or field not in target:
+        raise UserError(f"configuration: there is no key {key}{_nearest(key, _inner_keys(config, group), name)}")
+    kind = type(target[field])
+    target[field] = parse_value(kind if kind in WANTED else str, key, text)
+
+
+def _inner_keys(config: Any, group: str) -> list[str]:
+    return [f"{group}.{outer}.{key}" for outer, keys in (getattr(config, group) or {}).items() for key in keys]
 
 
 def _compose_groups(name: str, schema: type[Schema], choices: list[str]) -> Schema:
@@ -67,7 +87,8 @@ def _compose_groups(name: str, schema: type[Schema], choices: list[str]) -> Sche
 def read_groups(name: str) -> dict[str, str]:
     """The groups of conf/<name>.yaml's defaults list, each with its default choice."""
     text = files("impact_pl.conf").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    return dict(re.findall(r"^ +- (?:optional )?(\w+): *(\S+)", text, flags=re.MULTILINE))
+    found = re.findall(r"^ +- (?:optional )?(\w+): *(\[.*?\]|\S+)", text, flags=re.MULTILINE)
+    return {group: default.replace(" ", "") for group, default in found}
 
 
 def read_choices(group: str) -> list[str]:
@@ -172,7 +193,7 @@ def format_groups(name: str) -> str:
     """Every group with its choices, the default first, one a line (for ``--help``)."""
     lines = []
     for group, default in read_groups(name).items():
-        others = [choice for choice in read_choices(group) if choice != default]
+        others = [choice for choice in read_choices(group) if choice != default]  # of several, [a,b] is the default
         lines.append(f"  {group:<12} {' | '.join([f'{default} (default)', *others])}")
     return "\n".join(lines)
 

@@ -26,7 +26,7 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     """Load a codec for inference.
 
     Args:
-        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder that ``impact-train
+        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder that ``impact train
             experiment=codec`` wrote (config.json and model.safetensors); or the name of one of your own, in ``CODECS``
             or an entry point.
         device: where it runs.
@@ -40,7 +40,7 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     if not Path(name_or_path, "config.json").is_file():
         raise UserError(
             f"no codec '{name_or_path}': choose {', '.join(kinds)} (audioldm:FOLDER or audioldm:hub:ID), or the path "
-            "of a folder with config.json and model.safetensors (impact-train experiment=codec writes one)"
+            "of a folder with config.json and model.safetensors (impact train experiment=codec writes one)"
         )
     codec = BuiltinCodec.from_pretrained(name_or_path)
     codec.name = str(Path(name_or_path).resolve())

@@ -227,10 +227,10 @@ class Impact(nn.Module):
         """
         folder = find_model(folder)
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such model folder; impact-train writes one at its end, runs/NAME/model")
+            raise UserError(f"{folder}: no such model folder; impact train writes one at its end, runs/NAME/model")
         for name in FILES:
             if not (folder / name).is_file():
-                raise UserError(f"{folder} has no {name}: give the model/ folder that impact-train wrote at its end.")
+                raise UserError(f"{folder} has no {name}: give the model/ folder that impact train wrote at its end.")
         model = cls(read_spec(folder / "config.json"))
         try:
             model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -30,7 +30,7 @@ def find_model(name_or_path: str | Path) -> Path:
     if missing:
         raise UserError(
             f"this installation has no built-in model ({BUILTIN_FOLDER} lacks {' and '.join(missing)}): name the "
-            "folder of another with --model, such as runs/NAME/model, which impact-train writes at its end"
+            "folder of another with --model, such as runs/NAME/model, which impact train writes at its end"
         )
     return BUILTIN_FOLDER
 

@@ -159,7 +159,7 @@ def read_note(path: Path, keys: list[str], remedy: str) -> dict[str, Any]:
     except ValueError as error:  # of JSON or UTF-8
         raise UserError(f"{path}: damaged ({error}); {remedy}") from error
     if not (isinstance(note, dict) and all(key in note for key in keys)):
-        raise UserError(f"{path}: damaged (not what impact-precompute writes); {remedy}")
+        raise UserError(f"{path}: damaged (not what impact precompute writes); {remedy}")
     return note
 
 

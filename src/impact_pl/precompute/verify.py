@@ -1,4 +1,4 @@
-"""`impact-precompute verify`: is a set of shards what its notes say, and made by the codec that is here?"""
+"""`impact verify`: is a set of shards what its notes say, and made by the codec that is here?"""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from impact_pl.precompute.statistics import LatentSums, latent_statistics
 from impact_pl.progress import progress
 from impact_pl.text_encoders.registry import load_text_encoder
 
-AGAIN = "run the impact-precompute command that made it again"
+AGAIN = "run the impact precompute command that made it again"
 ANEW = "delete the folder and precompute again"
 CHUNK_BYTES = 1 << 22
 
@@ -90,7 +90,7 @@ def _findings(
     yield from _maker_findings(config, given, run, indices)
     for path in sorted(out.iterdir()):
         if path.name not in (*SPLITS, "run.json", "rejected.jsonl"):
-            yield f"{path}: impact-precompute did not write this; move it elsewhere"
+            yield f"{path}: impact precompute did not write this; move it elsewhere"
 
 
 def _split_findings(
@@ -113,7 +113,7 @@ def _split_findings(
     shards |= {path for path in expected or () if path.parent == folder}
     known = {INDEX_NAME} | {path.name for path in shards} | {done_path(path).name for path in shards}
     for name in sorted(names - known):
-        yield f"{folder / name}: impact-precompute did not write this, or was killed while it did; delete it"
+        yield f"{folder / name}: impact precompute did not write this, or was killed while it did; delete it"
     for path in sorted(shards):
         if expected is not None and path not in expected:
             yield f"{path}: not one of the shards that this set was planned with; delete it and its .done.json"

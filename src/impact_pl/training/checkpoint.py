@@ -48,7 +48,7 @@ def read_checkpoint(path: Path, kind: str = "spec") -> dict[str, Any]:
         kind: what its ``hyper_parameters`` have to hold: a model's ``spec``, or only a ``stage`` (the codec's).
 
     Raises:
-        ValueError: missing, damaged, or not a checkpoint of ``impact-train``.
+        ValueError: missing, damaged, or not a checkpoint of ``impact train``.
     """
     return open_checkpoint(path, kind).read()
 
@@ -58,7 +58,7 @@ def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
     stored = StoredCheckpoint(path)
     if not isinstance(stored.content, dict) or kind not in stored.content.get("hyper_parameters", {}):
         what = "model specification" if kind == "spec" else kind
-        raise UserError(f"{path} is not a checkpoint of impact-train: it has no {what}")
+        raise UserError(f"{path} is not a checkpoint of impact train: it has no {what}")
     return stored
 
 

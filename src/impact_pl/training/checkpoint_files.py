@@ -148,7 +148,7 @@ class StoredCheckpoint:
             _check_complete(path, [META])
             meta = _load(path / META)
             if not isinstance(meta, dict) or meta.keys() != {"num_shards", "checkpoint"}:
-                raise UserError(f"{path} is not a checkpoint of impact-train: {META} holds something else")
+                raise UserError(f"{path} is not a checkpoint of impact train: {META} holds something else")
             self.num_shards, self.content = meta["num_shards"], meta["checkpoint"]
             _check_complete(path, [shard_name(rank, self.num_shards) for rank in range(self.num_shards)])
         else:

@@ -1,4 +1,4 @@
-"""Training of the built-in codec's decoder (`impact-train experiment=codec`).
+"""Training of the built-in codec's decoder (`impact train experiment=codec`).
 
 The latents are principal components: fitted once at the start, or taken over with ``init_from``, and never trained. The
 decoder learns on crops whose latents carry errors like a generator's: white, of up to ``latent_noise`` of the latents'

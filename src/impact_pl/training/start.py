@@ -101,7 +101,7 @@ def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None =
         folder = find_model(source)  # builtin has one, too
         if not folder.exists():
             raise UserError(
-                f"init_from={source}: there is nothing there. Train it first (impact-train "
+                f"init_from={source}: there is nothing there. Train it first (impact train "
                 f"experiment={Path(source).name} ..., if it is that experiment's directory), or say where it is"
             )
         module = _from_impact(config, spec, load_averaged(folder))

@@ -64,7 +64,7 @@ class ResidualQuantizer(nn.Module):
         if not self._known_fitted:
             raise UserError(
                 "The codebooks of this model have not been fitted: call model.head.fit(patches, generator) with "
-                "patches of the training set (impact-train does so before the first step)."
+                "patches of the training set (impact train does so before the first step)."
             )
         codes = []
         with torch.autocast(patches.device.type, enabled=False):  # in bf16 the nearest code would be another one

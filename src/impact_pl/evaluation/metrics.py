@@ -13,6 +13,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,9 @@ class Options:
     cache_dir: str | Path | None = None
 
 
-def fad(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+def fad(
+    generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
+) -> Score:
     """Frechet audio distance: VGGish's is that of published tables; YAMNet's is FD-YAMNet, on one embedding per sound.
 
     Args:
@@ -79,17 +82,21 @@ def fad(generated: Place, reference: Place, network: str = "yamnet", weights: Pl
     return _compare("fad", generated, reference, network, weights, Options(**options))
 
 
-def fd(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+def fd(
+    generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
+) -> Score:
     """Frechet distance on one embedding per sound; CNN14's in published tables. Arguments as of :func:`fad`."""
     return _compare("fd", generated, reference, network, weights, Options(**options))
 
 
-def kl(generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+def kl(
+    generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
+) -> Score:
     """KL divergence between the classes heard in pairs of sounds of one name. Arguments as of :func:`fad`."""
     return _compare("kl", generated, reference, network, weights, Options(**options))
 
 
-def isc(generated: Place, network: str = "yamnet", weights: Place | None = None, **options) -> Score:
+def isc(generated: Place, network: str = "yamnet", weights: Place | None = None, **options: Any) -> Score:
     """Inception score: sounds of one clear class each, of many classes together, score high. See :func:`fad`."""
     return _compare("isc", generated, generated, network, weights, Options(**options))
 
@@ -98,7 +105,7 @@ def clap_score(
     generated: Place,
     captions: Place | Mapping[str, str] | None = None,
     weights: Place | None = None,
-    **options,
+    **options: Any,
 ) -> Score:
     """Mean cosine of CLAP's embeddings of sounds and of their captions.
 

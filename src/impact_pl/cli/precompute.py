@@ -53,10 +53,8 @@ def main(argv: list[str] | None = None) -> None:
     from impact_pl.data.manifest import read_manifest  # here and below: --help and a misspelt key should not wait
 
     read_manifest(config.manifest)  # its mistakes are told before anything is loaded
-    from impact_pl.precision import find_device
     from impact_pl.precompute.precompute import Precomputer, load_models
 
-    config.device = find_device(config.device)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         Precomputer(config, *load_models(config)).run()

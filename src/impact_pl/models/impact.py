@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
@@ -236,7 +237,8 @@ class Impact(nn.Module):
             model.load_state_dict(load_file(folder / "model.safetensors"))
         except (SafetensorError, RuntimeError) as error:
             raise_if_memory(error)
-            raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
+            what = shorten(str(error), 300)  # torch lists every key, each in a line of its own
+            raise UserError(f"{folder}/model.safetensors does not fit its config.json: {what}") from error
         return model.to(device).eval()
 
 

@@ -186,9 +186,8 @@ def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], A
         if workers == 1:
             maker.write(numbers, lambda: times.append(time.perf_counter()))
         else:
-            run_workers(
-                write_share, replace(config, workers=workers), numbers, lambda: times.append(time.perf_counter())
-            )
+            parallel = replace(config, workers=workers)
+            run_workers(write_share, parallel, numbers, lambda: times.append(time.perf_counter()))
         # The middle half: before it processes start one after the other, behind it they end so.
         first, last = len(times) // 4, 3 * len(times) // 4
         share = (last - first) / len(times)
@@ -261,8 +260,9 @@ def random_shards(
                 moments = torch.rand(shape, generator=generator)
                 writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": split})
     features = {name: list(size) for name, size in spec.text_features.items()}
-    encoder: Maker | None = {"name": "random", "identity": "random", "features": features} if features else None
+    made_by: Maker = {"name": "random", "identity": "random"}
+    encoder: Maker | None = {**made_by, "features": features} if features else None
     latents: Latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}
     shards = [describe_shard(path) for path in paths]
-    ShardIndex({"name": "random", "identity": "random"}, encoder, latents, num_frames / 25, shards).save(out)
+    ShardIndex(made_by, encoder, latents, num_frames / 25, shards).save(out)
     return folder

@@ -62,6 +62,6 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(*_) -> None:
+def _stop(*_: object) -> None:
     print("stopped: what was finished is kept; the same command continues.", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)

@@ -150,7 +150,7 @@ class ShardWriter:
             self._explain_full_disk(error)
             raise
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
                 self._tar.close()

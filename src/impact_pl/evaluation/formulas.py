@@ -5,6 +5,7 @@ Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +14,10 @@ from impact_pl.errors import UserError
 NUM_SPLITS = 10  # of the inception score of published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
+Features = Any  # what np.asarray takes: an array, a tensor, nested lists; checked by _matrix
 
-def frechet_distance(first, second) -> float:
+
+def frechet_distance(first: Features, second: Features) -> float:
     """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
 
     |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It falls as N grows even between
@@ -43,7 +46,7 @@ def frechet_distance(first, second) -> float:
     return max(0.0, float(distance))
 
 
-def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
+def frechet_distance_of_moments(mean1: Features, cov1: Features, mean2: Features, cov2: Features) -> float:
     """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
 
     tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2), so no
@@ -72,7 +75,7 @@ def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
     return frechet_distance(np.concatenate(reference), np.concatenate(generated))
 
 
-def class_distribution(scores) -> np.ndarray:
+def class_distribution(scores: Features) -> np.ndarray:
     """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
 
     The softmax of their logits, which is what audioldm_eval makes of PANNs: each class in proportion to its odds.
@@ -82,7 +85,7 @@ def class_distribution(scores) -> np.ndarray:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def kl_divergence(reference, generated) -> np.ndarray:
+def kl_divergence(reference: Features, generated: Features) -> np.ndarray:
     """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
 
     Paired: row i of both belongs to the same caption. The mean over pairs is audioldm_eval's
@@ -93,7 +96,7 @@ def kl_divergence(reference, generated) -> np.ndarray:
     return np.maximum(0.0, terms.sum(axis=1))
 
 
-def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
     """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
 
     The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
@@ -107,7 +110,7 @@ def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
     return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
 
 
-def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
+def kl_sigmoid(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
     """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
 
     sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p it is no divergence: it may be
@@ -120,7 +123,7 @@ def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
     return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
 
 
-def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
+def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
     """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
 
     Args:
@@ -141,7 +144,7 @@ def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def clap_score(audio, text) -> np.ndarray:
+def clap_score(audio: Features, text: Features) -> np.ndarray:
     """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
 
     The mean of the diagonal is the CLAP score; the rest is what chance gives. Not clipped at 0 nor scaled, unlike
@@ -150,7 +153,7 @@ def clap_score(audio, text) -> np.ndarray:
     return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
 
 
-def inception_score(distributions) -> float:
+def inception_score(distributions: Features) -> float:
     """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
 
     No splits, because N is small here; it grows with N, so compare equal N only.
@@ -161,19 +164,19 @@ def inception_score(distributions) -> float:
     return float(np.exp((distributions * logs).sum(axis=1).mean()))
 
 
-def embedding_cosine(reference, generated) -> np.ndarray:
+def embedding_cosine(reference: Features, generated: Features) -> np.ndarray:
     """Cosine of each pair of embeddings (N, D) -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (_unit(reference) * _unit(generated)).sum(axis=1)
 
 
-def top1_agreement(reference, generated) -> np.ndarray:
+def top1_agreement(reference: Features, generated: Features) -> np.ndarray:
     """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
 
 
-def text_relevance(captions, class_names, scores) -> np.ndarray:
+def text_relevance(captions: Features, class_names: Features, scores: Features) -> np.ndarray:
     """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
 
     A sound is described by the classes that are heard in it: the sum of the class names' sentence embeddings, weighted
@@ -190,7 +193,7 @@ def text_relevance(captions, class_names, scores) -> np.ndarray:
     return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
 
 
-def _matrix(values) -> np.ndarray:
+def _matrix(values: Features) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
         raise UserError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
@@ -199,7 +202,7 @@ def _matrix(values) -> np.ndarray:
     return values
 
 
-def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
+def _same_shape(reference: Features, generated: Features) -> tuple[np.ndarray, np.ndarray]:
     reference, generated = _matrix(reference), _matrix(generated)
     if reference.shape != generated.shape:
         raise UserError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")

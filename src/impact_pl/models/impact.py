@@ -161,7 +161,7 @@ class Impact(nn.Module):
         features = {name: text.features[name] for name in want}
         return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
 
-    def forward(self, *args, **kwargs) -> ImpactLoss:
+    def forward(self, *args: Any, **kwargs: Any) -> ImpactLoss:
         """The same as :meth:`loss`."""
         return self.loss(*args, **kwargs)
 

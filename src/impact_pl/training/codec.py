@@ -170,7 +170,12 @@ class CodecTraining(LightningModule):
         finally:
             self.codec.decoder = trained
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
         """Clip by the global norm, and stop on one that is not finite, before the optimizer has taken it in."""
         limit = gradient_clip_val or math.inf
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), limit))

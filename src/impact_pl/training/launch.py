@@ -22,7 +22,7 @@ def cluster_plugins() -> list[Any]:
     return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
-LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training whose Lightning started this process
+LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -41,6 +41,8 @@ def check_processes(config: TrainerConfig) -> None:
         _check_slurm(config, ranks)
         return
     found = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+    if "WORLD_SIZE" not in found and os.environ.get(LAUNCHED) == str(os.getpid()):
+        return  # not this process's first training: Lightning leaves LOCAL_RANK behind, and removes WORLD_SIZE
     if not found or found.get("WORLD_SIZE") == str(ranks):
         return
     if TorchElasticEnvironment.detect():
@@ -86,8 +88,9 @@ def is_launched_by_lightning() -> bool:
 
 
 def mark_launched() -> None:
-    """Let the processes that Lightning starts from here know it."""
-    os.environ[LAUNCHED] = str(os.getpid())
+    """Let the processes that Lightning starts from here know it; those keep what their parent has noted."""
+    if not is_launched_by_lightning():
+        os.environ[LAUNCHED] = str(os.getpid())
 
 
 def describe_job() -> str:

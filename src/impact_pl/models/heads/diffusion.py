@@ -4,7 +4,7 @@ Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from impact_pl.sampling.solvers import SOLVERS, last, trajectory
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
 PREDICTIONS = ("noise", "velocity")
+
+Denoiser = Callable[[Tensor, Tensor], Prediction]
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -178,7 +180,7 @@ class DiffusionHead(AdaLNHead):
         yield start
         yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
 
-    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
+    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Denoiser:
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
         Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition

@@ -12,14 +12,36 @@ from impact_pl.config import TrainerConfig
 from impact_pl.errors import UserError
 
 
-def cluster_plugins() -> list[Any]:
-    """SLURM's environment inside a job step, without Lightning's own requeueing.
+class TorchrunEnvironment(TorchElasticEnvironment):
+    """torchrun's environment, with a store that lives as long as one attempt.
 
     Note:
-        That one saves from inside the signal handler: ranks that are signalled apart wait for each other forever, and
-        DataLoader workers overwrite the checkpoint (lightning issue 21406).
+        Under ``--max-restarts``, torch 2.13 gives all attempts the agent's store without a prefix, so that the ranks of
+        a restart read the addresses of dead ones. ``TORCHELASTIC_RESTART_COUNT`` cannot serve as a prefix: an agent
+        counts only the restarts that its own node caused, so two nodes would disagree. Here rank zero hosts a store at
+        the port after torchrun's, which ends with its process; torchrun starts no attempt before the last one is dead.
     """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._port = super().main_port + 1  # torchrun's agent listens at MASTER_PORT itself
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+    @property
+    def main_port(self) -> int:
+        return self._port
+
+
+def cluster_plugins() -> list[Any]:
+    """The environment of a SLURM job step, without Lightning's own requeueing, or of torchrun.
+
+    Note:
+        Lightning's requeueing saves from inside the signal handler: ranks that are signalled apart wait for each other
+        forever, and DataLoader workers overwrite the checkpoint (lightning issue 21406).
+    """
+    if SLURMEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return [TorchrunEnvironment()] if TorchElasticEnvironment.detect() else []
 
 
 LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts

@@ -141,7 +141,7 @@ class Impact(nn.Module):
                 f"and width {self.spec.latent_width}: were they made with another codec?"
             )
         if latents.shape[2] % p:
-            raise UserError(f"{latents.shape[2]} latent frames are not divisible by patch_size {p}: change the length.")
+            raise UserError(f"{latents.shape[2]} latent frames: must be a multiple of patch_size {p}")
         return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)
 
     def unpatchify(self, patches: Tensor) -> Tensor:

@@ -62,9 +62,7 @@ class DiffusionLoop:
         start = sampling.start_std * first
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
-        guidance_scale = torch.full(
-            (), float(sampling.guidance_scale), device=device
-        )  # a tensor, not part of a graph's key
+        guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # not in a graph's key
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)
@@ -84,15 +82,13 @@ class DiffusionLoop:
         return self._plans[sampling]
 
     def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        """Run the steps from x_T (R, P) to a sample (R, P), with conditions (G, R, V) and added noise (S - 1 or 0, R,
-        P).
-        """
+        """Run the steps from x_T (R, P) to a sample (R, P), with cond (G, R, V) and noise (S - 1 or 0, R, P)."""
         steps, times = self._plan(sampling, x.device)
         modulations = self._modulations(times, cond)
         return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)
 
     def _modulations(self, times: Tensor, cond: Tensor) -> Iterator[Tensor]:
-        """Yield the modulations (G, R, M, V) per timestep, given timestep embeddings (S, V) and conditions (G, R, V)."""
+        """Yield modulations (G, R, M, V) per timestep from timestep embeddings (S, V) and conditions (G, R, V)."""
         together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps per matrix product
         for some in times.split(together):
             embedded = F.silu(some[:, None, None] + cond)  # (s, G, R, V)

@@ -30,7 +30,7 @@ GRAPHED_TEXT = 16  # on CUDA, text lengths are rounded up to this, because each 
 
 
 class Encoder(Protocol):
-    """Encoder callable: (patches (B, N, P), mask (B, N), cond | None, positions (B, K), num_kept) -> hidden (B, K, D)."""
+    """Encoder callable: (patches (B, N, P), mask (B, N), cond, positions (B, K), num_kept) -> hidden (B, K, D)."""
 
     def __call__(
         self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int
@@ -43,6 +43,7 @@ class Engine:
 
     Attributes:
         encode: Encoder for one call.
+        head: Sampler of patches.
         reusing: Creates the encoder of one decoding with ``encoder_reuse``. None: this engine computes everything.
         text_multiple: Compute only the text positions in use, rounded up to a multiple of this. None: compute all.
         guides_always: Whether guidance runs its second half even where the scale is 1.

@@ -79,9 +79,7 @@ class ImpactPipeline:
             _require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
         self._engine: tuple[tuple, Engine] | None = None  # key of the engine, and the engine
-        self._lock = (
-            threading.RLock()
-        )  # guards the engine, whose CUDA graphs have fixed inputs, and the mode of the model
+        self._lock = threading.RLock()  # for the engine, whose CUDA graphs have fixed inputs, and the model's mode
 
     @classmethod
     def from_pretrained(
@@ -109,7 +107,7 @@ class ImpactPipeline:
         if codec is None and is_gone(noted):
             wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"
             raise UserError(
-                f"the codec that {path} was trained with was in {noted}, and that folder is gone: give its new location "
+                f"the codec that {path} was trained with was in {noted}, and that folder is gone: locate it "
                 f"with --codec {wanted} (in Python: codec={wanted!r})"
             )
         text = None if model.spec.text_encoder is None else cls._text_encoder(path, model, device, text_encoder)

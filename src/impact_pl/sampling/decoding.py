@@ -175,8 +175,7 @@ def decode(
 
 
 class Budget:
-    """Adaptive schedule (``reveal=adaptive``): reveal patches until their total uncertainty reaches 1/T of the initial
-    one.
+    """Adaptive schedule (``reveal=adaptive``): reveal patches whose total uncertainty is 1/T of the initial one.
 
     Patches revealed in the same iteration are drawn independently. The error of this is bounded by the sum of their
     uncertainties. A patch of variance v costs 1/2 log(1 + v / TOLERANCE^2) nats per number, the rate that describes a

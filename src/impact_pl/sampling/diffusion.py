@@ -47,9 +47,7 @@ class Schedule:
 
 
 def cosine_betas(num_timesteps: int) -> Tensor:
-    """Compute the betas (T,) float64 of the cosine schedule, alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (IDDPM Eq.
-    17).
-    """
+    """Compute betas (T,) float64 with alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (cosine schedule, IDDPM Eq. 17)."""
     t = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
@@ -120,8 +118,7 @@ def add_noise(schedule: Schedule, x0: Tensor, step: Tensor, noise: Tensor) -> Te
 
 
 def noise_of_velocity(schedule: Schedule, noisy: Tensor, step: Tensor, velocity: Tensor) -> Tensor:
-    """Convert a predicted velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 to noise (arXiv 2202.00512, App.
-    D).
+    """Convert a velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 to noise (arXiv 2202.00512, App. D).
 
     The error of the noise is that of the velocity times sqrt(alpha_bar), the error of x_0 that times sqrt(1 -
     alpha_bar), so both are bounded.
@@ -135,9 +132,7 @@ def posterior_mean(schedule: Schedule, x0: Tensor, noisy: Tensor, step: Tensor) 
 
 
 def reverse_step(schedule: Schedule, noisy: Tensor, step: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Compute mean and log variance of p(x_{t-1} | x_t), each (K, P), from noise (DDPM Eq. 11) and variance (IDDPM Eq.
-    15).
-    """
+    """Compute mean (DDPM Eq. 11) and log variance (IDDPM Eq. 15) of p(x_{t-1} | x_t), each (K, P)."""
     x0 = schedule.sqrt_recip_alpha_bars[step, None] * noisy
     x0 = x0 - schedule.sqrt_recip_minus_one[step, None] * prediction.noise
     share = (prediction.variance + 1) / 2
@@ -165,9 +160,7 @@ def diffusion_loss(
 
 
 def variational_bound(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-    """Compute KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) per row in bits (DDPM Eq. 5); at step 0, the decoder's
-    likelihood.
-    """
+    """Compute KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in bits per row (DDPM Eq. 5); at step 0, the likelihood."""
     mean, log_variance = reverse_step(schedule, noisy, step, prediction)
     true_mean = posterior_mean(schedule, x0, noisy, step)
     true_log_variance = schedule.posterior_log_variance[step, None]

@@ -47,7 +47,7 @@ class Schedule:
 
 
 def cosine_betas(num_timesteps: int) -> Tensor:
-    """Compute betas (T,) float64 with alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (cosine schedule, IDDPM Eq. 17)."""
+    """Compute betas (T,) float64 with alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (cosine, IDDPM Eq. 17)."""
     t = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)

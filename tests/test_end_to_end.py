@@ -159,7 +159,7 @@ def test_a_codec_folder_that_moved_is_named_anew(trained, tmp_path):
     for name, wanted in ((str(tmp_path / "codec"), "FOLDER"), (f"audioldm:{tmp_path / 'codec'}", "audioldm:FOLDER")):
         config["codec"]["name"] = name
         (model / "config.json").write_text(json.dumps(config))
-        with pytest.raises(ValueError, match=f"that folder is gone: say where it is now with --codec {wanted} "):
+        with pytest.raises(ValueError, match=f"that folder is gone: locate it with --codec {wanted} "):
             ImpactPipeline.from_pretrained(model)
     moved = str(tmp_path / "moved")
     shutil.copytree(Path(impact_pl.__file__).parent / "assets" / "codec", moved)

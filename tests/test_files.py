@@ -46,8 +46,8 @@ def test_lines_end_at_line_feeds_alone(written):
     ("content", "message"),
     [
         ("a,b\n".encode("utf-16"), "line 1: the text is in UTF-16"),
-        ("a,b\n".encode("utf-16-le"), "line 1: holds a NUL character"),
-        (b"a\nb\nc\0d\n", "line 3: holds a NUL character"),
+        ("a,b\n".encode("utf-16-le"), "line 1: contains a NUL character"),
+        (b"a\nb\nc\0d\n", "line 3: contains a NUL character"),
         (b"a\nb\xe9\n", "line 2: byte 3 is not UTF-8"),
     ],
 )

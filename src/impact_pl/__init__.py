@@ -5,7 +5,7 @@
     pipeline = ImpactPipeline.from_pretrained()
     pipeline("a dog barks", duration=5, seed=1).save("dog.wav")
 
-The names below are imported from their modules when they are first used: ``import impact_pl`` itself loads no torch.
+The public names are imported lazily from their modules, so ``import impact_pl`` does not load torch.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""`python -m impact_pl`: the program ``impact``."""
+"""Run the program ``impact`` with `python -m impact_pl`."""
 
 from impact_pl.cli.main import main
 

@@ -1,11 +1,11 @@
-"""The one place that imports torchaudio, and cures the torchaudio-on-CPU trap.
+"""Import torchaudio, working around its CUDA builds next to a CPU build of torch.
 
-The registry's torchaudio wheels for Linux are CUDA builds. Next to a CPU build of torch their shared libraries cannot
-be loaded (``libc10_cuda.so`` is missing), which breaks ``import torchaudio`` and with it parts of transformers and
-diffusers. The Python part of torchaudio works without those libraries: its own loader treats *missing* files as fine.
+The torchaudio wheels on PyPI for Linux are CUDA builds. With a CPU build of torch their shared libraries cannot be
+loaded (``libc10_cuda.so`` is missing), which breaks ``import torchaudio`` and with it parts of transformers and
+diffusers. The Python part of torchaudio works without those libraries: its own loader accepts *missing* files.
 
-Modules that need torchaudio write ``from impact_pl._torchaudio import torchaudio``. Modules that need transformers or
-diffusers import this one first, or one that does (``checkpoint_io``).
+Modules that need torchaudio use ``from impact_pl._torchaudio import torchaudio``. Modules that need transformers or
+diffusers import this module first, or one that does (``checkpoint_io``).
 """
 
 import importlib
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def _import_torchaudio() -> None:
-    """Import torchaudio; where its compiled libraries do not fit this torch, import it without them."""
+    """Import torchaudio, without its compiled libraries if they do not fit this torch."""
     try:
         importlib.import_module("torchaudio")
     except OSError:

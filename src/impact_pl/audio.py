@@ -1,6 +1,8 @@
-"""Waveforms in and out: load, resample, save, log-mel, and one picture.
+"""Audio input and output: load, resample, save, log-mel spectrograms and their pictures.
 
-Dimension key: B batch, S waveform samples, F mel bins, M mel frames. Waveforms are mono float32 in [-1, 1].
+Waveforms are mono float32 in [-1, 1].
+
+Dimension key: B batch, S waveform samples, F mel bins, M mel frames.
 """
 
 import io
@@ -20,18 +22,18 @@ from impact_pl.errors import UserError
 from impact_pl.partial import write_whole
 
 SAMPLE_RATE = 16_000
-SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # what load_audio reads
+SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".mp3", ".opus", ".aiff", ".aif", ".au")  # formats that load_audio reads
 LEVEL_FRAME = 0.08  # seconds
-FULL_SCALE = 0.999  # |sample| from which it counts as clipped; 16-bit files end at 0.99997
-CLIPPED_SHARE = 0.05  # of a frame's samples at full scale; none of 160 real clips of ESC-10 reaches it
+FULL_SCALE = 0.999  # |sample| above which it counts as clipped; 16-bit files end at 0.99997
+CLIPPED_SHARE = 0.05  # fraction of a frame's samples at full scale; none of 160 real ESC-10 clips reaches it
 SILENT_DB = -60.0  # RMS of the loudest frame
 LOWEST_DB = -120.0
-# What people have besides (yt-dlp leaves most of these), and the remedy: no library that we need reads them.
+# Formats that people often have (yt-dlp writes most of these) but none of our dependencies reads, with the remedy.
 UNREADABLE_SUFFIXES = {".m4a", ".webm", ".aac", ".mp4", ".mkv", ".wma", ".mov", ".amr", ".3gp", ".m4b", ".mka"}
 CONVERT = "convert what soundfile cannot read, for example with `ffmpeg -i sound.m4a sound.flac`"
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 MOST_FRAMES_PER_BYTE = 8192  # a FLAC frame of 65,535 silent samples takes more than eight bytes
-FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # what save_audio writes
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # formats that save_audio writes
 
 
 def load_audio(
@@ -49,7 +51,7 @@ def load_audio(
         Waveform (S,), float32 in [-1, 1].
 
     Raises:
-        ValueError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
+        UserError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
     """
     samples, rate = read_samples(path, start, duration)
     if not np.isfinite(samples).all():
@@ -58,10 +60,10 @@ def load_audio(
 
 
 def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
-    """A file's own samples (S, channels), float32, and its rate in Hz; arguments as in :func:`load_audio`.
+    """Read a file's original samples (S, channels), float32, and its rate in Hz; arguments as in :func:`load_audio`.
 
     Raises:
-        ValueError: The file is missing, not audio, damaged, or empty at that place.
+        UserError: The file is missing, not audio, damaged, or empty at that place.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,10 +86,10 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
 
 
 def audio_seconds(path: str | Path) -> float:
-    """How long a file lasts, from its header alone.
+    """Read the duration of a file in seconds from its header.
 
     Raises:
-        ValueError: The file is missing or not audio.
+        UserError: The file is missing or not audio.
     """
     path = Path(path)
     if not path.is_file():
@@ -101,10 +103,10 @@ def audio_seconds(path: str | Path) -> float:
 
 
 def check_header(path: Path, rate: int, num_frames: int) -> None:
-    """Refuse a header that claims a rate no recorder has, or more than the file's bytes can hold.
+    """Check that a header claims a plausible rate, and no more samples than the file's bytes can hold.
 
     Raises:
-        UserError: with the numbers.
+        UserError: The header is implausible; the message states the numbers.
     """
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise UserError(f"{path}: its header claims {rate} Hz, outside {LOWEST_RATE} to {HIGHEST_RATE}: is it damaged?")
@@ -114,10 +116,10 @@ def check_header(path: Path, rate: int, num_frames: int) -> None:
 
 
 def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """Change the rate of ``waveform`` (..., S) by windowed-sinc interpolation.
+    """Resample ``waveform`` (..., S) by windowed-sinc interpolation.
 
-    Odd rates (11,127 Hz) would need a filter bank of gigabytes; the ratio is rounded to a fraction of three digits
-    there, which is off by less than a millionth.
+    Unusual rates (11,127 Hz) would need a filter bank of gigabytes. For these the ratio is rounded to a fraction of
+    three digits, an error of less than a millionth.
     """
     if from_rate == to_rate:
         return waveform
@@ -127,7 +129,7 @@ def resample(waveform: Tensor, from_rate: int, to_rate: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
-    """Keeps the filter bank, which costs more to make than to apply to a short clip."""
+    """Build a resampler, cached because its filter bank costs more to build than to apply to a short clip."""
     return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
@@ -142,7 +144,7 @@ def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RAT
         sample_rate: Their rate, in Hz.
 
     Raises:
-        ValueError: Another suffix, a waveform that is not (S,), or non-finite samples.
+        UserError: The suffix is unknown, the waveform is not (S,), or it has non-finite samples.
     """
     path = Path(path)
     file_format = FORMATS.get(path.suffix.lower())
@@ -159,10 +161,10 @@ def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RAT
 
 
 def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> Tensor:
-    """``waveform`` (..., S) with ``num_samples``: cut, or padded at the end.
+    """Cut or pad ``waveform`` (..., S) to ``num_samples``.
 
-    A short one is followed by silence, or with ``padding`` "repeat" by itself, as long as that fits, and then by
-    silence (LAION-CLAP's "repeatpad").
+    Padding is silence. With ``padding`` "repeat" a short waveform is first repeated as often as it fits completely
+    (LAION-CLAP's "repeatpad").
     """
     length = waveform.shape[-1]
     if padding == "repeat" and 0 < length < num_samples:
@@ -173,12 +175,12 @@ def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> 
 
 @dataclass(frozen=True)
 class LevelReport:
-    """How loud a waveform is; ``warning`` says what is wrong with it. Decibels are of full scale, at least -120."""
+    """Level of a waveform, in dB of full scale, at least -120. ``warning`` describes what is wrong with it."""
 
-    rms_db: float  # of the whole waveform
+    rms_db: float  # of the complete waveform
     loudest_db: float  # RMS of the loudest 80 ms
     peak_db: float
-    clipped_share: float  # largest share of samples at full scale in any 80 ms
+    clipped_share: float  # largest fraction of samples at full scale in any 80 ms
 
     @property
     def is_silent(self) -> bool:
@@ -200,13 +202,13 @@ class LevelReport:
 def measure_level(waveform: Tensor, sample_rate: int) -> LevelReport:
     """Measure loudness and clipping of a waveform (S,) in [-1, 1].
 
-    Frames last 80 ms and begin every 40 ms. A normalised recording touches full scale in single samples (a full-scale
+    Frames are 80 ms long with a hop of 40 ms. A normalised recording touches full scale in single samples (a full-scale
     sine in 3 % of them); an overdriven one stays there.
     """
     magnitude = waveform.detach().abs().double().cpu()  # (S,)
     size = min(round(LEVEL_FRAME * sample_rate), len(magnitude))
     hop = max(1, size // 2)
-    padded = nn.functional.pad(magnitude, (0, (size - len(magnitude)) % hop))  # so that the last samples count
+    padded = nn.functional.pad(magnitude, (0, (size - len(magnitude)) % hop))  # include the last samples
     frames = padded.unfold(0, size, hop)  # (M, size)
     return LevelReport(
         rms_db=_decibels(magnitude.square().mean().sqrt()),
@@ -221,10 +223,10 @@ def _decibels(amplitude: Tensor) -> float:
 
 
 class LogMel(nn.Module):
-    """Natural log of the magnitude mel spectrogram, with AudioLDM's numbers: M = S / hop frames, clamped at 1e-5.
+    """Natural log of the magnitude mel spectrogram, with AudioLDM's parameters: M = S / hop frames, clamped at 1e-5.
 
-    Slaney mel scale and norm, Hann window, HiFi-GAN's reflect padding of (n_fft - hop) / 2 on both sides
-    (AudioLDM's own, ``codec_audioldm.AudioLDMMel``, pads n_fft / 2).
+    It uses the Slaney mel scale and norm, a Hann window, and HiFi-GAN's reflect padding of (n_fft - hop) / 2 on both
+    sides. AudioLDM's own (``codecs.audioldm.AudioLDMMel``) pads n_fft / 2.
     """
 
     filters: Tensor  # (F, n_fft/2 + 1)
@@ -249,11 +251,11 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """waveform (B, S) -> mel (B, F, M)."""
+        """Compute the log-mel (B, F, M) of a waveform (B, S)."""
         return self.from_spectrum(self.spectrum(waveform))
 
     def spectrum(self, waveform: Tensor) -> Tensor:
-        """waveform (B, S) -> STFT (B, n_fft/2 + 1, M), complex."""
+        """Compute the complex STFT (B, n_fft/2 + 1, M) of a waveform (B, S)."""
         pad = (self.n_fft - self.hop) // 2
         if waveform.shape[-1] <= pad:
             raise UserError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
@@ -261,7 +263,7 @@ class LogMel(nn.Module):
         return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
 
     def from_spectrum(self, spectrum: Tensor) -> Tensor:
-        """STFT (B, n_fft/2 + 1, M) -> mel (B, F, M)."""
+        """Compute the log-mel (B, F, M) from an STFT (B, n_fft/2 + 1, M)."""
         return (self.filters @ spectrum.abs()).clamp(min=1e-5).log()  # (B, F, M)
 
 
@@ -284,6 +286,6 @@ def spectrogram_png(
         decibels.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-80.0, vmax=20.0, cmap="magma"
     )
     axes.set(xlabel="time (s)", ylabel="mel bin")
-    axes.set_title(title, parse_math=False)  # a caption may hold a $
+    axes.set_title(title, parse_math=False)  # captions may contain a $
     figure.colorbar(image, ax=axes, label="dB")
     figure.savefig(path_or_buffer, format="png")

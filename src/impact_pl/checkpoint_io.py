@@ -24,33 +24,31 @@ from impact_pl.identity import files_sha256
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files
-# What torch, safetensors and transformers raise on files that are not what they should be. Their TypeErrors and
-# AttributeErrors come from a changed library, not from a damaged file.
+# Errors that torch, safetensors and transformers raise on malformed files. TypeErrors and AttributeErrors are not among
+# them, since they come from a changed library rather than a damaged file.
 DAMAGE = (SafetensorError, pickle.PickleError, struct.error, OSError, EOFError, RuntimeError, LookupError, ValueError)
-MALFORMED = (*DAMAGE, TypeError, AttributeError, AssertionError)  # where the file's own content is being interpreted
+MALFORMED = (*DAMAGE, TypeError, AttributeError, AssertionError)  # for code that interprets the content of a file
 REBUILD: tuple[Any, ...] = (
     np.float64(0).__reduce__()[0],
     np.empty(0).__reduce__()[0],
-)  # numpy's makers of numbers and arrays
-NUMPY: list[
-    Any
-] = [  # what may stand in a checkpoint beside tensors; the makers under the names that numpy 1 and 2 wrote
+)  # constructors of numpy's numbers and arrays
+NUMPY: list[Any] = [  # allowed next to tensors, under the names of both numpy 1 and 2
     *(np.dtype, np.ndarray, *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8"))),
     *((make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core") for make in REBUILD),
 ]
 
 
 def raise_if_memory(error: Exception) -> None:
-    """Raise ``error`` again if it says that memory ran out: then nothing is known about the file."""
+    """Raise ``error`` again if it reports that memory ran out, which says nothing about the file."""
     if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
         raise error
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that transformers and diffusers load a folder's weights from: safetensors first, then ``.bin``.
+    """List the weight files that transformers and diffusers would load from a folder: safetensors first, then ``.bin``.
 
     Raises:
-        ValueError: none there, or a damaged index.
+        UserError: There are none, or the index is damaged.
     """
     for suffix in (".safetensors", ".bin"):
         for path in (folder / f"{stem}{suffix}" for stem in WEIGHTS):
@@ -67,14 +65,14 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
-    """A published ``.pth`` or ``.pt`` file, in torch's zip format or the older one, read without running code in it.
+    """Read a published ``.pth`` or ``.pt`` file (torch's zip or legacy format) without executing code in it.
 
     Args:
-        path: the file.
-        allowed: harmless classes that this file may name besides tensors, numbers, and numpy's numbers and arrays.
+        path: The file.
+        allowed: Harmless classes that this file may contain, besides tensors, numbers, and numpy's numbers and arrays.
 
     Raises:
-        ValueError: it is damaged, of another format, holds other things than these, or is no dict of names.
+        UserError: The file is damaged, has another format, contains other objects, or is not a dict of names.
     """
     try:
         with torch.serialization.safe_globals([*NUMPY, *allowed]):
@@ -82,7 +80,7 @@ def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
     except MALFORMED as error:
         raise_if_memory(error)
         with open(path, "rb") as file:
-            is_safetensors = file.read(9)[8:] == b"{"  # its header's length, then the header in JSON
+            is_safetensors = file.read(9)[8:] == b"{"  # safetensors: the header's length, then its JSON
         why = "it is a safetensors file" if is_safetensors else first_line(error)
         raise UserError(
             f"{path}: not a checkpoint of torch that can be read safely ({why}); where you trust it, load it yourself "
@@ -94,10 +92,10 @@ def read_checkpoint(path: Path, allowed: Iterable[Any] = ()) -> dict[str, Any]:
 
 
 def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    """``content`` of a checkpoint, if it is a state dict: names and tensors.
+    """Check that ``content`` of a checkpoint is a state dict: names and tensors.
 
     Raises:
-        ValueError: it is not; the message names what does not belong.
+        UserError: It is not; the message names the offending entry.
     """
     if not isinstance(content, dict):
         raise UserError(f"{path}: where its weights should be, there is a {_kind(content)}")
@@ -114,28 +112,28 @@ def _kind(value: Any) -> str:
 
 
 def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
-    """A transformers or diffusers model from a local folder, whole, in float32, frozen.
+    """Load a complete transformers or diffusers model from a local folder, in float32 and frozen.
 
-    Neither library refuses a folder of another model: they only warn, and leave what is missing at random.
+    Neither library rejects a folder of another model: they only warn, and leave missing weights randomly initialised.
 
     Args:
-        model_class: of one of these libraries.
-        folder: with config.json and weights.
-        options: of the class's ``from_pretrained``.
+        model_class: A model class of one of these libraries.
+        folder: Folder with config.json and weights.
+        options: Arguments for the class's ``from_pretrained``.
 
     Raises:
-        ValueError: the weights are not this model's, not all there, damaged, or more than weights (nothing else is
-            unpickled).
+        UserError: The weights are of another model, incomplete or damaged, or the file holds more than weights (nothing
+            else is unpickled).
     """
     from transformers.utils.logging import disable_progress_bar
 
     weight_files(folder)
-    disable_progress_bar()  # of loading the weights
+    disable_progress_bar()  # while loading the weights
     try:
         model, loading = model_class.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except DAMAGE as error:
         raise_if_memory(error)
-        raise UserError(f"{folder}: not a {model_class.__name__} that can be read ({first_line(error)})") from error
+        raise UserError(f"{folder}: not a readable {model_class.__name__} ({first_line(error)})") from error
     wrong = [*loading["missing_keys"], *(str(key) for key in loading.get("mismatched_keys", []))]
     if wrong:
         raise UserError(
@@ -145,9 +143,9 @@ def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights to half precision: float16, which has the finer steps, or bfloat16 if one exceeds 65,504.
+    """Convert weights to half precision: float16, which is more precise, or bfloat16 if a value exceeds 65,504.
 
-    Other types stay as they are. ``load_state_dict`` widens again, without rounding: every load gives the same float32
+    Other dtypes are unchanged. ``load_state_dict`` converts back without rounding, so every load gives the same float32
     numbers.
     """
     floating = {name: value for name, value in weights.items() if value.is_floating_point()}

@@ -1,7 +1,7 @@
-"""Typed configuration of every command; the YAML files under conf/ hold names and numbers only.
+"""Typed configuration of every command. The YAML files under conf/ hold names and numbers only.
 
-Hydra composes ``conf/``, these dataclasses check it (a misspelt key fails and names the class), and
-``OmegaConf.to_object`` hands plain dataclasses to Python. Nothing below the commands imports hydra.
+Hydra composes ``conf/``, these dataclasses validate it (a misspelt key fails and names the class), and
+``OmegaConf.to_object`` passes plain dataclasses to Python. Nothing below the commands imports hydra.
 """
 
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
-# Ranges of a model's config.json, which may come from a stranger.
+# Ranges for a model's config.json, which may come from an untrusted source.
 Count = Annotated[int, Ge(1), Le(4096)]
 Size = Annotated[int, Ge(1), Le(1 << 16)]
 Length = Annotated[int, Ge(1), Le(1 << 24)]
@@ -17,70 +17,70 @@ Depth = Annotated[int, Ge(1), Le(512)]
 Factor = Annotated[float, Gt(0), Le(64)]
 Share = Annotated[float, Ge(0), Lt(1)]
 
-PADDINGS = ("silence", "repeat")  # what follows a sound that is too short (audio.fit_length)
+PADDINGS = ("silence", "repeat")  # how short sounds are padded (audio.fit_length)
 
 
 @dataclass
 class MaskRatioConfig:
-    """Masked share in training: ``truncated_normal`` (MAR; mean 1, std 0.25, on [low, 1]) or ``fixed`` (S1's q)."""
+    """Masked fraction: ``truncated_normal`` (MAR; mean 1, std 0.25, on [low, 1]) or ``fixed`` (IMPACT's q)."""
 
     kind: str = "truncated_normal"
     low: float = 0.7  # lower bound of truncated_normal
     std: float = 0.25
-    value: float = 0.7  # q of fixed
+    value: float = 0.7  # q, for kind=fixed
 
 
 @dataclass
 class ModelConfig:
-    """Shape of an Impact model. Latent and text shapes come from the shards, not from here."""
+    """Shape of an Impact model. Latent and text shapes come from the shards."""
 
     dim: Size = 768  # D
-    depth: Depth = 12  # blocks in Enc1, and again in Enc2
+    depth: Depth = 12  # blocks in each of the two encoder stages
     num_heads: Count = 12
     mlp_ratio: Factor = 4.0
-    dropout: Share = 0.1  # of the projections in attention and MLP (MAR: 0.1)
-    attention_dropout: Share = 0.0  # MAR: 0.1; above 0 it forces SDPA off its fused kernels
+    dropout: Share = 0.1  # on the projections in attention and MLP (MAR: 0.1)
+    attention_dropout: Share = 0.0  # MAR: 0.1; a value above 0 disables SDPA's fused kernels
     patch_size: Count = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: Length = 256
-    local_kernel: int = 0  # patches that a patch sees besides attention, of each channel (for short trainings); 0: MAR
-    text_padding: int = -1  # learned positions beside a caption's, the rest is not there; -1: all (docs/recipes.md)
+    local_kernel: int = 0  # size of a depthwise convolution over patches (for short trainings); 0: none, as in MAR
+    text_padding: int = -1  # learned positions attended to in addition to a caption's; -1: all (docs/recipes.md)
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
     head_width: Size = 1024
     head_depth: Depth = 3
-    prediction: str = "noise"  # what the diffusion head predicts: noise (MAR) | velocity (for short trainings)
+    prediction: str = "noise"  # target of the diffusion head: noise (MAR) | velocity (for short trainings)
     num_timesteps: Length = 1000
-    diffusion_batch_mul: Count = 4  # timesteps drawn for each masked position
-    num_codebooks: Count = 8  # of head=discrete: each quantises what the ones before left over
-    codebook_size: Length = 1024  # codes in each of them
+    diffusion_batch_mul: Count = 4  # timesteps drawn per masked position
+    num_codebooks: Count = 8  # head=discrete: residual codebooks, each quantising the remainder of the previous ones
+    codebook_size: Length = 1024  # codes per codebook
     mask_ratio: MaskRatioConfig = field(default_factory=MaskRatioConfig)
 
 
 @dataclass
 class DecodingConfig:
-    """How sounds are generated (IMPACT Sec. 3.2). ``guidance_scale`` is beta_max; 1 switches guidance off.
+    """Decoding settings for generation (IMPACT Sec. 3.2). ``guidance_scale`` is beta_max; 1 disables guidance.
 
-    The field names are the same in Python (``pipeline(..., num_iterations=16)``) and in a model's config.json;
-    ``impact generate`` has an option for each.
+    The field names are the same in Python (``pipeline(..., num_iterations=16)``) and in a model's config.json. ``impact
+    generate`` has an option for each.
     """
 
     num_iterations: int = 64  # T
     num_diffusion_steps: int = 100
     guidance_scale: float = 5.0
-    guidance_schedule: str = "cosine"  # cosine (S1: falls from beta_max to 1) | constant | linear (MAR: rises)
-    temperature: float = 1.0  # factor of the noise that steps add; ddim, head=consistency: also of what they start from
-    min_alpha_bar: float = 1e-3  # sampling starts where this share of signal is left; 0: at the last timestep, as MAR
-    order: str = "random"  # random (S1) | confidence
+    guidance_schedule: str = "cosine"  # cosine (IMPACT: from beta_max to 1) | constant | linear (MAR: increases)
+    temperature: float = 1.0  # scales the noise added by steps; with ddim or head=consistency also the initial noise
+    min_alpha_bar: float = 1e-3  # fraction of signal at which sampling starts; 0: last timestep, as in MAR
+    order: str = "random"  # random (IMPACT) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive
-    confidence_steps: int = 10  # diffusion steps of each such draw
-    reveal: str = "cosine"  # patches an iteration: cosine (S1) | linear | sqrt (masking.py) | adaptive (decoding.py)
-    final_diffusion_steps: int = 0  # diffusion steps fall to so many in the last iteration; 0: always the same
+    confidence_steps: int = 10  # diffusion steps per such draw
+    reveal: str = "cosine"  # revealing schedule: cosine (IMPACT) | linear | sqrt (masking.py) | adaptive (decoding.py)
+    final_diffusion_steps: int = 0  # decrease the diffusion steps to this number by the last iteration; 0: constant
     solver: str = "ancestral"  # ancestral (IMPACT, MAR) | ddim; see sampling/solvers.py
-    encoder_reuse: int = 1  # the encoder computes all in every so many iterations, else what is new; 1: always all
+    encoder_reuse: int = 1  # run the full encoder in every n-th iteration, reuse its results in between
     engine: str = "fused"  # fused | reference (LTH14/mar's operations in their order); inference/engine.py
-    precision: str = "32-true"  # 32-true | bf16 | auto (bf16 where the processor computes in it)
+    precision: str = "32-true"  # 32-true | bf16 | auto (bf16 if the hardware supports it natively)
 
 
-DECODING_CHOICES = {  # of the fields that are names
+DECODING_CHOICES = {  # valid values of the fields that hold names
     "guidance_schedule": ("cosine", "constant", "linear"),
     "order": ("random", "confidence"),
     "reveal": ("cosine", "linear", "sqrt", "adaptive"),
@@ -89,7 +89,7 @@ DECODING_CHOICES = {  # of the fields that are names
     "precision": ("32-true", "bf16", "auto"),
 }
 
-# `impact generate --preset`: changes to the model's own decoding.
+# `impact generate --preset`: changes to the model's own decoding settings.
 PRESETS: dict[str, dict[str, Any]] = {
     "exact": {},
     "fast": {"num_iterations": 16, "num_diffusion_steps": 25, "final_diffusion_steps": 5, "precision": "auto"},
@@ -97,9 +97,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> DecodingConfig:
-    """Apply a preset's changes to a model's own decoding, then those ``given``.
+    """Apply a preset's changes to a model's own decoding settings, then the ``given`` ones.
 
-    A preset only ever lowers a number of iterations or steps, and its final steps never exceed the steps asked for.
+    A preset only lowers numbers of iterations or steps, and its final steps never exceed the requested steps.
     """
     changes = dict(PRESETS[preset])
     for name in ("num_iterations", "num_diffusion_steps"):
@@ -115,73 +115,73 @@ def _loggers() -> dict[str, dict[str, Any]]:
     return {"tensorboard": {}, "csv": {}}
 
 
-def _of_samples() -> DecodingConfig:
-    """While training: from the weights where they lie, which may be sharded and change with every step."""
+def _sample_decoding() -> DecodingConfig:
+    """Decoding during training, which needs the reference engine: the weights may be sharded and change every step."""
     return DecodingConfig(engine="reference")
 
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedule: linear warm-up, then constant, then (not in the paper) a decay."""
+    """AdamW and its schedule: linear warm-up, then constant, then (not in the paper) an optional decay."""
 
     lr: float = 5e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.02
     warmup_steps: int = 1000
-    decay_steps: int = 0  # over the last so many steps the learning rate falls linearly to 0; 0: it stays
+    decay_steps: int = 0  # linear decay of the learning rate to 0 over the last steps; 0: no decay
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
 
 
 @dataclass
 class DistillConfig:
-    """What a one-step head sees of its teacher (stage distill; models/teacher.py).
+    """Distillation of the consistency head from its teacher (stage=distill; training/distillation.py).
 
-    Noise and guidance are those of ``decoding``: its temperature, min_alpha_bar and guidance_scale.
+    Noise and guidance follow ``decoding``: its temperature, min_alpha_bar and guidance_scale.
     """
 
-    num_positions: int = 64  # of a clip's masked ones, at most: the teacher's paths cost more than all else in a step
-    num_diffusion_steps: int = 25  # of a path
+    num_positions: int = 64  # masked positions per clip, at most; the teacher's paths dominate the cost of a step
+    num_diffusion_steps: int = 25  # steps per path
 
 
 @dataclass
 class DataConfig:
-    """Where latent shards lie and how they are batched. ``path`` holds train/ and valid/, each with an index.json."""
+    """Location of latent shards, and batching. ``path`` holds train/ and valid/, each with an index.json."""
 
     path: str = ""  # a folder, or a URL that webdataset opens: https://..., gs://..., "pipe:aws s3 cp s3://bucket/%s -"
-    cache: str = ""  # folder for a node's own copies of the shards; empty: of URLs only, in $TMPDIR/impact_pl-<uid>
-    cache_gb: float = 0.0  # most that the copies may take, 0: no limit
-    block_shards: int = 0  # shards that are shuffled together, 0: all; see data/order.py
-    batch_size: int = 16  # clips a process and step
+    cache: str = ""  # per-node folder for copies of the shards; empty: only URLs are copied, to $TMPDIR/impact_pl-<uid>
+    cache_gb: float = 0.0  # maximum size of the copies; 0: unlimited
+    block_shards: int = 0  # shards that are shuffled together; 0: all; see data/order.py
+    batch_size: int = 16  # clips per process and step
     num_workers: int = 0
-    random_shift: bool = False  # begin clips at any of their frames, the beginning after the end: for small data sets
-    caption_dropout: float = 0.1  # share of prompts replaced by the null condition (stage 2)
-    text_encoder: str = ""  # stage 2: whose features; empty: those in the shards, whoever made them
-    encode_captions: bool = False  # by text_encoder while training, even where the shards have features
-    text_features: list[str] = field(default_factory=list)  # names of those to train with; empty: all
+    random_shift: bool = False  # start clips at a random frame and wrap around (for small data sets)
+    caption_dropout: float = 0.1  # fraction of captions replaced by the null condition (stage 2)
+    text_encoder: str = ""  # stage 2: expected text encoder; empty: whichever the shards were made with
+    encode_captions: bool = False  # run text_encoder during training, even if the shards have features
+    text_features: list[str] = field(default_factory=list)  # names of the features to train with; empty: all
 
 
 @dataclass
 class TrainerConfig:
-    """What Lightning's Trainer needs. ``strategy``: auto | ddp | fsdp2 | deepspeed (training/strategies.py)."""
+    """Settings for Lightning's Trainer. ``strategy``: auto | ddp | fsdp2 | deepspeed (training/strategies.py)."""
 
     accelerator: str = "auto"
     devices: int = 1
     num_nodes: int = 1
     strategy: str = "auto"
-    precision: str = "auto"  # auto: bf16-mixed where the processor computes in bf16, else 32-true
+    precision: str = "auto"  # auto: bf16-mixed if the hardware supports bf16 natively, else 32-true
     max_steps: int = 100_000
     accumulate_grad_batches: int = 1
-    global_batch_size: int = 0  # clips a step, over all processes: sets accumulate_grad_batches; 0: what comes out
+    global_batch_size: int = 0  # clips per step over all processes; sets accumulate_grad_batches; 0: unset
     log_every_steps: int = 10
     validate_every_steps: int = 1000
     checkpoint_every_steps: int = 1000
-    sample_every_steps: int = 0  # 0: no audio in TensorBoard
-    stall_minutes: float = 30.0  # without a batch, after which the process says where it stands and ends; 0: never
-    max_skipped_steps: int = 0  # steps with a gradient that is not finite are left out, up to so many; then it stops
-    compile: bool = False  # the transformer blocks, by torch.compile
-    activation_checkpointing: bool = False  # of the transformer blocks: less memory, a third more arithmetic
-    zero_stage: int = 2  # strategy=deepspeed: 1 splits the optimizer's state over processes, 2 the gradients too
+    sample_every_steps: int = 0  # 0: no audio samples
+    stall_minutes: float = 30.0  # abort with a stack dump after this time without a batch; 0: never
+    max_skipped_steps: int = 0  # skip up to this many steps with non-finite gradients, then stop
+    compile: bool = False  # compile the transformer blocks with torch.compile
+    activation_checkpointing: bool = False  # on the transformer blocks: less memory, a third more compute
+    zero_stage: int = 2  # strategy=deepspeed: 1 shards the optimizer state, 2 the gradients too
 
 
 @dataclass
@@ -190,27 +190,26 @@ class CodecConfig:
 
     decoder_dim: int = 256
     decoder_depth: int = 8  # ConvNeXt blocks
-    mel_corrections: int = 1  # steps towards the latents' mel spectrogram after decoding; init_from brings its own
+    mel_corrections: int = 1  # steps towards the latents' mel spectrogram after decoding; init_from overrides it
     crop_seconds: float = 1.6
-    latent_noise: float = 0.3  # most error on the latents, as a share of their overall standard deviation
+    latent_noise: float = 0.3  # maximum error on the latents, as a fraction of their overall standard deviation
 
 
 @dataclass
 class TrainConfig:
-    """`impact train`: one stage of training."""
+    """Configuration of `impact train`: one stage of training."""
 
-    name: str = "run"  # the run directory is runs_dir/name: the same command finds its checkpoint again
+    name: str = "run"  # the run directory is runs_dir/name, so the same command resumes from its checkpoint
     stage: str = "pretrain"  # pretrain | text | distill | codec
     runs_dir: str = "runs"
     seed: int = 0
-    init_from: str = ""  # checkpoint or model folder of the stage before; or mar:/path/to/mar.safetensors
+    init_from: str = ""  # checkpoint or model folder of the previous stage, or mar:/path/to/mar.safetensors
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    decoding: DecodingConfig = field(
-        default_factory=_of_samples
-    )  # of audio while training, and the model's own; stage=distill learns it
+    # For audio samples during training, and stored as the model's own; stage=distill learns it.
+    decoding: DecodingConfig = field(default_factory=_sample_decoding)
     distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only
     codec: CodecConfig = field(default_factory=CodecConfig)  # stage=codec only
     logger: dict[str, dict[str, Any]] | None = field(default_factory=_loggers)  # name -> Lightning's arguments
@@ -226,10 +225,10 @@ class PrecomputeConfig:
     codec: str = "builtin"
     text_encoder: str = "minilm"
     clip_seconds: float = 10.24
-    padding: str = "silence"  # what follows a shorter recording: silence, or repeat
+    padding: str = "silence"  # how shorter recordings are padded: silence, or repeat
     samples_per_shard: int = 256
-    batch_size: int = 1  # clips encoded together; more than one pays off on GPUs only
-    device: str = "auto"  # auto: cuda if there, else mps, else cpu
+    batch_size: int = 1  # clips encoded together; more than one only pays off on GPUs
+    device: str = "auto"  # auto: cuda if available, else mps, else cpu
     workers: int = 1  # processes on this machine
-    task: int = -1  # this call's share of the shards is number task of num_tasks; -1: the SLURM array's task, or all
+    task: int = -1  # index of this call's share of the shards, of num_tasks; -1: the SLURM array's task, or everything
     num_tasks: int = 0

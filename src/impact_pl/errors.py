@@ -1,4 +1,4 @@
-"""Tell the two kinds of errors apart: a user's mistake, in one line, and a fault of ours, with its traceback."""
+"""Separate user mistakes, reported in one line, from bugs of ours, which keep their traceback."""
 
 import errno
 import functools
@@ -9,21 +9,21 @@ from collections.abc import Callable
 from typing import TextIO
 
 USER_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED = 130  # 128 + SIGINT, the shell convention
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the message says what is wrong, with the numbers, and what to do."""
+    """A mistake that the user can fix. The message states what is wrong, with the numbers, and what to do."""
 
 
 def user_errors(main: Callable) -> Callable:
-    """End a command as scripts expect: exit code 2 and one line for a user's mistake, 130 for Ctrl-C.
+    """Map the exceptions of a command to exit codes: 2 with one line for a user mistake, 130 for Ctrl-C.
 
-    A :class:`UserError` is one, and so is an OSError that names a file (missing, or not accessible) or says that the
-    disk is full. Every other exception is a fault of ours and keeps its traceback, with a line that asks for a report.
-    ``IMPACT_DEBUG=1`` shows the traceback of user errors too. Where the reader of our output has gone (``| head``)
-    nobody is told anything: exit code 141.
+    User mistakes are :class:`UserError`, and OSErrors that name a file (missing or not accessible) or report a full
+    disk. Every other exception is a bug: it keeps its traceback, followed by a line that asks for a report.
+    ``IMPACT_DEBUG=1`` shows the traceback of user errors too. If the reader of our output is gone (``| head``), the
+    exit code is 141 and nothing is printed.
     """
 
     @functools.wraps(main)
@@ -48,7 +48,7 @@ def user_errors(main: Callable) -> Callable:
 
 
 def flush_output() -> bool:
-    """Write out what was printed; False where nobody reads it any more, and then the rest is dropped."""
+    """Flush stdout. Return False if nobody reads it any more; the rest is then dropped."""
     is_read = True
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -57,7 +57,7 @@ def flush_output() -> bool:
         except BrokenPipeError:
             has_reader = False
         if not has_reader:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or the interpreter complains at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # otherwise the interpreter complains at exit
             is_read = False
     return is_read
 
@@ -65,7 +65,7 @@ def flush_output() -> bool:
 def _has_reader(stream: TextIO) -> bool:
     try:
         number = stream.fileno()
-    except OSError:  # no file, as in tests
+    except OSError:  # not a file, as in tests
         return True
     poll = select.poll()
     poll.register(number, 0)
@@ -90,5 +90,5 @@ def _describe(error: Exception) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error; its type where it has no message."""
+    """Return the first line of another library's error, or its type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,6 +1,6 @@
-"""Read text files that somebody else wrote: plain lines, CSV, JSON and JSON Lines.
+"""Read text files written by others: plain lines, CSV, JSON and JSON Lines.
 
-Every function checks what it reads and raises a :class:`UserError` that names file, line or field, value and remedy.
+Every function validates what it reads and raises a :class:`UserError` that names file, line or field, value and remedy.
 A JSON schema is any type that pydantic validates: a dataclass with :data:`STRICT` as its ``__pydantic_config__``, whose
 fields carry their ranges (``Annotated[int, Ge(1)]``), or a plain ``dict[str, list[str]]``.
 """
@@ -20,11 +20,11 @@ Schema = TypeVar("Schema")
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # no conversions, no unknown keys, no NaN
 MAX_JSON_BYTES = 64 << 20
-SHOWN_CHARACTERS = 60  # of a wrong value, in a message
+SHOWN_CHARACTERS = 60  # of an invalid value, in a message
 
 
 class Row(NamedTuple):
-    """A row of a table and the line of the file at which it begins."""
+    """Row of a table, with the line of the file at which it begins."""
 
     line: int
     cells: dict[str, str]
@@ -45,7 +45,7 @@ def read_text(path: str | Path, max_bytes: int | None = None) -> str:
 
 
 def decode_text(content: bytes, where: str) -> str:
-    """Decode the bytes of a text file; ``where`` begins the message of a UserError."""
+    """Decode the bytes of a text file. Messages of a UserError begin with ``where``."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise UserError(f"{where}, line 1: the text is in UTF-16; save it as UTF-8")
     try:
@@ -57,18 +57,18 @@ def decode_text(content: bytes, where: str) -> str:
         ) from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise UserError(f"{where}, line {line}: holds a NUL character, so it is no text in UTF-8; save it as UTF-8")
+        raise UserError(f"{where}, line {line}: contains a NUL character, so it is not UTF-8 text; save it as UTF-8")
     return text
 
 
 def read_lines(path: str | Path) -> list[str]:
-    r"""Read a text file's lines, which end at ``\n`` or ``\r\n`` alone, never at U+2028 or U+0085 inside a caption."""
+    r"""Read the lines of a text file. Only ``\n`` and ``\r\n`` end a line, not U+2028 or U+0085 inside a caption."""
     lines = [line.removesuffix("\r") for line in read_text(path).split("\n")]
     return lines if lines[-1] else lines[:-1]
 
 
 def read_json(path: str | Path, schema: type[Schema], *, max_bytes: int = MAX_JSON_BYTES, remedy: str = "") -> Schema:
-    """Read a JSON file into ``schema``; ``remedy`` ends the message of a UserError."""
+    """Read a JSON file into ``schema``. Messages of a UserError end with ``remedy``."""
     text = read_text(path, max_bytes)
     if not text.strip():
         raise UserError(f"{path}: is empty{f'; {remedy}' if remedy else ''}")
@@ -83,11 +83,11 @@ def read_jsonl(path: str | Path, schema: type[Schema], remedy: str = "") -> Iter
 
 
 def parse_json(text: str | bytes, schema: type[Schema], where: str, remedy: str = "") -> Schema:
-    """Parse JSON into ``schema``. Depth of nesting and digits of numbers are bounded by the parser.
+    """Parse JSON into ``schema``. The parser limits nesting depth and the number of digits.
 
     Raises:
-        UserError: not JSON, or a field that is missing, unknown, of another type or out of range. The message begins
-            with ``where`` and ends with ``remedy``.
+        UserError: The text is not JSON, or a field is missing, unknown, of another type or out of range. The message
+            begins with ``where`` and ends with ``remedy``.
     """
     try:
         return _adapter(cast(Hashable, schema)).validate_json(text)
@@ -96,7 +96,7 @@ def parse_json(text: str | bytes, schema: type[Schema], where: str, remedy: str 
 
 
 def check_value(value: Any, schema: type[Schema], where: str, remedy: str = "") -> Schema:
-    """Check a value that is parsed already, as :func:`parse_json` checks text."""
+    """Validate a parsed value as :func:`parse_json` validates text."""
     try:
         return _adapter(cast(Hashable, schema)).validate_python(value)
     except ValidationError as error:
@@ -109,7 +109,10 @@ def _adapter(schema: Hashable) -> TypeAdapter[Any]:
 
 
 def describe_invalid(error: ValidationError) -> str:
-    """Describe the first thing that is wrong, in one line; another format explains all the rest."""
+    """Describe the first error in one line.
+
+    If the format version differs, report that instead, as it explains the rest.
+    """
     first = min(error.errors(include_url=False), key=lambda each: each["loc"] != ("format",))
     kind, value = first["type"], first["input"]
     field = ".".join(map(str, first["loc"]))
@@ -133,16 +136,16 @@ def _shown(value: Any) -> str:
 def read_csv(
     path: str | Path, columns: Sequence[str] = (), *, delimiter: str = ",", skip_spaces: bool = False
 ) -> list[Row]:
-    """Read a table whose first line names its columns. Cells stay as they are, spaces included.
+    """Read a table whose first line names its columns. Cells are unchanged, including spaces.
 
     Args:
-        path: the file.
-        columns: those that it must have; it may have others.
-        delimiter: between cells.
-        skip_spaces: cells may have spaces before them, as in AudioSet's tables.
+        path: The file.
+        columns: Required columns; others are allowed.
+        delimiter: Separator of cells.
+        skip_spaces: Ignore spaces before cells, as in AudioSet's tables.
 
     Raises:
-        UserError: no rows, a missing column, or what :func:`read_cells` refuses; names the line.
+        UserError: There are no rows, a column is missing, or :func:`read_cells` rejects the file; names the line.
     """
     lines = read_cells(read_lines(path), str(path), delimiter, skip_spaces)
     line, names = next(lines, (1, []))
@@ -173,11 +176,11 @@ def read_csv(
 def read_cells(
     lines: Sequence[str], where: str, delimiter: str = ",", skip_spaces: bool = False
 ) -> Iterator[tuple[int, list[str]]]:
-    """Split the lines of a table into cells; yields the line at which each row begins, and skips empty lines.
+    """Split the lines of a table into cells. Yields the line at which each row begins, and skips empty lines.
 
     Raises:
-        UserError: a quote that is not closed or stands inside a cell. A quoted cell may span lines, but not if these
-            hold the delimiter: it is far likelier that a missing quote swallows the rows that follow.
+        UserError: A quote is not closed or stands inside a cell. A quoted cell may span lines, but only if these do not
+            contain the delimiter: otherwise a missing quote has probably swallowed the following rows.
     """
     reader = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter, skipinitialspace=skip_spaces, strict=True)
     while True:

@@ -1,23 +1,24 @@
-"""Published models: the local folder of one, or one fetched from the Hugging Face hub."""
+"""Locate published models: local folders, or repositories on the Hugging Face hub."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from impact_pl.errors import UserError, first_line
 
-HUB = "hub:"  # before the id of a repository on the Hugging Face hub
+HUB = "hub:"  # prefix of a repository id on the Hugging Face hub
 
 
 def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",)) -> Path:
-    """The local folder of a published model.
+    """Return the local folder of a published model, downloading it if necessary.
 
     Args:
-        source: a folder; or ``hub:ID``, a repository on the Hugging Face hub, which is fetched if its cache lacks it.
-        needed: files that it must have.
-        parts: folders in a repository that are fetched from a hub, each as ``vae/``.
+        source: A folder, or ``hub:ID`` for a repository on the Hugging Face hub, which is downloaded unless it is
+            cached.
+        needed: Files that it must have.
+        parts: Folders of the repository to download, such as ``vae/``.
 
     Raises:
-        ValueError: neither such a folder nor such a repository, or a file is missing.
+        UserError: There is no such folder or repository, or a file is missing.
     """
     folder = _fetch(source, parts) if source.startswith(HUB) else Path(source)
     if not folder.is_dir():
@@ -29,7 +30,7 @@ def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",
 
 
 def _fetch(source: str, parts: Iterable[str]) -> Path:
-    """Configuration, tokenizer and weights; ``.bin`` only where there are no safetensors."""
+    """Download configuration, tokenizer and weights; ``.bin`` files only if there are no safetensors."""
     from huggingface_hub import snapshot_download
 
     name = source.removeprefix(HUB)
@@ -39,6 +40,6 @@ def _fetch(source: str, parts: Iterable[str]) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[f"{part}*.{kind}" for kind in kinds]))
             if not any((folder / part).glob("*.safetensors")):
                 snapshot_download(name, allow_patterns=[f"{part}*.bin"])
-    except (OSError, ValueError) as error:  # no network, no such repository, no such id
-        raise UserError(f"{source}: the Hugging Face hub gave nothing of that name ({first_line(error)})") from error
+    except (OSError, ValueError) as error:  # no network, no such repository, or an invalid id
+        raise UserError(f"{source}: not found on the Hugging Face hub ({first_line(error)})") from error
     return folder

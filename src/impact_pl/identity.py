@@ -1,4 +1,4 @@
-"""Identities: short hashes that change whenever the weights behind a codec, text encoder or network do."""
+"""Identities: short hashes that change whenever the weights of a codec, text encoder or network do."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,7 @@ CHUNK_BYTES = 1 << 22
 
 
 def files_sha256(files: Iterable[Path], salt: str = "") -> str:
-    """SHA-256 of ``salt`` and the files' bytes, one after the other, in hex digits."""
+    """Compute the SHA-256 of ``salt`` and the files' concatenated bytes, in hex digits."""
     digest = hashlib.sha256(salt.encode())
     for path in files:
         with open(path, "rb") as file:
@@ -20,12 +20,12 @@ def files_sha256(files: Iterable[Path], salt: str = "") -> str:
 
 
 def files_identity(salt: str, files: Iterable[Path]) -> str:
-    """16 hex digits that change with ``salt`` or with any byte of the files; their names do not matter."""
+    """Hash ``salt`` and the bytes of files to 16 hex digits. File names have no influence."""
     return files_sha256(files, salt)[:16]
 
 
 def tensors_identity(tensors: Mapping[str, Tensor]) -> str:
-    """16 hex digits that change with any number or name of a state dict."""
+    """Hash the names and numbers of a state dict to 16 hex digits."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Write files that appear complete or not at all, whoever else writes the same ones."""
+"""Write files atomically, also when several processes write the same file."""
 
 import contextlib
 import os
@@ -14,19 +14,19 @@ PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
 
 
 def partial_path(path: Path) -> Path:
-    """Name the file that this process writes until ``path`` is complete; no other process uses that name."""
+    """Name the temporary file for ``path``. No other process uses that name."""
     return path.with_name(f".{path.name}.{_host()}.{os.getpid()}.partial")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file durably, in place of what was there; text as UTF-8.
+    """Write a file durably, replacing an existing one. Text is encoded as UTF-8.
 
     Raises:
         UserError: ``path`` is a folder.
-        OSError: nothing can be written there, or the disk is full; the error names ``path``.
+        OSError: The file cannot be written, or the disk is full; the error names ``path``.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a folder, and a file is to be written there: give it another name")
+        raise UserError(f"{path} is a folder, but a file would be written there: give another name")
     partial = partial_path(path)
     try:
         with open(partial, "wb") as file:
@@ -38,19 +38,19 @@ def write_whole(path: Path, content: str | bytes) -> None:
         error.filename, error.filename2 = str(path), None  # not the temporary file's name
         raise
     finally:
-        with contextlib.suppress(OSError):  # the same folder or disk that the error above is about
+        with contextlib.suppress(OSError):  # the same folder or disk that caused the error above
             partial.unlink(missing_ok=True)
 
 
 def create_whole(path: Path, content: str) -> bool:
-    """Write a text file unless there is one; False where another process was faster."""
+    """Write a text file unless it exists. Return False if another process was faster."""
     partial = partial_path(path)
     partial.write_text(content, encoding="utf-8")
     try:
         os.link(partial, path)
     except FileExistsError:
         return False
-    except OSError:  # a file system without hard links; two processes that begin in the same instant may both win
+    except OSError:  # file system without hard links: two processes starting at the same instant may both win
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -58,9 +58,9 @@ def create_whole(path: Path, content: str) -> bool:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove what killed processes left behind: of this machine's dead ones, and of others' after an idle hour.
+    """Remove temporary files of killed processes: of dead ones on this machine, and of others after an idle hour.
 
-    Machines are told apart by host name and processes by number: containers that share a folder and a host name, but do
+    Machines are identified by host name and processes by number. Containers that share a folder and a host name, but do
     not see each other's processes, would remove each other's files. Give them different host names.
     """
     for path in folder.glob(".*.partial"):
@@ -72,7 +72,7 @@ def sweep_partials(folder: Path) -> None:
                 stale = not _is_alive(int(match["pid"]))
             else:
                 stale = time.time() - path.stat().st_mtime > STALE_SECONDS
-        except FileNotFoundError:  # its writer was alive and has just finished
+        except FileNotFoundError:  # its writer has just finished
             continue
         if stale:
             path.unlink(missing_ok=True)
@@ -87,6 +87,6 @@ def _is_alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         return True
     return True

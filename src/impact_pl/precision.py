@@ -1,4 +1,4 @@
-"""Choose the device to compute on, and the number format in which it computes best."""
+"""Choose the device, and the floating-point format in which it computes best."""
 
 import functools
 import subprocess
@@ -8,14 +8,14 @@ import torch
 
 from impact_pl.errors import UserError
 
-PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16": torch.bfloat16}  # of decoding; and "auto"
+PRECISIONS: dict[str, torch.dtype] = {"32-true": torch.float32, "bf16": torch.bfloat16}  # of decoding, besides "auto"
 
 
 def find_device(name: str = "auto") -> str:
-    """Return the device that ``name`` stands for: itself, or for ``auto`` cuda if there, else mps, else cpu.
+    """Resolve a device name; ``auto`` is cuda if available, else mps, else cpu.
 
     Raises:
-        UserError: PyTorch cannot use it here; the message names the devices that are there.
+        UserError: PyTorch cannot use the device here; the message names the available ones.
     """
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
@@ -29,19 +29,19 @@ def find_device(name: str = "auto") -> str:
 
 
 def resolve(precision: str, device: torch.device) -> str:
-    """``precision``; for ``auto`` bf16 where the processor computes in it, else 32-true."""
+    """Resolve ``auto`` to bf16 if the device computes it natively, else to 32-true."""
     if precision == "auto":
         return "bf16" if computes_bf16(device) else "32-true"
     return precision
 
 
 def dtype_of(precision: str, device: torch.device) -> torch.dtype:
-    """The type that ``precision`` names, ``auto`` too."""
+    """Return the dtype for ``precision``, including ``auto``."""
     return PRECISIONS[resolve(precision, device)]
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 are faster than in float32 there, and not emulated."""
+    """Check whether matrix products in bf16 are native on the device, and faster than in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and cpu_computes_bf16()
@@ -49,10 +49,10 @@ def computes_bf16(device: torch.device) -> bool:
 
 @functools.cache
 def cpu_computes_bf16() -> bool:
-    """Whether the processor says that it has bf16 instructions, and really executes them.
+    """Check whether the CPU advertises bf16 instructions and really executes them.
 
-    Some virtual machines advertise AMX and kill the process that uses it (illegal instruction), so another process
-    tries first.
+    Some virtual machines advertise AMX but kill the process that uses it (illegal instruction), so a subprocess tries
+    first.
     """
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the remaining time in a terminal, plain lines elsewhere."""
+"""Show the progress of long tasks: a bar with the remaining time in a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,10 @@ SECONDS_BETWEEN_LINES = 10.0
 
 @contextmanager
 def progress(name: str, total: int, done: int = 0, unit: str = "records") -> Iterator["Bar | Lines"]:
-    """Something with ``advance(count)``, shown as ``name``; ``done`` of ``total`` were finished by an earlier call."""
+    """Yield an object with ``advance(count)``, shown as ``name``.
+
+    ``done`` of ``total`` were finished by an earlier call.
+    """
     if sys.stdout.isatty():
         with Bar(name, total, done, unit) as bar:
             yield bar
@@ -19,7 +22,7 @@ def progress(name: str, total: int, done: int = 0, unit: str = "records") -> Ite
 
 
 class Bar:
-    """Rich's bar."""
+    """Progress bar by rich."""
 
     def __init__(self, name: str, total: int, done: int, unit: str) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -40,7 +43,7 @@ class Bar:
 
 
 class Lines:
-    """A line every ten seconds, and one at the end."""
+    """Progress lines: one every ten seconds, and one at the end."""
 
     def __init__(self, name: str, total: int, done: int, unit: str) -> None:
         self._name, self._total, self._done, self._unit, self._begun_at = name, total, done, unit, done

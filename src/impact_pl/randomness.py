@@ -1,9 +1,9 @@
-"""Random numbers of a batch: from one generator for the whole batch, or from one generator per clip.
+"""Random numbers for a batch, from one generator for the whole batch or one per clip.
 
-Training draws a batch from one generator. Generation gives each clip its own, so that a sound does not depend on the
-other clips of its batch. Numbers are drawn in float32, where the generator lives.
+Training uses one generator per batch. Generation gives each clip its own, so that a sound does not depend on the other
+clips of its batch. Numbers are drawn in float32 on the generator's device.
 
-Dimensions: B rows, of which row i belongs to clip i modulo the number of clips.
+Dimension key: B rows, of which row i belongs to clip i modulo the number of clips.
 """
 
 import hashlib
@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
-Generators = Generator | Sequence[Generator]  # of a whole batch, or one per clip
+Generators = Generator | Sequence[Generator]  # for the batch, or one per clip
 
 
 def clip_generators(seeds: Sequence[int], captions: Sequence[str | None], purpose: str) -> list[Generator]:
-    """One CPU generator per clip, a function of its seed, its caption (None: no caption) and ``purpose`` alone.
+    """Create one CPU generator per clip, a function of its seed, its caption (None: no caption) and ``purpose`` only.
 
-    The caption is hashed into it because clips of equal seed would share all their noise otherwise, and a set of sounds
-    that share their noise is less diverse than the model.
+    The caption is included because clips with equal seeds would otherwise share all their noise, which makes a set of
+    sounds less diverse than the model.
     """
     return [_seeded(f"{purpose}\n{seed}\n{caption or ''}") for seed, caption in zip(seeds, captions, strict=True)]
 
 
 def host_generator(generator: Generator) -> Generator:
-    """``generator`` if it is on the CPU; else a CPU generator that follows from its state, which moves on by a draw.
+    """Return ``generator`` if it is on the CPU, else a CPU generator seeded by one draw from it.
 
-    For the few numbers that the host itself needs: reading them from the device would wait for it.
+    Use it for numbers that the host needs: reading them from the device would synchronise.
     """
     if generator.device.type == "cpu":
         return generator
@@ -36,17 +36,17 @@ def host_generator(generator: Generator) -> Generator:
 
 
 def draw_normal(shape: Sequence[int], generator: Generators, device: torch.device | str) -> Tensor:
-    """Standard normal numbers (B, ...) on ``device``."""
+    """Draw standard normal numbers (B, ...) on ``device``."""
     return _draw(torch.randn, shape, generator, device)
 
 
 def draw_uniform(shape: Sequence[int], generator: Generators, device: torch.device | str) -> Tensor:
-    """Uniform numbers (B, ...) in [0, 1) on ``device``."""
+    """Draw uniform numbers (B, ...) in [0, 1) on ``device``."""
     return _draw(torch.rand, shape, generator, device)
 
 
 def draw_gumbel(shape: Sequence[int], generator: Generators, device: torch.device | str) -> Tensor:
-    """Standard Gumbel numbers (B, ...): the argmax of logits plus these is a categorical draw."""
+    """Draw standard Gumbel numbers (B, ...). The argmax of logits plus these is a categorical sample."""
     u = draw_uniform(shape, generator, device)
     return -torch.log(-torch.log(u.clamp(1e-20, 1 - 1e-7)))
 
@@ -54,7 +54,7 @@ def draw_gumbel(shape: Sequence[int], generator: Generators, device: torch.devic
 def draw_normals(
     count: int, shape: Sequence[int], generator: Generators, device: torch.device | str
 ) -> Iterator[Tensor]:
-    """``count`` times standard normal numbers (B, ...), for a loop: all at once with a generator per clip."""
+    """Yield standard normal numbers (B, ...) ``count`` times; with a generator per clip they are drawn all at once."""
     if isinstance(generator, Generator):
         yield from (draw_normal(shape, generator, device) for _ in range(count))
         return
@@ -75,7 +75,7 @@ def _draw(
 
 
 def _move(x: Tensor, device: torch.device | str) -> Tensor:
-    """``x`` on ``device``; the host goes on while a GPU copies."""
+    """Copy ``x`` to ``device`` without blocking the host."""
     is_upload = x.device.type == "cpu" and torch.device(device).type == "cuda"
     return x.pin_memory().to(device, non_blocking=True) if is_upload else x.to(device)
 

@@ -1,8 +1,8 @@
 """Look up codecs and text encoders by name.
 
-A name is ``KIND`` or ``KIND:ARGUMENT``, for example ``builtin`` or ``t5:/models/flan-t5-large``. A kind is one of the
-project's own, one that a program has put into the same dict, or one that an installed package offers as an entry point.
-Names stand in shards and checkpoints; none of them is ever evaluated as the path of a class.
+A name is ``KIND`` or ``KIND:ARGUMENT``, for example ``builtin`` or ``t5:/models/flan-t5-large``. Kinds are the
+project's own, those that a program adds to the same dict, and entry points of installed packages. Shards and
+checkpoints contain such names; they are never evaluated as the path of a class.
 """
 
 import inspect
@@ -16,21 +16,21 @@ from impact_pl.hub import HUB
 
 
 def known_kinds(own: dict[str, Any], group: str) -> list[str]:
-    """The kinds of ``own``, and those of installed packages' entry points in ``group``."""
+    """List the kinds of ``own`` and those of the entry points in ``group``."""
     return list(dict.fromkeys([*own, *(entry.name for entry in entry_points(group=group))]))
 
 
 def build_part(what: str, own: dict[str, Callable[..., Any]], group: str, name: str) -> Any:
-    """Make the part that ``name`` calls for.
+    """Build the part that ``name`` refers to.
 
     Args:
-        what: what it is, for messages.
-        own: kind -> what makes it; called with the argument where the name has one, else with nothing.
-        group: of entry points that offer further kinds.
+        what: Kind of part, for messages.
+        own: kind -> factory, called with the argument if the name has one, else without.
+        group: Entry point group that offers further kinds.
         name: ``KIND`` or ``KIND:ARGUMENT``.
 
     Raises:
-        ValueError: no such kind, or one that takes no argument, or that needs one.
+        UserError: The kind is unknown, takes no argument, or needs one.
     """
     kind, colon, argument = name.partition(":")
     make = own.get(kind)
@@ -49,11 +49,11 @@ def build_part(what: str, own: dict[str, Callable[..., Any]], group: str, name: 
 
 
 def full_name(kind: str, source: str) -> str:
-    """The name that finds a part again from anywhere: a folder's or file's absolute path, or ``hub:ID`` as it is."""
+    """Return a name that is valid from any directory: with an absolute path, or ``hub:ID`` unchanged."""
     return f"{kind}:{source}" if source.startswith(HUB) else f"{kind}:{Path(source).resolve()}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether a name points to an absolute path where nothing is any more."""
+    """Check whether a name points to an absolute path that no longer exists."""
     path = Path(name.partition(":")[2] or name)
     return path.is_absolute() and not path.exists()

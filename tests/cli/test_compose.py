@@ -46,7 +46,7 @@ def test_overrides_reach_the_dataclass():
         ("no equals sign", "no equals sign"),
         ("trainer.max_steps=1.5", "a whole number is needed"),
         ("trainer.compile=maybe", "true or false is needed"),
-        ("optim.betas=[0.9]", "2 values are needed"),
+        ("optim.betas=[0.9]", "expected 2 values"),
         ("max_steps=5", "did you mean trainer.max_steps?"),
         ("optim=fast", "optim: it is a group of keys, such as optim.lr"),
         ("experiment=pretain", "did you mean experiment=pretrain?"),

@@ -151,7 +151,7 @@ def test_mistakes_name_what_is_missing(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="/gone: no such folder"):
         load_codec("audioldm:/gone")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="hub:nobody/nothing: the Hugging Face hub gave nothing of that name"):
+    with pytest.raises(ValueError, match="hub:nobody/nothing: not found on the Hugging Face hub"):
         load_codec("audioldm:hub:nobody/nothing")
     with pytest.raises(ValueError, match=r"nobody/nothing: no such folder; .*is written hub:OWNER/NAME"):
         load_codec("audioldm:nobody/nothing")

@@ -68,7 +68,7 @@ def test_wavcaps_leaves_out_what_its_blacklists_name(tmp_path, parts, capsys):
     ]
     assert records[2].path.endswith("SoundBible_flac/201.flac")
     said = capsys.readouterr().out
-    assert "2 clips were left out" in said
+    assert "2 clips were excluded" in said
     assert (tmp_path / "m.missing.txt").read_text() == "Y--0w1YA1Hm4.wav\n"
 
     (tmp_path / "test.csv").write_text(TEST_LIST)

@@ -131,9 +131,9 @@ def test_files_that_are_no_mar_checkpoint(tmp_path):
     with pytest.raises(ValueError, match="not a checkpoint of torch that can be read"):
         load_mar(build(), tmp_path / "bad.pth")
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(ValueError, match="not a file of weights that can be read"):
+    with pytest.raises(ValueError, match="not a readable weights file"):
         load_mar(build(), tmp_path / "bad.safetensors")
-    with pytest.raises(ValueError, match="no MAR checkpoint"):
+    with pytest.raises(ValueError, match="not a MAR checkpoint"):
         load_mar(build(), {"weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="width 16"):
         load_mar(build(dim=32), mar_weights())

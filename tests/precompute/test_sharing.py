@@ -185,7 +185,7 @@ def stop_by_signal(manifest, out: Path, signum: int, code: int) -> None:
     os.killpg(process.pid, signum) if signum == signal.SIGINT else process.send_signal(signum)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert "what was finished is kept; the same command continues." in said
+    assert "finished shards are kept; the same command continues." in said
     assert "Traceback" not in said
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
     assert not list(out.rglob("*.partial"))

@@ -1,7 +1,7 @@
-"""Compose a command's configuration from conf/ and ``key=value`` arguments; the only user of hydra.
+"""Compose a command's configuration from conf/ and ``key=value`` arguments. This is the only module that uses hydra.
 
-Hydra composes the groups (``model=tiny``). Values are parsed here, by the type of the field that they are for, and not
-by Hydra's grammar, which would turn ``name=1.10`` into a number and stumble over umlauts, commas and parentheses.
+Hydra composes the groups (``model=tiny``). Values are parsed here by the type of their field rather than by Hydra's
+grammar, which would turn ``name=1.10`` into a number and fail on umlauts, commas and parentheses.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
     """Build the typed configuration of command ``name``.
 
     Args:
-        name: a file of conf/ without its suffix (``train``, ``precompute``), whose defaults list starts with
+        name: A file of conf/ without its suffix (``train``, ``precompute``), whose defaults list starts with
             ``schema_<name>``.
-        schema: the dataclass that ``conf/<name>.yaml`` is checked against.
+        schema: The dataclass that validates ``conf/<name>.yaml``.
         overrides: ``key=value`` and ``group=choice`` arguments as typed by the user.
 
     Raises:
-        UserError: an unknown key or choice, or a value of the wrong type.
+        UserError: A key or choice is unknown, or a value has the wrong type.
     """
     groups, kinds = read_groups(name), field_kinds(schema)
     choices, values, inner = [], {}, {}
@@ -41,7 +41,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
             choices.append(override)
         elif key in kinds:
             values[key] = parse_value(kinds[key], key, value)
-        elif key.partition(".")[0] in groups.keys() & kinds.keys():  # a group of dicts: logger.wandb.project
+        elif key.partition(".")[0] in groups.keys() & kinds.keys():  # a group of dicts, such as logger.wandb.project
             inner[key] = value
         else:
             raise UserError(f"configuration: there is no key {key}{_nearest(key, [*groups, *kinds], name)}")
@@ -58,7 +58,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
 
 
 def _set_inner(config: Any, key: str, text: str, name: str) -> None:
-    """Set a key of a group of dicts, which only the composed choices know, as the type of what stands there."""
+    """Set a key inside a group of dicts. Its type is that of the current value, as no schema describes it."""
     group, *parents, field = key.split(".")
     target: Any = getattr(config, group)
     for parent in parents:
@@ -74,7 +74,7 @@ def _inner_keys(config: Any, group: str) -> list[str]:
 
 
 def _compose_groups(name: str, schema: type[Schema], choices: list[str]) -> Schema:
-    from hydra import compose as hydra_compose  # late: --help answers at once
+    from hydra import compose as hydra_compose  # imported late, so that --help responds at once
     from hydra import initialize_config_module
     from hydra.core.config_store import ConfigStore
     from omegaconf import OmegaConf
@@ -85,20 +85,20 @@ def _compose_groups(name: str, schema: type[Schema], choices: list[str]) -> Sche
 
 
 def read_groups(name: str) -> dict[str, str]:
-    """The groups of conf/<name>.yaml's defaults list, each with its default choice."""
+    """Read the groups in the defaults list of conf/<name>.yaml, each with its default choice."""
     text = files("impact_pl.conf").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^ +- (?:optional )?(\w+): *(\[.*?\]|\S+)", text, flags=re.MULTILINE)
     return {group: default.replace(" ", "") for group, default in found}
 
 
 def read_choices(group: str) -> list[str]:
-    """The files of a group."""
+    """List the files of a group."""
     folder = files("impact_pl.conf").joinpath(group)
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def field_kinds(schema: type, prefix: str = "") -> dict[str, Any]:
-    """Every key with the type of its value: ``{"name": str, "model.dim": int, ...}``."""
+    """Map every key to the type of its value: ``{"name": str, "model.dim": int, ...}``."""
     kinds: dict[str, Any] = {}
     for name, kind in get_type_hints(schema).items():
         is_section = isinstance(kind, type) and dataclasses.is_dataclass(kind)
@@ -107,10 +107,10 @@ def field_kinds(schema: type, prefix: str = "") -> dict[str, Any]:
 
 
 def parse_value(kind: Any, key: str, text: str) -> Any:
-    """Read ``text`` as a value of type ``kind``; a string stays as it is.
+    """Parse ``text`` as a value of type ``kind``; strings are unchanged.
 
     Raises:
-        UserError: it is none, or not as many of them as are needed.
+        UserError: It cannot be parsed, or has the wrong number of elements.
     """
     if kind is str:
         return text
@@ -118,12 +118,12 @@ def parse_value(kind: Any, key: str, text: str) -> Any:
         parts = [part.strip() for part in text.strip().strip("[]()").split(",") if part.strip()]
         of = get_args(kind)
         if get_origin(kind) is tuple and len(parts) != len(of):
-            raise UserError(f"configuration: {key}={text}: {len(of)} values are needed, as [1,2], not {len(parts)}")
+            raise UserError(f"configuration: {key}={text}: expected {len(of)} values, such as [1,2], got {len(parts)}")
         return get_origin(kind)(parse_value(of[0], key, part) for part in parts)
     try:
         return BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise UserError(f"configuration: {key}={text}: {WANTED[kind]} is needed") from None
+        raise UserError(f"configuration: {key}={text}: expected {WANTED[kind]}") from None
 
 
 def _check_choices(group: str, value: str) -> None:
@@ -138,7 +138,7 @@ def _check_choices(group: str, value: str) -> None:
 
 
 def _spelling(override: str, overrides: list[str]) -> str:
-    """How an argument that is no ``key=value`` is to be written."""
+    """Suggest how to write an argument that is not ``key=value``."""
     bare = override.lstrip("+~-")
     if "=" not in bare and override.startswith("-"):
         following = overrides[overrides.index(override) + 1 :]
@@ -174,7 +174,10 @@ def print_config(config: Any) -> None:
 
 
 def take_flag(argv: list[str], flag: str, value: str) -> tuple[bool, list[str]]:
-    """Whether ``flag`` stands among the arguments, and the others; ``value`` may follow it (``--cfg job``)."""
+    """Remove ``flag`` from the arguments.
+
+    Return whether it was there, and the others; ``value`` may follow it (``--cfg job``).
+    """
     if flag not in argv:
         return False, argv
     index = argv.index(flag)
@@ -183,23 +186,23 @@ def take_flag(argv: list[str], flag: str, value: str) -> tuple[bool, list[str]]:
 
 
 def print_help_if_asked(argv: list[str], text: str) -> None:
-    """Print ``text`` and stop when ``-h`` or ``--help`` stands among the arguments."""
+    """Print ``text`` and exit if ``-h`` or ``--help`` is among the arguments."""
     if {"-h", "--help"} & set(argv):
         print(text.strip())
         sys.exit(0)
 
 
 def format_groups(name: str) -> str:
-    """Every group with its choices, the default first, one a line (for ``--help``)."""
+    """Format every group with its choices, the default first, one group per line (for ``--help``)."""
     lines = []
     for group, default in read_groups(name).items():
-        others = [choice for choice in read_choices(group) if choice != default]  # of several, [a,b] is the default
+        others = [choice for choice in read_choices(group) if choice != default]  # a default may be [a,b]
         lines.append(f"  {group:<12} {' | '.join([f'{default} (default)', *others])}")
     return "\n".join(lines)
 
 
 def format_keys(schema: type, leave_out: tuple[str, ...] = ()) -> str:
-    """Every configurable key with its default, one a line (for ``--help``)."""
+    """Format every configurable key with its default, one per line (for ``--help``)."""
     lines = []
     for key in field_kinds(schema):
         if key in leave_out:

@@ -1,4 +1,4 @@
-"""`impact data SET`: a data set's published files and a folder of its audio -> manifest.jsonl."""
+"""`impact data SET`: convert a data set's published files and a folder of its audio to manifest.jsonl."""
 
 import argparse
 import ast
@@ -17,7 +17,7 @@ from impact_pl.errors import UserError, user_errors
 if TYPE_CHECKING:  # imports torch
     from impact_pl.datasets.base import Collection
 
-SHOWN = 10  # of the missing clips
+SHOWN = 10  # number of missing clips to print
 HELP = """
 usage: impact data SET ...
 
@@ -41,8 +41,8 @@ Write the manifest of a data set: one JSON line per clip, with its file, caption
 def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--captions", type=Path, help="captions, .csv or .jsonl")
-    parser.add_argument("--valid-share", type=float, default=0.1, help="where no split is given (default: %(default)s)")
-    parser.add_argument("--licence", default="", help="of all clips that name none")
+    parser.add_argument("--valid-share", type=float, default=0.1, help="for data without splits (default: %(default)s)")
+    parser.add_argument("--licence", default="", help="of clips without one of their own")
 
 
 def add_audiocaps(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +83,7 @@ def add_esc50(parser: argparse.ArgumentParser) -> None:
             help=f"the fold of the {name} split (default: %(default)s)",
         )
     parser.add_argument("--esc10", action="store_true", help="only the clips of ESC-10")
-    parser.add_argument("--label-captions", action="store_true", help="the category's name is the caption")
+    parser.add_argument("--label-captions", action="store_true", help="use the category's name as the caption")
 
 
 def add_fsd50k(parser: argparse.ArgumentParser) -> None:
@@ -92,7 +92,7 @@ def add_fsd50k(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--info", type=Path, nargs="+", default=[], help="*_clips_info_FSD50K.json, for the licences")
-    parser.add_argument("--label-captions", action="store_true", help="the labels' names are the caption")
+    parser.add_argument("--label-captions", action="store_true", help="use the labels' names as the caption")
 
 
 def add_wavcaps(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +137,7 @@ SETS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
 
 @user_errors
 def main(argv: list[str] | None = None) -> None:
-    """Run ``impact data``: each option is the parameter of that name of the set's ``make_manifest``."""
+    """Run ``impact data``. Each option is passed to the set's ``make_manifest`` as the parameter of that name."""
     argv = sys.argv[1:] if argv is None else argv
     name = argv[0] if argv else "--help"
     if name in ("-h", "--help"):
@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     if name not in SETS:
         near = difflib.get_close_matches(name, SETS, n=1)
         suggestion = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"there is no data set {name!r}{suggestion} (choose of {', '.join(SETS)})")
+        raise UserError(f"there is no data set {name!r}{suggestion} (choose one of {', '.join(SETS)})")
     parser = build_parser(name)
     arguments = vars(parser.parse_args(argv[1:]))
     collection = importlib.import_module(f"impact_pl.datasets.{name}").make_manifest(**arguments)
@@ -161,7 +161,7 @@ def build_parser(name: str) -> argparse.ArgumentParser:
 
 
 def docstring_of(module: str) -> str:
-    """A module's docstring, without importing the module: the data sets' need torch."""
+    """Read a module's docstring without importing it, because the data sets' modules need torch."""
     spec = find_spec(module)
     assert spec is not None
     assert spec.origin is not None
@@ -169,7 +169,7 @@ def docstring_of(module: str) -> str:
 
 
 def print_collection(collection: "Collection", out: Path) -> None:
-    """Say what a manifest holds and which listed clips have no file."""
+    """Print what a manifest contains, and which listed clips have no file."""
     from impact_pl.datasets.base import missing_list
 
     records, missing = collection.records, collection.missing
@@ -178,7 +178,7 @@ def print_collection(collection: "Collection", out: Path) -> None:
     for split in sorted({record.split for record in records}):
         print(f"  {split}: {sum(record.split == split for record in records)}")
     if collection.excluded:
-        print(f"{len(collection.excluded)} clips were left out, as --exclude asks")
+        print(f"{len(collection.excluded)} clips were excluded by --exclude")
     if missing:
         total = len(records) + len(missing)
         where = f"looked for {collection.looked_for}; all: {missing_list(out)}"

@@ -1,4 +1,4 @@
-"""`impact evaluate`: generated sounds against real ones -> metrics.json and a table."""
+"""`impact evaluate`: compare generated sounds with real ones; write metrics.json and print a table."""
 
 import argparse
 import json
@@ -25,9 +25,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance, and class accuracy\n"
         "where sounds have labels; or, with the files of the published networks in a folder, FD, KL and IS on CNN14,\n"
         "FAD on VGGish, and the CLAP score.\n"
-        "Printed next to them: the real-against-real floor, noise, and the baselines that you give.\n"
-        "Sounds belong together when their names (file stem, record id) are equal; with a test list, when they are\n"
-        "of one clip (a YouTube id, with or without Y before it and seconds behind it).",
+        "The table also has the real-vs-real baseline, noise, and the baselines that you name.\n"
+        "Sounds are matched by name (file stem, record id); with a test list, by the clip that they belong to\n"
+        "(a YouTube id, with or without a leading Y and trailing seconds).",
         epilog="examples:\n"
         "  impact evaluate --generated runs/large/generated --reference audiocaps/test --test-list tango_886.csv \\\n"
         "      --metrics paper --weights weights --out metrics.json\n"
@@ -61,29 +61,29 @@ def build_parser() -> argparse.ArgumentParser:
         "--networks",
         type=options.names,
         metavar="NAMES",
-        help="yamnet (default), cnn14, vggish, clap, passt, with commas between them",
+        help="yamnet (default), cnn14, vggish, clap, passt, separated by commas",
     )
     add("--weights", type=Path, metavar="DIR", help="folder with the published networks' files (docs/parity.md)")
     add(
         "--captions",
         type=Path,
         metavar="JSONL",
-        help="captions, and labels if it has some, by id or file (default: captions of the generated folder's "
+        help="captions, and optionally labels, by id or file (default: captions of the generated folder's "
         "generated.jsonl, then of the reference manifest; labels of the latter)",
     )
-    add("--text-encoder", default="minilm", help="for text relevance; none: leave it out (default: %(default)s)")
-    add("--unpaired", action="store_true", help="names do not match: no KL, cosine and top-1")
+    add("--text-encoder", default="minilm", help="for text relevance; none: skip it (default: %(default)s)")
+    add("--unpaired", action="store_true", help="names do not match: skip KL, cosine and top-1")
     add(
         "--duration",
         type=options.seconds,
         metavar="S",
-        help="fit every sound to S seconds (default: the longest generated one)",
+        help="fit every sound to S seconds (default: the longest generated sound)",
     )
     add(
         "--padding",
         choices=PADDINGS,
         default="silence",
-        help="after shorter sounds, real or not (default: %(default)s)",
+        help="padding of short sounds, real or not (default: %(default)s)",
     )
     add(
         "--num-samples",
@@ -92,11 +92,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="sounds per row (default: as many as every row has)",
     )
     add(
-        "--seed", type=options.seed, default=0, help="of the subset, the noise and the bootstrap (default: %(default)s)"
+        "--seed",
+        type=options.seed,
+        default=0,
+        help="for the subset, the noise and the bootstrap (default: %(default)s)",
     )
-    add("--out", type=Path, metavar="JSON", help="write everything there")
-    add("--cache", type=Path, metavar="DIR", help="keep features there and find them again by content")
-    add("--threads", type=options.positive_int, default=1, help="of the network (default: %(default)s)")
+    add("--out", type=Path, metavar="JSON", help="write all results to this file")
+    add("--cache", type=Path, metavar="DIR", help="cache features in this folder, by content")
+    add("--threads", type=options.positive_int, default=1, help="for the network (default: %(default)s)")
     return parser
 
 
@@ -107,8 +110,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Compute every metric that the options ask for; write --out and print a table."""
-    from impact_pl.evaluation.evaluate import evaluate  # late: --help answers at once
+    """Compute every requested metric, write --out and print a table."""
+    from impact_pl.evaluation.evaluate import evaluate  # imported late, so that --help responds at once
     from impact_pl.evaluation.networks import network_classes
     from impact_pl.evaluation.request import choose_sounds
 
@@ -168,10 +171,10 @@ def make_request(args: argparse.Namespace) -> "EvaluationRequest":
 
 
 def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) -> tuple[list, dict[str, dict]]:
-    """Load the networks, with the checksums of the published ones' files.
+    """Load the networks, and the checksums of the published ones' files.
 
     Raises:
-        UserError: an unknown name, no --weights, or a file that is missing or damaged.
+        UserError: A name is unknown, --weights is missing, or a file is missing or damaged.
     """
     from impact_pl.evaluation.evaluate import weights_checksums
     from impact_pl.evaluation.networks import load_network
@@ -186,7 +189,7 @@ def load_networks(names: Sequence[str], weights: Path | None, num_threads: int) 
 
 
 def parse_baselines(values: list[str]) -> dict[str, Path]:
-    """``["codec=runs/codec"]`` -> names and folders."""
+    """Parse ``["codec=runs/codec"]`` into names and folders."""
     baselines: dict[str, Path] = {}
     for value in values:
         name, separator, folder = value.partition("=")
@@ -199,7 +202,7 @@ def parse_baselines(values: list[str]) -> dict[str, Path]:
 
 
 def show_progress(what: str, done: int, total: int) -> None:
-    """Count up on one line of a terminal; print one line per set in a log."""
+    """Count up on one line in a terminal; print one line per set in a log."""
     if sys.stderr.isatty():
         print(f"\r{what}: {done}/{total} sounds", end="\n" if done == total else "", file=sys.stderr, flush=True)
     elif done == total:
@@ -207,7 +210,7 @@ def show_progress(what: str, done: int, total: int) -> None:
 
 
 def print_table(result: dict) -> None:
-    """Print the rows, then the notes that a reader needs."""
+    """Print the rows and the notes that a reader needs."""
     from rich.console import Console
     from rich.table import Table
 

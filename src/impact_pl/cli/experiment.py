@@ -1,4 +1,4 @@
-"""Experiments of conf/ in Python: what ``impact train experiment=NAME`` composes."""
+"""Load experiments of conf/ in Python, composed as by ``impact train experiment=NAME``."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from impact_pl.config import TrainConfig
 def load_experiment(name: str, /, **overrides: Any) -> TrainConfig:
     """Compose an experiment's configuration.
 
-    load_experiment("text", model="tiny", trainer="cpu", data={"path": "latents"}, name="mine/text")
+        load_experiment("text", model="tiny", trainer="cpu", data={"path": "latents"}, name="mine/text")
 
     Args:
-        name: of conf/experiment/.
-        overrides: keys of :class:`TrainConfig`; a section is a dict of its keys, or the name of a file in its folder of
-            conf/, or under ``**{"model.dim": 64}`` a single key.
+        name: Name of a file in conf/experiment/.
+        overrides: Keys of :class:`TrainConfig`. A section is a dict of its keys, or the name of a file in its folder of
+            conf/. A single key of a section is set with ``**{"model.dim": 64}``.
 
     Raises:
-        UserError: an unknown experiment, key or choice, or a value of the wrong type.
+        UserError: The experiment, a key or a choice is unknown, or a value has the wrong type.
     """
     arguments = [f"experiment={name}"]
     for key, value in overrides.items():
@@ -32,7 +32,7 @@ def _arguments(key: str, value: Any) -> list[str]:
 
 
 def _written(value: Any) -> str:
-    """A value as it is typed after ``key=``; strings stay as they are."""
+    """Format a value as it is typed after ``key=``; strings are unchanged."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"[{','.join(map(_written, value))}]" if isinstance(value, list | tuple) else str(value)

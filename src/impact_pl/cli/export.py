@@ -1,4 +1,4 @@
-"""`impact export`: the self-contained model folder (EMA weights) of a checkpoint."""
+"""`impact export`: write the self-contained model folder (EMA weights) of a checkpoint."""
 
 import argparse
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from pathlib import Path
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError, user_errors
 
-HOW_TO_COMPUTE = ("engine", "precision")  # the user's machine decides, not the model
+HOW_TO_COMPUTE = ("engine", "precision")  # chosen by the user's machine, not stored in the model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,14 +22,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--half",
         action="store_true",
-        help="weights in half the bytes: float16, or bfloat16 if one is too large for it; they are loaded as float32",
+        help="store weights in float16, or bfloat16 if a value is too large for it; they are loaded as float32",
     )
     parser.add_argument(
         "--decoding",
         nargs="+",
         default=[],
         metavar="KEY=VALUE",
-        help="the model's own decoding, where it is not what its training named: num_iterations=32 temperature=0.9",
+        help="override the decoding settings stored with the model: num_iterations=32 temperature=0.9",
     )
     return parser
 
@@ -50,14 +50,14 @@ def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:
     """Parse KEY=VALUE pairs into fields of DecodingConfig.
 
     Raises:
-        UserError: no such field, or a value of another type.
+        UserError: A field is unknown, or a value has another type.
     """
     defaults = {name: value for name, value in asdict(DecodingConfig()).items() if name not in HOW_TO_COMPUTE}
     decoding = {}
     for pair in pairs:
         name, _, value = pair.partition("=")
         if name not in defaults:
-            raise UserError(f"--decoding {pair}: there is no {name!r}; choose of {', '.join(defaults)}")
+            raise UserError(f"--decoding {pair}: there is no {name!r}; choose one of {', '.join(defaults)}")
         kind = type(defaults[name])
         try:
             decoding[name] = kind(value)

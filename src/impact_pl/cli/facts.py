@@ -1,4 +1,4 @@
-"""Describe a model, and how its sounds were decoded, from their files alone."""
+"""Describe a model and the decoding of its sounds from their files, without loading the model."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ from impact_pl.errors import UserError
 
 
 def model_facts(config: Path | None) -> dict[str, str]:
-    """Sizes, codec and text encoder of an exported model, from its config.json and the header of its weights."""
+    """Describe an exported model's sizes, codec and text encoder from its config.json and weights header."""
     if config is None:
         return {}
     config = config / "config.json" if config.is_dir() else config
     if not config.is_file():
-        raise UserError(f"{config}: no such file; --model wants an exported model folder")
+        raise UserError(f"{config}: no such file; --model needs an exported model folder")
     try:
         spec = json.loads(config.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -39,15 +39,15 @@ def model_facts(config: Path | None) -> dict[str, str]:
 
 
 def count_parameters(weights: Path) -> str:
-    """``"10.2 M parameters, "``; empty where there are no weights."""
+    """Format the number of parameters as ``"10.2 M parameters, "``, or an empty string without weights."""
     return f"{read_header(weights)[0] / 1e6:.1f} M parameters, " if weights.is_file() else ""
 
 
 def read_header(weights: Path) -> tuple[int, list[str]]:
-    """The number of parameters and their types, from a safetensors file's header.
+    """Read the number of parameters and their dtypes from a safetensors file's header.
 
     Raises:
-        UserError: it is no such file.
+        UserError: It is not a safetensors file.
     """
     try:
         with weights.open("rb") as file:
@@ -66,7 +66,7 @@ def read_header(weights: Path) -> tuple[int, list[str]]:
 
 
 def generation_facts(folder: Path | None) -> dict[str, str]:
-    """How the generated sounds were decoded, as generation noted it next to them."""
+    """Describe how the generated sounds were decoded, as recorded next to them."""
     log = folder / "generated.jsonl" if folder else None
     if log is None or not log.is_file():
         return {}

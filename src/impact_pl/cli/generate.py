@@ -1,4 +1,4 @@
-"""`impact generate`: captions -> audio files."""
+"""`impact generate`: generate audio files from captions."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from impact_pl.config import DECODING_CHOICES, PRESETS, DecodingConfig
 from impact_pl.errors import user_errors
 from impact_pl.models.spec import BUILTIN, find_model
 
-if TYPE_CHECKING:  # the modules that need torch are imported when the arguments are known: --help answers at once
+if TYPE_CHECKING:  # these need torch and are imported after argument parsing, so that --help responds at once
     from impact_pl.cli.jobs import Job
 
-DECODING = {  # option -> field of DecodingConfig, and what it is
+DECODING = {  # option -> (field of DecodingConfig, help text)
     "--iterations": ("num_iterations", "decoding iterations"),
-    "--diffusion-steps": ("num_diffusion_steps", "of the reverse diffusion, per iteration"),
-    "--final-diffusion-steps": ("final_diffusion_steps", "fall to so many in the last iteration; 0: the same in all"),
-    "--solver": ("solver", "of the reverse diffusion"),
-    "--guidance": ("guidance_scale", "beta_max; 1 is off"),
-    "--guidance-schedule": ("guidance_schedule", "of beta over the iterations"),
+    "--diffusion-steps": ("num_diffusion_steps", "diffusion steps per iteration"),
+    "--final-diffusion-steps": ("final_diffusion_steps", "decrease to this number by the last iteration; 0: constant"),
+    "--solver": ("solver", "sampler of the reverse diffusion"),
+    "--guidance": ("guidance_scale", "beta_max; 1 disables guidance"),
+    "--guidance-schedule": ("guidance_schedule", "schedule of beta over the iterations"),
     "--temperature": (
         "temperature",
-        "factor of the noise that sampling adds; with ddim and one-step heads, of the noise it starts from, too",
+        "scales the noise that sampling adds; with ddim and consistency heads also the initial noise",
     ),
-    "--min-alpha-bar": ("min_alpha_bar", "share of signal at which sampling starts; 0: at the last timestep, as MAR"),
-    "--order": ("order", "in which patches are revealed"),
-    "--confidence-candidates": ("confidence_candidates", "draws per position that confidence is computed from"),
-    "--confidence-steps": ("confidence_steps", "diffusion steps of each of them"),
-    "--encoder-reuse": ("encoder_reuse", "the encoder computes all in every so many iterations; 1: in each"),
-    "--reveal": ("reveal", "how many patches an iteration reveals"),
-    "--engine": ("engine", "reference: the operations of LTH14/mar; the result is the same to rounding"),
-    "--precision": ("precision", "of the model; auto: bf16 where the processor computes in it"),
+    "--min-alpha-bar": ("min_alpha_bar", "fraction of signal at which sampling starts; 0: last timestep, as MAR"),
+    "--order": ("order", "order in which patches are revealed"),
+    "--confidence-candidates": ("confidence_candidates", "draws per position to compute the confidence from"),
+    "--confidence-steps": ("confidence_steps", "diffusion steps per such draw"),
+    "--encoder-reuse": ("encoder_reuse", "run the full encoder in every n-th iteration only"),
+    "--reveal": ("reveal", "schedule of the patches revealed per iteration"),
+    "--engine": ("engine", "reference: the operations of LTH14/mar; same result up to rounding"),
+    "--precision": ("precision", "of the model; auto: bf16 if natively supported"),
 }
-MOST_WARNINGS = 5  # files named on the screen
+MOST_WARNINGS = 5  # maximum number of files to name
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact generate",
-        description="Generate sounds from captions. A sound depends on the model, its caption and its seed, and on\n"
-        "nothing else that is generated with it. The same command continues what was interrupted.",
+        description="Generate sounds from captions. A sound depends only on the model, its caption and its seed,\n"
+        "not on other sounds in the same call. The same command continues an interrupted run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  impact generate "a rooster crows" -o rooster.wav --seed 1\n'
         '  impact generate "a rooster crows" -n 4 -o roosters\n'
@@ -52,24 +52,24 @@ def build_parser() -> argparse.ArgumentParser:
         '  impact generate "a dog barks" "rain falls" -o sounds --model runs/demo/text/model',
     )
     add = parser.add_argument
-    add("captions", nargs="*", help="one caption or several, each in quotes")
+    add("captions", nargs="*", help="one or more captions, each in quotes")
     add(
         "--captions-file",
         type=Path,
-        help="a text file with a caption a line, a manifest .jsonl, a test list .csv or .tsv; builtin: twenty captions",
+        help="a text file with one caption per line, a manifest .jsonl, a test list .csv or .tsv; builtin: 20 captions",
     )
-    add("--split", help="of a manifest: only the records of this split")
-    add("--limit", type=options.positive_int, help="at most so many captions")
-    add("--model", default=BUILTIN, help="model folder, or builtin: the one that comes with the package (the default)")
+    add("--split", help="use only the records of this split of a manifest")
+    add("--limit", type=options.positive_int, help="maximum number of captions")
+    add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")
     add(
         *("-o", "--out"),
         type=Path,
-        help="a .wav or .flac file, or a folder (default: a file named after the caption; of several, generated/)",
+        help="a .wav or .flac file, or a folder (default: a file named after the caption, or generated/ for several)",
     )
-    add("--format", choices=["wav", "flac"], default="wav", help="of the files in a folder (default: wav)")
+    add("--format", choices=["wav", "flac"], default="wav", help="format of files in a folder (default: wav)")
     add("--page", type=Path, metavar="HTML", help="write all sounds, with players and spectrograms, as one page")
     add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram next to each file")
-    add("--duration", type=options.seconds, help="seconds (default: the longest that the model can do)")
+    add("--duration", type=options.seconds, help="seconds (default: the maximum of the model)")
     add("--seed", type=options.seed, default=0, help="default: %(default)s")
     add(
         *("-n", "--variations"),
@@ -79,20 +79,20 @@ def build_parser() -> argparse.ArgumentParser:
         help="sounds per caption, with the seeds SEED, SEED + 1, ...",
     )
     add("--batch-size", type=options.positive_int, default=8, help="sounds generated together (default: %(default)s)")
-    add("--codec", help="name or folder of the codec (default: where the model noted it)")
-    add("--text-encoder", help="name of the text encoder, as t5:FOLDER (default: what the model noted)")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default): the best there is")
+    add("--codec", help="name or folder of the codec (default: as stored in the model)")
+    add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets the paper's)"))
     return parser
 
 
 def add_decoding(group: argparse._ArgumentGroup) -> None:
-    """Add a preset, and an option for each field of DecodingConfig; None: as the preset or the model."""
+    """Add a preset, and an option for each field of DecodingConfig; None: decided by the preset or the model."""
     group.add_argument(
         "--preset",
         choices=list(PRESETS),
         default="exact",
-        help="exact: as the model is made for (the default); fast: fewer steps; what you give yourself goes first",
+        help="exact: the model's own settings (the default); fast: fewer steps; explicit options take precedence",
     )
     paper = DecodingConfig()
     for flag, (field, text) in DECODING.items():
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
-    """Make the sounds that are not finished, batch by batch."""
+    """Generate the sounds that are not finished, batch by batch."""
     from impact_pl.audio import save_audio
     from impact_pl.cli.jobs import decoding_of, remember
     from impact_pl.inference.pipeline import ImpactPipeline
@@ -152,7 +152,7 @@ def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
 
 
 def draw_spectrograms(jobs: list[Job]) -> None:
-    """Draw a .png next to each sound that has none, or one that is older than the sound."""
+    """Draw a .png next to each sound that has none or an outdated one."""
     import torch
 
     from impact_pl.audio import read_samples, spectrogram_png
@@ -168,7 +168,7 @@ def draw_spectrograms(jobs: list[Job]) -> None:
 
 
 def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:
-    """Write all sounds with their spectrograms and players as one page that needs nothing else."""
+    """Write all sounds with their spectrograms and players as one self-contained page."""
     from impact_pl.cli.facts import generation_facts, model_facts
     from impact_pl.evaluation.report import CaptionSounds, Report, write_report
 
@@ -179,7 +179,7 @@ def write_page(args: argparse.Namespace, jobs: list[Job], command: str) -> None:
 
 
 def summarise(args: argparse.Namespace, jobs: list[Job], num_made: int) -> None:
-    """Warn of silent and clipped sounds, then say in one line what was made, and how."""
+    """Warn about silent and clipped sounds, then summarise the run in one line."""
     import torch
 
     from impact_pl.audio import measure_level, read_samples

@@ -1,4 +1,4 @@
-"""`impact info`: what a model folder is, read from its two files' headers alone."""
+"""`impact info`: describe a model folder from the headers of its two files."""
 
 import argparse
 import json
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def describe(folder: Path, spec: ImpactSpec) -> dict[str, str]:
-    """What there is to say, by topic."""
+    """Describe the model by topic."""
     model, codec, weights = spec.model, spec.codec, folder / "model.safetensors"
     num_parameters, types = read_header(weights)
     frames, width = spec.patch_shape
@@ -65,5 +65,5 @@ def describe(folder: Path, spec: ImpactSpec) -> dict[str, str]:
 
 
 def named(part: dict) -> str:
-    """Name and identity of a codec or text encoder."""
+    """Format name and identity of a codec or text encoder."""
     return f"{part.get('name')} ({part.get('identity')})"

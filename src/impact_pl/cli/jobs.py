@@ -1,4 +1,4 @@
-"""What `impact generate` has to make: captions with their files and seeds, and which of them are finished."""
+"""Plan `impact generate`: captions with their files and seeds, and which of them are finished."""
 
 import argparse
 import hashlib
@@ -18,14 +18,14 @@ from impact_pl.errors import UserError
 from impact_pl.files import read_lines
 from impact_pl.models.spec import BUILTIN, find_model, read_spec
 
-CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # twenty of them: --captions-file builtin
-LONGEST_NAME = 120  # bytes of a caption in a file name; file systems allow 255, and suffixes follow
+CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # 20 captions, --captions-file builtin
+LONGEST_NAME = 120  # bytes of a caption in a file name; file systems allow 255, including suffixes
 DECODING_FIELDS = tuple(asdict(DecodingConfig()))
 
 
 @dataclass
 class Job:
-    """One sound: its caption, its seed, and the file that it goes to."""
+    """One sound: its caption, seed and output file."""
 
     caption: str
     file: Path
@@ -33,10 +33,10 @@ class Job:
 
 
 def plan_jobs(args: argparse.Namespace) -> list[Job]:
-    """Read the captions of the command line and of the captions file; fills in ``args.out``.
+    """Read captions from the command line and the captions file, and set ``args.out``.
 
     Raises:
-        UserError: no caption, or files that they cannot go to.
+        UserError: There is no caption, or their files cannot be written.
     """
     named = [(_stem(index, caption), caption) for index, caption in enumerate(args.captions)]
     if args.captions_file is not None:
@@ -45,7 +45,7 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
     if not named:
         where = f" in split {args.split!r}" if args.split else ""
         source = f"{args.captions_file} holds no caption{where}" if args.captions_file else "no caption given"
-        raise UserError(f'{source}: say for example impact generate "a dog barks" -o dog.wav')
+        raise UserError(f'{source}: try for example impact generate "a dog barks" -o dog.wav')
     if args.seed + args.variations > SEED_LIMIT:
         raise UserError(f"--seed {args.seed} -n {args.variations}: seeds end at {SEED_LIMIT - 1}")
     num_sounds = len(named) * args.variations
@@ -68,23 +68,23 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
 
 
 def is_one_file(out: Path) -> bool:
-    """Whether -o names a sound; else it is a folder of them."""
+    """Check whether -o names a sound, as opposed to a folder of sounds."""
     return out.suffix.lower() in FORMATS
 
 
 def make_writable(out: Path) -> None:
-    """Make the folder of a file or of a folder's files, before an hour is spent on what could not be written.
+    """Create the folder for ``out`` and check that it is writable, before spending time on generation.
 
     Raises:
-        UserError: nothing can be written there.
-        OSError: the folder cannot be made.
+        UserError: Nothing can be written there.
+        OSError: The folder cannot be created.
     """
     folder = out.parent if out.suffix else out
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(f"{folder}: no permission to write there; choose another folder")
     if out.suffix and out.is_dir():
-        raise UserError(f"{out} is a folder, and a file is to be written there: give it another name")
+        raise UserError(f"{out} is a folder, but a file would be written there: give another name")
     if out.suffix and out.is_file() and not os.access(out, os.W_OK):
         raise UserError(f"{out}: this file is write-protected; give another name")
 
@@ -97,7 +97,7 @@ def _read_captions_file(path: Path, split: str | None, first_index: int) -> list
         records = [record for record in read_manifest(path) if record.caption and split in (None, record.split)]
         return [(record.id, record.caption or "") for record in records]
     if path.suffix.lower() in (".csv", ".tsv"):
-        from impact_pl.data.lists import clip_stem, read_clip_list  # late: only test lists need it
+        from impact_pl.data.lists import clip_stem, read_clip_list  # imported late; only test lists need it
 
         clips = read_clip_list(path)
         return [(clip_stem(clips.names[clip]), caption) for clip, caption in clips.captions.items()]
@@ -110,7 +110,7 @@ def _stem(index: int, caption: str) -> str:
 
 
 def _words(caption: str) -> str:
-    """A caption's words as a file name, in characters that this locale's file names can hold."""
+    """Convert a caption to a file name, in characters that this locale's file names support."""
     try:
         caption.encode()
     except UnicodeEncodeError as error:
@@ -121,9 +121,9 @@ def _words(caption: str) -> str:
 
 
 def decoding_of(args: argparse.Namespace) -> DecodingConfig:
-    """The model's own decoding, with the preset's changes and what was given explicitly."""
+    """Return the model's own decoding settings with those of the preset and the explicit options applied."""
     config = find_model(args.model) / "config.json"
-    own = DecodingConfig()  # where there is no model: that is said when it is loaded
+    own = DecodingConfig()  # no model: reported when it is loaded
     if config.is_file():
         own = read_spec(config).own_decoding
     given = {field: value for field in DECODING_FIELDS if (value := getattr(args, field, None)) is not None}
@@ -131,7 +131,7 @@ def decoding_of(args: argparse.Namespace) -> DecodingConfig:
 
 
 def settings_of(args: argparse.Namespace) -> dict:
-    """Everything that decides the sounds, apart from captions and seeds."""
+    """Collect everything that determines the sounds, apart from captions and seeds."""
     model_file = find_model(args.model) / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
     keys = ("duration", "codec", "device")
@@ -139,12 +139,12 @@ def settings_of(args: argparse.Namespace) -> dict:
 
 
 def entry_of(job: Job, settings: dict) -> dict:
-    """A job's line in generated.jsonl."""
+    """Build a job's line of generated.jsonl."""
     return {"file": job.file.name, "caption": job.caption, "seed": job.seed} | settings
 
 
 def read_finished(out: Path) -> dict[str, dict]:
-    """File name -> its newest entry in generated.jsonl."""
+    """Read generated.jsonl: file name -> its newest entry."""
     log = out / "generated.jsonl"
     if is_one_file(out) or not log.is_file():
         return {}
@@ -154,7 +154,7 @@ def read_finished(out: Path) -> dict[str, dict]:
             entry = json.loads(line)
             entries[entry["file"]] = entry
         except (json.JSONDecodeError, KeyError, TypeError):
-            continue  # cut short by a kill: that file counts as not finished
+            continue  # cut short by a kill; that file counts as not finished
     return entries
 
 
@@ -163,8 +163,8 @@ def is_finished(job: Job, settings: dict, finished: dict[str, dict]) -> bool:
 
 
 def remember(out: Path, batch: list[Job], settings: dict) -> None:
-    """Note in generated.jsonl what a batch's files were made with."""
-    if is_one_file(out):  # a single file is made again each time
+    """Record in generated.jsonl what a batch's files were generated with."""
+    if is_one_file(out):  # a single file is always generated again
         return
     log = out / "generated.jsonl"
     cut_short = log.is_file() and not log.read_bytes().endswith(b"\n")

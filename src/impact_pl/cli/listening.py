@@ -1,4 +1,4 @@
-"""`impact listening`: sounds of several systems -> a listening test as one page; with `ratings`, its result."""
+"""`impact listening`: write a listening test as one page; `impact listening ratings`: summarise its results."""
 
 import argparse
 import json
@@ -19,8 +19,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="impact listening",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one HTML page that plays the clips of all systems, unnamed and shuffled, asks for REL and\n"
-        "OVL from 1 to 5, and exports a CSV; and key.json beside it, which says what was what. Keep that to yourself.\n"
-        "`impact listening ratings --help`: means of the exported ratings, with confidence intervals.",
+        "OVL from 1 to 5, and exports a CSV. key.json next to it maps clips to systems; keep it secret.\n"
+        "See `impact listening ratings --help` for the means of exported ratings with confidence intervals.",
         epilog="example:\n"
         "  impact listening --system real=audiocaps/test --system base=runs/base/generated \\\n"
         "      --captions tango_886.csv --out listening --num-samples 30 --seed 1",
@@ -31,12 +31,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--captions",
         type=Path,
         metavar="FILE",
-        help="a manifest, generated.jsonl, or a test list (default: of the first system that has captions)",
+        help="a manifest, generated.jsonl, or a test list (default: those of the first system that has captions)",
     )
     add("--out", type=Path, required=True, metavar="PATH", help="the page (.html), or a folder for listening.html")
     add("--num-samples", type=options.positive_int, default=30, metavar="N", help="captions (default: %(default)s)")
-    add("--seed", type=options.seed, default=0, help="of the choice of captions (default: %(default)s)")
-    add("--title", default="Listening test", help="of the page; raters see it (default: %(default)s)")
+    add("--seed", type=options.seed, default=0, help="for the choice of captions (default: %(default)s)")
+    add("--title", default="Listening test", help="title of the page, visible to raters (default: %(default)s)")
     return parser
 
 
@@ -44,12 +44,12 @@ def build_ratings_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact listening ratings",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Means of the ratings, with 95 % intervals over raters and captions.",
+        description="Compute the means of the ratings, with 95 % intervals over raters and captions.",
         epilog="example:\n  impact listening ratings --key listening/key.json ratings-*.csv --out ratings.json",
     )
     parser.add_argument("--key", type=Path, required=True, metavar="JSON", help="key.json of the test")
-    parser.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="what the raters exported")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="write the means there")
+    parser.add_argument("csv", type=Path, nargs="+", metavar="CSV", help="files exported by the raters")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="write the means to this file")
     return parser
 
 
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_test(args: argparse.Namespace) -> None:
     from impact_pl.data.lists import by_clip, read_clip_list
-    from impact_pl.evaluation.listening import write_test  # late: --help answers at once
+    from impact_pl.evaluation.listening import write_test  # imported late, so that --help responds at once
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 
     paths = parse_systems(args.system)
@@ -82,11 +82,11 @@ def make_test(args: argparse.Namespace) -> None:
     key = write_test(systems, captions, page, args.num_samples, args.seed, args.title)
     size = page.stat().st_size / 1e6
     print(f"{page}: {len(key.items)} clips of {len(systems)} systems, {size:.1f} MB; send this file to the raters")
-    print(f"{page.with_name('key.json')}: what was what; keep it to yourself")
+    print(f"{page.with_name('key.json')}: maps clips to systems; keep it secret")
 
 
 def parse_systems(values: list[str]) -> dict[str, Path]:
-    """``["base=runs/base/generated"]`` -> names and folders or manifests."""
+    """Parse ``["base=runs/base/generated"]`` into names and folders or manifests."""
     paths: dict[str, Path] = {}
     for value in values:
         name, separator, path = value.partition("=")
@@ -99,7 +99,7 @@ def parse_systems(values: list[str]) -> dict[str, Path]:
 
 
 def find_captions(paths: dict[str, Path], systems: "dict[str, Sounds]") -> dict[str, str]:
-    """Captions by name: what generation wrote next to the first system's sounds, or what its manifest says."""
+    """Find captions by sound name in generated.jsonl next to the first system's sounds, or in its manifest."""
     from impact_pl.evaluation.sounds import read_captions
 
     for name, path in paths.items():
@@ -107,7 +107,7 @@ def find_captions(paths: dict[str, Path], systems: "dict[str, Sounds]") -> dict[
             return read_captions(written)
         if captions := {stem: record.caption for stem, record in systems[name].items() if record.caption}:
             return captions
-    raise UserError("no system's folder has a generated.jsonl, and none is a manifest: name the captions by --captions")
+    raise UserError("no system's folder has a generated.jsonl, and none is a manifest: give --captions")
 
 
 def rate(key_file: Path, ratings: list[Path], out: Path | None) -> None:

@@ -1,7 +1,7 @@
-"""The program ``impact``: find the subcommand and hand it the other arguments.
+"""The program ``impact``: dispatch to a subcommand.
 
-Each subcommand is a module of this package with a ``main(argv)``. It is imported when it is asked for, and imports what
-is slow to load (torch, lightning, hydra) after its arguments have been parsed, so that ``--help`` answers at once.
+Each subcommand is a module of this package with a ``main(argv)``. It is imported on use, and imports slow packages
+(torch, lightning, hydra) only after parsing its arguments, so that ``--help`` responds at once.
 """
 
 import difflib
@@ -66,15 +66,15 @@ def run(argv: list[str]) -> None:
 
 
 def prepare_process() -> None:
-    """Set how OpenMP's threads wait, before torch loads it, and let no character end a command.
+    """Configure OpenMP's waiting before torch loads it, and make stdout tolerate any character.
 
-    OpenMP's threads spin while they wait for each other: where anything else uses a core (another job on the node, a
-    browser), a training step takes up to eight times as long. But threads that sleep at once take 45 us to wake, in
-    each of the diffusion head's thousands of short operations: a few microseconds of spinning make its loop 1.3 times
-    as fast, and cost nothing measurable where cores are shared.
+    By default, OpenMP's threads spin while they wait for each other. If anything else uses a core (another job on the
+    node, a browser), a training step then takes up to eight times as long. Threads that sleep at once take 45 us to
+    wake, in each of the diffusion head's thousands of short operations. Spinning for a few microseconds makes its loop
+    1.3 times as fast, at no measurable cost on shared cores.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a caption in CJK on a Latin-1 terminal; as stderr does
+        sys.stdout.reconfigure(errors="backslashreplace")  # CJK captions on a Latin-1 terminal; as stderr does

@@ -1,4 +1,4 @@
-"""Values of command-line options, checked before anything is loaded."""
+"""Types of command-line options, for validation before anything is loaded."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ SEED_LIMIT = 2**31
 
 
 def positive_int(text: str) -> int:
-    """A whole number from 1 on."""
+    """Parse an integer of at least 1."""
     value = _number(int, text, "a whole number from 1 on")
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: at least 1")
@@ -18,7 +18,7 @@ def positive_int(text: str) -> int:
 
 
 def seed(text: str) -> int:
-    """A whole number in [0, 2^31)."""
+    """Parse an integer in [0, 2^31)."""
     value = _number(int, text, "a whole number")
     if not 0 <= value < SEED_LIMIT:
         raise argparse.ArgumentTypeError(f"{text}: a seed is from 0 to {SEED_LIMIT - 1}")
@@ -26,18 +26,18 @@ def seed(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A duration above 0."""
+    """Parse a duration above 0."""
     value = _number(float, text, "a number of seconds")
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text}: seconds above 0 are needed")
+        raise argparse.ArgumentTypeError(f"{text}: expected seconds above 0")
     return value
 
 
 def names(text: str) -> list[str]:
-    """Names with commas between them, each once."""
+    """Parse distinct names separated by commas."""
     found = [name.strip() for name in text.split(",")]
     if "" in found or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of different names with commas between them")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of distinct names separated by commas")
     return found
 
 
@@ -49,7 +49,7 @@ def _number(kind: Callable[[str], Number], text: str, wanted: str) -> Number:
 
 
 def parser_of(program: str, description: str) -> argparse.ArgumentParser:
-    """A parser whose help shows ``description`` as it is."""
+    """Create a parser whose help prints ``description`` verbatim."""
     return argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )

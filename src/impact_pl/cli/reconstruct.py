@@ -1,4 +1,4 @@
-"""`impact reconstruct`: a manifest's clips as they are, and as the codec gives them back."""
+"""`impact reconstruct`: write a manifest's clips and their codec reconstructions."""
 
 import argparse
 from pathlib import Path
@@ -12,18 +12,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="impact reconstruct",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Write a manifest's captioned clips as they are, and as the codec gives them back. What the codec\n"
-        "loses bounds every generated sound. Files that are there already are kept.",
+        description="Write a manifest's captioned clips and their codec reconstructions. The codec's loss limits the\n"
+        "quality of every generated sound. Existing files are kept.",
         epilog="example:\n  impact reconstruct --manifest data/mine/manifest.jsonl --split valid --duration 5.12 \\\n"
         "      --real runs/mine/real --reconstructed runs/mine/reconstructed",
     )
     parser.add_argument("--manifest", type=Path, required=True, help="manifest.jsonl")
     parser.add_argument("--split", help="only the records of this split")
-    parser.add_argument("--limit", type=options.positive_int, help="a random choice of so many clips (seeded)")
-    parser.add_argument("--seed", type=options.seed, default=0, help="of that choice (default: %(default)s)")
+    parser.add_argument("--limit", type=options.positive_int, help="choose this many clips at random")
+    parser.add_argument("--seed", type=options.seed, default=0, help="for that choice (default: %(default)s)")
     parser.add_argument("--duration", type=options.seconds, required=True, help="seconds; shorter clips are padded")
-    parser.add_argument("--padding", choices=PADDINGS, default="silence", help="after shorter clips (default: silence)")
-    parser.add_argument("--real", type=Path, required=True, help="folder for the clips themselves (.flac)")
+    parser.add_argument("--padding", choices=PADDINGS, default="silence", help="padding (default: silence)")
+    parser.add_argument("--real", type=Path, required=True, help="folder for the original clips (.flac)")
     parser.add_argument("--reconstructed", type=Path, help="folder for the codec's reconstructions (.flac)")
     parser.add_argument("--codec", default="builtin", help="codec name or folder (default: builtin)")
     return parser
@@ -33,13 +33,13 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact reconstruct``."""
     args = build_parser().parse_args(argv)
-    from impact_pl.codecs.registry import load_codec  # late: --help answers at once
+    from impact_pl.codecs.registry import load_codec  # imported late, so that --help responds at once
     from impact_pl.data.manifest import file_stems, read_manifest
     from impact_pl.evaluation.reconstruction import choose_records, write_clip
     from impact_pl.progress import progress
 
     records = choose_records(read_manifest(args.manifest), args.split, args.limit, args.seed)
-    file_stems([record.id for record in records])  # no two of one name
+    file_stems([record.id for record in records])  # checks for duplicate names
     codec = load_codec(args.codec)
     with progress("reconstructing", len(records)) as bar:
         for record in records:

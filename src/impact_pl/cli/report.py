@@ -1,4 +1,4 @@
-"""`impact report`: sounds, metrics and losses of a run -> one HTML page."""
+"""`impact report`: write sounds, metrics and losses of a run as one HTML page."""
 
 import argparse
 from pathlib import Path
@@ -20,9 +20,9 @@ def build_parser() -> argparse.ArgumentParser:
         prog="impact report",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one self-contained HTML page: sounds with spectrograms, metrics, loss curves, commands.",
-        epilog="--run DIR takes what it finds there: the folders real, reconstructed, generated, generated_untrained,\n"
+        epilog="--run DIR uses what exists there: the folders real, reconstructed, generated, generated_untrained,\n"
         "metrics.json, commands.txt, pretrain/metrics.csv, text/metrics.csv, text/model/config.json.\n"
-        "Every other option names one of them elsewhere, and must then exist.\n\n"
+        "Every other option overrides the path of one of them, which must then exist.\n\n"
         "example:\n  impact report --run runs/demo --out runs/demo/report.html",
     )
     add = parser.add_argument
@@ -34,13 +34,13 @@ def build_parser() -> argparse.ArgumentParser:
     add("--captions", type=Path, metavar="JSONL", help="captions (default: generated.jsonl of the generated folder)")
     add("--rows", type=Path, metavar="JSONL", help="instead of folders: lines of {caption, real, generated, ...}")
     add("--limit", type=int, default=12, help="captions on the page (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of the choice of captions, which no one listens to first")
-    add("--metrics", type=Path, metavar="JSON", help="what impact evaluate wrote")
-    add("--ratings", type=Path, metavar="JSON", help="what impact listening ratings --out wrote")
-    add("--name", default="this model", help="of this model, in the published table and in the ratings (%(default)s)")
+    add("--seed", type=int, default=0, help="for the choice of captions, made without listening to them")
+    add("--metrics", type=Path, metavar="JSON", help="output of impact evaluate")
+    add("--ratings", type=Path, metavar="JSON", help="output of impact listening ratings --out")
+    add("--name", default="this model", help="name of this model in the published table and ratings (%(default)s)")
     add("--losses", action="append", default=[], metavar="NAME=CSV", help="metrics.csv of a stage; may repeat")
-    add("--commands", type=Path, metavar="TXT", help="the commands that made all this")
-    add("--model", type=Path, metavar="DIR", help="exported model folder, for the facts about it")
+    add("--commands", type=Path, metavar="TXT", help="the commands that produced the results")
+    add("--model", type=Path, metavar="DIR", help="exported model folder to describe")
     return parser
 
 
@@ -49,10 +49,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``impact report``."""
     args = build_parser().parse_args(argv)
     if args.run is None and args.out is None:
-        raise UserError("give --run DIR, or --out HTML and what to show")
+        raise UserError("give --run DIR, or --out HTML and the inputs")
     if args.run is not None and not args.run.is_dir():
         raise UserError(f"{args.run}: no such run folder")
-    from impact_pl.evaluation.report import Report, read_caption_sounds, write_report  # late: --help answers at once
+    from impact_pl.evaluation.report import Report, read_caption_sounds, write_report  # late: --help responds at once
     from impact_pl.evaluation.results import read_metrics, read_ratings_result
 
     ratings, metrics, commands = (
@@ -77,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find(args: argparse.Namespace, option: str, place: str) -> Path | None:
-    """Find what an option names; else what stands at ``place`` in the run's folder, if anything does."""
+    """Return the path of an option, else the default ``place`` in the run's folder if it exists."""
     given: Path | None = getattr(args, option)
     if given is not None:
         if not given.exists():
@@ -92,7 +92,7 @@ def find_folder(args: argparse.Namespace, kind: str) -> Path | None:
 
 
 def choose_rows(args: argparse.Namespace) -> list:
-    """Choose captions that have a sound in every folder: a seeded draw, in the order of their names."""
+    """Choose captions that have a sound in every folder: a seeded draw, sorted by name."""
     from impact_pl.evaluation.report import choose_captions
     from impact_pl.evaluation.sounds import list_sounds, read_captions
 

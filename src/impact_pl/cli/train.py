@@ -1,4 +1,4 @@
-"""`impact train`: train one stage; the same command continues what was interrupted."""
+"""`impact train`: train one stage. The same command resumes an interrupted run."""
 
 import sys
 import textwrap
@@ -17,24 +17,24 @@ from impact_pl.errors import user_errors
 
 HELP = """
 usage: impact train experiment=NAME [group=choice ...] [key=value ...]
-       impact train --cfg ...      print the composed configuration, and do nothing else
+       impact train --cfg ...      print the composed configuration and exit
 
 Train one stage of IMPACT, or the built-in codec, into runs_dir/name. The same command continues an interrupted
-training (Ctrl-C, SIGTERM and SIGUSR1 save first) and does nothing once it is finished.
+training (Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint first) and does nothing once it is finished.
 
   impact train experiment=pretrain model=nano trainer=cpu data.path=LATENTS name=mine/pretrain
   impact train experiment=text model=nano trainer=cpu data.path=LATENTS name=mine/text init_from=runs/mine/pretrain
 
-base and large have the paper's patch_size=4, for AudioLDM's latents; of the built-in codec's, which have no frequency
-axis, that is four frames (0.16 s) per patch: model.patch_size=1 or 2 is finer.
+base and large use the paper's patch_size=4, for AudioLDM's latents. The built-in codec's latents have no frequency
+axis, so this means four frames (0.16 s) per patch; model.patch_size=1 or 2 is finer.
 
 groups (an experiment chooses some of them; the paper's rows are listed in docs/recipes.md):
 {groups}
 
-init_from: a run directory, checkpoint or model folder of the stage before, or mar:FILE (a MAR image checkpoint).
+init_from: a run directory, checkpoint or model folder of the previous stage, or mar:FILE (a MAR image checkpoint).
 The run directory gets config.yaml, metrics.csv, TensorBoard events, checkpoints/last.ckpt and, at the end, model/.
 
-keys and defaults (an experiment sets some of them; --cfg shows what it makes of them):
+keys and defaults (an experiment sets some of them; --cfg shows the result):
 {keys}
 """
 
@@ -57,6 +57,6 @@ def main(argv: list[str] | None = None) -> None:
     if is_shown:
         print_config(config)
         return
-    from impact_pl.training.fit import train  # imports lightning: --help and a misspelt key should not wait for it
+    from impact_pl.training.fit import train  # imports lightning; --help and a misspelt key should respond at once
 
     sys.exit(train(config).exit_code)

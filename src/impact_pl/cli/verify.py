@@ -1,4 +1,4 @@
-"""`impact verify`: are the shards of a folder complete, undamaged, and made by the codec that is here?"""
+"""`impact verify`: check that a folder of shards is complete, undamaged, and made by the installed codec."""
 
 import argparse
 from pathlib import Path
@@ -12,13 +12,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="impact verify",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Read every byte of a folder of shards. Finds flipped bytes, missing, truncated and foreign\n"
-        "files, an index that disagrees, and shards of another codec or text encoder than the one that is here.",
+        "files, an inconsistent index, and shards of a codec or text encoder other than the installed one.",
         epilog="example:\n  impact verify latents --manifest data/mine/manifest.jsonl",
     )
     parser.add_argument("out", type=Path, metavar="FOLDER", help="the `out` folder of impact precompute")
-    parser.add_argument("--manifest", metavar="FILE", help="compare with what the shards were made from")
-    parser.add_argument("--codec", help="where the codec is now, if not where the shards say")
-    parser.add_argument("--text-encoder", help="where the text encoder is now")
+    parser.add_argument("--manifest", metavar="FILE", help="compare with the manifest that the shards were made from")
+    parser.add_argument("--codec", help="location of the codec, if it has moved")
+    parser.add_argument("--text-encoder", help="location of the text encoder, if it has moved")
     return parser
 
 
@@ -27,6 +27,6 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``impact verify``."""
     arguments = build_parser().parse_args(argv)
     given = {key: value for key in ("manifest", "codec", "text_encoder") if (value := getattr(arguments, key))}
-    from impact_pl.precompute.verify import verify  # late: --help answers at once
+    from impact_pl.precompute.verify import verify  # imported late, so that --help responds at once
 
     verify(PrecomputeConfig(out=str(arguments.out), **given), set(given))

@@ -1,11 +1,11 @@
 """AudioLDM's codec: its VAE over log-mel spectrograms (diffusers) and its HiFi-GAN vocoder (transformers).
 
-A folder in the layout of diffusers' AudioLDM pipelines (``cvssp/audioldm-...`` on the hub) is read: ``vae/`` and
-``vocoder/``. The published VAE turns 10.24 s (1024 mel frames of 64 bins) into 256 x 16 latents of 8 channels, which
-S1 generates in patches of 4 x 4 (256 patches of 128 numbers).
+The codec is read from a folder in the layout of diffusers' AudioLDM pipelines (``cvssp/audioldm-...`` on the hub):
+``vae/`` and ``vocoder/``. The published VAE encodes 10.24 s (1024 mel frames of 64 bins) into 256 x 16 latents of 8
+channels, which IMPACT generates in patches of 4 x 4 (256 patches of 128 numbers).
 
-Dimension key: B batch, S samples, M mel frames (100 a second), F mel bins, C latent channels, H latent frames,
-W latent width.
+Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, H latent frames, W
+latent width.
 """
 
 import math
@@ -30,13 +30,13 @@ NEEDED = ("vae/config.json", "vocoder/config.json")
 class AudioLDMMel(nn.Module):
     """AudioLDM's log-mel spectrogram (haoheliu/AudioLDM, audio/stft.py, TacotronSTFT): M = S / hop frames.
 
-    Magnitudes of a Hann-windowed STFT, centred by a reflection of half a window on both sides; Slaney mel filters of
-    unit area from 0 to 8000 Hz; natural log, clamped at 1e-5. The frame centred at the end of the sound is dropped, as
-    the original cuts 1025 frames of 10.24 s to 1024.
+    It uses magnitudes of a Hann-windowed STFT, centred by reflecting half a window on both sides; Slaney mel filters of
+    unit area from 0 to 8000 Hz; and the natural log, clamped at 1e-5. The frame centred at the end of the sound is
+    dropped, as the original cuts the 1025 frames of 10.24 s to 1024.
 
     Note:
         The original's file loader also subtracts a clip's mean and scales its peak to 0.5. Here sounds keep their
-        level, or no decoded sound could be compared with its original.
+        level, because otherwise no decoded sound could be compared with its original.
     """
 
     filters: Tensor  # (F, n_fft/2 + 1)
@@ -51,7 +51,7 @@ class AudioLDMMel(nn.Module):
         self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
 
     def forward(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S), S a multiple of the hop and above 512 -> mel (B, M, F)."""
+        """Compute the log-mel (B, M, F) of a waveform (B, S); S is a multiple of the hop and above 512."""
         spectrum = torch.stft(
             waveform, N_FFT, HOP, window=self.window, center=True, pad_mode="reflect", return_complex=True
         )
@@ -60,16 +60,16 @@ class AudioLDMMel(nn.Module):
 
 
 class AudioLDMCodec(AudioCodec):
-    """Raw latents are the VAE's own; AudioLDM's ``scaling_factor`` is left to Impact's whitening.
+    """AudioLDM's VAE and vocoder as a codec. ``scaling_factor`` is not applied; Impact's whitening takes its place.
 
-    ``identity`` covers what makes latents (mel front end and VAE) and leaves the vocoder out, so that another vocoder
-    fits stored latents.
+    ``identity`` covers everything that determines the latents (mel front end and VAE) but not the vocoder, so that
+    stored latents remain valid with another vocoder.
 
     Args:
-        source: a folder with ``vae/`` and ``vocoder/``, or ``hub:ID``, such a repository.
+        source: A folder with ``vae/`` and ``vocoder/``, or ``hub:ID`` for such a repository.
 
     Raises:
-        ValueError: diffusers is not installed, a file is missing, or the parts are not made for 16 kHz and 64 mel bins.
+        UserError: diffusers is not installed, a file is missing, or the parts are not made for 16 kHz and 64 mel bins.
     """
 
     sample_rate = SAMPLE_RATE
@@ -86,7 +86,7 @@ class AudioLDMCodec(AudioCodec):
 
         folder = model_folder(source, NEEDED, parts=("vae/", "vocoder/"))
         self.name = full_name("audioldm", source)
-        self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would want accelerate
+        self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would need accelerate
         self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")
         self.mel = AudioLDMMel()
         self._check(source)
@@ -111,16 +111,16 @@ class AudioLDMCodec(AudioCodec):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S) -> moments (B, 2C, H, W); a last frame that is filled in part is filled up with silence."""
+        """Encode a waveform (B, S) into moments (B, 2C, H, W). An incomplete last frame is padded with silence."""
         waveform = fit_length(waveform, self.latent_frames(waveform.shape[-1]) * self.samples_per_latent)
         posterior = self.vae.encode(self.mel(waveform)[:, None]).latent_dist
         return torch.cat([posterior.mean, posterior.std], dim=1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
-        """Raw latents (B, C, H, W) -> waveform (B, S); nothing is drawn.
+        """Decode raw latents (B, C, H, W) into a waveform (B, S). Decoding is deterministic.
 
-        The vocoder's first upsampling gives one frame more than five each, 32 samples in all, which are cut off.
+        The vocoder's first upsampling gives one frame more than 5 per input frame. These 32 samples are cut off.
         """
         mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
         return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]

@@ -1,12 +1,12 @@
-"""The built-in codec: linear latents of the log-mel spectrogram, and a learned decoder that draws its fine structure.
+"""The built-in codec: linear latents of the log-mel spectrogram, and a learned decoder that samples its fine structure.
 
-Encoder: four log-mel frames of 64 bins (40 ms) are projected on 64 principal components, so 25 latents a second of
-64 numbers. Nothing in it is learned by gradient: latents stay valid when the decoder improves, and ``identity`` covers
-the encoder alone.
+Encoder: four log-mel frames of 64 bins (40 ms) are projected onto 64 principal components, which gives 25 latents per
+second of 64 numbers. Nothing in it is trained by gradients: latents stay valid when the decoder improves, and
+``identity`` covers the encoder only.
 
-Decoder: see ``codec_decoder``. Trained by ``training.codec``; figures in ``assets/codec/README.md``.
+Decoder: :class:`NoiseExcitedDecoder`, trained by ``training.codec``. Measurements are in ``assets/codec/README.md``.
 
-Dimension key: B batch, S samples, M mel frames (100 a second), F mel bins, C latent channels, H latent frames, K STFT
+Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, H latent frames, K STFT
 bins.
 """
 
@@ -27,12 +27,12 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_normal, draw_uniform
 
-NUM_OUTPUTS = 5  # numbers for each bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
-NUM_NOISE_CHANNELS = 16  # random inputs, so that the network can draw what neighbouring bins share (onsets, pitch)
+NUM_OUTPUTS = 5  # per bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
+NUM_NOISE_CHANNELS = 16  # random inputs, so that neighbouring bins can share what is sampled (onsets, pitch)
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over time, then an MLP, with a learned scale of the residual."""
+    """Depthwise convolution over time and an MLP, with a learned scale on the residual."""
 
     def __init__(self, dim: int, kernel_size: int = 7):
         super().__init__()
@@ -43,14 +43,14 @@ class ConvNeXtBlock(nn.Module):
         self.scale = nn.Parameter(torch.full((dim,), 0.2))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)."""
+        """Apply the block: (B, T, D) -> (B, T, D)."""
         residual = x
         x = self.conv(x.transpose(1, 2)).transpose(1, 2)
         return residual + self.scale * self.fc2(F.gelu(self.fc1(self.norm(x))))
 
 
 class NoiseExcitedDecoder(nn.Module):
-    """Log-mel frames -> waveform. The network runs on pairs of frames (50 a second)."""
+    """Decoder from log-mel frames to a waveform. The network runs on pairs of frames (50 per second)."""
 
     window: Tensor  # (n_fft,)
     interpolation: Tensor  # (K, F)
@@ -69,9 +69,9 @@ class NoiseExcitedDecoder(nn.Module):
         self.register_buffer("interpolation", interpolation, persistent=False)
 
     def forward(self, mel: Tensor, level: Tensor, generator: Generators) -> Tensor:
-        """Log-mel (B, F, M) and the same relative to unit white noise, ``level`` (B, F, M) -> waveform (B, hop * M).
+        """Decode a log-mel (B, F, M) and its ``level`` (B, F, M) relative to unit white noise: waveform (B, hop * M).
 
-        M must be even. ``generator`` draws the excitations.
+        M must be even. ``generator`` drives the excitations.
         """
         batch, _, num_frames = mel.shape
         noise, phases, inputs = self._draw(batch, num_frames, generator, mel.device)
@@ -96,11 +96,11 @@ class NoiseExcitedDecoder(nn.Module):
         return noise, phases, inputs
 
     def _noise_spectrum(self, noise: Tensor) -> Tensor:
-        """STFT (B, M, K) of white noise."""
+        """Compute the STFT (B, M, K) of white noise."""
         return torch.fft.rfft(noise.unfold(-1, self.n_fft, self.hop) * self.window)
 
     def _sinusoids(self, phases: Tensor, num_frames: int) -> Tensor:
-        """One sinusoid at the centre of each bin (B, M, K), as strong as the noise, starting at ``phases``."""
+        """Compute the STFT (B, M, K) of one sinusoid per bin centre, as strong as the noise, starting at ``phases``."""
         bins = torch.arange(self.num_bins, device=phases.device)
         frames = torch.arange(num_frames, device=phases.device)[:, None]
         clock = 2 * math.pi * ((frames * self.hop * bins) % self.n_fft) / self.n_fft  # (M, K)
@@ -108,7 +108,7 @@ class NoiseExcitedDecoder(nn.Module):
         return torch.polar(self._noise_level().expand_as(angle), angle)
 
     def _pulses(self) -> Tensor:
-        """A pulse in the middle of the window (K,), as strong as the noise."""
+        """Compute the spectrum (K,) of a pulse in the middle of the window, as strong as the noise."""
         signs = 1 - 2 * (torch.arange(self.num_bins, device=self.window.device) % 2)
         return (signs * self._noise_level()).to(torch.complex64)
 
@@ -117,7 +117,7 @@ class NoiseExcitedDecoder(nn.Module):
 
 
 def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
-    """(B, M, K) -> (B, hop * M); frame m is centred on sample (m + 1/2) hop, as the log-mel's is."""
+    """Invert the STFT: (B, M, K) -> (B, hop * M). Frame m is centred on sample (m + 1/2) hop, like the log-mel's."""
     n_fft, num_frames = len(window), spectrum.shape[1]
     frames = torch.fft.irfft(spectrum, n_fft) * window  # (B, M, n_fft)
     pad, length = (n_fft - hop) // 2, (num_frames - 1) * hop + n_fft
@@ -129,7 +129,7 @@ def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
 
 
 def mel_interpolation(num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
-    """Weights (K, F) that read a curve given at the centres of slaney's mel bins at the STFT bins."""
+    """Compute weights (K, F) that interpolate a curve from the centres of Slaney's mel bins to the STFT bins."""
     break_hz, break_mel, log_step = 1000.0, 15.0, math.log(6.4) / 27  # slaney: linear to 1 kHz, then logarithmic
     top = break_mel + math.log(sample_rate / 2 / break_hz) / log_step
     mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)[1:-1]
@@ -149,7 +149,7 @@ MAX_CORRECTION = 3.0  # nepers (26 dB) in one step of ``correct_mel``
 
 @dataclass
 class BuiltinCodecSpec:
-    """What config.json of a codec folder holds. ``sample_rate`` to ``posterior_std`` define the latents."""
+    """Schema of a codec folder's config.json. ``sample_rate`` to ``posterior_std`` define the latents."""
 
     sample_rate: int = 16_000
     num_mels: int = 64  # F
@@ -157,8 +157,8 @@ class BuiltinCodecSpec:
     hop: int = 160
     frames_per_latent: int = 4
     latent_channels: int = 64  # C
-    floor_db: float = -60.0  # white noise of this level is taken to lie under every sound
-    posterior_std: float = 0.05  # share of the latents' overall standard deviation
+    floor_db: float = -60.0  # level of the white noise assumed under every sound
+    posterior_std: float = 0.05  # fraction of the latents' overall standard deviation
     decoder_dim: int = 256
     decoder_depth: int = 8
     mel_corrections: int = 0  # steps of ``correct_mel`` after the decoder
@@ -168,23 +168,23 @@ ENCODER_FIELDS = tuple(BuiltinCodecSpec.__dataclass_fields__)[:8]
 
 
 class BuiltinCodec(AudioCodec):
-    """PCA of the log-mel spectrogram, and a noise-excited decoder.
+    """PCA of the log-mel spectrogram and a noise-excited decoder.
 
-    Channel k is the k-th principal component divided by its eigenvalue to the power 1/4. Of all powers this is the one
-    that, for a given error relative to the latents' overall standard deviation, equal in all channels (what a generator
-    makes), leaves the smallest error in the mel spectrogram: that error is sum(v^a) * mean(v^(1-a)) for channels
-    divided by v^(a/2), smallest at a = 1/2. Full whitening (a = 1) and none (a = 0) are equally bad.
+    Channel k is the k-th principal component divided by its eigenvalue to the power 1/4. A generator makes errors of
+    equal size in all channels, relative to the latents' overall standard deviation. Of all powers, 1/4 then gives the
+    smallest error in the mel spectrogram: for channels divided by v^(a/2) that error is sum(v^a) * mean(v^(1-a)), which
+    is smallest at a = 1/2. Full whitening (a = 1) and none (a = 0) are equally bad.
     """
 
     name = "builtin"
     latent_width = 1
     pca_mean: Tensor  # (4F,)
     pca_basis: Tensor  # (C, 4F), orthonormal rows
-    eigenvalues: Tensor  # (C,) variances of the components
+    eigenvalues: Tensor  # (C,), variances of the components
     unit_noise_mel: Tensor  # (F,)
     interpolation: Tensor  # (K, F)
     floor: Tensor  # (F,) log-mel of the noise under every sound
-    ceiling: Tensor  # (F,) no waveform in [-1, 1] is above
+    ceiling: Tensor  # (F,), upper bound for any waveform in [-1, 1]
 
     def __init__(self, spec: BuiltinCodecSpec | None = None):
         super().__init__()
@@ -209,19 +209,19 @@ class BuiltinCodec(AudioCodec):
         )
 
     def _unit_noise_mel(self) -> Tensor:
-        """Log-mel (F,) of white noise of standard deviation 1: the level by which floor and excitation are set."""
+        """Compute the log-mel (F,) of unit white noise, the reference level of floor and excitation."""
         # A bin's magnitude is Rayleigh distributed with mean square sum(window^2), hence the mean sqrt(pi/4 ...).
         magnitude = (math.pi / 4 * self.log_mel.window.square().sum()).sqrt()
         return (magnitude * self.log_mel.filters.sum(dim=1)).log()
 
     @property
     def latent_std(self) -> Tensor:
-        """Overall standard deviation of the raw latents: the root of the channels' mean variance."""
+        """Overall standard deviation of the raw latents: the root of the mean channel variance."""
         return self.eigenvalues.sqrt().mean().sqrt()
 
     @property
     def identity(self) -> str:  # type: ignore[override]
-        """Hash over everything that defines the latents; the decoder's weights are left out on purpose."""
+        """Hash of everything that defines the latents. The decoder's weights are deliberately excluded."""
         spec = {name: value for name, value in asdict(self.spec).items() if name in ENCODER_FIELDS}
         digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
         for tensor in (self.pca_mean, self.pca_basis, self.eigenvalues):
@@ -229,21 +229,21 @@ class BuiltinCodec(AudioCodec):
         return digest.hexdigest()[:16]
 
     def mel_patches(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S) -> floored log-mel in patches (B, H, 4F), frames before bins.
+        """Convert a waveform (B, S) to floored log-mel patches (B, H, 4F), frames before bins.
 
-        The floor adds the mean magnitude of white noise at ``floor_db`` to each bin (as powers). So digital silence
-        equals faint noise, without any random number.
+        The floor adds the mean magnitude of white noise at ``floor_db`` to each bin (as powers). Digital silence
+        therefore equals faint noise, without any random number.
         """
         waveform = fit_length(waveform, self.latent_frames(waveform.shape[-1]) * self.samples_per_latent)
         mel = self.with_floor(self.log_mel(waveform))  # (B, F, M)
         return rearrange(mel, "b f (h t) -> b h (t f)", t=self.spec.frames_per_latent)
 
     def with_floor(self, mel: Tensor) -> Tensor:
-        """Log-mel (B, F, M), with the power of the noise at ``floor_db`` added."""
+        """Add the power of the noise at ``floor_db`` to a log-mel (B, F, M)."""
         return torch.logaddexp(2 * mel, 2 * self.floor[:, None]) / 2
 
     def fit_latents(self, waveforms: list[Tensor]) -> None:
-        """Set the principal components from waveforms, each (S,)."""
+        """Fit the principal components to waveforms, each (S,)."""
         dim = self.pca_mean.numel()
         count, total, outer = 0, torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
         for waveform in waveforms:
@@ -256,21 +256,21 @@ class BuiltinCodec(AudioCodec):
         mean = total / count
         values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending
         basis = vectors.flip(1)[:, : self.latent_channels].T  # (C, 4F)
-        basis = basis * basis.sum(dim=1, keepdim=True).sign()  # eigenvectors have no sign of their own
+        basis = basis * basis.sum(dim=1, keepdim=True).sign()  # fixes the arbitrary sign of the eigenvectors
         self.pca_mean.copy_(mean)
         self.pca_basis.copy_(basis)
         self.eigenvalues.copy_(values.flip(0)[: self.latent_channels].clamp(min=1e-6))
 
     def latent_mean(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S) -> the latents' mean (B, C, H, 1)."""
+        """Encode a waveform (B, S) into the mean (B, C, H, 1) of its latents."""
         patches = self.mel_patches(waveform) - self.pca_mean  # (B, H, 4F)
         latents = patches @ self.pca_basis.T / self.eigenvalues**0.25  # (B, H, C)
         return rearrange(latents, "b h c -> b c h 1")
 
     def decode_mel(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, H, 1) -> log-mel (B, F, M): the linear inverse.
+        """Invert the linear encoder: latents (B, C, H, 1) -> log-mel (B, F, M).
 
-        A generator that has hardly learned gives latents that no sound has: limits keep the exponentials finite.
+        Limits keep the exponentials finite for the implausible latents of a barely trained generator.
         """
         latents = rearrange(latents, "b c h 1 -> b h c") * self.eigenvalues**0.25
         patches = latents @ self.pca_basis + self.pca_mean  # (B, H, 4F)
@@ -279,14 +279,17 @@ class BuiltinCodec(AudioCodec):
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
-        """Waveform (B, S) -> moments (B, 2C, H, 1); std is a constant, small against the latents' own."""
+        """Encode a waveform (B, S) into moments (B, 2C, H, 1).
+
+        The std is constant and small compared to the latents' own.
+        """
         mean = self.latent_mean(waveform)
         std = (self.spec.posterior_std * self.latent_std).expand_as(mean)
         return torch.cat([mean, std], dim=1)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
-        """Latents (B, C, H, 1) -> waveform (B, S); ``generator`` draws the excitation (None: seed 0)."""
+        """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives the excitation (None: seed 0)."""
         waveform = self.synthesize(latents, generator or torch.Generator().manual_seed(0))
         with torch.autocast(latents.device.type, enabled=False):
             for _ in range(self.spec.mel_corrections):
@@ -294,19 +297,19 @@ class BuiltinCodec(AudioCodec):
         return waveform
 
     def synthesize(self, latents: Tensor, generator: Generators) -> Tensor:
-        """What the decoder draws, with gradients: its training's ``decode``."""
+        """Run the decoder with gradients; this is the training version of ``decode``."""
         mel = self.decode_mel(latents)
         return self.decoder(mel, self.excess_level(mel), generator)
 
     def correct_mel(self, waveform: Tensor, mel: Tensor) -> Tensor:
-        """Move the log-mel of a waveform (B, S) towards ``mel`` (B, F, M); its phases and fine structure stay.
+        """Move the log-mel of a waveform (B, S) towards ``mel`` (B, F, M), keeping its phases and fine structure.
 
-        What the decoder draws agrees with the latents on average only. Here each STFT bin is multiplied by what the
-        waveform's mel spectrogram lacks there, so that it agrees frame by frame. One step is best: overlapping frames
-        share samples, and more steps trade the drawn phases for ones that no recording has.
+        The decoder's samples match the latents on average only. Here each STFT bin is multiplied by the gain that the
+        waveform's mel spectrogram is missing, so that it matches frame by frame. One step is best: overlapping frames
+        share samples, and more steps trade the sampled phases for ones that no recording has.
 
         Note:
-            A decoder that was trained through this step was worse (FD-YAMNet, same loss), so training leaves it out.
+            A decoder trained through this step was worse (FD-YAMNet, same loss), so training skips it.
         """
         spectrum = self.log_mel.spectrum(waveform)  # (B, K, M)
         lacking = mel - self.with_floor(self.log_mel.from_spectrum(spectrum))  # (B, F, M)
@@ -314,8 +317,8 @@ class BuiltinCodec(AudioCodec):
         return inverse_stft((gains * spectrum).transpose(1, 2), self.log_mel.window, self.spec.hop)
 
     def excess_level(self, mel: Tensor) -> Tensor:
-        """Log-mel (B, F, M) -> its excess over the floor, at least -20 dB of it, relative to unit white noise."""
-        excess = (2 * (mel - self.floor[:, None])).exp().sub(1).clamp(min=0.01)  # power, relative to the floor's
+        """Convert a log-mel (B, F, M) to its excess over the floor (at least -20 dB), relative to unit white noise."""
+        excess = (2 * (mel - self.floor[:, None])).exp().sub(1).clamp(min=0.01)  # power relative to the floor
         return excess.log() / 2 + (self.floor - self.unit_noise_mel)[:, None]
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -335,7 +338,7 @@ class BuiltinCodec(AudioCodec):
         """Load a folder written by ``save_pretrained``.
 
         Raises:
-            ValueError: a file is missing or holds something else.
+            UserError: A file is missing or has unexpected content.
         """
         folder = Path(folder)
         if not (folder / "model.safetensors").is_file():

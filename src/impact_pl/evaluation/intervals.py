@@ -1,6 +1,6 @@
-"""95 % confidence intervals: a bootstrap for means over sounds, a jackknife for metrics of a whole set of sounds.
+"""95 % confidence intervals: bootstrap for means over sounds, jackknife for metrics of a set of sounds.
 
-A bootstrap draws sounds twice, which biases a Frechet distance: repeated sounds lower the covariance's rank. The
+A bootstrap draws sounds repeatedly, which biases a Frechet distance: repeated sounds lower the covariance's rank. The
 grouped jackknife only leaves sounds out. A metric at 9/10 of N is biased against the one at N too (Chong & Forsyth,
 arXiv 1911.07023), but all replicates by the same amount, and only their spread is used.
 """
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from impact_pl.errors import UserError
 
 NUM_GROUPS = 10
-QUANTILE = 2.262  # of Student's t with NUM_GROUPS - 1 degrees of freedom, for 95 %
+QUANTILE = 2.262  # Student's t with NUM_GROUPS - 1 degrees of freedom, 95 %
 FEWEST_SOUNDS = 2 * NUM_GROUPS
 
 Interval = tuple[float, float]
@@ -33,23 +33,23 @@ def bootstrap_interval(values: ArrayLike, generator: np.random.Generator, num_re
 def jackknife_interval(
     statistic: Callable[[np.ndarray], float], num: int, value: float, generator: np.random.Generator
 ) -> Interval | None:
-    """Estimate the interval of a set's metric by leaving out one tenth after another.
+    """Estimate the interval of a set metric by leaving out one tenth of the sounds at a time.
 
-    With replicates s_j, each without one of g groups, the variance is (g - 1)/g sum (s_j - mean)^2 (Shao & Wu 1989),
-    which is too large rather than too small on average (Efron & Stein 1981).
+    With replicates s_j, each without one of g groups, the variance is (g - 1)/g sum (s_j - mean)^2 (Shao & Wu 1989). On
+    average this overestimates the variance (Efron & Stein 1981).
 
     Args:
-        statistic: the metric of the sounds with these indices (K,).
-        num: number of sounds, N.
-        value: the metric of all sounds, the middle of the interval.
-        generator: draws the groups.
+        statistic: Computes the metric of the sounds with these indices (K,).
+        num: Number of sounds, N.
+        value: Metric of all sounds, the middle of the interval.
+        generator: Draws the groups.
 
     Returns:
-        None below 20 sounds. Where a metric cannot be negative, the caller clips the lower end.
+        The interval, or None below 20 sounds. For non-negative metrics the caller clips the lower end.
 
     Note:
-        It tells how much the metric would move with other sounds of the same kind and number. It does not remove the
-        metric's own bias at N, so compare only values of the same N.
+        The interval describes how much the metric would vary with other sounds of the same kind and number. It does not
+        remove the metric's own bias at N, so compare only values at the same N.
     """
     if num < FEWEST_SOUNDS:
         return None
@@ -61,16 +61,16 @@ def jackknife_interval(
 
 
 def splits_interval(mean: float, deviation: float) -> Interval:
-    """Student's t interval of a mean over NUM_GROUPS disjoint splits, which are independent of each other.
+    """Compute Student's t interval of a mean over NUM_GROUPS disjoint, independent splits.
 
     Args:
-        mean: over the splits.
-        deviation: their standard deviation, with NUM_GROUPS in the denominator.
+        mean: Mean over the splits.
+        deviation: Their standard deviation, with NUM_GROUPS in the denominator.
     """
     half = QUANTILE * deviation / math.sqrt(NUM_GROUPS - 1)
     return mean - half, mean + half
 
 
 def groups(num: int) -> list[np.ndarray]:
-    """NUM_GROUPS nearly equal parts of the indices 0 to ``num`` - 1."""
+    """Split the indices 0 to ``num`` - 1 into NUM_GROUPS nearly equal parts."""
     return np.array_split(np.arange(num), NUM_GROUPS)

@@ -1,8 +1,8 @@
-"""Class accuracy: whether YAMNet hears the labelled class in a sound rather than one of the other classes.
+"""Class accuracy: whether YAMNet detects a sound's labelled class rather than one of the other classes.
 
-Zero-shot: a label stands for one or more of YAMNet's 521 AudioSet classes, and its score is that of its likeliest
-class. A sound counts as right when its own label scores highest among all ten, so guessing gives 0.1.
-Real recordings do not reach 1: of ESC-10's 320 clips in folds 1 to 4, 0.928 count as right.
+The classification is zero-shot: a label stands for one or more of YAMNet's 521 AudioSet classes, and its score is that
+of its most likely class. A sound is correct if its own label scores highest of all ten, so chance level is 0.1. Real
+recordings do not reach 1: of ESC-10's 320 clips in folds 1 to 4, 0.928 are correct.
 
 Dimension key: N sounds, L labels, K classes.
 """
@@ -16,7 +16,7 @@ from impact_pl.errors import UserError
 from impact_pl.evaluation.formulas import Features
 from impact_pl.evaluation.intervals import Interval, bootstrap_interval
 
-ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the AudioSet classes that mean them
+ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the corresponding AudioSet classes
     "dog": ("Dog", "Bark", "Yip", "Howl", "Bow-wow", "Growling", "Whimper (dog)"),
     "rooster": ("Chicken, rooster", "Crowing, cock-a-doodle-doo"),
     "rain": ("Rain", "Raindrop", "Rain on surface"),
@@ -31,7 +31,7 @@ ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the AudioSet classes that m
 
 
 def labels_of(sounds: Sounds) -> dict[str, str]:
-    """Find the label of each sound that has exactly one of ESC10's; others do not count in an accuracy."""
+    """Find the label of each sound that has exactly one of ESC10's. Other sounds are not scored."""
     known = {name: [label for label in record.labels if label in ESC10] for name, record in sounds.items()}
     return {name: labels[0] for name, labels in known.items() if len(labels) == 1}
 
@@ -58,13 +58,13 @@ def heard_labels(scores: Features, class_names: Sequence[str], table: dict[str, 
 def accuracy(
     labels: Sequence[str | None], scores: Features, class_names: Sequence[str], generator: np.random.Generator
 ) -> dict[str, float | dict[str, float] | Interval]:
-    """Compute a row's metrics: ``accuracy`` over labelled sounds, its 95 % interval, and the accuracy of each label.
+    """Compute a row's metrics: ``accuracy`` over labelled sounds, its 95 % interval, and the accuracy per label.
 
     Args:
-        labels: of each sound; None: it has none, and is not counted. At least one has.
+        labels: Label of each sound, None for sounds that are not scored. At least one has a label.
         scores: (N, K).
         class_names: (K).
-        generator: of the bootstrap.
+        generator: Generator of the bootstrap.
     """
     pairs = zip(labels, heard_labels(scores, class_names), strict=True)
     counted = [(label, float(label == heard)) for label, heard in pairs if label is not None]

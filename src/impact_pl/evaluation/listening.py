@@ -1,8 +1,8 @@
-"""A listening test as one HTML page, and its ratings as means with confidence intervals.
+"""Listening test: write it as one HTML page, and summarise its ratings as means with confidence intervals.
 
-Raters judge each clip for REL, how well it fits its caption, and OVL, its overall quality, from 1 to 5 (IMPACT Sec. 4).
-The page holds the sounds under opaque names; which system made which is in key.json, which raters never see. Each rater
-hears all clips in an order of their own, drawn from the test and their name.
+Raters score each clip from 1 to 5 for REL, how well it matches its caption, and OVL, its overall quality (IMPACT Sec.
+4). The page contains the sounds under opaque names. key.json maps them to systems and is never shown to raters. Each
+rater hears all clips in an individual order, derived from the test and the rater's name.
 
 Dimension key: R raters, M captions.
 """
@@ -48,7 +48,7 @@ class Item(_Parsed):
 
 
 class Key(_Parsed):
-    """key.json: which item of the page is what."""
+    """Schema of key.json, which maps the page's items to systems and captions."""
 
     test: str
     seed: int
@@ -69,17 +69,17 @@ def write_test(
     """Write the page ``out``, and key.json next to it.
 
     Args:
-        systems: name -> sounds; sounds of one name belong to one caption.
-        captions: by sound name.
-        out: the page, ``.html``.
-        num_samples: captions, drawn with ``seed`` from those that every system has a sound for.
-        seed: of the choice.
-        title: of the page; it must not give systems away.
-        salt: of the opaque names, and so of the order; None: a secret one. It is kept in key.json alone: with it, and
-            the names of systems and clips, anyone could tell whose an item is.
+        systems: name -> sounds. Sounds with the same name belong to the same caption.
+        captions: Captions by sound name.
+        out: Path of the page, ``.html``.
+        num_samples: Number of captions, drawn with ``seed`` from those for which every system has a sound.
+        seed: Seed of the choice.
+        title: Title of the page. It must not reveal the systems.
+        salt: Salt of the opaque names, and thereby of the order; None: a secret one. It is stored in key.json only:
+            together with the names of systems and clips, it reveals the system of each item.
 
     Raises:
-        UserError: too few common captions, an unreadable sound, or a page above 100 MB.
+        UserError: There are too few common captions, an unreadable sound, or a page above 100 MB.
     """
     clips = _choose_clips(systems, captions, num_samples, seed)
     salt = salt or secrets.token_hex(16)
@@ -91,7 +91,7 @@ def write_test(
             record = systems[system][clip]
             audio = flac(load_audio(record.path, SAMPLE_RATE, record.start, record.duration))
             sounds.append({"id": item, "caption": captions[clip], "audio": base64.b64encode(audio).decode()})
-    sounds.sort(key=lambda sound: sound["id"])  # an order that says nothing
+    sounds.sort(key=lambda sound: sound["id"])  # sort by opaque name, to hide the systems
     test = hashlib.sha256(json.dumps(sounds).encode()).hexdigest()[:12]
     page = render("listening.html.j2", title=title, data={"test": test, "criteria": CRITERIA, "items": sounds})
     if len(page) > MAX_BYTES:
@@ -118,10 +118,10 @@ def _choose_clips(systems: dict[str, Sounds], captions: dict[str, str], num_samp
 
 
 def read_key(path: str | Path) -> Key:
-    """Read the key that ``write_test`` left next to the page.
+    """Read the key that ``write_test`` wrote next to the page.
 
     Raises:
-        UserError: it is not such a file.
+        UserError: The file is missing or is not such a key.
     """
     path = Path(path)
     if not path.is_file():
@@ -136,11 +136,11 @@ def read_key(path: str | Path) -> Key:
 
 
 def read_ratings(paths: Sequence[str | Path], key: Key) -> Ratings:
-    """Read the CSVs that the page exported.
+    """Read the CSVs exported by the page.
 
     Raises:
-        UserError: a file of another test or format, an unknown item, a rating that is not 1 to 5, a rater in two
-            files, or one who did not rate everything. File, line and what is wrong are named.
+        UserError: A file belongs to another test or format, has an unknown item or a rating outside 1 to 5, or a rater
+            is in two files or did not rate everything. The message names file, line and problem.
     """
     ratings: Ratings = {}
     file_of: dict[str, Path] = {}
@@ -187,8 +187,8 @@ def summarise(ratings: Ratings, key: Key, seed: int = 0) -> dict:
 def crossed_interval(values: np.ndarray, generator: np.random.Generator) -> Interval:
     """Estimate the 95 % interval of the mean of ratings (R, M), resampling raters and captions independently.
 
-    The pigeonhole bootstrap for crossed factors (Owen, Annals of Applied Statistics 1(2), 2007): other raters and other
-    captions could have been asked. It is slightly too wide rather than too narrow.
+    This is the pigeonhole bootstrap for crossed factors (Owen, Annals of Applied Statistics 1(2), 2007), which accounts
+    for the choice of both raters and captions. It is slightly too wide rather than too narrow.
     """
     num_raters, num_clips = values.shape
     raters = generator.multinomial(num_raters, [1 / num_raters] * num_raters, NUM_RESAMPLES) / num_raters

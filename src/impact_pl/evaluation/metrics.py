@@ -1,4 +1,4 @@
-"""Metrics of two folders in one call, with the same values as `impact evaluate` gives:
+"""Metrics of two folders in one call, with the same values as `impact evaluate`:
 
     from impact_pl.evaluation import metrics
 
@@ -6,7 +6,7 @@
     metrics.fad("generated", "reference", network="vggish", weights="weights")
     metrics.clap_score("generated", weights="weights")
 
-A result names the network and N: compare only values of the same network and N. Sounds are a folder, or a manifest.
+A result states the network and N: compare only values with the same network and N. Sounds are a folder or a manifest.
 """
 
 import logging
@@ -29,9 +29,9 @@ from impact_pl.evaluation.request import EvaluationRequest, choose_sounds
 from impact_pl.evaluation.sounds import find_captions, list_sounds, longest
 
 logger = logging.getLogger(__name__)
-Place = str | Path  # of a set of sounds, or of files
+Place = str | Path  # a set of sounds, or files
 
-KEYS = {  # metric -> network -> key of the column in `impact evaluate`
+KEYS = {  # metric -> network -> column key in `impact evaluate`
     "fad": {"yamnet": "fd_yamnet", "vggish": "fad_vggish"},
     "fd": {"yamnet": "fd_yamnet", "cnn14": "fd_cnn14"},
     "kl": {"yamnet": "kl", "cnn14": "kl_cnn14", "passt": "kl_passt"},
@@ -41,12 +41,12 @@ KEYS = {  # metric -> network -> key of the column in `impact evaluate`
 
 @dataclass(frozen=True)
 class Score:
-    """The value of a metric."""
+    """Value of a metric."""
 
     value: float
-    interval: Interval | None  # of 95 %; None below 20 sounds
-    metric: str  # key of the column in `impact evaluate`
-    network: str  # its identity: name, and a checksum of weights and front end
+    interval: Interval | None  # 95 % interval; None below 20 sounds
+    metric: str  # column key in `impact evaluate`
+    network: str  # identity of the network: name, and a checksum of weights and front end
     num_samples: int
 
     def __float__(self) -> float:
@@ -55,10 +55,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Options:
-    """How sounds are chosen and heard; the defaults are those of `impact evaluate`."""
+    """Selection and preparation of sounds; the defaults are those of `impact evaluate`."""
 
-    duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
-    padding: str = "silence"  # after shorter sounds: silence, or repeat
+    duration: float | None = None  # seconds; None: the longest generated sound (YAMNet), or complete sounds
+    padding: str = "silence"  # padding of shorter sounds: silence, or repeat
     num_samples: int | None = None
     seed: int = 0
     cache_dir: str | Path | None = None
@@ -67,17 +67,19 @@ class Options:
 def fad(
     generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
 ) -> Score:
-    """Frechet audio distance: VGGish's is that of published tables; YAMNet's is FD-YAMNet, on one embedding per sound.
+    """Compute the Frechet audio distance.
+
+    VGGish's is the one in published tables. YAMNet's is FD-YAMNet, on one embedding per sound.
 
     Args:
-        generated: the sounds to judge.
-        reference: real sounds. If they have the names of all generated ones, these are compared.
-        network: a key of ``KEYS["fad"]``.
-        weights: the folder with the network's files (docs/parity.md).
-        options: fields of :class:`Options`.
+        generated: The sounds to evaluate.
+        reference: Real sounds. If they include the names of all generated sounds, only those are used.
+        network: A key of ``KEYS["fad"]``.
+        weights: Folder with the network's files (docs/parity.md).
+        options: Fields of :class:`Options`.
 
     Raises:
-        UserError: a network that has no such metric, a missing file, or too few sounds.
+        UserError: The network does not support this metric, a file is missing, or there are too few sounds.
     """
     return _compare("fad", generated, reference, network, weights, Options(**options))
 
@@ -85,19 +87,25 @@ def fad(
 def fd(
     generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
 ) -> Score:
-    """Frechet distance on one embedding per sound; CNN14's in published tables. Arguments as of :func:`fad`."""
+    """Compute the Frechet distance on one embedding per sound (CNN14's in published tables).
+
+    For arguments see :func:`fad`.
+    """
     return _compare("fd", generated, reference, network, weights, Options(**options))
 
 
 def kl(
     generated: Place, reference: Place, network: str = "yamnet", weights: Place | None = None, **options: Any
 ) -> Score:
-    """KL divergence between the classes heard in pairs of sounds of one name. Arguments as of :func:`fad`."""
+    """Compute the KL divergence between the classes of paired sounds (equal names). For arguments see :func:`fad`."""
     return _compare("kl", generated, reference, network, weights, Options(**options))
 
 
 def isc(generated: Place, network: str = "yamnet", weights: Place | None = None, **options: Any) -> Score:
-    """Inception score: sounds of one clear class each, of many classes together, score high. See :func:`fad`."""
+    """Compute the inception score: high if each sound has a clear class and all together cover many.
+
+    See :func:`fad`.
+    """
     return _compare("isc", generated, generated, network, weights, Options(**options))
 
 
@@ -107,16 +115,16 @@ def clap_score(
     weights: Place | None = None,
     **options: Any,
 ) -> Score:
-    """Mean cosine of CLAP's embeddings of sounds and of their captions.
+    """Compute the mean cosine similarity between CLAP's embeddings of sounds and of their captions.
 
     Args:
-        generated: the sounds.
-        captions: by sound name, or a file of them; None: generated.jsonl in the folder, or the manifest's own.
-        weights: the folder with CLAP's files (docs/parity.md).
-        options: fields of :class:`Options`.
+        generated: The sounds.
+        captions: Captions by sound name, or a file of them; None: generated.jsonl in the folder, or the manifest's own.
+        weights: Folder with CLAP's files (docs/parity.md).
+        options: Fields of :class:`Options`.
 
     Raises:
-        UserError: a sound without a caption, or a missing file.
+        UserError: A sound has no caption, or a file is missing.
     """
     chosen, sounds = Options(**options), list_sounds(generated)
     known = captions if isinstance(captions, Mapping) else find_captions(captions, generated, sounds)

@@ -1,4 +1,4 @@
-"""Render the HTML pages. Every value is escaped by the template engine, and a missing one is an error."""
+"""Render HTML pages. The template engine escapes every value, and a missing value is an error."""
 
 import base64
 import io
@@ -17,11 +17,11 @@ _TEMPLATES = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.policies["json.dumps_kwargs"] = {}  # keys in their own order
+_TEMPLATES.policies["json.dumps_kwargs"] = {}  # keep the order of keys
 
 
 def render(template: str, **values: Any) -> bytes:
-    """Fill in a template of the folder ``templates``."""
+    """Render a template from the folder ``templates``."""
     return _TEMPLATES.get_template(template).render(values).encode()
 
 
@@ -30,7 +30,7 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 
 def flac(waveform: Tensor) -> bytes:
-    """Encode a waveform (S,) at 16 kHz as lossless 16-bit FLAC; nothing in it names a file."""
+    """Encode a waveform (S,) at 16 kHz as lossless 16-bit FLAC without metadata."""
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform.numpy(), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()

@@ -1,6 +1,6 @@
-"""Write real clips, and what the codec makes of them.
+"""Write real clips and their codec reconstructions.
 
-What the codec loses bounds every generated sound, so a report shows real | reconstructed | generated.
+The codec's loss limits the quality of every generated sound, so a report shows real | reconstructed | generated.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ def write_clip(
     real: Path | None = None,
     padding: str = "silence",
 ) -> None:
-    """Write a record into those of the two folders that do not have it yet: reconstructed, and as it is."""
+    """Write a record's original and reconstruction into those of the two folders that lack them."""
     name = file_stem(record.id) + ".flac"
     folders = [folder for folder in (real, reconstructed) if folder is not None and not (folder / name).is_file()]
     if not folders:
@@ -48,6 +48,6 @@ def choose_records(records: list[Record], split: str | None, limit: int | None, 
 
 @torch.inference_mode()
 def reconstruct(codec: AudioCodec, waveform: torch.Tensor) -> torch.Tensor:
-    """Pass a waveform (S,) through the codec's mean latents and back: (S,)."""
+    """Encode a waveform (S,) to mean latents and decode it again: (S,)."""
     mean, _ = codec.encode(waveform[None]).chunk(2, dim=1)  # (1, C, H, W)
     return codec.decode(mean)[0, : len(waveform)].clamp(-1, 1)

@@ -1,4 +1,4 @@
-"""Choose which sounds are compared: the same N in every row, each sound once."""
+"""Choose the sounds to compare: the same N in every row, each sound once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from impact_pl.evaluation.sounds import Sounds, distinct, draw, part_of
 
 @dataclass
 class EvaluationRequest:
-    """What to compare. Sounds of different sets belong together when their names (file stem, record id) are equal."""
+    """Sounds to compare. Sounds of different sets are matched by name (file stem, record id)."""
 
     generated: Sounds
     reference: Sounds
@@ -23,24 +23,24 @@ class EvaluationRequest:
     captions: dict[str, str] = field(default_factory=dict)  # by sound name
     labels: dict[str, str] = field(default_factory=dict)  # by sound name, of generated and reference sounds
     paired: bool = True  # generated sounds and baselines have the names of their references
-    duration: float | None = None  # seconds; None: the longest generated sound for YAMNet, whole sounds for others
-    padding: str = "silence"  # what follows shorter sounds, real or not: silence, or repeat
+    duration: float | None = None  # seconds; None: the longest generated sound (YAMNet), or complete sounds
+    padding: str = "silence"  # padding of shorter sounds, real or not: silence, or repeat
     num_samples: int | None = None  # None: as many as every row has
     seed: int = 0
-    test_list: ClipList | None = None  # the sets hold its clips, by clip id
+    test_list: ClipList | None = None  # if given, the sets hold its clips, by clip id
 
 
 def choose_sounds(
     request: EvaluationRequest, metrics: Sequence[Metric] = ()
 ) -> tuple[list[str], list[str], list[Record]]:
-    """Draw the same N for every row: names of generated sounds, names of reference sounds, records of the floor.
+    """Draw the same N for every row: names of generated and reference sounds, and records of the real-vs-real baseline.
 
-    A sound that occurs in a set several times (a manifest has one record per caption) is drawn once, and the first of
-    the sounds generated for its captions represents it. Without a floor set, spare sounds of the reference make the
-    floor; if there are fewer than N, there is no floor. N is never reduced for it.
+    A sound that occurs several times in a set (a manifest has one record per caption) is drawn once, and the first of
+    the sounds generated for its captions represents it. Without a baseline set, unused sounds of the reference serve as
+    one; if there are fewer than N, there is no baseline. N is never reduced for it.
 
     Raises:
-        UserError: unmatched names, sets that do not allow N sounds per row, or too few sounds for one of ``metrics``.
+        UserError: Names are unmatched, the sets do not allow N sounds per row, or one of ``metrics`` needs more sounds.
     """
     if request.test_list is not None and not request.paired:
         raise UserError("a test list pairs sounds by its clips: it cannot be combined with --unpaired")
@@ -64,19 +64,19 @@ def choose_sounds(
 
 
 def distinct_generated(request: EvaluationRequest) -> Sounds:
-    """Generated sounds, one per sound of the reference where they are paired."""
+    """Select generated sounds, one per reference sound if they are paired."""
     sounds = request.generated
     return distinct({name: request.reference[name] for name in sounds} if request.paired else sounds)
 
 
 def floor_pool(request: EvaluationRequest) -> list[Record]:
-    """Sounds of the floor set that are not in the reference."""
+    """Select sounds of the baseline set that are not in the reference."""
     taken = {(record.path, record.start) for record in request.reference.values()}
     return [record for record in distinct(request.floor).values() if (record.path, record.start) not in taken]
 
 
 def row_limits(request: EvaluationRequest) -> dict[str, int]:
-    """How many sounds each set can contribute to its row."""
+    """Count the sounds that each set can contribute to its row."""
     limits = {"generated": len(distinct_generated(request)), "reference": len(distinct(request.reference))}
     for name, sounds in request.baselines.items():
         limits[f"baseline {name}"] = len(sounds if request.paired else distinct(sounds))
@@ -87,7 +87,7 @@ def count_sounds(request: EvaluationRequest) -> int:
     """Determine N.
 
     Raises:
-        UserError: the sets do not allow it, or a test list and a number are both given.
+        UserError: The sets do not allow it, or both a test list and a number are given.
     """
     limits = row_limits(request)
     num = min(limits.values()) if request.num_samples is None else request.num_samples
@@ -102,10 +102,10 @@ def count_sounds(request: EvaluationRequest) -> int:
 
 
 def check_pairs(request: EvaluationRequest) -> None:
-    """Check that every generated sound has one of its name in the reference and in each baseline.
+    """Check that every generated sound has one with its name in the reference and in each baseline.
 
     Raises:
-        UserError: some have none; a few are named.
+        UserError: Some have none; the message names a few.
     """
     for label, sounds in {"the reference": request.reference, **request.baselines}.items():
         missing = sorted(set(request.generated) - set(sounds))

@@ -1,4 +1,4 @@
-"""The result files, parsed once into types: metrics.json, and ratings.json of a listening test."""
+"""Schemas of the result files: metrics.json, and ratings.json of a listening test."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,11 @@ class _Parsed(BaseModel):
 
 
 class ResultRow(_Parsed):
-    """A row. In the file ``<key>``, ``<key>_interval`` and ``<key>_shuffled`` stand next to each other."""
+    """Row of a table. In the file, ``<key>``, ``<key>_interval`` and ``<key>_shuffled`` are siblings."""
 
     name: str
     values: dict[str, float | None]
-    intervals: dict[str, Annotated[Interval, Strict(False)] | None]  # a list in JSON
+    intervals: dict[str, Annotated[Interval, Strict(False)] | None]  # lists in JSON
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +39,7 @@ class ResultRow(_Parsed):
 
 
 class HeardLength(_Parsed):
-    """How long the sounds were that a network heard; None: as long as they are."""
+    """Duration in seconds that a network's sounds were fitted to; None: complete sounds."""
 
     fitted_seconds: float | None
 
@@ -49,7 +49,7 @@ class ListName(_Parsed):
 
 
 class EvaluationResult(_Parsed):
-    """What `impact evaluate` wrote, as far as the report uses it."""
+    """Output of `impact evaluate`, as far as the report uses it."""
 
     num_samples: int = Field(ge=1)
     rows: list[ResultRow] = Field(min_length=1)
@@ -64,7 +64,7 @@ class EvaluationResult(_Parsed):
 
 
 class RatingsResult(_Parsed):
-    """What `impact listening` made of the raters' files."""
+    """Output of `impact listening ratings`."""
 
     num_raters: int = Field(ge=1)
     num_samples: int = Field(ge=1)
@@ -75,7 +75,7 @@ def read_metrics(path: Path) -> EvaluationResult:
     """Read metrics.json.
 
     Raises:
-        UserError: it is not what `impact evaluate` writes, or has no row ``generated``.
+        UserError: It was not written by `impact evaluate`, or has no row ``generated``.
     """
     result = read_json(path, EvaluationResult, remedy="write it again with impact evaluate")
     if "generated" not in result.by_name:
@@ -87,7 +87,7 @@ def read_ratings_result(path: Path) -> RatingsResult:
     """Read ratings.json.
 
     Raises:
-        UserError: it is not what `impact listening` writes, or a row has no ratings.
+        UserError: It was not written by `impact listening ratings`, or a row has no ratings.
     """
     result = read_json(path, RatingsResult, remedy="write it again with impact listening")
     unrated = next((row.name for row in result.rows if row.get("REL") is None or row.get("OVL") is None), None)

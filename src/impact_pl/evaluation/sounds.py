@@ -16,10 +16,10 @@ from impact_pl.files import read_jsonl
 
 
 def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
-    """List the sounds of a folder (its audio files, not of subfolders) or of a manifest (``.jsonl``), sorted by name.
+    """List the sounds of a folder (not of subfolders) or of a manifest (``.jsonl``), sorted by name.
 
     Raises:
-        UserError: nothing there, no sound in it, or two files of one name.
+        UserError: The path does not exist or has no sounds, or two files have the same name.
     """
     path = Path(path)
     if path.suffix == ".jsonl":
@@ -43,9 +43,9 @@ def list_sounds(path: str | Path, split: str | None = None) -> Sounds:
 
 
 class CaptionLine(BaseModel):
-    """A line about a sound: of a manifest (``id``), or of what generation wrote (``file``)."""
+    """Line about a sound, from a manifest (``id``) or from generation (``file``)."""
 
-    model_config = ConfigDict(strict=True)  # has other keys too
+    model_config = ConfigDict(strict=True)  # other keys are allowed
     id: str | None = None
     file: str | None = None
     caption: str | None = None
@@ -56,10 +56,10 @@ EXPECTED = 'expected {"id" or "file": ..., "caption": ...}'
 
 
 def read_caption_lines(path: str | Path) -> Iterator[tuple[str, CaptionLine]]:
-    """Read (sound name, line).
+    """Yield (sound name, line).
 
     Raises:
-        UserError: no such file, or a line that is no such object (its number is named).
+        UserError: The file is missing, or a line is invalid (the message gives its number).
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file of captions")
@@ -73,7 +73,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
     """Read captions by sound name.
 
     Raises:
-        UserError: as :func:`read_caption_lines`, or no caption at all.
+        UserError: See :func:`read_caption_lines`; also if there is no caption.
     """
     captions = {name: line.caption for name, line in read_caption_lines(path) if line.caption}
     if not captions:
@@ -82,7 +82,7 @@ def read_captions(path: str | Path) -> dict[str, str]:
 
 
 def find_captions(given: str | Path | None, generated: str | Path, reference: Sounds) -> dict[str, str]:
-    """Read the captions of a file; else of generated.jsonl next to the sounds; else of the reference's manifest."""
+    """Read captions from the given file, else from generated.jsonl next to the sounds, else from the reference."""
     written = Path(generated) / "generated.jsonl"
     if given is not None or written.is_file():
         return read_captions(given or written)
@@ -90,18 +90,18 @@ def find_captions(given: str | Path | None, generated: str | Path, reference: So
 
 
 def find_labels(given: str | Path | None, reference: Sounds) -> dict[str, str]:
-    """Collect the labels of the reference's manifest and of a file of captions, which takes precedence."""
+    """Collect labels from the reference's manifest and from a file of captions, which takes precedence."""
     lines = read_caption_lines(given) if given is not None else []
     return labels_of(reference) | labels_of({name: Record(name, name, labels=line.labels) for name, line in lines})
 
 
 def part_of(record: Record) -> tuple[str, float, float | None]:
-    """What makes two records one sound: file, and the part of it."""
+    """Return the identity of a sound: its file, and the segment of it."""
     return record.path, record.start, record.duration
 
 
 def distinct(sounds: Sounds) -> Sounds:
-    """Keep one name per sound, the first: a manifest may have several records of one, each with another caption."""
+    """Keep the first name of each sound: a manifest may have several records per sound, with different captions."""
     first: dict[tuple, str] = {}
     for name, record in sounds.items():
         first.setdefault(part_of(record), name)
@@ -109,12 +109,12 @@ def distinct(sounds: Sounds) -> Sounds:
 
 
 def draw(items: list, num: int, generator: np.random.Generator) -> list:
-    """Draw ``num`` of ``items`` without replacement, in their order."""
+    """Draw ``num`` of ``items`` without replacement, keeping their order."""
     return [items[index] for index in sorted(generator.permutation(len(items))[:num])]
 
 
 def measure_record(record: Record) -> LevelReport:
-    """Measure the level of a sound as its file has it, at its own rate."""
+    """Measure the level of a sound's file at its own rate."""
     samples, rate = read_samples(record.path, record.start, record.duration)
     return measure_level(torch.from_numpy(samples).mean(dim=1), rate)
 
@@ -130,7 +130,7 @@ def levels_of(records: Sequence[Record], duration: float, padding: str = "silenc
 
 
 def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator[np.ndarray]:
-    """Make white noise (S,) at each level: the baseline that any model has to beat."""
+    """Generate white noise (S,) at each level, a baseline that any model has to beat."""
     generator = np.random.default_rng(seed)
     for level in levels:
         yield (level * generator.standard_normal(round(duration * SAMPLE_RATE))).astype(np.float32)

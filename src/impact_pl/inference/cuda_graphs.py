@@ -1,4 +1,4 @@
-"""CUDA graphs: thousands of small kernels launched as one. Without them the host is slower than the device."""
+"""CUDA graphs: launch thousands of small kernels as one, so that the host keeps up with the device."""
 
 import gc
 import warnings
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor
 
 Key = tuple[Any, ...]
-Graph = tuple[torch.cuda.CUDAGraph, list[Any], Tensor]  # with its inputs and its output
+Graph = tuple[torch.cuda.CUDAGraph, list[Any], Tensor]  # the graph, its inputs and its output
 
 MAX_BYTES = 2 << 30  # of the graphs' inputs and outputs, per function
-MAX_GRAPHS = 512  # per function: 64 iterations are 64 of the encoder, for each duration, batch size and text length
+MAX_GRAPHS = 512  # per function; the encoder needs one per iteration for each duration, batch size and text length
 
 
 def bucket(rows: int) -> int:
-    """Round up to a power of two: numbers of rows that share a graph, at the price of computing some for nothing."""
+    """Round a number of rows up to a power of two, so that several share a graph at the cost of some unused rows."""
     return 1 << (rows - 1).bit_length()
 
 
 def remember(entries: OrderedDict, key: Key, value: Any, limit: int) -> None:
-    """Make an entry the most recent one, and drop the least recent of more than ``limit``."""
+    """Make an entry the most recent one, and evict the least recent beyond ``limit``."""
     entries[key] = value
     entries.move_to_end(key)
     if len(entries) > limit:
@@ -31,15 +31,15 @@ def remember(entries: OrderedDict, key: Key, value: Any, limit: int) -> None:
 
 
 class Graphed:
-    """A function of CUDA tensors that is captured when shapes are seen for the second time, and replayed from then on.
+    """Capture a function of CUDA tensors the second time its shapes occur, and replay the graph from then on.
 
-    Arguments that are no tensors have to be hashable: each value gets another graph. The function must not wait for the
-    device. Every graph keeps its inputs and its output; intermediate tensors of all graphs share one pool of memory.
+    Non-tensor arguments must be hashable; each value gets its own graph. The function must not synchronise with the
+    device. Every graph keeps its inputs and its output; the intermediate tensors of all graphs share one memory pool.
 
-    The least recently used graphs are dropped beyond ``limit`` shapes, or beyond ``max_bytes`` of inputs and outputs. A
-    round of more shapes than that captures none, and runs as without graphs.
+    The least recently used graphs are evicted beyond ``limit`` shapes, or beyond ``max_bytes`` of inputs and outputs. A
+    cycle of more shapes than that captures none and runs as without graphs.
 
-    Not safe to call from several threads at once: a replay reads the inputs that the last call wrote.
+    Not thread-safe: a replay reads the inputs that the last call wrote.
     """
 
     def __init__(self, function: Callable[..., Tensor], limit: int = MAX_GRAPHS, max_bytes: int = MAX_BYTES) -> None:
@@ -50,11 +50,11 @@ class Graphed:
     def __call__(self, *arguments: Any) -> Tensor:
         device = next(x.device for x in arguments if isinstance(x, Tensor))
         key = (device, *((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in arguments))
-        with torch.cuda.device(device):  # a capture takes place on the current device, whatever its inputs' is
+        with torch.cuda.device(device):  # capture runs on the current device, not the inputs'
             return self._call(key, device, arguments)
 
     def _call(self, key: Key, device: torch.device, arguments: tuple[Any, ...]) -> Tensor:
-        if key not in self._graphs:  # a single use is not worth a capture; and libraries allocate what they keep here
+        if key not in self._graphs:  # one use is not worth a capture; libraries also allocate their workspaces here
             remember(self._graphs, key, None, self.limit)
             return self.function(*arguments)
         captured = self._graphs[key]
@@ -70,7 +70,7 @@ class Graphed:
         return output.clone()
 
     def _make_room(self, wanted: int) -> None:
-        """Drop the least recently used graphs until ``wanted`` more bytes are within ``max_bytes``."""
+        """Evict the least recently used graphs until ``wanted`` more bytes fit within ``max_bytes``."""
         total = wanted + sum(num_bytes(graph) for graph in self._graphs.values() if graph is not None)
         for key in list(self._graphs):
             if total <= self.max_bytes:
@@ -79,36 +79,36 @@ class Graphed:
             total -= 0 if graph is None else num_bytes(graph)
 
     def _capture(self, device: torch.device, arguments: tuple[Any, ...]) -> Graph:
-        """Record the function as a graph.
+        """Capture the function as a graph.
 
         Raises:
-            UserWarning: nothing was recorded; such a graph would return its first output for ever.
+            UserWarning: Nothing was captured. Such a graph would return its first output forever.
         """
         fixed, graph = [x.clone() if isinstance(x, Tensor) else x for x in arguments], torch.cuda.CUDAGraph()
         if device not in self._pools:
             self._pools[device] = torch.cuda.graph_pool_handle()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # once on a side stream before the capture: PyTorch's notes on CUDA graphs
+        with torch.cuda.stream(side):  # warm up on a side stream before the capture (PyTorch notes on CUDA graphs)
             self.function(*fixed)
         torch.cuda.current_stream().wait_stream(side)
         with warnings.catch_warnings(), without_collection():
             warnings.filterwarnings("error", message=".*CUDA Graph is empty")
-            # thread_local: other threads may allocate memory meanwhile
+            # thread_local: other threads may allocate memory during the capture
             with torch.cuda.graph(graph, pool=self._pools[device], capture_error_mode="thread_local"):
                 output = self.function(*fixed)
         return graph, fixed, output
 
 
 def num_bytes(graph: Graph) -> int:
-    """Memory of a graph's own inputs and output."""
+    """Count the bytes of a graph's inputs and output."""
     _, fixed, output = graph
     return sum(x.nbytes for x in [*fixed, output] if isinstance(x, Tensor))
 
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep the garbage collector from running: it may free another graph, which a capture does not survive."""
+    """Disable the garbage collector, because freeing another graph during a capture would invalidate the capture."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,7 @@
-"""The diffusion head's sampling, with everything out of the loop that does not depend on the noisy patch.
+"""Diffusion head sampling with all computation independent of the noisy patch moved out of the loop.
 
-Dimensions: G = 2 with guidance (condition, null condition), else 1; R = B K positions; V width of the head; P numbers a
-patch; S diffusion steps; M = 3 modulations a block and 2 at the end.
+Dimension key: G = 2 with guidance (condition, null condition), else 1; R = B K positions; V width of the head; P
+numbers per patch; S diffusion steps; M = 3 modulations per block and 2 at the end.
 """
 
 import weakref
@@ -22,20 +22,20 @@ from impact_pl.randomness import Generators, draw_normals
 from impact_pl.sampling.diffusion import make_schedule
 from impact_pl.sampling.solvers import SOLVERS, Step, solve
 
-CHUNK_ROWS = 512  # pairs of timestep and position whose modulations are held at once
+CHUNK_ROWS = 512  # (timestep, position) pairs whose modulations are held in memory at once
 
 
 class DiffusionLoop:
-    """:meth:`DiffusionHead.sample`: the same draws from the same noise, up to rounding. A snapshot of its weights.
+    """Faster :meth:`DiffusionHead.sample` with identical draws up to rounding, on a snapshot of the head's weights.
 
-    Shift, scale and gate of a block depend on condition and timestep only. They are more than half of the head's
-    weights, and at a few rows reading weights is most of what a step does. So the modulations of all blocks come from
-    one matrix product over many timesteps at once: as many as make :data:`CHUNK_ROWS` rows, or one.
+    Shift, scale and gate of a block depend on the condition and the timestep only. They hold more than half of the
+    head's weights, and with few rows a step is dominated by reading weights. The modulations of all blocks therefore
+    come from one matrix product over several timesteps at once: enough for :data:`CHUNK_ROWS` rows, or one.
 
-    A norm's own weight w and bias b are folded into the modulation: (n w + b) (1 + scale) + shift is
-    n (w + w scale) + (b + b scale + shift), linear in the condition like scale and shift.
+    The weight w and bias b of a norm are folded into the modulation: (n w + b) (1 + scale) + shift equals n (w + w
+    scale) + (b + b scale + shift), which is linear in the condition, like scale and shift.
 
-    The noisy patch and the arithmetic of the diffusion step stay float32.
+    The noisy patch and the arithmetic of the diffusion step stay in float32.
     """
 
     def __init__(self, head: DiffusionHead, dtype: torch.dtype) -> None:
@@ -52,29 +52,29 @@ class DiffusionLoop:
         weights, biases = zip(*folded, strict=True)
         self.modulation = FastLinear(torch.cat(weights), torch.cat(biases), dtype)
         self._plans: dict[Sampling, tuple[list[Step], Tensor]] = {}
-        own = weakref.proxy(self)  # a bound method here would be a cycle: weights and graphs would outlive this object
+        own = weakref.proxy(self)  # avoids a reference cycle, which would keep weights and graphs alive
         self._graphed = Graphed(lambda *arguments: own._solve(*arguments)) if head.final_proj.weight.is_cuda else None
 
     def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
-        """Patches (B, K, P)."""
+        """Sample patches (B, K, P)."""
         device, shape = hidden.device, (*hidden.shape[:-1], self.patch_dim)
         first, *noises = draw_normals(1 + sampling.num_noises, shape, generator, device)
         start = sampling.start_std * first
         cond = self.cond_proj(torch.stack([hidden] if null_hidden is None else [hidden, null_hidden]))  # (G, B, K, V)
         noise = torch.stack(noises) if noises else start.new_zeros(0, *shape)  # (S - 1 or 0, B, K, P)
-        guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # no part of what a graph is for
+        guidance_scale = torch.full((), float(sampling.guidance_scale), device=device)  # not in a graph's key
         plan = replace(sampling, guidance_scale=1.0)
         x = self.solve(plan, cond.flatten(1, 2), start.flatten(0, 1), noise.flatten(1, 2), guidance_scale)
         return x.view(shape)
 
     def solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        """As :meth:`_solve`; on CUDA in graphs, with the rows filled up to a number that others have too."""
+        """Run :meth:`_solve`; on CUDA in graphs, with the rows padded to a shared number."""
         if self._graphed is None:
             return self._solve(sampling, cond, x, noise, guidance_scale)
         return in_buckets(self._graphed, sampling, cond, x, noise, guidance_scale)
 
     def _plan(self, sampling: Sampling, device: torch.device) -> tuple[list[Step], Tensor]:
-        """Steps, and the embeddings (S, V) of their timesteps; kept, because every iteration wants the same."""
+        """Return the steps and their timestep embeddings (S, V), cached because every iteration needs the same."""
         if sampling not in self._plans:
             schedule = make_schedule(self.num_timesteps, sampling.num_diffusion_steps, sampling.min_alpha_bar)
             steps = SOLVERS[sampling.solver](schedule, self.predicts_velocity, sampling.temperature)
@@ -82,26 +82,27 @@ class DiffusionLoop:
         return self._plans[sampling]
 
     def _solve(self, sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor) -> Tensor:
-        """From x_T (R, P) to a sample (R, P), given conditions (G, R, V) and noise to be added (S - 1 or 0, R, P)."""
+        """Run the steps from x_T (R, P) to a sample (R, P), with cond (G, R, V) and noise (S - 1 or 0, R, P)."""
         steps, times = self._plan(sampling, x.device)
         modulations = self._modulations(times, cond)
         return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)
 
     def _modulations(self, times: Tensor, cond: Tensor) -> Iterator[Tensor]:
-        """Of every timestep in turn (G, R, M, V), given their embeddings (S, V) and the conditions (G, R, V)."""
-        together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps
+        """Yield modulations (G, R, M, V) per timestep from timestep embeddings (S, V) and conditions (G, R, V)."""
+        together = max(1, CHUNK_ROWS // cond.shape[:2].numel())  # timesteps per matrix product
         for some in times.split(together):
             embedded = F.silu(some[:, None, None] + cond)  # (s, G, R, V)
             yield from self.modulation(embedded).unflatten(-1, (-1, self.width))
 
     def _denoise(self, x: Tensor, modulation: Tensor, guidance_scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The head's output under guidance, noise or velocity, and the conditional variance, each (R, P).
+        """Compute the guided output of the head (noise or velocity) and the conditional variance, each (R, P).
 
-        Guidance works on the noise: of noise and velocity, each is linear in the other for a given x, so on both alike.
+        Noise and velocity are linear in each other for a given x, so guidance acts on both alike.
 
         Args:
-            x: noisy patches (R, P).
-            modulation: (G, R, M, V) of a timestep.
+            x: Noisy patches (R, P).
+            modulation: (G, R, M, V) of one timestep.
+            guidance_scale: Guidance scale.
         """
         modulations = iter(modulation.unbind(-2))
         h = self.input_proj(x)  # (R, V); (G, R, V) from the first block on
@@ -123,13 +124,13 @@ def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
 def in_buckets(
     solve: Callable[..., Tensor], sampling: Sampling, cond: Tensor, x: Tensor, noise: Tensor, guidance_scale: Tensor
 ) -> Tensor:
-    """Call ``solve`` with its R rows filled up to a number that others have too."""
+    """Call ``solve`` with its R rows padded to a shared number."""
     spare = (0, 0, 0, bucket(len(x)) - len(x))
     return solve(sampling, F.pad(cond, spare), F.pad(x, spare), F.pad(noise, spare), guidance_scale)[: len(x)]
 
 
 def _fold(modulation: nn.Linear, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of ``modulation`` with the norm's w and b in them, for a norm without: [shift; scale; ...]."""
+    """Fold the norm's w and b into weight and bias of ``modulation``, laid out as [shift; scale; ...]."""
     one = torch.ones_like(modulation.bias[: len(modulation.weight[0])])
     w, b = (one, 0 * one) if norm.weight is None else (norm.weight, norm.bias)
     weight = modulation.weight.unflatten(0, (-1, len(one)))  # (2 or 3, V, V)

@@ -1,6 +1,6 @@
-"""Compute what decoding asks of a model (``decoding.engine``): as the reference does, or fused.
+"""Engines (``decoding.engine``): run a model's encoder and head for decoding, as the reference does or fused.
 
-Dimensions: B clips, N patches, K positions asked for, P numbers a patch, D width.
+Dimension key: B clips, N patches, K requested positions, P numbers per patch, D width.
 """
 
 from collections.abc import Callable
@@ -26,11 +26,11 @@ from impact_pl.randomness import Generators
 from impact_pl.sampling.decoding import check_decoding
 from impact_pl.sampling.masking import take
 
-GRAPHED_TEXT = 16  # text lengths are rounded up to it on CUDA: each is another graph of every iteration
+GRAPHED_TEXT = 16  # on CUDA, text lengths are rounded up to this, because each length needs its own graphs
 
 
 class Encoder(Protocol):
-    """(patches (B, N, P), mask (B, N), cond of B | None, positions (B, K), number kept) -> hidden (B, K, D)."""
+    """Encoder callable: (patches (B, N, P), mask (B, N), cond, positions (B, K), num_kept) -> hidden (B, K, D)."""
 
     def __call__(
         self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int
@@ -39,14 +39,15 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Engine:
-    """A model's encoder and head, or what computes the same in their place.
+    """Encoder and head of a model, or equivalent replacements.
 
     Attributes:
-        reusing: makes ``encode`` for one decoding, with ``encoder_reuse``; None: this engine computes everything.
-        text_multiple: only the text positions that are there are computed, as many as the longest caption has rounded
-            up to a multiple of this; None: all are.
-        guides_always: guidance has its second half even where its scale is 1 and it changes nothing.
-        autocast: the type of matrix products on the model's own float32 weights; None where the weights decide.
+        encode: Encoder for one call.
+        head: Sampler of patches.
+        reusing: Creates the encoder of one decoding with ``encoder_reuse``. None: this engine computes everything.
+        text_multiple: Compute only the text positions in use, rounded up to a multiple of this. None: compute all.
+        guides_always: Whether guidance runs its second half even where the scale is 1.
+        autocast: Autocast dtype of matrix products on float32 weights. None: the weights' dtype decides.
     """
 
     encode: Encoder
@@ -58,10 +59,10 @@ class Engine:
 
 
 def reference(model: Impact, dtype: torch.dtype) -> Engine:
-    """The reference's operations (LTH14/mar) in their order: the yardstick, for speed and for what comes out.
+    """Build the reference engine: the operations of LTH14/mar in their order, as a baseline for speed and accuracy.
 
-    The encoder runs at all positions, of the text too, guidance has always both halves, and the head computes in every
-    diffusion step what depends on condition and timestep only. bf16 is autocast, as there.
+    The encoder runs at all positions including text, guidance always computes both halves, and the head recomputes the
+    terms that depend on condition and timestep only in every diffusion step. bf16 uses autocast, as in MAR.
     """
 
     def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
@@ -72,9 +73,9 @@ def reference(model: Impact, dtype: torch.dtype) -> Engine:
 
 
 def fused(model: Impact, dtype: torch.dtype) -> Engine:
-    """The same numbers up to the rounding of ``dtype``, with nothing computed twice or for nothing.
+    """Build the fused engine: the same results up to the rounding of ``dtype``, without redundant computation.
 
-    Weights are a snapshot: cast and packed once, here (they take their memory a second time).
+    It works on a snapshot of the weights, cast and packed once, which takes their memory a second time.
     """
     encoder = cast(LatentEncoder, inference_copy(model.encoder, dtype))
 
@@ -94,14 +95,14 @@ def fused(model: Impact, dtype: torch.dtype) -> Engine:
 
 
 def fast_head(head: Head, dtype: torch.dtype) -> Sampler:
-    """The head's draws, up to the rounding of ``dtype``, from a snapshot of its weights that samples faster."""
-    if type(head) is DiffusionHead:  # a subclass has blocks that the loop does not know
+    """Return a faster sampler for the head on a snapshot of its weights, with the same draws up to rounding."""
+    if type(head) is DiffusionHead:  # subclasses have blocks that the loop does not support
         return DiffusionLoop(head, dtype)
     return cast(Sampler, inference_copy(head, dtype))
 
 
 def _graphed(encoder: LatentEncoder) -> Encoder:
-    """The encoder in CUDA graphs, which take tensors one by one: a condition comes as its parts, or without any."""
+    """Wrap the encoder in CUDA graphs. These take tensors, so a condition is passed as its parts."""
 
     def run(patches: Tensor, mask: Tensor, positions: Tensor, num_kept: int, *parts: Tensor | None) -> Tensor:
         cond = Condition(*cast("tuple[Tensor]", parts)) if parts else None
@@ -119,14 +120,13 @@ ENGINES: dict[str, Callable[[Impact, torch.dtype], Engine]] = {"reference": refe
 
 
 def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
-    """The engine that ``decoding`` names, for the weights that the model has now.
+    """Build the engine that ``decoding`` names from the current weights of the model.
 
-    Note: weights that are sharded over processes (FSDP2, while training) are computed with as they are gathered, by
-    ``reference``: a snapshot would be the whole model in every process. It computes everything, whatever
-    ``encoder_reuse``.
+    Note: Weights sharded over processes (FSDP2, during training) always run with ``reference``, which uses them as they
+    are gathered. A snapshot would hold the complete model in every process. ``encoder_reuse`` is ignored there.
 
     Raises:
-        ValueError: what :func:`check_decoding` refuses.
+        UserError: :func:`check_decoding` rejects the configuration.
     """
     check_decoding(decoding, model.spec.model.num_timesteps)
     device = next(model.parameters()).device
@@ -136,19 +136,19 @@ def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
 
 
 def weights_version(model: nn.Module) -> tuple:
-    """Another value whenever a weight of ``model`` is replaced, moved or written to (in inference mode: unnoticed)."""
+    """Return a key that changes when a weight is replaced, moved or written to (except in inference mode)."""
     return tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in model.parameters())
 
 
 @dataclass(frozen=True)
 class Bound:
-    """An engine with the conditions of a batch: the callables that :func:`impact_pl.sampling.decoding.decode` takes."""
+    """An engine bound to the conditions of a batch: the callables for :func:`impact_pl.sampling.decoding.decode`."""
 
     encoder: Encoder
     head: Sampler
     guides_always: bool
     cond: Condition | None  # of B clips
-    both: Condition | None  # of 2B, with the null condition; None: there is nothing to guide with
+    both: Condition | None  # of 2B clips, with the null condition; None: no guidance
     decoding: DecodingConfig
     generator: Generators
 
@@ -181,9 +181,9 @@ class Bound:
 def bind(
     engine: Engine, cond: Condition | None, null: Condition | None, decoding: DecodingConfig, generator: Generators
 ) -> Bound:
-    """The engine for one decoding; with ``encoder_reuse``, where the engine can reuse.
+    """Bind the engine to one decoding, with ``encoder_reuse`` if the engine supports it.
 
-    ``cond`` of B clips, and the null condition of as many to guide with, None where there is no other one.
+    ``cond`` and ``null`` (the null condition for guidance, or None) have B clips each.
     """
     both = None if cond is None or null is None else concatenated(cond, null)
     if engine.text_multiple is not None:

@@ -1,4 +1,4 @@
-"""Copies of modules that only compute: weights in one number type, and laid out for the processor's matrix products."""
+"""Inference-only copies of modules, with weights in one dtype and packed for the CPU's matrix products."""
 
 import copy
 
@@ -10,11 +10,11 @@ from impact_pl.models.transformer import Attention
 
 
 class FastLinear(nn.Module):
-    """A linear layer without gradients: a snapshot of its weight and bias, in ``dtype``.
+    """Linear layer without gradients, on a snapshot of weight and bias in ``dtype``.
 
-    On a CPU its weight is packed for oneDNN, whose kernels use all of AVX-512. Stock MKL does not on an AMD processor,
-    and both read an unpacked weight slowly for a few rows. Measured on one core of a Zen 4 at 1024 x 1024, packed
-    against ``F.linear``: float32 2.5 times faster at 2 rows, 1.2 at 64 and 1.15 at 668; bf16 2, 1.1 and 1.15.
+    On a CPU its weight is packed for oneDNN, whose kernels use all of AVX-512. Stock MKL does not do so on AMD
+    processors, and both are slow on an unpacked weight with few rows. Speedup over ``F.linear`` on one core of a Zen 4
+    at 1024 x 1024: float32 2.5 at 2 rows, 1.2 at 64 and 1.15 at 668; bf16 2, 1.1 and 1.15.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
@@ -26,7 +26,7 @@ class FastLinear(nn.Module):
         self.bias = None if bias is None else bias.detach().to(dtype, copy=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., in) of any type -> (..., out) of ``dtype``."""
+        """Apply the layer: (..., in) of any dtype -> (..., out) of ``dtype``."""
         x = x.to(self.dtype)
         if self.packed:
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
@@ -42,31 +42,32 @@ def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 def attention_by_products(
     q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0
 ) -> Tensor:
-    """Attention of (B, A, K, D/A) to (B, A, S, D/A), clip by clip so that the scores (A, K, S) stay in the cache.
+    """Compute attention from (B, A, K, D/A) to (B, A, S, D/A) clip by clip, so that the scores (A, K, S) stay in cache.
 
-    ``attn_mask`` (B, 1, 1, S) bool is True where it may look.
+    ``attn_mask`` (B, 1, 1, S) bool is True where attention may look.
 
-    In bf16 on a CPU torch's fused kernel takes 1.6 times as long (2 x 12 heads, 334 positions); no faster than float32.
+    In bf16 on a CPU, torch's fused kernel takes 1.6 times as long (2 x 12 heads, 334 positions). In float32 this is no
+    faster.
     """
     assert dropout_p == 0, "for inference"
     assert attn_mask is None or attn_mask.shape[1:3] == (1, 1), "one mask for all heads and queries"
     scale, out = q.shape[-1] ** -0.5, torch.empty_like(q)
     for i in range(len(q)):
         scores = torch.baddbmm(q.new_empty(()), q[i], k[i].transpose(1, 2), beta=0, alpha=scale)  # (A, K, S)
-        if attn_mask is not None:  # index_fill_ writes where it is False alone: 0.1 ms instead of 0.3 for 13 of 279
+        if attn_mask is not None:  # index_fill_ touches the False columns only: 0.1 ms instead of 0.3 for 13 of 279
             scores.index_fill_(2, attn_mask[i, 0, 0].logical_not().nonzero()[:, 0], -torch.inf)
         torch.bmm(scores.softmax(dim=-1), v[i], out=out[i])
     return out
 
 
 def inference_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of ``module`` in eval mode whose linear layers are :class:`FastLinear`; buffers stay as they are.
+    """Copy ``module`` in eval mode with every linear layer replaced by :class:`FastLinear`; buffers are unchanged.
 
-    Later changes of the module's weights do not reach it.
+    Later changes to the module's weights do not affect the copy.
     """
     linears = [part for part in module.modules() if isinstance(part, nn.Linear)]
     replaced = {id(part): FastLinear(part.weight, part.bias, dtype) for part in linears}
-    fast = copy.deepcopy(module, memo=replaced)  # which takes the replacement for the layer's copy
+    fast = copy.deepcopy(module, memo=replaced)  # the memo replaces each layer by its fast copy
     for parameter in fast.parameters():
         parameter.requires_grad_(False).data = parameter.data.to(dtype)
     if dtype == torch.bfloat16 and all(parameter.device.type == "cpu" for parameter in fast.parameters()):

@@ -1,6 +1,6 @@
 """Generation: from text features to raw latents (IMPACT Sec. 3.2).
 
-Dimensions: B clips, N patches, P numbers per patch, C latent channels, H latent frames (time), W latent width.
+Dimension key: B clips, N patches, P numbers per patch, C latent channels, H latent frames (time), W latent width.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,17 +36,17 @@ def generate(
     """Generate raw latents (B, C, H, W), H = ``num_frames``, ready for the codec.
 
     Args:
-        model: in any mode; it is in eval mode meanwhile.
-        text: features of B captions; None samples the null condition, or an unconditional model, without guidance.
+        model: Model in any mode. It is in eval mode during the call.
+        text: Text features of B captions. None samples the null condition, or an unconditional model, without guidance.
         num_frames: H.
         batch_size: B.
-        decoding: iterations, steps, guidance and so on.
-        generator: one per clip, which makes a clip independent of its batch up to rounding; or one for the batch.
-        progress: called with (iteration, number of iterations) after each; for the last clip with ``reveal=adaptive``.
-        engine: what :func:`build_engine` made of ``model``; None: made here, for this call alone.
+        decoding: Iterations, steps, guidance and so on.
+        generator: One per clip, which makes a clip independent of its batch up to rounding, or one for the batch.
+        progress: Called with (iteration, number of iterations) after each; with ``reveal=adaptive``, for the last clip.
+        engine: Result of :func:`build_engine` for ``model``. None builds one for this call.
 
     Raises:
-        UserError: a decoding that this model cannot be decoded with, or text for a model trained without.
+        UserError: The model cannot be decoded with this configuration, or was trained without text but got some.
     """
     check_decoding(decoding, model.spec.model.num_timesteps)
     check_order(model.spec.model.head, decoding.order, decoding.reveal, decoding.solver)
@@ -60,7 +60,7 @@ def generate(
         with torch.autocast(device.type, engine.autocast, enabled=engine.autocast is not None):
             if isinstance(generator, torch.Generator) or decoding.reveal != "adaptive":
                 patches = _decode(model, engine, text, blank, decoding, generator, progress)
-            else:  # in a batch, the most uncertain clip would decide how many patches are revealed in all of them
+            else:  # in a batch, the most uncertain clip would decide the number of revealed patches for all
                 last = batch_size - 1
                 clips = [
                     _decode(
@@ -87,16 +87,16 @@ def _decode(
     generator: Generators,
     progress: Progress | None,
 ) -> Tensor:
-    """Decode patches (B, N, P) from ``blank`` ones."""
+    """Decode patches (B, N, P), starting from ``blank`` ones."""
     cond = model.embed_text(text, len(blank))
-    null = None if text is None else model.embed_text(None, len(blank))  # the condition to guide away from
+    null = None if text is None else model.embed_text(None, len(blank))  # condition for guidance
     calls = bind(engine, cond, null, decoding, generator)
     propose = calls.propose if model.head.confidence == "log_probability" else None
     return decode(calls.encode, calls.sample, blank, decoding, generator, progress, propose)
 
 
 def _clip(text: TextFeatures | None, index: int) -> TextFeatures | None:
-    """Features of one clip of a batch, as a batch of one."""
+    """Select the features of one clip as a batch of one."""
     if text is None:
         return None
     features = {name: feature[index : index + 1] for name, feature in text.features.items()}

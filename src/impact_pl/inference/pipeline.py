@@ -1,11 +1,11 @@
-"""Captions in, sounds out: text encoder, Impact model and codec behind one call.
+"""Pipeline from captions to sounds: text encoder, Impact model and codec behind one call.
 
     pipeline = ImpactPipeline.from_pretrained()
     sounds = pipeline(["a dog barks", "rain on a roof"], duration=5, seed=1)
     sounds.waveforms  # (B, S) at sounds.sample_rate
     sounds.save("sounds")
 
-Dimensions: B clips, S waveform samples, C latent channels, H latent frames (time), W latent width.
+Dimension key: B clips, S waveform samples, C latent channels, H latent frames (time), W latent width.
 """
 
 import math
@@ -38,7 +38,7 @@ from impact_pl.text_encoders.registry import load_text_encoder
 
 
 class DecodingOptions(TypedDict, total=False):
-    """The fields of :class:`DecodingConfig`, as keyword arguments; what is not given is the model's own."""
+    """Fields of :class:`DecodingConfig` as keyword arguments. Omitted ones use the model's own values."""
 
     num_iterations: int
     num_diffusion_steps: int
@@ -58,17 +58,17 @@ class DecodingOptions(TypedDict, total=False):
 
 
 class ImpactPipeline:
-    """Generate sounds from captions.
+    """Pipeline for text-to-audio generation.
 
-    Threads may share a pipeline: calls wait for each other, and give what they would give one after the other.
+    Threads may share a pipeline: calls are serialised and give the same results as in a single thread.
 
     Args:
-        model: an Impact model; without text parts (stage 1) it generates without captions.
-        codec: the codec that the model was trained on.
-        text_encoder: the text encoder that the model was trained with; None for an unconditional model.
+        model: An Impact model. A model without text (stage 1) generates without captions.
+        codec: The codec that the model was trained on.
+        text_encoder: The text encoder that the model was trained with; None for an unconditional model.
 
     Raises:
-        UserError: codec or text encoder are not those of the model.
+        UserError: Codec or text encoder differ from those of the model.
     """
 
     def __init__(self, model: Impact, codec: AudioCodec, text_encoder: TextEncoder | None):
@@ -78,8 +78,8 @@ class ImpactPipeline:
                 raise UserError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
             _require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
-        self._engine: tuple[tuple, Engine] | None = None  # what it was made for, and the engine
-        self._lock = threading.RLock()  # of the engine, whose CUDA graphs have fixed inputs, and of the model's mode
+        self._engine: tuple[tuple, Engine] | None = None  # key of the engine, and the engine
+        self._lock = threading.RLock()  # for the engine, whose CUDA graphs have fixed inputs, and the model's mode
 
     @classmethod
     def from_pretrained(
@@ -89,16 +89,17 @@ class ImpactPipeline:
         codec: str | None = None,
         text_encoder: str | None = None,
     ) -> "ImpactPipeline":
-        """Load a model folder (``config.json``, ``model.safetensors``) with the codec and text encoder that it names.
+        """Load a model folder (``config.json``, ``model.safetensors``) with its codec and text encoder.
 
         Args:
-            path: the model folder; by default the model that comes with the package.
-            device: where everything runs: cpu, cuda, cuda:1, mps; auto prefers a GPU.
-            codec: name or folder of the codec, where it is no longer at the place that the model noted.
-            text_encoder: name of the text encoder, likewise.
+            path: Model folder; defaults to the model that ships with the package.
+            device: Device for all parts: cpu, cuda, cuda:1, mps. auto prefers a GPU.
+            codec: Name or folder of the codec, if it has moved since the training.
+            text_encoder: Name of the text encoder, likewise.
 
         Raises:
-            UserError: no model folder at ``path``, an unknown codec or text encoder, or not those of the model.
+            UserError: There is no model folder at ``path``, or codec or text encoder are unknown or not those of the
+                model.
         """
         device = find_device(str(device))
         model = Impact.from_pretrained(path, device)
@@ -106,7 +107,7 @@ class ImpactPipeline:
         if codec is None and is_gone(noted):
             wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"
             raise UserError(
-                f"the codec that {path} was trained with was in {noted}, and that folder is gone: say where it is now "
+                f"the codec that {path} was trained with was in {noted}, and that folder is gone: locate it "
                 f"with --codec {wanted} (in Python: codec={wanted!r})"
             )
         text = None if model.spec.text_encoder is None else cls._text_encoder(path, model, device, text_encoder)
@@ -119,12 +120,12 @@ class ImpactPipeline:
             return load_text_encoder(name or model.spec.text_encoder["name"], device)
         except UserError as error:
             raise UserError(
-                f"{error} (the text encoder that {path} was trained with; if it is elsewhere now, say where with "
+                f"{error} (the text encoder that {path} was trained with; if it has moved, give its location with "
                 "--text-encoder NAME, in Python: text_encoder=NAME)"
             ) from error
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
-        """Write the model folder; codec and text encoder are noted in it by name, as :meth:`from_pretrained` wants."""
+        """Write the model folder. It stores codec and text encoder by name, for :meth:`from_pretrained`."""
         self.model.save_pretrained(folder, half)
 
     def to(self, device: str | torch.device) -> "ImpactPipeline":
@@ -142,12 +143,12 @@ class ImpactPipeline:
 
     @property
     def sample_rate(self) -> int:
-        """Of waveforms, in Hz."""
+        """Sample rate of the waveforms, in Hz."""
         return self.codec.sample_rate
 
     @property
     def max_duration(self) -> float:
-        """Of the clips that the model was trained on, in seconds: its later position embeddings were never trained."""
+        """Length of the training clips, in seconds. Position embeddings beyond it were never trained."""
         spec, codec = self.model.spec, self.codec
         frames, width = spec.patch_shape
         frames = spec.num_frames or spec.model.max_patches // (codec.latent_width // width) * frames
@@ -168,22 +169,23 @@ class ImpactPipeline:
     ) -> GeneratedAudio:
         """Generate one sound per caption.
 
-        A sound is a function of the model, its caption and its seed: the other captions of the batch change it by
-        rounding at most.
+        A sound is a function of the model, its caption and its seed. The other captions of the batch affect it by
+        rounding only.
 
         Args:
-            captions: one caption or several; None draws from an unconditional (stage 1) model.
-            duration: in seconds; None is the longest that the model can do.
-            seed: of every clip.
-            seeds: one per clip instead; with a single caption, as many variations of it.
-            preset: a name of ``config.PRESETS``, changes to the model's own decoding.
-            decoding: a whole configuration in place of the model's own; preset and options change it in turn.
-            progress: a bar, where stdout is a terminal; or a function called with (iteration, number of iterations).
-            options: fields of ``DecodingConfig``, such as ``num_iterations=16, guidance_scale=3``.
+            captions: One or more captions. None samples from an unconditional (stage 1) model.
+            duration: Duration in seconds. None uses ``max_duration``.
+            seed: Seed of every clip.
+            seeds: One seed per clip instead. With a single caption, generates one variation per seed.
+            preset: Name in ``config.PRESETS``, applied on top of the model's own decoding settings.
+            decoding: Complete configuration that replaces the model's own; preset and options apply on top of it.
+            progress: True shows a progress bar if stdout is a terminal. A function is called with (iteration, number of
+                iterations).
+            options: Fields of ``DecodingConfig``, such as ``num_iterations=16, guidance_scale=3``.
 
         Raises:
-            UserError: no captions, an empty caption, another number of seeds, a duration outside
-                (0, ``max_duration``], captions for an unconditional model, or a decoding that cannot be done.
+            UserError: There are no captions, an empty caption, a different number of seeds, a duration outside (0,
+                ``max_duration``], captions for an unconditional model, or invalid decoding settings.
         """
         texts: list[str | None] = [captions] if captions is None or isinstance(captions, str) else [*captions]
         seeds = [seed] * len(texts) if seeds is None else list(seeds)
@@ -210,21 +212,21 @@ class ImpactPipeline:
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
-        """Turn mono waveforms (B, S) or (S,) of any sample rate into whitened latents (B, C, H, W).
+        """Encode mono waveforms (B, S) or (S,) of any sample rate into whitened latents (B, C, H, W).
 
-        The mean of the codec's posterior: nothing is drawn. A last frame that is filled in part is filled with silence.
+        Returns the mean of the codec's posterior, without sampling. An incomplete last frame is padded with silence.
         """
         if waveform.ndim not in (1, 2) or not waveform.shape[-1]:
-            raise UserError(f"a waveform of shape {tuple(waveform.shape)}: (samples) or (clips, samples) is needed")
+            raise UserError(f"waveform of shape {tuple(waveform.shape)}: expected (samples) or (clips, samples)")
         waveform = resample(torch.atleast_2d(waveform).float(), sample_rate, self.sample_rate)
         with self._lock:
             return self.model.whiten(self.codec.encode(waveform.to(self.device)), None)
 
     @torch.no_grad()
     def decode(self, latents: Tensor, seed: int = 0) -> Tensor:
-        """Turn whitened latents (B, C, H, W) into waveforms (B, S) in [-1, 1].
+        """Decode whitened latents (B, C, H, W) into waveforms (B, S) in [-1, 1].
 
-        ``seed`` is of what the codec draws, such as the fine structure of noise: of each clip by itself.
+        ``seed`` controls what the codec samples, such as the fine structure of noise, separately per clip.
         """
         raw = self.model.unwhiten(latents.to(self.device))
         own = [torch.Generator().manual_seed(seed) for _ in raw]
@@ -232,10 +234,10 @@ class ImpactPipeline:
             return self.codec.decode(raw, own).clamp(-1, 1)
 
     def _prepared(self, decoding: DecodingConfig) -> Engine:
-        """The engine that ``decoding`` names, kept from call to call until another is wanted or the weights change."""
+        """Return the engine that ``decoding`` names, cached until another one is needed or the weights change."""
         key = (decoding.engine, decoding.precision, weights_version(self.model))
         if self._engine is None or self._engine[0] != key:
-            self._engine = None  # its memory is free before another one takes as much
+            self._engine = None  # free its memory before the next engine is built
             self._engine = key, build_engine(self.model, decoding)
         return self._engine[1]
 
@@ -248,7 +250,7 @@ class ImpactPipeline:
         if len(known) < len(captions) or not all(caption.strip() for caption in known):
             raise UserError(f"every caption needs at least one word, got {captions!r}")
         if self.model.spec.text_encoder is None:
-            raise UserError("this is an unconditional (stage 1) model and knows no captions: use a stage-2 model")
+            raise UserError("this is an unconditional (stage 1) model and takes no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
         return self.text_encoder.encode(known).to(self.device)
 
@@ -260,13 +262,13 @@ class ImpactPipeline:
                 "model was trained on: ask for a shorter sound"
             )
         num_samples = round(duration * self.sample_rate)
-        patch = self.model.spec.model.patch_size  # the latent frames have to fill whole patches
+        patch = self.model.spec.model.patch_size  # latent frames must fill whole patches
         return num_samples, math.ceil(self.codec.latent_frames(num_samples) / patch) * patch
 
 
 @contextmanager
 def _shown(progress: bool | Progress, num_iterations: int) -> Iterator[Progress | None]:
-    """What :func:`generate` is to call: a given function, or one that advances a bar in a terminal."""
+    """Return the progress callback for :func:`generate`: the given function, or one that updates a progress bar."""
     if not isinstance(progress, bool):
         yield progress
     elif progress and sys.stdout.isatty():
@@ -280,5 +282,5 @@ def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> 
     if expected["identity"] != part.identity:
         raise UserError(
             f"the model was trained with {what} {expected['name']!r} ({expected['identity']}), "
-            f"this one is {part.name!r} ({part.identity}): use the {what} of the training, or train again"
+            f"this one is {part.name!r} ({part.identity}): use the {what} it was trained with, or train again"
         )

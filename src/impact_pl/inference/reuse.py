@@ -1,6 +1,7 @@
-"""The encoder in decoding, with what it computed in earlier iterations reused in the next ones: an approximation.
+"""Approximate encoder for decoding that reuses results of earlier iterations.
 
-Dimensions: B clips, N patches, S keys, n patches known since the last call, K positions asked for, D.
+Dimension key: B clips, N patches, S keys, n patches that became known since the last call, K requested positions, D
+width.
 """
 
 from collections.abc import Callable
@@ -19,32 +20,31 @@ Keys = tuple[Tensor, Tensor]  # keys and values of a block, each (B, S, D)
 
 
 class ReusingEncoder:
-    """A :class:`LatentEncoder` for one decoding, which computes all positions in every ``period``-th call only.
+    """A :class:`LatentEncoder` for one decoding that computes all positions in every ``period``-th call only.
 
-    In between it computes what is new: patches that have become known since, in both stacks, and the masked positions
-    that are asked for, in Enc2. They attend to the keys and values that all other positions had when they were last
-    computed. What gets stale are the text and the older patches, which would look a little different in the light of
-    the new ones (as LazyMAR does: the features of most tokens hardly change from one iteration to the next), and the
-    masked positions that are not asked for.
+    Other calls only compute new positions: patches that have become known (in both stages), and the requested masked
+    positions (in the second stage). They attend to the last computed keys and values of all other positions. Text,
+    older patches and masked positions that are not requested become stale. LazyMAR makes the same approximation: the
+    features of most tokens hardly change from one iteration to the next.
 
-    Note: LazyMAR picks the tokens to compute anew by how much they change, and reuses the difference that guidance
-    makes as well. Here which they are is known beforehand, and guidance is always computed.
+    Note: LazyMAR selects the tokens to recompute by how much they change, and also reuses the guidance difference. Here
+    the selection is fixed in advance, and guidance is always computed.
     """
 
     def __init__(self, encoder: LatentEncoder, period: int) -> None:
         self.encoder, self.period = encoder, period
-        self.first: list[Keys] = []  # of Enc1, over text and known patches in the order in which they came
-        self.second: list[Keys] = []  # of Enc2, over text and all patches
-        self.patches = torch.empty(0)  # (B, N, D), known ones and mask embeddings, before neighbours and positions
-        self.mask = torch.empty(0)  # (B, N) of the last call
-        self.num_kept = self.age = 0  # of the last call, and calls since all was computed
+        self.first: list[Keys] = []  # first stage: text and known patches, in order of arrival
+        self.second: list[Keys] = []  # second stage: text and all patches
+        self.patches = torch.empty(0)  # (B, N, D), known patches and mask embeddings, before neighbours and positions
+        self.mask = torch.empty(0)  # (B, N), mask of the last call
+        self.num_kept = self.age = 0  # visible patches of the last call; calls since the last full one
 
     def __call__(
         self, patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int
     ) -> Tensor:
-        """Hidden vectors (B, K, D)."""
+        """Compute hidden vectors (B, K, D)."""
         self.age += 1
-        if self.age >= self.period or mask.shape != self.mask.shape:  # another batch: guidance ends
+        if self.age >= self.period or mask.shape != self.mask.shape:  # the batch changes when guidance ends
             self.age = 0
             new = mask.int().argsort(dim=1, stable=True)[:, :num_kept]
             x = self._all(patches, new, cond, positions)
@@ -98,13 +98,18 @@ def _run(
     key_mask: Tensor | None,
     queries: Tensor | None = None,
 ) -> tuple[Tensor, list]:
-    """Blocks over x (B, S', D), attending to what ``write`` makes of a block's old and new keys and values.
+    """Run the blocks over x (B, S', D), attending to the result of ``write`` on a block's old and new keys and values.
 
-    Of these (B, S, D) to those where ``key_mask`` (B, 1, 1, S) is True; None: to all.
+    Args:
+        stack: The blocks.
+        x: (B, S', D).
+        keys: Stored keys and values of each block.
+        write: (old, new) -> keys and values (B, S, D) to attend to.
+        key_mask: (B, 1, 1, S) bool, True where attention may look; None: everywhere.
+        queries: (B, K), positions of x at which the last block is computed; None: all.
 
     Returns:
-        x (B, S', D), or (B, K, D) at the ``queries`` (B, K) among its positions; keys and values of each block, as they
-        now are.
+        x (B, S', D), or (B, K, D) at ``queries``, and the updated keys and values of each block.
     """
     written = []
     for block, old in zip(cast(list[Block], list(stack.blocks)), keys, strict=True):

@@ -1,4 +1,4 @@
-"""What a generation gives: waveforms, with the sample rate, captions and seeds that they belong to."""
+"""Generated audio: waveforms with their sample rate, captions and seeds."""
 
 import re
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class GeneratedAudio:
 
     Attributes:
         waveforms: (B, S), mono float32 in [-1, 1], on the CPU.
-        sample_rate: in Hz.
-        captions: of each sound; None: generated without one.
-        seeds: of each sound.
+        sample_rate: Sample rate in Hz.
+        captions: One caption per sound; None if generated without captions.
+        seeds: One seed per sound.
     """
 
     waveforms: Tensor
@@ -35,10 +35,10 @@ class GeneratedAudio:
         """Write a single sound to ``path`` (.wav or .flac), or any number as WAV files into the folder ``path``.
 
         Returns:
-            The files, ``0000_a_dog_barks.wav`` and so on in a folder.
+            Paths of the files; in a folder ``0000_a_dog_barks.wav`` and so on.
 
         Raises:
-            UserError: several sounds for one file.
+            UserError: ``path`` is a file, but there are several sounds.
         """
         path = Path(path)
         if path.suffix.lower() in FORMATS:
@@ -54,6 +54,6 @@ class GeneratedAudio:
 
 
 def file_stem(index: int, caption: str) -> str:
-    """A file name without suffix from a caption: ``0000_a_dog_barks``."""
+    """Build a file name without suffix from a caption: ``0000_a_dog_barks``."""
     words = re.sub(r"\W+", "_", caption.lower()).strip("_")
     return f"{index:04d}_{words[:MAX_STEM]}"

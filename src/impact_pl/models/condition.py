@@ -1,6 +1,6 @@
-"""What the encoder sees of a batch's captions: the positions that are there (``model.text_padding``), and no others.
+"""The text condition of a batch, packed to the positions that hold something.
 
-Dimensions: B clips, L text positions of the model, L' those that are computed, K patches, D width.
+Dimension key: B clips, L text positions of the model, L' computed text positions, K patches, D width.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from impact_pl.sampling.masking import take
 
 
 class Condition(NamedTuple):
-    """Embedded captions.
+    """Embedded captions of a batch.
 
     Attributes:
-        states: (B, L', D).
-        slots: (B, L') int64, at which of the model's L positions they are; None: at all of them, in order.
-        text_mask: (B, L') bool, False where there is nothing, which nobody attends to; None: something everywhere.
+        states: Embeddings (B, L', D).
+        slots: Positions (B, L') int64 of the states among the model's L; None if all L are there, in order.
+        text_mask: (B, L') bool, True where attention may look; None if it may look everywhere.
     """
 
     states: Tensor
@@ -26,22 +26,23 @@ class Condition(NamedTuple):
     text_mask: Tensor | None = None
 
     def key_mask(self, num_patches: int) -> Tensor | None:
-        """Which of [text; patches] can be attended to: (B, 1, 1, L' + K) bool, as attention takes it; None: all."""
+        """Return the attention mask over [text; patches] as (B, 1, 1, L' + K) bool, or None if nothing is masked."""
         if self.text_mask is None:
             return None
         return F.pad(self.text_mask, (0, num_patches), value=True)[:, None, None]
 
     def to(self, dtype: torch.dtype) -> "Condition":
-        """With states of another type."""
+        """Cast the states to ``dtype``."""
         return self._replace(states=self.states.to(dtype))
 
 
 def packed(cond: Condition | None, multiple: int = 1) -> Condition | None:
-    """The same with as few positions as its longest caption needs; the host waits for the device once, to know.
+    """Drop the text positions that no caption of the batch uses. This synchronises host and device once.
 
     Args:
-        cond: not packed yet.
-        multiple: lengths are rounded up to it, where each length costs something of its own.
+        cond: A condition that is not packed yet.
+        multiple: Round the number of positions up to a multiple of this, for callers that compile or capture per
+            length.
     """
     if cond is None or cond.text_mask is None:
         return cond
@@ -50,12 +51,12 @@ def packed(cond: Condition | None, multiple: int = 1) -> Condition | None:
     least, most = torch.stack([counts.min(), counts.max()]).tolist()
     length = min(-(-most // multiple) * multiple, full)
     slots = (~cond.text_mask).int().argsort(dim=1, stable=True)[:, :length]
-    text_mask = None if least == length else cond.text_mask.gather(1, slots)  # without one, attention may be faster
+    text_mask = None if least == length else cond.text_mask.gather(1, slots)  # without a mask, attention may be faster
     return Condition(take(cond.states, slots), slots, text_mask)
 
 
 def concatenated(first: Condition, second: Condition) -> Condition:
-    """The clips of both, neither of which is packed."""
+    """Concatenate two conditions along the batch. Neither may be packed."""
     assert first.slots is second.slots is None, "packed already"
     states = torch.cat([first.states, second.states.to(first.states.dtype)])
     if first.text_mask is None:

@@ -1,8 +1,13 @@
-"""The whole model: latents and text features in, loss or latents out (S1 Sec. 3).
+"""The Impact model: a masked encoder over latent patches and a head that predicts them (IMPACT Sec. 3).
 
-Dimensions: B clips, C latent channels, H latent frames (time), W latent width (frequency), patches of p frames and q
-widths (q = p, or W where that is less), N = H/p * W/q of them, P = C p q numbers each, L text positions, D width,
-K masked positions of the batch, those that the head learns at.
+Dimension key:
+    B: clips
+    C, H, W: latent channels, frames (time) and width (frequency)
+    p, q: frames and width of a patch (q = p, or W if that is smaller)
+    N, P: patches per clip, H/p * W/q, and numbers per patch, C p q
+    L: text positions
+    D: model width
+    K: masked positions that the head is trained on
 """
 
 import dataclasses
@@ -29,7 +34,7 @@ from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_mas
 if TYPE_CHECKING:
     from impact_pl.text_encoders.base import TextFeatures
 
-# First matching rule wins; MAR's initialisation (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
+# The first matching rule wins. Initialisation as in MAR (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
 INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
     (r"head\.(.*modulation|final_proj|guidance_proj)\.", nn.init.zeros_),
     (r"head\.time_embed\..*weight$", lambda weight: nn.init.normal_(weight, std=0.02)),
@@ -44,9 +49,13 @@ Result = TypeVar("Result")
 
 
 class ImpactLoss(NamedTuple):
-    """``loss`` is the mean of ``per_position``, which belongs to ``timesteps``; None for a head without diffusion.
+    """Training loss of a batch.
 
-    ``per_position`` is (K * diffusion_batch_mul,) where each draw has its timestep, else (K,).
+    Attributes:
+        loss: Mean of ``per_position``.
+        per_position: (K * diffusion_batch_mul,) if every draw has its own timestep, else (K,).
+        timesteps: Diffusion timesteps of ``per_position``; None for a head without diffusion.
+        mask_ratio: Fraction of patches that were masked.
     """
 
     loss: Tensor
@@ -56,13 +65,16 @@ class ImpactLoss(NamedTuple):
 
     @classmethod
     def of(cls, losses: Tensor, timesteps: Tensor | None, mask_ratio: float) -> "ImpactLoss":
-        """The mean of what a head's loss returns."""
+        """Average the losses that a head returns."""
         per_position = losses.flatten()
         return cls(per_position.mean(), per_position, None if timesteps is None else timesteps.flatten(), mask_ratio)
 
 
 class Impact(nn.Module):
-    """LatentEncoder and head. Weights are drawn from torch's global generator: seed it first."""
+    """Masked latent encoder with a per-position head.
+
+    Weights are initialised from torch's global generator, so seed it first.
+    """
 
     def __init__(self, spec: ImpactSpec) -> None:
         super().__init__()
@@ -86,25 +98,30 @@ class Impact(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Every parameter by the first of INIT_RULES that matches its name."""
+        """Initialise every parameter by the first rule of INIT_RULES that matches its name."""
         for name, parameter in self.named_parameters():
             next(init for pattern, init in INIT_RULES if re.search(pattern, name))(parameter)
 
     def whiten(self, moments: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Draw latents from the codec's posterior, moments (B, 2C, H, W) = [mean; std], and whiten them: (B, C, H, W).
+        """Sample latents from the codec's posterior and whiten them.
 
-        Without a generator nothing is drawn: the latents are the posterior's mean.
+        Args:
+            moments: (B, 2C, H, W), the posterior's mean and standard deviation.
+            generator: Source of the noise. None uses the posterior's mean instead of sampling.
+
+        Returns:
+            Whitened latents (B, C, H, W).
         """
         mean, std = moments.chunk(2, dim=1)
         raw = mean if generator is None else mean + std * draw_normal(mean.shape, generator, mean.device)
         return (raw - self._latent_mean(raw)) / self.spec.latent_std
 
     def unwhiten(self, latents: Tensor) -> Tensor:
-        """Turn whitened latents (B, C, H, W) into raw ones, as the codec decodes them."""
+        """Undo the whitening of latents (B, C, H, W), so that the codec can decode them."""
         return latents * self.spec.latent_std + self._latent_mean(latents)
 
     def _latent_mean(self, like: Tensor) -> Tensor:
-        """The channels' means (1, C, 1, 1), like ``like``; kept, because copying them for every batch would wait."""
+        """Return the channel means (1, C, 1, 1), cached to avoid a host-to-device copy per batch."""
         key = (like.device, like.dtype)
         if key not in self._latent_means:
             mean = torch.tensor(self.spec.latent_mean, dtype=like.dtype, device=like.device)
@@ -112,7 +129,10 @@ class Impact(nn.Module):
         return self._latent_means[key]
 
     def patchify(self, latents: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, N, P), patches row-major over (time, frequency), numbers over (C, p, q)."""
+        """Split latents (B, C, H, W) into patches (B, N, P).
+
+        Patches are ordered row-major over (time, frequency), the numbers in a patch over (C, p, q).
+        """
         p, q = self.spec.patch_shape
         if latents.shape[1] != self.spec.latent_channels or latents.shape[3] != self.spec.latent_width:
             raise UserError(
@@ -120,21 +140,27 @@ class Impact(nn.Module):
                 f"and width {self.spec.latent_width}: were they made with another codec?"
             )
         if latents.shape[2] % p:
-            raise UserError(f"{latents.shape[2]} latent frames are no multiple of patch_size {p}: change the length.")
+            raise UserError(f"{latents.shape[2]} latent frames: must be a multiple of patch_size {p}")
         return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=p, q=q)
 
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """(B, N, P) -> (B, C, H, W)."""
+        """Reassemble patches (B, N, P) into latents (B, C, H, W)."""
         p, q = self.spec.patch_shape
         w = self.spec.latent_width // q
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
-        """Condition of B clips, not packed: projected features, and ``null_cond`` where there is no text.
+        """Embed text features, using ``null_cond`` at positions without text.
 
-        Of the positions without text the first ``model.text_padding`` are there, or all. So a mask that is all False is
-        the null condition, as is ``text`` None. None for an unconditional model. Features that this model was not built
-        with (``data.text_features``) are left out.
+        Of the positions without text, only the first ``model.text_padding`` are attended to (all if it is -1). Features
+        that the model was not built with (``data.text_features``) are ignored.
+
+        Args:
+            text: Text features of the captions. None, or an all-False mask, gives the null condition.
+            batch: Number of clips B.
+
+        Returns:
+            The condition, not packed; None for an unconditional model.
         """
         if self.null_cond is None:
             return None
@@ -150,7 +176,7 @@ class Impact(nn.Module):
         return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding))
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
-        """The features that this model takes, and their part of the mask."""
+        """Select the features that this model uses, and the matching part of the mask."""
         got = {name: tuple(feature.shape) for name, feature in text.features.items()}
         want = {name: (batch, *shape) for name, shape in self.spec.text_features.items()}
         if any(got.get(name) != shape for name, shape in want.items()):
@@ -164,7 +190,7 @@ class Impact(nn.Module):
         return self.loss(*args, **kwargs)
 
     def within_forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-        """``compute(self, ...)`` as one forward pass, around which a strategy that shards the model gathers weights."""
+        """Run ``compute(self, ...)`` as one forward pass, so that a sharding strategy gathers the weights around it."""
         return compute(self, *args, **kwargs)
 
     def loss(
@@ -174,13 +200,14 @@ class Impact(nn.Module):
         generator: torch.Generator,
         caption_dropout: float = 0.0,
     ) -> ImpactLoss:
-        """Training loss on masked positions only (S1 Sec. 3.1).
+        """Compute the training loss at the masked positions (IMPACT Sec. 3.1).
 
         Args:
             latents: (B, C, H, W), whitened.
-            text: features of the captions; None trains without text, or on the null condition.
-            generator: of mask, caption dropout, timesteps and noise (``model.dropout`` uses torch's global one).
-            caption_dropout: share of captions replaced by the null condition, for guidance.
+            text: Text features of the captions. None trains without text, or on the null condition.
+            generator: Source of the mask, caption dropout, timesteps and noise. ``model.dropout`` uses torch's global
+                one.
+            caption_dropout: Fraction of captions replaced by the null condition, for classifier-free guidance.
         """
         patches = self.patchify(latents)
         order, num_masked = self.draw_mask(patches, generator)
@@ -192,7 +219,7 @@ class Impact(nn.Module):
         return ImpactLoss.of(losses, timesteps, num_masked / patches.shape[1])
 
     def draw_mask(self, patches: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-        """A random order (B, N) of patches (B, N, P), and how many of them, from its beginning, are masked."""
+        """Draw a random order (B, N) of the patches, and the number of patches at its beginning to mask."""
         batch, num_patches, _ = patches.shape
         mask_ratio = draw_mask_ratio(self.spec.model.mask_ratio, generator)
         order = random_order(batch, num_patches, generator, patches.device)
@@ -201,16 +228,17 @@ class Impact(nn.Module):
     def encode(
         self, patches: Tensor, text: "TextFeatures | None", order: Tensor, num_masked: int, positions: Tensor
     ) -> Tensor:
-        """Hidden states (B, K, D) at ``positions`` (B, K), of patches (B, N, P) as training masks them.
+        """Encode patches (B, N, P) with the first ``num_masked`` of ``order`` (B, N) masked.
 
-        The first ``num_masked`` of ``order`` (B, N) are masked.
+        Returns:
+            Hidden states (B, K, D) at ``positions`` (B, K).
         """
         visible, mask = self.head.visible(patches), mask_from_order(order, num_masked)
         cond = packed(self.embed_text(text, len(patches)))
         return self.encoder(visible, mask, cond, positions, patches.shape[1] - num_masked)
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
-        """Write config.json and model.safetensors into ``folder``; ``half``: in half precision (models/folder.py)."""
+        """Write config.json and model.safetensors into ``folder``, in half precision if ``half`` is set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = halved(self.state_dict()) if half else self.state_dict()
@@ -219,17 +247,21 @@ class Impact(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Impact":
-        """The model that :meth:`save_pretrained` wrote, in float32 and eval mode; ``builtin`` comes with the package.
+        """Load a model from a folder written by :meth:`save_pretrained`, in float32 and eval mode.
+
+        Args:
+            folder: Path of the folder, or ``builtin`` for the model that ships with the package.
+            device: Device to put the weights on.
 
         Raises:
-            ValueError: folder or files missing or damaged, or written by another format version.
+            UserError: The folder or one of its files is missing, damaged or from another format version.
         """
         folder = find_model(folder)
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such model folder; impact train writes one at its end, runs/NAME/model")
+            raise UserError(f"{folder}: no such model folder; impact train writes one to runs/NAME/model")
         for name in FILES:
             if not (folder / name).is_file():
-                raise UserError(f"{folder} has no {name}: give the model/ folder that impact train wrote at its end.")
+                raise UserError(f"{folder} has no {name}: give the model/ folder that impact train wrote.")
         model = cls(read_spec(folder / "config.json"))
         weights = load_weights(folder / "model.safetensors", read_weights_sha256(folder / "config.json"))
         try:
@@ -244,7 +276,7 @@ class Impact(nn.Module):
 def drop_captions(
     text: "TextFeatures | None", caption_dropout: float, generator: torch.Generator
 ) -> "TextFeatures | None":
-    """``text`` with a random share of its captions masked out, which leaves the null condition in their place."""
+    """Mask out a random fraction of the captions, which replaces them by the null condition."""
     if text is None or caption_dropout <= 0:
         return text
     kept = draw_uniform((len(text.mask), 1), generator, text.mask.device) >= caption_dropout

@@ -1,7 +1,7 @@
-"""LatentEncoder: from kept patches and text to a hidden vector at every patch (S1 Sec. 3.1; MAE, MAR Sec. 3.3).
+"""LatentEncoder: map visible patches and text to a hidden vector per patch (IMPACT Sec. 3.1; MAE; MAR Sec. 3.3).
 
-Dimensions: B clips, L text positions (0 without text), L' of them that are there, N patches, N_keep kept ones,
-K asked for, P numbers a patch, D.
+Dimension key: B clips, L text positions (0 without text), L' computed text positions, N patches, N_keep visible
+patches, K requested positions, P numbers per patch, D width.
 """
 
 import torch
@@ -16,9 +16,10 @@ from impact_pl.sampling.masking import columns, take
 
 
 class Stack(nn.Module):
-    """Transformer blocks with a final norm, and the learned positions of what goes in.
+    """Transformer blocks with a final norm and learned position embeddings for their input.
 
-    Text and patches have separate position parameters, so that weights trained without text load into a model with it.
+    Text and patches have separate position parameters, so that weights trained without text load into a model with
+    text.
     """
 
     def __init__(self, config: ModelConfig, text_length: int) -> None:
@@ -32,9 +33,9 @@ class Stack(nn.Module):
         self.norm = nn.LayerNorm(config.dim, eps=LAYER_NORM_EPS)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
-        """Blocks alone, without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
+        """Apply the blocks without the final norm: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
 
-        ``key_mask`` (B, 1, 1, S) bool is True where there is something; None: everywhere.
+        ``key_mask`` (B, 1, 1, S) bool is True where attention may look; None means everywhere.
         """
         *others, last = self.blocks
         for block in others:
@@ -42,17 +43,18 @@ class Stack(nn.Module):
         return last(x, positions, key_mask)
 
     def after_text(self, text: Tensor, slots: Tensor | None, patches: Tensor) -> Tensor:
-        """Text (B, L', D) with the positions of its ``slots``, then patches (B, K, D) that have theirs."""
+        """Concatenate text (B, L', D), with the positions of its ``slots`` added, and patches (B, K, D)."""
         assert self.text_pos is not None
         places = self.text_pos if slots is None else F.embedding(slots, self.text_pos[0])
         return torch.cat([text + places, patches], dim=1)
 
 
 class Neighbours(nn.Module):
-    """Adds to every patch a weighted sum of its neighbours, each channel by itself: (B, N, D) -> (B, N, D).
+    """Depthwise convolution over neighbouring patches, added to its input: (B, N, D) -> (B, N, D).
 
-    Not in the paper (``model.local_kernel``). Attention over learned positions has to find out which patches are
-    neighbours, which takes long training; a masked patch sees the kept ones beside it here from the first step.
+    Note: This is not in the paper (``model.local_kernel``). Attention with learned positions needs long training to
+    find out which patches are neighbours. With the convolution, a masked patch sees the visible patches next to it from
+    the first step.
     """
 
     def __init__(self, dim: int, kernel: int) -> None:
@@ -66,7 +68,7 @@ class Neighbours(nn.Module):
 
 
 class LatentEncoder(nn.Module):
-    """Enc1 sees [text; kept patches]; mask embeddings are re-inserted; Enc2 sees [text; all patches]."""
+    """Encode [text; visible patches], insert mask embeddings, then encode [text; all patches]."""
 
     def __init__(self, config: ModelConfig, patch_dim: int, text_length: int) -> None:
         super().__init__()
@@ -89,17 +91,18 @@ class LatentEncoder(nn.Module):
         positions: Tensor | None = None,
         num_kept: int | None = None,
     ) -> Tensor:
-        """Hidden vectors (B, K, D) for the head at ``positions`` (B, K) int64; None: at all N patches.
+        """Compute hidden vectors (B, K, D) for the head at ``positions`` (B, K) int64, or at all N patches if None.
 
         Args:
-            patches: (B, N, P); what stands at masked patches is never read.
-            mask: (B, N) bool, True = to predict; every row with the same count.
-            cond: of B clips, or None when the encoder has no text.
-            positions: the last block is computed there only.
-            num_kept: N_keep, where it is known; None counts, for which the host waits for the device.
+            patches: (B, N, P). The content of masked patches is never read.
+            mask: (B, N) bool, True = to predict. Every row has the same count.
+            cond: Condition of the B clips, or None for an encoder without text.
+            positions: Positions at which the last block is computed.
+            num_kept: N_keep, if known. None counts the mask, which synchronises host and device.
 
         Raises:
-            ValueError: rows of the mask differ in their count; more patches than the encoder has positions for.
+            UserError: The rows of the mask differ in their count, or there are more patches than the encoder has
+                positions.
         """
         num_patches = patches.shape[1]
         assert (cond is None) == (self.text_length == 0), "cond is given exactly when the encoder has text positions"
@@ -122,17 +125,17 @@ class LatentEncoder(nn.Module):
         return self.hidden(self.enc2(x, positions + num_text, key_mask), positions)
 
     def known(self, patches: Tensor, kept: Tensor, cond: Condition | None) -> Tensor:
-        """What Enc1 gets, (B, L' + K, D): text, unless ``cond`` is None, and patches at ``kept`` (B, K)."""
-        # F.embedding: the gradient of plain indexing adds up in no fixed order on several threads of a CPU.
+        """Assemble the first stage's input (B, L' + K, D) from text (if any) and the patches at ``kept`` (B, K)."""
+        # F.embedding, because the gradient of plain indexing is summed in no fixed order on several CPU threads.
         x = self.patch_proj(take(patches, kept)) + F.embedding(kept, self.enc1.patch_pos[0])  # (B, K, D)
         return self.input_norm(x if cond is None else self.enc1.after_text(cond.states, cond.slots, x))
 
     def filled(self, x: Tensor, kept: Tensor, num_patches: int) -> tuple[Tensor, Tensor]:
-        """Text (B, L', D) and all patches (B, N, D), mask embeddings among them, for :meth:`everywhere`.
+        """Insert mask embeddings: split into text (B, L', D) and all patches (B, N, D), for :meth:`everywhere`.
 
         Args:
-            x: what Enc1's blocks give, (B, L' + K, D) for patches at ``kept`` (B, K).
-            kept: (B, K).
+            x: Output (B, L' + K, D) of the first stage's blocks.
+            kept: Indices (B, K) of the visible patches.
             num_patches: N.
         """
         x = self.bridge(self.enc1.norm(x))
@@ -142,12 +145,12 @@ class LatentEncoder(nn.Module):
         return text, masked.scatter(1, columns(kept, x), x)
 
     def everywhere(self, text: Tensor, patches: Tensor, cond: Condition | None) -> Tensor:
-        """What Enc2 gets, (B, L' + N, D), from what :meth:`filled` gives."""
+        """Assemble the input (B, L' + N, D) of the second stage from the output of :meth:`filled`."""
         x = self.local(patches) + self.enc2.patch_pos[:, : patches.shape[1]]
         return x if cond is None else self.enc2.after_text(text, cond.slots, x)
 
     def hidden(self, x: Tensor, positions: Tensor) -> Tensor:
-        """For the head, from what Enc2's blocks give (B, K, D) at ``positions`` (B, K)."""
+        """Normalise the second stage's output (B, K, D) at ``positions`` (B, K) for the head."""
         return self.enc2.norm(x) + F.embedding(positions, self.diffusion_pos[0])
 
 

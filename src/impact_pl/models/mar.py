@@ -1,6 +1,6 @@
-"""Start an Impact model from a checkpoint of MAR (LTH14/mar), an image model with the same blocks (S1 D.3).
+"""Initialise an Impact model from a MAR checkpoint (LTH14/mar), an image model with the same blocks (IMPACT App. D.3).
 
-MAR puts its class embedding into 64 "buffer" positions before the patches; Impact has its L text positions there.
+MAR puts its class embedding into 64 "buffer" positions before the patches. Impact has its L text positions there.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from impact_pl.checkpoint_io import read_checkpoint, state_dict
 from impact_pl.errors import UserError, first_line
 from impact_pl.models.impact import Impact
 
-# MAR's names -> ours, by the first rule that matches; names without a rule (class and null embeddings) have no place.
+# MAR's names -> ours, by the first rule that matches. Names without a rule (class and null embeddings) are dropped.
 RENAMES = (
     (r"^z_proj_ln\.", "encoder.input_norm."),
     (r"^z_proj\.", "encoder.patch_proj."),
@@ -43,11 +43,11 @@ POSITIONS = {"encoder_pos_embed_learned": "encoder.enc1", "decoder_pos_embed_lea
 
 @dataclass
 class MarReport:
-    """What :func:`load_mar` did: names of our parameters taken, names of ours or MAR's not taken with the reason."""
+    """Result of :func:`load_mar`: parameters copied, and parameters of either model not copied, with reasons."""
 
     taken: list[str]
     not_taken: dict[str, str]
-    num_taken: int  # numbers, not tensors
+    num_taken: int  # counts numbers, not tensors
     num_total: int
 
     def __str__(self) -> str:
@@ -62,18 +62,19 @@ class MarReport:
 
 
 def load_mar(model: Impact, source: str | Path | dict[str, Tensor]) -> MarReport:
-    """Copy into ``model`` what a MAR checkpoint has and what fits in shape.
+    """Copy every parameter of a MAR checkpoint that fits into ``model``.
 
-    Blocks and norms fit when width and depth are MAR's. Positions: the patches take as many as both have (MAR's are of
-    a 16 x 16 image grid, so they are a start and no more); text positions, which stage 1 does not have, take those of
-    MAR's buffer, as many as both have. The diffusion head is taken when it has MAR's width and depth, the layers that
-    touch a patch only when the patches have MAR's size (16 numbers; S1's have 128).
+    Blocks and norms fit when width and depth match MAR's. Patch positions are copied as far as both models have them;
+    MAR's belong to a 16 x 16 image grid, so they are only a starting point. Text positions, which stage 1 lacks, are
+    filled from MAR's buffer as far as it reaches. The diffusion head is copied when it has MAR's width and depth, and
+    its input and output layers only when the patches have MAR's size (16 numbers; IMPACT's have 128).
 
     Args:
-        source: .safetensors, a torch file (state dict, or one under "model_ema" or "model"), or a state dict.
+        model: The model to initialise, modified in place.
+        source: A .safetensors file, a torch file (a state dict, or one under "model_ema" or "model"), or a state dict.
 
     Raises:
-        ValueError: unreadable file, no MAR checkpoint, or one of which nothing fits.
+        UserError: The file is unreadable, is not a MAR checkpoint, or contains nothing that fits.
     """
     weights = source if isinstance(source, dict) else _read(Path(source))
     renamed, not_taken = _rename(weights)
@@ -110,16 +111,16 @@ def _read(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise UserError(f"{path}: not a file of weights that can be read ({first_line(error)})") from error
-    content = read_checkpoint(path, [argparse.Namespace])  # MAR stores its arguments beside the weights
+            raise UserError(f"{path}: not a readable weights file ({first_line(error)})") from error
+    content = read_checkpoint(path, [argparse.Namespace])  # MAR stores its arguments next to the weights
     named = next((content[key] for key in ("model_ema", "model") if isinstance(content.get(key), dict)), content)
     return state_dict(named, path)
 
 
 def _rename(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights under our names, and MAR's names that have no place."""
+    """Rename MAR's weights to our names, and list the names that have no counterpart."""
     if "diffusion_pos_embed_learned" not in weights:
-        raise UserError("This is no MAR checkpoint: it has no diffusion_pos_embed_learned.")
+        raise UserError("This is not a MAR checkpoint: it has no diffusion_pos_embed_learned.")
     num_patches = weights["diffusion_pos_embed_learned"].shape[1]
     renamed, not_taken = {}, {}
     for name, value in weights.items():
@@ -137,7 +138,7 @@ def _rename(weights: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _shape_of_head(weights: dict[str, Tensor]) -> tuple[int, int]:
-    """(width, depth) of the diffusion head in weights under our names."""
+    """Return (width, depth) of the diffusion head from weights under our names."""
     blocks = [value for name, value in weights.items() if re.fullmatch(r"head\.blocks\.\d+\.fc1\.bias", name)]
     return (len(blocks[0]), len(blocks)) if blocks else (0, 0)
 

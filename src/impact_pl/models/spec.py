@@ -1,4 +1,4 @@
-"""The specification that rebuilds a model, and its file: config.json of a model folder."""
+"""The specification that rebuilds a model, and config.json, the file that stores it."""
 
 import dataclasses
 import json
@@ -13,16 +13,16 @@ from impact_pl.errors import UserError
 from impact_pl.files import STRICT, parse_json, read_json
 from impact_pl.partial import write_whole
 
-BUILTIN = "builtin"  # the name of the model that comes with the package
+BUILTIN = "builtin"  # name of the model that ships with the package
 BUILTIN_FOLDER = Path(__file__).parents[1] / "assets" / "model"
 FILES = ("config.json", "model.safetensors")
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """The folder of ``builtin``; every other name is a path already.
+    """Resolve a model name or path to a folder; ``builtin`` is the only name.
 
     Raises:
-        ValueError: this installation has no built-in model.
+        UserError: This installation has no built-in model.
     """
     if str(name_or_path) != BUILTIN:
         return Path(name_or_path)
@@ -30,60 +30,60 @@ def find_model(name_or_path: str | Path) -> Path:
     if missing:
         raise UserError(
             f"this installation has no built-in model ({BUILTIN_FOLDER} lacks {' and '.join(missing)}): name the "
-            "folder of another with --model, such as runs/NAME/model, which impact train writes at its end"
+            "folder of another with --model, such as runs/NAME/model, which impact train writes when it finishes"
         )
     return BUILTIN_FOLDER
 
 
-FORMAT = 1  # of a saved model folder
+FORMAT = 1  # format version of a saved model folder
 REMEDY = "export the model again"
 MAX_RATE = 1 << 24
-SIZED_HEADS = ("diffusion", "consistency", "mse")  # made of head_depth blocks of head_width
+SIZED_HEADS = ("diffusion", "consistency", "mse")  # built from head_depth blocks of width head_width
 Size = Annotated[int, Ge(1), Le(1 << 16)]
 
 
 @dataclass
 class ImpactSpec:
-    """Everything a model must know to be rebuilt and to decide whether data fits it."""
+    """Everything needed to rebuild a model and to decide whether data fits it."""
 
     __pydantic_config__ = STRICT
 
     model: ModelConfig
     latent_channels: Size
     latent_width: Size
-    latent_mean: Annotated[list[float], MaxLen(1 << 16)]  # (C,), of the codec's raw latents
-    latent_std: Annotated[float, Gt(0)]  # one scalar, so that a codec decides its channels' relative scale
+    latent_mean: Annotated[list[float], MaxLen(1 << 16)]  # (C,), means of the codec's raw latents
+    latent_std: Annotated[float, Gt(0)]  # a scalar, so that the codec decides the relative scale of its channels
     text_features: dict[str, tuple[Size, Size]] = dataclasses.field(default_factory=dict)  # name -> (L_i, d_i)
     codec: dict = dataclasses.field(default_factory=dict)  # name, identity, sample_rate, samples_per_latent
     text_encoder: dict[str, Any] | None = None  # name, identity
-    num_frames: Annotated[int, Ge(0), Le(1 << 24)] = 0  # H of the training clips; 0: not noted
-    decoding: dict = dataclasses.field(default_factory=dict)  # fields of DecodingConfig, of the training's `decoding`
+    num_frames: Annotated[int, Ge(0), Le(1 << 24)] = 0  # H of the training clips; 0: unknown
+    decoding: dict = dataclasses.field(default_factory=dict)  # DecodingConfig fields, from `decoding` in training
 
     @property
     def patch_shape(self) -> tuple[int, int]:
-        """(frames, width) of a patch: square, or as wide as a latent that is narrower than that."""
+        """Frames and width of a patch: square, unless the latents are narrower."""
         return self.model.patch_size, min(self.model.patch_size, self.latent_width)
 
     @property
     def own_decoding(self) -> DecodingConfig:
-        """How this model is to be decoded, unless one says otherwise."""
+        """Decoding settings stored with this model, the default for generation."""
         return DecodingConfig(**self.decoding)
 
     @property
     def text_length(self) -> int:
-        """L, over all text features."""
+        """L, summed over all text features."""
         return sum(length for length, _ in self.text_features.values())
 
     @property
     def num_padding(self) -> int:
-        """At how many positions without text something stands, at most: ``model.text_padding``, or L."""
+        """Maximum number of attended positions without text: ``model.text_padding``, or L if that is -1."""
         padding = self.model.text_padding
         return self.text_length if padding < 0 else min(padding, self.text_length)
 
 
 @dataclass
 class SpecFile(ImpactSpec):
-    """config.json of a model folder."""
+    """Schema of a model folder's config.json."""
 
     format: Annotated[int, Ge(FORMAT), Le(FORMAT)] = FORMAT
     weights_sha256: str | None = None  # of model.safetensors; None in folders of earlier versions
@@ -91,7 +91,7 @@ class SpecFile(ImpactSpec):
 
 @dataclass
 class StrictDecoding(DecodingConfig):
-    """The fields of ``decoding`` in config.json."""
+    """Schema of ``decoding`` in config.json."""
 
     __pydantic_config__ = STRICT
 
@@ -108,10 +108,11 @@ def read_weights_sha256(path: Path) -> str | None:
 
 
 def read_spec(path: Path) -> ImpactSpec:
-    """Read what :func:`write_spec` wrote, and refuse what could not be a model.
+    """Read and validate a specification written by :func:`write_spec`.
 
     Raises:
-        UserError: damaged, not of a model, of another format, or larger than the weights beside it could be.
+        UserError: The file is damaged, does not describe a model, has another format version, or describes a model
+            larger than the weights next to it can be.
     """
     read = read_json(path, SpecFile, remedy=REMEDY)
     spec = ImpactSpec(**{field.name: getattr(read, field.name) for field in dataclasses.fields(ImpactSpec)})
@@ -132,9 +133,9 @@ def read_spec(path: Path) -> ImpactSpec:
 
 
 def check_size(spec: ImpactSpec, path: Path) -> None:
-    """Refuse sizes that the weights next to config.json cannot fill, before anything is allocated for them.
+    """Check that the weights next to config.json are large enough for its sizes, before allocating anything.
 
-    Counts the largest matrices alone, of at least a byte per number.
+    Only the largest matrices are counted, at one byte per number or more.
     """
     weights = path.with_name(FILES[1])
     if not weights.is_file():

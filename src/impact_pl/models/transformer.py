@@ -1,6 +1,6 @@
-"""Transformer block with the parameter names of MAR's (and timm's), so that its checkpoints load.
+"""Transformer block with the parameter names of MAR (and timm), so that their checkpoints load.
 
-Dimensions: B clips, S positions, K positions that are asked for, D width, A attention heads.
+Dimension key: B clips, S positions, K query positions, D width, A attention heads.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from impact_pl.sampling.masking import take
 
 LAYER_NORM_EPS = 1e-6
 
-# Where PyTorch prefers cuDNN's attention (bf16 on H100 and later), cuDNN builds a plan per combination of batch size,
-# lengths and mask, for tens of milliseconds each. Our lengths hardly repeat: in decoding they change with every
-# iteration, in training with every batch. The other kernels need no plan. Without CUDA this changes nothing.
+# Where PyTorch prefers cuDNN attention (bf16 on H100 and later), cuDNN builds a plan for every combination of batch
+# size, lengths and mask, which takes tens of milliseconds. Our lengths rarely repeat: they change with every iteration
+# in decoding and with every batch in training. The other kernels need no plan. Without CUDA this has no effect.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 class QuickDropout(nn.Dropout):
-    """``nn.Dropout`` that draws faster on a CPU: 16 random bits for a number, four numbers a draw of the generator.
+    """``nn.Dropout`` that is faster on CPU: it uses 16 random bits per element, four elements per draw.
 
-    PyTorch draws once a number there: 56 ms for 7 million float32 numbers, this 14 (two cores of a Zen 3).
+    PyTorch draws once per element: 56 ms for 7 million float32 numbers, against 14 ms here (two cores of a Zen 3).
 
-    Note: what is dropped is p rounded to a multiple of 1/65536.
+    Note: ``p`` is rounded to a multiple of 1/65536.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(...) -> (...)."""
-        dropped = round(self.p * 2**16)  # of the values that 16 bits have
+        """Apply dropout; the shape is unchanged."""
+        dropped = round(self.p * 2**16)  # out of the 2**16 values
         is_quick = x.device.type == "cpu" and not self.inplace and not torch.compiler.is_compiling()
         if not (self.training and is_quick and 0 < dropped < 2**16):
             return super().forward(x)
@@ -56,9 +56,9 @@ class Attention(nn.Module):
         self.dropout = QuickDropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
-        """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
+        """Attend from all positions, (B, S, D) -> (B, S, D), or from ``positions`` (B, K) only, -> (B, K, D).
 
-        All attend to all S positions, or to those that ``key_mask`` (B, 1, 1, S) bool has as True.
+        Keys are all S positions, or those where ``key_mask`` (B, 1, 1, S) bool is True.
         """
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         if positions is not None:
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         return self.attend(q, k, v, key_mask)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
-        """From queries q (B, K, D) to keys and values k, v (B, S, D), where ``key_mask`` is True: (B, K, D)."""
+        """Attend from q (B, K, D) to k and v (B, S, D) where ``key_mask`` is True: (B, K, D)."""
         q, k, v = (rearrange(part, "b s (a d) -> b a s d", a=self.num_heads) for part in (q, k, v))
         dropout = self.attention_dropout if self.training else 0.0
         x = self.scaled_dot_product_attention(q, k, v, attn_mask=key_mask, dropout_p=dropout)  # (B, A, K, D/A)
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with an exact GELU between them."""
+    """Two linear layers with an exact GELU in between."""
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Mlp(nn.Module):
         self.dropout = QuickDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, D) -> (B, S, D)."""
+        """Apply the MLP: (B, S, D) -> (B, S, D)."""
         return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
 
 
@@ -100,9 +100,9 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, int(dim * mlp_ratio), dropout)
 
     def forward(self, x: Tensor, positions: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
-        """(B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K) and nothing computed that they do not need.
+        """Apply the block: (B, S, D) -> (B, S, D), or (B, K, D) at ``positions`` (B, K).
 
-        ``key_mask`` as of :class:`Attention`.
+        ``key_mask`` is that of :class:`Attention`.
         """
         attended = self.attn(self.norm1(x), positions, key_mask)
         x = attended + (x if positions is None else take(x, positions))

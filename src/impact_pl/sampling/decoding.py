@@ -1,7 +1,9 @@
-"""Iterative parallel decoding (S1 Sec. 3.2): start all masked, reveal patches in T iterations, each conditioned on all.
+"""Iterative parallel decoding (IMPACT Sec. 3.2): start fully masked and reveal patches over T iterations.
 
-Dimensions: B clips, N patches, P numbers a patch, R still masked patches, K revealed in this iteration, D width.
-The loop knows the model by two callables only, or three.
+The loop accesses the model only through the callables Encode, Sample and (optionally) Propose.
+
+Dimension key: B clips, N patches, P numbers per patch, R patches still masked, K patches revealed in this iteration, D
+width.
 """
 
 import math
@@ -17,22 +19,23 @@ from impact_pl.randomness import Generators, draw_gumbel
 from impact_pl.sampling.diffusion import usable_alpha_bars
 from impact_pl.sampling.masking import columns, masked_counts, random_order, take
 
-TOLERANCE = 0.1  # of a patch's numbers, whose standard deviation is about 1: an error that does not matter
-GUMBEL_SCALE = 1.0  # of the noise on the confidence when everything is still masked, in nats
+TOLERANCE = 0.1  # negligible error of a number in a patch, whose standard deviation is about 1
+GUMBEL_SCALE = 1.0  # scale of the noise on the confidence when everything is masked, in nats
 
 GUIDANCE_SCHEDULES: dict[str, Callable[[float], float]] = {
-    # share of the way from 1 to guidance_scale, of the progress t/T
-    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # S1 Sec. 3.2: falls
+    # Progress t/T -> how far the scale is from 1 (0) to guidance_scale (1).
+    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: decreasing
     "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1 - math.cos(math.pi / 2 * progress),  # MAR: linear in the share revealed, rises
+    "linear": lambda progress: 1 - math.cos(math.pi / 2 * progress),  # MAR: increasing, linear in the revealed fraction
 }
 
 
 class Encode(Protocol):
-    """(patches (B, N, P), mask (B, N), positions (B, K), number kept, guided) -> hidden (B, K, D), null_hidden.
+    """Encoder callable: (patches (B, N, P), mask (B, N), positions (B, K), num_kept, guided) -> hidden, null_hidden.
 
-    The number, N less those that are masked, is told because counting them would wait for the device. ``null_hidden``
-    (B, K, D) is that of the null condition: None unless there is a condition and the guidance scale is not 1.
+    ``num_kept`` (N minus the masked patches) is passed because counting would synchronise host and device. Both outputs
+    are (B, K, D). ``null_hidden`` comes from the null condition; it is None without a condition or if the guidance
+    scale is 1.
     """
 
     def __call__(
@@ -41,7 +44,7 @@ class Encode(Protocol):
 
 
 class Sample(Protocol):
-    """(hidden (B, K, D), null_hidden (B, K, D) | None, guidance_scale, num_diffusion_steps) -> patches (B, K, P)."""
+    """Head callable: (hidden, null_hidden | None, guidance_scale, num_diffusion_steps) -> patches (B, K, P)."""
 
     def __call__(
         self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float, num_diffusion_steps: int
@@ -49,9 +52,9 @@ class Sample(Protocol):
 
 
 class Propose(Protocol):
-    """(hidden (B, R, D), null_hidden (B, R, D) | None, guidance_scale) -> patches (B, R, P) | None, confidence (B, R).
+    """Confidence callable: (hidden (B, R, D), null_hidden | None, guidance_scale) -> patches | None, confidence (B, R).
 
-    Patches are those whose confidence it is, to be kept; None: the confidence is of the position.
+    The patches (B, R, P) are the draws that the confidence belongs to. None means that it belongs to the position.
     """
 
     def __call__(
@@ -60,33 +63,38 @@ class Propose(Protocol):
 
 
 def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterations: int) -> float:
-    """beta(t) of iteration t in 0 .. T; ``cosine`` is S1's 1 + cos(pi/2 t/T) (beta_max - 1).
+    """Compute the guidance scale beta(t) of iteration t; ``cosine`` is IMPACT's 1 + cos(pi/2 t/T) (beta_max - 1).
 
-    Iterations count from 1, as in the cosine reveal schedule, so the last one runs without guidance under ``cosine``.
+    Iterations count from 1, as in the cosine reveal schedule. Under ``cosine`` the last one therefore runs without
+    guidance.
     """
     if iteration == num_iterations and schedule == "cosine":
-        return 1.0  # exactly: cos(pi/2) is not 0 in floating point
+        return 1.0  # exactly 1: cos(pi/2) is not 0 in floating point
     return 1 + GUIDANCE_SCHEDULES[schedule](iteration / num_iterations) * (guidance_scale - 1)
 
 
 def diffusion_steps_at(config: DecodingConfig, iteration: int) -> int:
-    """Of iteration t in 1 .. T: falling evenly from num_diffusion_steps to final_diffusion_steps.
+    """Compute the diffusion steps of iteration t: linear from num_diffusion_steps to final_diffusion_steps.
 
-    DiSA (arXiv 2505.20297): the more patches are known, the narrower is the distribution of the others, and the fewer
-    steps it takes to draw from it.
+    DiSA (arXiv 2505.20297): the more patches are known, the narrower the distribution of the others, and the fewer
+    steps are needed to sample from it.
     """
     first, last = config.num_diffusion_steps, config.final_diffusion_steps or config.num_diffusion_steps
     return round(first + (last - first) * (iteration - 1) / max(1, config.num_iterations - 1))
 
 
 def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
-    """ValueError, with the choices, for a configuration that cannot be decoded with."""
+    """Validate a decoding configuration.
+
+    Raises:
+        UserError: A value is out of range; the message states the choices.
+    """
     if config.num_iterations < 1:
         raise UserError(f"num_iterations = {config.num_iterations}: at least 1 (16 to 64 is the useful range).")
     if not (math.isfinite(config.guidance_scale) and config.guidance_scale >= 0):
-        raise UserError(f"guidance_scale = {config.guidance_scale}: choose a number from 0 up; 1 means no guidance.")
+        raise UserError(f"guidance_scale = {config.guidance_scale}: choose 0 or more; 1 means no guidance.")
     if not (math.isfinite(config.temperature) and config.temperature >= 0):
-        raise UserError(f"temperature = {config.temperature}: choose a number from 0 up.")
+        raise UserError(f"temperature = {config.temperature}: choose 0 or more.")
     if not 0 <= config.min_alpha_bar <= 0.5:
         raise UserError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
     num_usable = len(usable_alpha_bars(num_timesteps, config.min_alpha_bar))
@@ -122,18 +130,21 @@ def decode(
     progress: Callable[[int, int], None] | None = None,
     propose: Propose | None = None,
 ) -> Tensor:
-    """All patches (B, N, P), predicted from nothing.
+    """Decode all patches (B, N, P) from a fully masked start.
 
     Args:
-        patches: (B, N, P) zeros, which fix shape, type and device.
-        generator: of the order and of the noise on the confidence, for the batch or per clip.
-        propose: for order=confidence, of a model whose draws have a probability; None: :func:`confidence`.
-        progress: called with (iteration, T) after each iteration, iteration counting from 1.
+        encode: See :class:`Encode`.
+        sample: See :class:`Sample`.
+        patches: (B, N, P) zeros, which set shape, dtype and device.
+        config: Decoding configuration.
+        generator: Source of the order and of the noise on the confidence, for the batch or per clip.
+        progress: Called with (iteration, T) after each iteration, counting from 1.
+        propose: For order=confidence with a head whose draws have a probability. None uses :func:`confidence`.
     """
     propose = propose or (lambda hidden, null_hidden, guidance_scale: (None, confidence(hidden, sample, config)))
     batch, num_patches, _ = patches.shape
     mask = torch.ones(batch, num_patches, dtype=torch.bool, device=patches.device)
-    masked = random_order(batch, num_patches, generator, patches.device)  # (B, R); revealed from its end
+    masked = random_order(batch, num_patches, generator, patches.device)  # (B, R), revealed from the end
     adaptive = Budget(config.num_iterations) if config.reveal == "adaptive" else None
     counts = masked_counts(num_patches, config.num_iterations, "linear" if adaptive else config.reveal)
     for iteration, left in enumerate(counts, start=1):
@@ -164,16 +175,16 @@ def decode(
 
 
 class Budget:
-    """``reveal=adaptive``: an iteration reveals what is together as uncertain as a T-th of the clip was at first.
+    """Adaptive schedule (``reveal=adaptive``): reveal patches whose total uncertainty is 1/T of the initial one.
 
-    Patches that are revealed together are drawn without knowing of each other; what that can get wrong is at most the
-    sum of what is uncertain about each of them. A patch of variance v costs 1/2 log(1 + v / TOLERANCE^2) nats a
-    number: the rate that tells a Gaussian up to that error, next to nothing once the context has decided it.
+    Patches revealed in the same iteration are drawn independently. The error of this is bounded by the sum of their
+    uncertainties. A patch of variance v costs 1/2 log(1 + v / TOLERANCE^2) nats per number, the rate that describes a
+    Gaussian up to that error; it is close to 0 once the context determines the patch.
 
-    No iteration reveals fewer than ``linear`` would, so T are enough, and a clip that context decides quickly takes
-    fewer. In a batch the most uncertain clip decides, since all reveal the same number. The variances are those of
-    :func:`confidence`, of quick draws at all masked positions in every iteration, which are not free; and to know the
-    number, the host waits for the device.
+    No iteration reveals fewer patches than ``linear`` would, so T iterations suffice, and a clip whose context settles
+    early needs fewer. All clips of a batch reveal the same number, so the most uncertain clip decides. The variances
+    come from :func:`confidence`, i.e. from quick draws at all masked positions in every iteration, which adds cost.
+    Reading the number synchronises host and device.
     """
 
     def __init__(self, num_iterations: int) -> None:
@@ -181,7 +192,7 @@ class Budget:
         self.budget: Tensor | None = None  # (B, 1)
 
     def left(self, score: Tensor) -> int:
-        """How many of the masked patches stay so, given their confidence (B, R); they are revealed from the end."""
+        """Compute how many patches stay masked, given their confidence (B, R). Patches are revealed from the end."""
         cost = 0.5 * torch.log1p(torch.exp(-2 * score) / TOLERANCE**2).flip(1)  # (B, R)
         if self.budget is None:
             self.budget = cost.sum(dim=1, keepdim=True) / self.num_iterations
@@ -189,18 +200,18 @@ class Budget:
 
 
 def confidence(hidden: Tensor, sample: Sample, config: DecodingConfig) -> Tensor:
-    """How consistent the head is at each position (B, R), in nats: reveal the highest first.
+    """Score the head's consistency at each position (B, R), in nats. The highest score is revealed first.
 
-    ``confidence_candidates`` quick draws (``confidence_steps`` diffusion steps, no guidance) per position; the score is
-    -1/2 log of their variance, averaged over the patch's numbers. MaskGIT (arXiv 2202.04200, Sec. 3.2) reveals the
-    tokens of highest log probability plus Gumbel noise that fades with the share still masked. A continuous patch has
-    no probability to read off, but the expected log density of a draw is minus the differential entropy; for a Gaussian
-    of variance v that is -1/2 log v and a constant, a number, and this is the score.
+    The score is -1/2 log of the variance of ``confidence_candidates`` quick draws (``confidence_steps`` diffusion
+    steps, no guidance), averaged over the numbers of a patch. MaskGIT (arXiv 2202.04200, Sec. 3.2) reveals the tokens
+    with the highest log probability plus Gumbel noise that fades with the fraction still masked. A continuous patch has
+    no such probability, but the expected log density of a draw is the negative differential entropy. For a Gaussian of
+    variance v that is -1/2 log v plus a constant.
 
-    Note: S1 (Sec. 3.2.1) reveals in random order; this is an option. Its cost: each iteration draws all R masked
-    positions instead of K, with candidates x steps head evaluations each. At T = 64, 4 x 10 draws against 100 guided
-    steps, that is about 8 times the arithmetic of the head, in 1.1 times its sequential steps. The quick draws are
-    discarded; revealed patches are drawn at full quality.
+    Note: IMPACT (Sec. 3.2.1) reveals in random order; this is an option. Each iteration samples all R masked positions
+    instead of K, with candidates x steps head evaluations each. At T = 64, with 4 x 10 draws against 100 guided steps,
+    this is about 8 times the arithmetic of the head in 1.1 times its sequential steps. The quick draws are discarded,
+    and revealed patches are sampled at full quality.
     """
     repeated = hidden.repeat(config.confidence_candidates, 1, 1)  # (C * B, R, D)
     draws = sample(repeated, None, 1.0, config.confidence_steps)

@@ -1,9 +1,10 @@
 """Gaussian diffusion of patches: cosine schedule, respacing, training losses.
 
-Dimensions: K patches, P numbers a patch, T diffusion timesteps. K stands for one dimension or several: patches may be
-rows (K, P), or (B, K, P) with steps (B, K).
-Timesteps run from 0 (almost clean) to T - 1 (noise). Sources: DDPM = Ho et al., arXiv 2006.11239; IDDPM = Nichol and
-Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is trained and sampled with exactly this.
+Timesteps run from 0 (almost clean) to T - 1 (noise).
+
+Dimension key: K patches, P numbers per patch, T diffusion timesteps. K stands for one or more dimensions: patches may
+be rows (K, P), or (B, K, P) with steps (B, K). Sources: DDPM = Ho et al., arXiv 2006.11239; IDDPM = Nichol and
+Dhariwal, arXiv 2102.09672; MAR = Li et al., arXiv 2406.11838, whose head is trained and sampled in exactly this way.
 """
 
 import math
@@ -21,9 +22,9 @@ MAX_BETA = 0.999
 
 @dataclass(frozen=True)
 class Schedule:
-    """Coefficients of a diffusion over S of the T training timesteps, each (S,) float32 computed in float64.
+    """Coefficients of a diffusion over S of the T training timesteps, each (S,) float32, computed in float64.
 
-    ``timesteps`` names the training timestep of every step, which is what the network is conditioned on.
+    ``timesteps`` maps every step to its training timestep, which the network is conditioned on.
     """
 
     timesteps: Tensor  # int64
@@ -41,44 +42,45 @@ class Schedule:
         return len(self.timesteps)
 
     def to(self, device: torch.device | str) -> "Schedule":
-        """The same schedule on ``device``."""
+        """Move the schedule to ``device``."""
         return Schedule(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
 def cosine_betas(num_timesteps: int) -> Tensor:
-    """Betas (T,) float64 of the cosine schedule, alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (IDDPM Eq. 17)."""
+    """Compute betas (T,) float64 with alpha_bar(t) = cos^2((t + 0.008) / 1.008 pi/2) (cosine, IDDPM Eq. 17)."""
     t = torch.arange(num_timesteps + 1, dtype=torch.float64, device="cpu") / num_timesteps
     alpha_bar = torch.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2
     return (1 - alpha_bar[1:] / alpha_bar[:-1]).clamp(max=MAX_BETA)
 
 
 def respaced_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """``num_steps`` of the training timesteps, evenly spread, first and last included (IDDPM Sec. 4).
+    """Select ``num_steps`` evenly spaced training timesteps, including the first and the last (IDDPM Sec. 4).
 
-    Note: a single step is the last timestep, where there is noise to remove (the reference takes the first and fails).
+    Note: A single step is the last timestep, where there is noise to remove. The reference takes the first one and
+    fails.
     """
     if not 1 <= num_steps <= num_timesteps:
-        raise UserError(f"num_diffusion_steps = {num_steps}: choose 1 to {num_timesteps}, the timesteps there are.")
+        raise UserError(f"num_diffusion_steps = {num_steps}: choose 1 to {num_timesteps}, the number of timesteps.")
     if num_steps == 1:
         return [num_timesteps - 1]
     stride = (num_timesteps - 1) / (num_steps - 1)
-    # Added up as in the reference, not multiplied: halves then round to the same side.
+    # Accumulate as the reference does instead of multiplying, so that halves round to the same side.
     return [round(position) for position in accumulate([0.0] + [stride] * (num_steps - 1))]
 
 
 def usable_alpha_bars(num_timesteps: int, min_alpha_bar: float) -> Tensor:
-    """alpha_bar float64 of the timesteps where it is ``min_alpha_bar`` or more: the first ones of ``num_timesteps``."""
-    alpha_bars = torch.cumprod(1 - cosine_betas(num_timesteps), dim=0)  # (T,), falling
+    """Return alpha_bar (float64) of the first timesteps, those where it is at least ``min_alpha_bar``."""
+    alpha_bars = torch.cumprod(1 - cosine_betas(num_timesteps), dim=0)  # (T,), decreasing
     return alpha_bars[alpha_bars >= min_alpha_bar]
 
 
 def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_alpha_bar: float = 0.0) -> Schedule:
-    """Cosine schedule over ``num_steps`` of ``num_timesteps`` (None: all); respacing keeps alpha_bar (IDDPM Eq. 19).
+    """Build a cosine schedule over ``num_steps`` of ``num_timesteps`` (None: all) that keeps alpha_bar (IDDPM Eq. 19).
 
-    ``min_alpha_bar`` leaves out the last timesteps, those with a smaller alpha_bar. At the very last one it is 2e-9 and
-    a thousandth of its neighbour's, so the first of 100 steps multiplies the network's error by 350: a network that is
-    not trained to a few parts in a thousand there never recovers. From 1e-3 on (timestep 978) no step does that, and
-    starting from pure noise loses 3 % of the signal's amplitude. 0 is what MAR does.
+    ``min_alpha_bar`` removes the last timesteps, those with a smaller alpha_bar. At the very last timestep alpha_bar is
+    2e-9, a thousandth of its neighbour's, so the first of 100 steps multiplies the network's error by 350. A network
+    that is not accurate to a few parts in a thousand there never recovers. From 1e-3 on (timestep 978) no step does
+    this, and starting from pure noise loses 3 % of the signal's amplitude. MAR uses 0.
     """
     alpha_bars = usable_alpha_bars(num_timesteps, min_alpha_bar)
     num_usable = len(alpha_bars)
@@ -87,7 +89,7 @@ def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_a
     previous = torch.cat([alpha_bars.new_ones(1), alpha_bars[:-1]])
     betas = 1 - alpha_bars / previous
     variance = betas * (1 - previous) / (1 - alpha_bars)
-    # A single step has no second variance to repeat; it draws no noise either, so beta stands in.
+    # A single step has no second variance to repeat. It adds no noise either, so beta serves as a placeholder.
     variance[0] = variance[1] if len(variance) > 1 else betas[0]
     coefficients = {
         "alpha_bars": alpha_bars,
@@ -104,32 +106,33 @@ def make_schedule(num_timesteps: int = 1000, num_steps: int | None = None, min_a
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says about noisy patches: ``noise`` (K, P), and ``variance`` (K, P) in [-1, 1] when in range."""
+    """Denoiser output: ``noise`` (K, P), and ``variance`` (K, P), in [-1, 1] when in range."""
 
     noise: Tensor
     variance: Tensor
 
 
 def add_noise(schedule: Schedule, x0: Tensor, step: Tensor, noise: Tensor) -> Tensor:
-    """Forward process q(x_t | x_0) at steps (K,): (K, P) noisy patches (DDPM Eq. 4)."""
+    """Sample from the forward process q(x_t | x_0) at steps (K,): noisy patches (K, P) (DDPM Eq. 4)."""
     return schedule.sqrt_alpha_bars[step, None] * x0 + schedule.sqrt_one_minus_alpha_bars[step, None] * noise
 
 
 def noise_of_velocity(schedule: Schedule, noisy: Tensor, step: Tensor, velocity: Tensor) -> Tensor:
-    """Noise (K, P) for a predicted v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 (arXiv 2202.00512, appendix D).
+    """Convert a velocity v = sqrt(alpha_bar) noise - sqrt(1 - alpha_bar) x_0 to noise (arXiv 2202.00512, App. D).
 
-    Its error is the velocity's times sqrt(alpha_bar), and that of x_0 times sqrt(1 - alpha_bar): bounded everywhere.
+    The error of the noise is that of the velocity times sqrt(alpha_bar), the error of x_0 that times sqrt(1 -
+    alpha_bar), so both are bounded.
     """
     return schedule.sqrt_one_minus_alpha_bars[step, None] * noisy + schedule.sqrt_alpha_bars[step, None] * velocity
 
 
 def posterior_mean(schedule: Schedule, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-    """Mean of q(x_{t-1} | x_t, x_0) (DDPM Eq. 7)."""
+    """Compute the mean of q(x_{t-1} | x_t, x_0) (DDPM Eq. 7)."""
     return schedule.posterior_mean_x0[step, None] * x0 + schedule.posterior_mean_noisy[step, None] * noisy
 
 
 def reverse_step(schedule: Schedule, noisy: Tensor, step: Tensor, prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Mean and log variance of p(x_{t-1} | x_t), each (K, P): noise as DDPM Eq. 11, variance as IDDPM Eq. 15."""
+    """Compute mean (DDPM Eq. 11) and log variance (IDDPM Eq. 15) of p(x_{t-1} | x_t), each (K, P)."""
     x0 = schedule.sqrt_recip_alpha_bars[step, None] * noisy
     x0 = x0 - schedule.sqrt_recip_minus_one[step, None] * prediction.noise
     share = (prediction.variance + 1) / 2
@@ -146,10 +149,10 @@ def diffusion_loss(
     noise: Tensor,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Loss (K,) of the predictions: mean squared noise error + variational bound in bits per number (IDDPM Eq. 16).
+    """Compute the loss (K,): mean squared noise error plus variational bound in bits per number (IDDPM Eq. 16).
 
-    ``weight`` (K,) is of the noise error. The bound sees the predicted mean detached, so it trains the variance only.
-    As in MAR it enters with weight 1.
+    ``weight`` (K,) applies to the noise error. The bound sees the predicted mean detached, so it only trains the
+    variance. As in MAR, its weight is 1.
     """
     error = (noise - prediction.noise).square().mean(dim=-1)
     error = error if weight is None else weight * error
@@ -157,7 +160,7 @@ def diffusion_loss(
 
 
 def variational_bound(schedule: Schedule, prediction: Prediction, x0: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-    """KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) a row (DDPM Eq. 5), at step 0 the decoder's likelihood; bits."""
+    """Compute KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) in bits per row (DDPM Eq. 5); at step 0, the likelihood."""
     mean, log_variance = reverse_step(schedule, noisy, step, prediction)
     true_mean = posterior_mean(schedule, x0, noisy, step)
     true_log_variance = schedule.posterior_log_variance[step, None]
@@ -173,10 +176,10 @@ def variational_bound(schedule: Schedule, prediction: Prediction, x0: Tensor, no
 
 
 def log_likelihood_of_bin(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log P of the bin of half-width 1/255 around ``x``, outermost bins open (DDPM Eq. 13).
+    """Compute log P of the bin of half-width 1/255 around ``x``, with open outermost bins (DDPM Eq. 13).
 
-    Note: latents are no 8-bit images; the bins are kept because MAR trains with them. The normal CDF is its usual tanh
-    approximation, as there.
+    Note: Latents are not 8-bit images. The bins are kept because MAR trains with them. The normal CDF uses the usual
+    tanh approximation, as in MAR.
     """
     scale = torch.exp(-log_std)
     upper = _normal_cdf((x - mean + 1 / 255) * scale)

@@ -1,6 +1,6 @@
-"""Choose the masked patches: ratios for training, orders, and how many are revealed per decoding iteration.
+"""Masking: mask ratios for training, random orders, and the number of patches revealed per decoding iteration.
 
-Dimensions: B clips, N patches, T decoding iterations. A mask (B, N) is True where a patch is to be predicted.
+Dimension key: B clips, N patches, T decoding iterations. A mask (B, N) is True where a patch is to be predicted.
 """
 
 import math
@@ -15,13 +15,13 @@ from impact_pl.randomness import Generators, draw_uniform, host_generator
 
 
 def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
-    """Draw the share of patches to mask in a batch: a fixed q (IMPACT), or MAR's normal around 1 truncated to [low, 1].
+    """Draw the fraction of patches to mask in a batch: fixed (IMPACT), or MAR's normal around 1 truncated to [low, 1].
 
     The truncated normal is drawn by its inverse CDF: 1 + std Phi^-1(Phi(a) + u (1/2 - Phi(a))), a = (low - 1) / std.
     """
     if config.kind == "fixed":
         if not 0 < config.value <= 1:
-            raise UserError(f"mask_ratio.value = {config.value}: choose a share above 0 and at most 1.")
+            raise UserError(f"mask_ratio.value = {config.value}: choose a fraction above 0 and at most 1.")
         return config.value
     if config.kind != "truncated_normal":
         raise UserError(f"mask_ratio.kind = {config.kind!r}: choose truncated_normal or fixed.")
@@ -33,7 +33,7 @@ def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> floa
 
 
 def num_masked(num_patches: int, mask_ratio: float) -> int:
-    """ceil(N ratio), at least 1 (MAR). The small constant keeps a product that is whole up to rounding."""
+    """Compute ceil(N ratio), at least 1 (MAR). A small constant absorbs rounding errors of integer products."""
     return min(num_patches, max(1, math.ceil(num_patches * mask_ratio - 1e-9)))
 
 
@@ -43,24 +43,24 @@ def random_order(batch: int, num_patches: int, generator: Generators, device: to
 
 
 def mask_from_order(order: Tensor, count: int) -> Tensor:
-    """Mask (B, N) of the first ``count`` patches of each order (B, N); a smaller count gives a subset."""
+    """Mask the first ``count`` patches of each order (B, N). A smaller count gives a subset."""
     mask = torch.zeros_like(order, dtype=torch.bool)
     return mask.scatter(1, order[:, :count], True)
 
 
 REVEALS: dict[str, Callable[[float], float]] = {
-    # share still masked, of the progress t/T in 0 .. 1 (names of MaskGIT, arXiv 2202.04200, Sec. 4.4)
-    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: few first, many last
-    "linear": lambda progress: 1 - progress,  # the same number always
-    "sqrt": lambda progress: 1 - math.sqrt(progress),  # many first, few last
+    # Progress t/T in [0, 1] -> fraction still masked (names from MaskGIT, arXiv 2202.04200, Sec. 4.4).
+    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: few patches first, many last
+    "linear": lambda progress: 1 - progress,  # the same number in every iteration
+    "sqrt": lambda progress: 1 - math.sqrt(progress),  # many patches first, few last
 }
 
 
 def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine") -> list[int]:
-    """Patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (IMPACT Sec. 3.2), or another of REVEALS.
+    """Count the patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (IMPACT Sec. 3.2), or per REVEALS.
 
-    As in MAR every iteration reveals at least one patch while more than one is left, and the last reveals all; with
-    T > N some iterations therefore reveal none, and cost nothing.
+    As in MAR, every iteration reveals at least one patch while more than one is left, and the last reveals all. With T
+    > N some iterations therefore reveal none and cost nothing.
     """
     if num_patches < 1 or num_iterations < 1:
         raise UserError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
@@ -73,7 +73,7 @@ def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine")
 
 
 def columns(positions: Tensor, x: Tensor) -> Tensor:
-    """Expand positions (B, K) to (B, K, D), the index that gather and scatter take along dimension 1 of x (B, N, D)."""
+    """Expand positions (B, K) to (B, K, D), the index for gather and scatter along dimension 1 of x (B, N, D)."""
     return positions[..., None].expand(-1, -1, x.shape[-1])
 
 

@@ -1,6 +1,6 @@
-"""Reverse diffusion as a list of steps, each a linear update whose coefficients are known before anything is sampled.
+"""Reverse diffusion as a list of steps, each a linear update with coefficients computed before sampling.
 
-Dimensions: K patches, P numbers per patch, S steps. Sources as in :mod:`impact_pl.sampling.diffusion`.
+Dimension key: K patches, P numbers per patch, S steps. Sources as in :mod:`impact_pl.sampling.diffusion`.
 """
 
 import math
@@ -16,7 +16,7 @@ from impact_pl.sampling.diffusion import Schedule
 
 @dataclass(frozen=True)
 class Step:
-    """From x_t to x_{t-1}, given the network's outputs: y (noise or velocity) and v (of the variance, in [-1, 1]).
+    """Update from x_t to x_{t-1}, given the network outputs y (noise or velocity) and v (variance, in [-1, 1]).
 
     x_0 = x0_of_x x + x0_of_y y; x <- keep x + mean x_0 + std exp(slope v) z, where z is fresh noise.
     """
@@ -26,11 +26,11 @@ class Step:
     keep: float
     mean: float
     std: float  # 0: no noise is added
-    slope: float  # of log std in v
+    slope: float  # d log std / d v
 
 
 def ancestral(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
-    """DDPM Algorithm 2 with learned variance (IDDPM Eq. 15), noisiest step first.
+    """Build the steps of DDPM Algorithm 2 with learned variance (IDDPM Eq. 15), noisiest step first.
 
     ``temperature`` scales the added noise; x_T is not scaled (MAR Sec. 3.2).
     """
@@ -50,9 +50,9 @@ def ancestral(schedule: Schedule, predicts_velocity: bool = False, temperature: 
 
 
 def ddim(schedule: Schedule, predicts_velocity: bool = False, temperature: float = 1.0) -> list[Step]:
-    """DDIM without noise (arXiv 2010.02502, Eq. 12 with sigma 0): the whole sample is decided by x_T.
+    """Build the steps of deterministic DDIM (arXiv 2010.02502, Eq. 12 with sigma 0): the sample depends on x_T only.
 
-    ``temperature`` changes nothing here: it scales x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
+    ``temperature`` has no effect here; it scales x_T (:attr:`impact_pl.models.heads.base.Sampling.start_std`).
     """
     steps = ancestral(schedule, predicts_velocity)
     alpha_bars = [*schedule.alpha_bars.double().flip(0).tolist(), 1.0]
@@ -69,12 +69,12 @@ SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "ddim":
 def solve(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Tensor:
-    """Run the steps from ``start`` = x_T to a sample, (K, P): the end of :func:`trajectory`."""
+    """Run the steps from ``start`` = x_T to a sample (K, P), the last point of :func:`trajectory`."""
     return last(trajectory(denoise, steps, start, noise))
 
 
 def last(points: Iterable[Tensor]) -> Tensor:
-    """The end of a path, of which no more than one point is kept."""
+    """Return the last point of a path, keeping only one point in memory."""
     for point in points:
         end = point
     return end
@@ -83,12 +83,13 @@ def last(points: Iterable[Tensor]) -> Tensor:
 def trajectory(
     denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
 ) -> Iterator[Tensor]:
-    """Yield what every step leads to, (K, P).
+    """Yield the result (K, P) of every step.
 
     Args:
         denoise: (x (K, P), index of the step) -> outputs y and v, each (K, P).
-        start: standard normal (K, P), times the temperature where no noise follows.
-        noise: standard normal (K, P) for every step that adds some: all but the last, or none.
+        steps: Steps from :func:`ancestral` or :func:`ddim`.
+        start: Standard normal (K, P), scaled by the temperature if no noise follows.
+        noise: Standard normal (K, P) for every step that adds noise: all but the last, or none.
     """
     x = start
     for i, (step, drawn) in enumerate(zip_longest(steps, noise)):

@@ -1,6 +1,6 @@
-"""Text encoders: captions -> features that the model takes as its condition.
+"""The text encoder interface: text encoders map captions to the features that condition the model.
 
-Dimension key: B batch, L_i positions of feature i, d_i its numbers a position, L all positions together.
+Dimension key: B batch, L_i positions of feature i, d_i its numbers per position, L all positions together.
 """
 
 import hashlib
@@ -16,22 +16,22 @@ from impact_pl.errors import UserError
 
 @dataclass
 class TextFeatures:
-    """Encoded captions. ``mask`` runs over all features' positions, in the order of ``features``."""
+    """Encoded captions. ``mask`` covers the positions of all features, in the order of ``features``."""
 
     features: dict[str, Tensor]  # name -> (B, L_i, d_i)
     mask: Tensor  # (B, L) bool, True = real
 
     def to(self, device: torch.device | str) -> "TextFeatures":
-        """The same on another device."""
+        """Move the features to another device."""
         return TextFeatures({name: x.to(device) for name, x in self.features.items()}, self.mask.to(device))
 
 
 class TextEncoder(nn.Module, ABC):
-    """What Impact needs of a text encoder, which is frozen.
+    """Interface of a frozen text encoder.
 
     Attributes:
-        name: what ``load_text_encoder`` finds it by.
-        identity: a short string that changes whenever features would, such as a hash of the weights.
+        name: Name that ``load_text_encoder`` accepts.
+        identity: A short string that changes whenever the features would, such as a hash of the weights.
         features: name -> (L_i, d_i) of every feature.
     """
 
@@ -41,27 +41,27 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of B captions, without gradients, each padded or cut to its L_i positions; real ones come first.
+        """Encode B captions without gradients, each padded or truncated to L_i positions, real positions first.
 
-        An encoder without weights may leave them on the CPU: whoever needs them elsewhere moves them.
+        An encoder without weights may return CPU tensors; callers move them where needed.
         """
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are; the CPU where it has none."""
+        """Device of the weights; the CPU if there are none."""
         return next(self.parameters(), torch.empty(0)).device
 
     def train(self, mode: bool = True) -> "TextEncoder":
-        """Dropout stays off."""
+        """Ignore the mode, so that dropout stays off."""
         return super().train(False)
 
     def describe(self) -> dict[str, Any]:
-        """What shards note of it: name, identity, and the shapes of its features."""
+        """Describe the encoder for the index of shards: name, identity, and shapes of its features."""
         features = {name: list(shape) for name, shape in self.features.items()}
         return {"name": self.name, "identity": self.identity, "features": features}
 
     def encode_known(self, captions: list[str]) -> TextFeatures:
-        """As ``encode``, with zeros and a mask of False for clips without caption (""), as shards hold them."""
+        """Run ``encode`` with zeros and an all-False mask for clips without a caption (""), as stored in shards."""
         known = [i for i, caption in enumerate(captions) if caption]
         features = {
             name: torch.zeros(len(captions), length, size, device=self.device)
@@ -78,10 +78,10 @@ class TextEncoder(nn.Module, ABC):
 
 
 class JoinedEncoder(TextEncoder):
-    """Several encoders' features one after the other; ``clap:...+t5:...`` gives S1's 1 + 77 positions.
+    """Concatenation of several encoders' features; ``clap:...+t5:...`` gives IMPACT's 1 + 77 positions.
 
     Raises:
-        ValueError: two of them have a feature of the same name.
+        UserError: Two of them have a feature of the same name.
     """
 
     def __init__(self, encoders: list[TextEncoder]) -> None:
@@ -96,7 +96,7 @@ class JoinedEncoder(TextEncoder):
             self.features |= encoder.features
 
     def encode(self, captions: list[str]) -> TextFeatures:
-        """Features of all encoders, (B, L_i, d_i) each; the mask (B, L) in their order."""
+        """Encode with all encoders: features (B, L_i, d_i), and the mask (B, L) in their order."""
         features: dict[str, Tensor] = {}
         masks = []
         for encoder in self.encoders:

@@ -1,4 +1,4 @@
-"""CLAP's text tower: one vector of unit length a caption, from checkpoints of transformers or of laion-clap.
+"""CLAP's text tower: one unit-length vector per caption, from transformers or laion-clap checkpoints.
 
 Dimension key: B batch, d numbers of the shared embedding space.
 """
@@ -17,19 +17,19 @@ from impact_pl.registry import full_name
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 from impact_pl.text_encoders.tokens import load_tokenizer, tokenize, tokenizer_files
 
-NUM_TOKENS = 77  # of a caption, as laion-clap cuts it
+NUM_TOKENS = 77  # per caption; laion-clap truncates here
 FEATURE = "clap"
-TEXT_PARTS = ("text_branch.", "text_projection.")  # of a laion-clap state dict
+TEXT_PARTS = ("text_branch.", "text_projection.")  # prefixes in a laion-clap state dict
 
 
 class Clap(TextEncoder):
-    """CLAP from a folder of transformers' ClapModel; its text embeddings as laion-clap's, scaled to length 1.
+    """CLAP from a folder of transformers' ClapModel, with text embeddings scaled to length 1 as in laion-clap.
 
     Args:
-        source: a folder with config.json, a tokenizer and weights, or ``hub:ID``.
+        source: A folder with config.json, a tokenizer and weights, or ``hub:ID``.
 
     Raises:
-        ValueError: no such folder, or a file is missing or another model's.
+        UserError: The folder or a file is missing, or belongs to another model.
     """
 
     def __init__(self, source: str) -> None:
@@ -45,34 +45,38 @@ class Clap(TextEncoder):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """Hash over configuration, tokenizer and weights."""
+        """Hash of configuration, tokenizer and weights."""
         files = [self.folder / "config.json", *tokenizer_files(self.folder), *weight_files(self.folder)]
         return files_identity(f"{FEATURE} {NUM_TOKENS}", files)
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextFeatures:
-        """B captions -> feature (B, 1, d), mask (B, 1); ValueError without captions."""
+        """Encode B captions into a feature (B, 1, d) and a mask (B, 1).
+
+        Raises:
+            UserError: There are no captions.
+        """
         tokens = tokenize(self.tokenizer, captions, NUM_TOKENS).to(self.model.device)
         embeddings = self.model.get_text_features(tokens["input_ids"], tokens["attention_mask"]).pooler_output
         return _one_vector(embeddings)
 
 
 class LaionClap(TextEncoder):
-    """CLAP from a checkpoint of laion-clap, such as 630k-audioset-fusion-best.pt (S1's).
+    """CLAP from a laion-clap checkpoint, such as 630k-audioset-fusion-best.pt (IMPACT's).
 
-    The checkpoint has no tokenizer: ``roberta-base``'s stands beside it, in a folder of that name with its config.json
-    and tokenizer files (of FacebookAI/roberta-base on the hub; its weights are not needed).
+    The checkpoint has no tokenizer. Put the config.json and tokenizer files of ``roberta-base``
+    (FacebookAI/roberta-base on the hub; its weights are not needed) into a folder of that name next to it.
 
     Note:
-        The text tower is RoBERTa and two linear layers, whose weights are read here with transformers' own RoBERTa.
-        The package laion-clap, which gives the same numbers (``make test-clap``), is not needed: it unpickles
-        whatever a file holds, wants numpy below 2, and fetches three tokenizers from the hub when imported.
+        The text tower is RoBERTa and two linear layers, whose weights are loaded into transformers' own RoBERTa. The
+        laion-clap package gives the same numbers (``make test-clap``) but is not needed. It unpickles arbitrary files,
+        requires numpy below 2, and downloads three tokenizers from the hub when imported.
 
     Args:
-        checkpoint: the file; {"state_dict": {"module.text_branch...": ...}, ...}, or the state dict alone.
+        checkpoint: The file: {"state_dict": {"module.text_branch...": ...}, ...}, or the state dict alone.
 
     Raises:
-        ValueError: no such file or not of laion-clap, or roberta-base is missing or does not fit.
+        UserError: The file is missing or not from laion-clap, or roberta-base is missing or does not fit.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -94,19 +98,23 @@ class LaionClap(TextEncoder):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """Hash over the checkpoint, and the configuration and tokenizer beside it."""
+        """Hash of the checkpoint and of the configuration and tokenizer next to it."""
         files = [self.file, self.folder / "config.json", *tokenizer_files(self.folder)]
         return files_identity(f"laion_{FEATURE} {NUM_TOKENS}", files)
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextFeatures:
-        """B captions -> feature (B, 1, d), mask (B, 1); ValueError without captions."""
+        """Encode B captions into a feature (B, 1, d) and a mask (B, 1).
+
+        Raises:
+            UserError: There are no captions.
+        """
         tokens = tokenize(self.tokenizer, captions, NUM_TOKENS).to(self.tower.text_branch.device)
         return _one_vector(nn.functional.normalize(self.tower(tokens["input_ids"], tokens["attention_mask"]), dim=-1))
 
 
 class _LaionTextTower(nn.Module):
-    """Under laion-clap's own names, so that its weights load as they are."""
+    """RoBERTa text tower with laion-clap's parameter names, so that its weights load unchanged."""
 
     def __init__(self, folder: Path, weights: dict[str, Tensor]) -> None:
         from transformers import RobertaConfig, RobertaModel
@@ -122,7 +130,7 @@ class _LaionTextTower(nn.Module):
             raise UserError(f"the checkpoint's text tower does not fit {folder / 'config.json'}: {what}") from error
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Ids and mask (B, L) -> embeddings (B, d)."""
+        """Embed token ids (B, L) with their mask: (B, d)."""
         return self.text_projection(self.text_branch(input_ids, attention_mask=attention_mask).pooler_output)
 
 
@@ -131,13 +139,13 @@ def _text_weights(file: Path) -> dict[str, Tensor]:
     state = state_dict(content.get("state_dict", content), file)
     plain = {name.removeprefix("module."): value for name, value in state.items()}
     weights = {name: value.float() for name, value in plain.items() if name.startswith(TEXT_PARTS)}
-    weights.pop("text_branch.embeddings.position_ids", None)  # counted, not learned; newer checkpoints lack it
+    weights.pop("text_branch.embeddings.position_ids", None)  # a counter, not learned; newer checkpoints lack it
     if weights.get("text_projection.0.weight", torch.empty(0)).ndim != 2:
         raise UserError(f"{file}: no text tower of laion-clap in it (text_branch and text_projection)")
     return weights
 
 
 def _one_vector(embeddings: Tensor) -> TextFeatures:
-    """(B, d) -> a feature of one position, always real."""
+    """Wrap embeddings (B, d) as a feature with one position, which is always real."""
     mask = torch.ones(len(embeddings), 1, dtype=torch.bool, device=embeddings.device)
     return TextFeatures({FEATURE: embeddings[:, None]}, mask)

@@ -1,4 +1,4 @@
-"""Text encoders by name: those of the project, of a program, or of an installed package."""
+"""Registry of text encoders: the project's own, a program's, and those of installed packages."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from impact_pl.text_encoders.base import JoinedEncoder, TextEncoder
 from impact_pl.text_encoders.clap import Clap, LaionClap
 from impact_pl.text_encoders.tokens import T5, MiniLM
 
-ENTRY_POINTS = "impact_pl.text_encoders"  # group of the entry points by which installed packages offer text encoders
+ENTRY_POINTS = "impact_pl.text_encoders"  # entry point group for text encoders of installed packages
 
 
 TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
@@ -24,20 +24,20 @@ TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {
 
 
 def load_text_encoder(name: str, device: torch.device | str = "cpu") -> TextEncoder:
-    """Load a text encoder by name; the network is used for nothing but ``hub:`` names.
+    """Load a text encoder by name. Only ``hub:`` names access the network.
 
     Args:
-        name: ``minilm``; ``t5:FOLDER``; ``clap:FOLDER``; ``laion_clap:FILE``; the name of one of your own, in
-            ``TEXT_ENCODERS`` or an entry point; or several of them, joined with ``+``. Where a folder is wanted,
-            ``hub:ID`` is a repository on the Hugging Face hub.
-        device: where it runs.
+        name: ``minilm``; ``t5:FOLDER``; ``clap:FOLDER``; ``laion_clap:FILE``; the name of your own, from
+            ``TEXT_ENCODERS`` or an entry point; or several of them joined with ``+``. ``hub:ID`` in place of a folder
+            is a repository on the Hugging Face hub.
+        device: Device of the encoder.
 
     Raises:
-        ValueError: unknown name, or a file or package of the encoder is missing.
+        UserError: The name is unknown, or a file or package of the encoder is missing.
     """
     kinds = known_kinds(TEXT_ENCODERS, ENTRY_POINTS)
     known = "|".join(map(re.escape, kinds))
-    names = re.split(rf"\+(?=(?:{known})(?:[:+]|$))", name)  # a path may hold a + as well
+    names = re.split(rf"\+(?=(?:{known})(?:[:+]|$))", name)  # a path may contain a + as well
     for each in names:
         unknown = re.search(r"\+(\w+):", each)
         if unknown and not Path(each.partition(":")[2]).exists():

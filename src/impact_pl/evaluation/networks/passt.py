@@ -1,4 +1,4 @@
-"""PaSST, a second network for KL (used by AudioGen and others), through its own package hear21passt.
+"""PaSST, a second network for KL (used by AudioGen and others), through its package hear21passt.
 
 Dimension key: S samples, D = 768 dimensions, K = 527 classes.
 """
@@ -25,7 +25,7 @@ from impact_pl.evaluation.networks.interface import (
 )
 
 SAMPLE_RATE = 32_000
-NUM_SAMPLES = 10 * SAMPLE_RATE  # every sound is cut, or padded with zeros, to 10 s (audioldm_eval, av-benchmark)
+NUM_SAMPLES = 10 * SAMPLE_RATE  # every sound is cut or zero-padded to 10 s (audioldm_eval, av-benchmark)
 NUM_CLASSES = 527
 ARCHITECTURE = "passt_s_swa_p16_128_ap476"
 CHECKPOINT = "passt-s-f128-p16-s10-ap.476-swa.pt"
@@ -34,10 +34,10 @@ _FRONT_END = f"mean removed,{NUM_SAMPLES},v1"
 
 
 class Passt(Network):
-    """PaSST-S with the weights in ``weights/passt-s-f128-p16-s10-ap.476-swa.pt``.
+    """PaSST-S with the weights ``weights/passt-s-f128-p16-s10-ap.476-swa.pt``.
 
     Raises:
-        UserError: the package hear21passt, or the file, is missing.
+        UserError: The package hear21passt or the file is missing.
     """
 
     name = "passt"
@@ -52,18 +52,18 @@ class Passt(Network):
         except ImportError as error:
             raise UserError("the network passt needs a package: pip install hear21passt==0.0.26") from error
         path = weights_file(weights, CHECKPOINT, SOURCE)
-        with contextlib.redirect_stdout(io.StringIO()):  # the package prints the whole network
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints the complete network
             self.model = get_model(arch=ARCHITECTURE, pretrained=False).eval()
-            self._mel = AugmentMelSTFT(fmin_aug_range=10, fmax_aug_range=2000).eval()  # 128 bins, as get_basic_model
+            self._mel = AugmentMelSTFT(fmin_aug_range=10, fmax_aug_range=2000).eval()  # 128 bins, as in get_basic_model
         load_strictly(self.model, state_dict(read_checkpoint(path), path), path)
         self.identity = identify(self.name, [path], _FRONT_END)
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at 32 kHz -> embeddings (1, 768) and logits (527,)."""
+        """Compute embeddings (1, 768) and logits (527,) of a waveform (S,) at 32 kHz."""
         sound = torch.from_numpy(mono(waveform))
         sound = (sound - sound.mean())[:NUM_SAMPLES]
         mel = self._mel(functional.pad(sound, (0, NUM_SAMPLES - len(sound)))[None])  # (1, 128, 1000)
-        with contextlib.redirect_stdout(io.StringIO()):  # shapes, at the first call
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints shapes at the first call
             logits, embeddings = self.model(mel[:, None])
         return NetworkFeatures(embeddings.numpy(), logits[0].numpy())

@@ -1,7 +1,7 @@
 """VGGish, the network of the Frechet audio distance (IMPACT Sec. 4), with torchvggish's weights.
 
-Both audioldm_eval and frechet-audio-distance take the 128 numbers before the last ReLU, without the PCA that AudioSet's
-released embeddings had; they differ in what they do to a waveform first (``preparation``).
+Both audioldm_eval and frechet-audio-distance take the 128 values before the last ReLU, without the PCA of AudioSet's
+released embeddings. They differ in their preprocessing of the waveform (``preparation``).
 
 Dimension key: S samples, T windows of 0.96 s, M frames of 10 ms.
 """
@@ -26,21 +26,21 @@ from impact_pl.evaluation.networks.interface import (
 )
 from impact_pl.evaluation.networks.yamnet import F_MAX, F_MIN, FFT, HOP, NUM_MELS, SAMPLE_RATE, WINDOW, mel_filters
 
-LOG_OFFSET = 0.01  # YAMNet has 0.001; all else of its front end is the same
+LOG_OFFSET = 0.01  # YAMNet uses 0.001; the front ends are otherwise the same
 WINDOW_FRAMES = 96  # 0.96 s; windows do not overlap
 CHECKPOINT, PCA = "vggish-10086976.pth", "vggish_pca_params-970ea276.pth"
 SOURCE = "github.com/harritaylor/torchvggish, release v0.1"
 PREPARATIONS = ("audioldm_eval", "none")
-PCA_RANGE = 2.0  # postprocessed embeddings are clipped to +-2, then counted in 255 steps
+PCA_RANGE = 2.0  # postprocessed embeddings are clipped to +-2, then quantised to 255 steps
 
 
 class VggishModel(nn.Module):
-    """VGGish under torchvggish's parameter names: (T, 1, 96, 64) -> (T, 128), before the last ReLU.
+    """VGGish with torchvggish's parameter names: (T, 1, 96, 64) -> (T, 128), before the last ReLU.
 
     Args:
-        width: channels of the first convolution (official: 64).
-        hidden: size of the two hidden layers (official: 4096).
-        dim: size of the embedding (official: 128).
+        width: Channels of the first convolution (official: 64).
+        hidden: Size of the two hidden layers (official: 4096).
+        dim: Size of the embedding (official: 128).
     """
 
     def __init__(self, width: int = 64, hidden: int = 4096, dim: int = 128):
@@ -63,20 +63,21 @@ class VggishModel(nn.Module):
 
 
 class Vggish(Network):
-    """VGGish with the weights in ``weights/vggish-10086976.pth``.
+    """VGGish with the weights ``weights/vggish-10086976.pth``.
 
     Args:
-        weights: the folder.
-        preparation: "audioldm_eval" takes the mean away and pads to 2 s, as the published FAD of text-to-audio papers
-            has it; "none" is frechet-audio-distance's, where a sound must last 0.975 s.
-        postprocess: PCA and 8-bit quantisation of AudioSet's released embeddings (``vggish_pca_params-970ea276.pth``).
+        weights: The folder.
+        preparation: "audioldm_eval" removes the mean and pads to 2 s, as in the published FAD of text-to-audio papers.
+            "none" matches frechet-audio-distance, where a sound must last 0.975 s.
+        postprocess: Apply PCA and 8-bit quantisation as in AudioSet's released embeddings
+            (``vggish_pca_params-970ea276.pth``).
 
     Raises:
-        UserError: an unknown preparation; a file that is missing, damaged, or another network's.
+        UserError: The preparation is unknown, or a file is missing, damaged, or from another network.
 
     Note:
-        torchvggish resamples with resampy, we with ``impact_pl.audio.resample``, before this class is called. Where
-        files are 16 kHz, as generated ones are, there is no difference; docs/parity.md has its size otherwise.
+        torchvggish resamples with resampy, this project with ``impact_pl.audio.resample``, before this class is called.
+        There is no difference for files at 16 kHz, such as generated ones. For others see docs/parity.md.
     """
 
     name = "vggish"
@@ -106,7 +107,7 @@ class Vggish(Network):
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at 16 kHz -> embeddings (T, 128), one per whole window of 0.96 s."""
+        """Compute embeddings (T, 128) of a waveform (S,) at 16 kHz, one per complete window of 0.96 s."""
         waveform = mono(waveform)
         if self.preparation == "audioldm_eval":
             waveform = as_audioldm_eval_reads(waveform, SAMPLE_RATE)
@@ -117,12 +118,12 @@ class Vggish(Network):
 
 
 def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
-    """VGGish's input: waveform (S,) -> (T, 96, 64) float32, computed in float64 as vggish_input.py does.
+    """Compute VGGish's input (T, 96, 64) float32 from a waveform (S,), in float64 as vggish_input.py does.
 
-    Magnitude of the periodic-Hann STFT without padding, HTK mel triangles, log(mel + 0.01).
+    It is the magnitude of the periodic-Hann STFT without padding, HTK mel triangles, log(mel + 0.01).
 
     Raises:
-        UserError: shorter than one window.
+        UserError: The waveform is shorter than one window.
     """
     shortest = WINDOW + HOP * (WINDOW_FRAMES - 1)
     if len(waveform) < shortest:
@@ -135,10 +136,10 @@ def log_mel_windows(waveform: np.ndarray) -> np.ndarray:
 
 
 def read_pca(path: Path) -> tuple[Tensor, Tensor]:
-    """The PCA's vectors (128, 128) and means (128, 1), which the official file holds as numpy arrays.
+    """Read the PCA's vectors (128, 128) and means (128, 1), stored as numpy arrays in the official file.
 
     Raises:
-        UserError: the file is damaged or holds something else.
+        UserError: The file is damaged or has other content.
     """
     state = read_checkpoint(path)
     arrays = {name for name, value in state.items() if isinstance(value, np.ndarray | Tensor)}
@@ -149,6 +150,6 @@ def read_pca(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def postprocess(embeddings: Tensor, vectors: Tensor, means: Tensor) -> Tensor:
-    """AudioSet's release form of embeddings (T, 128): whitened by PCA, clipped to +-2, in steps 0 to 255."""
+    """Postprocess embeddings (T, 128) as in AudioSet's release: PCA whitening, clipping to +-2, 8-bit quantisation."""
     whitened = (vectors @ (embeddings.T - means)).T
     return ((whitened.clamp(-PCA_RANGE, PCA_RANGE) + PCA_RANGE) * (255.0 / (2 * PCA_RANGE))).round()

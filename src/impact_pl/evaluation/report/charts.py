@@ -1,4 +1,4 @@
-"""Pictures of the report: spectrograms as bare PNG pixels, loss curves as SVG."""
+"""Pictures of the report: spectrograms as plain PNG images, loss curves as SVG."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from impact_pl.audio import LogMel, fit_length
 from impact_pl.errors import UserError
 from impact_pl.evaluation.pages import data_uri
 
-SMOOTHING = 0.1  # share of the curve's length over which the bold line averages
+SMOOTHING = 0.1  # fraction of the curve's length that the bold line averages over
 TRAIN_COLUMNS = ("train/loss", "train/loss_step", "train_loss", "loss")
 VALID_COLUMNS = ("valid/loss", "val/loss", "valid_loss", "val_loss")
 TRAIN_COLOUR, VALID_COLOUR, TEXT_COLOUR = "#cc5a50", "#4a90b5", "#857f78"  # legible on light and on dark pages
@@ -25,7 +25,7 @@ Curve = list[tuple[float, float]]  # (step, loss)
 def spectrogram_uri(waveform: Tensor) -> str:
     """Draw the log-mel spectrogram of a waveform (S,) at 16 kHz as a ``data:`` PNG, one pixel per frame and band.
 
-    Every picture has one scale, that of ``audio.spectrogram_png``, so that loudness can be compared between them.
+    All pictures share one scale, that of ``audio.spectrogram_png``, so that loudness can be compared.
     """
     log_mel = LogMel(num_mels=96)
     with torch.no_grad():
@@ -37,10 +37,10 @@ def spectrogram_uri(waveform: Tensor) -> str:
 
 
 def read_curves(path: str | Path) -> tuple[Curve, Curve]:
-    """Read training and validation loss from a metrics.csv; empty and unreadable cells are left out.
+    """Read training and validation loss from a metrics.csv. Empty and unreadable cells are skipped.
 
     Raises:
-        UserError: no such file, or no column of a loss.
+        UserError: The file is missing, or has no loss column.
     """
     path = Path(path)
     if not path.is_file():
@@ -102,7 +102,7 @@ def running_mean(points: Curve) -> Curve:
 
 
 def loss_summary(train: Curve, valid: Curve) -> str:
-    """Tell the first and last losses in words; the last training loss is the mean of the last twentieth."""
+    """Summarise the first and last losses in words. The last training loss is the mean of the last twentieth."""
     parts = []
     if train:
         tail = [loss for _, loss in train[-max(1, len(train) // 20) :]]

@@ -1,7 +1,7 @@
-"""The report: one self-contained HTML page with sounds, metrics, loss curves and commands.
+"""Write the report: one self-contained HTML page with sounds, metrics, loss curves and commands.
 
-Nothing in it points outside: sounds are FLAC, pictures PNG and SVG in ``data:`` addresses, fonts are the reader's own.
-It works without scripts, with the browser's own players.
+The page has no external references: sounds are FLAC, pictures PNG and SVG in ``data:`` URLs, fonts are the reader's
+own. It works without scripts, using the browser's own players.
 """
 
 import random
@@ -27,7 +27,7 @@ KINDS = {  # in the order of the page
     "generated": "Generated",
     "untrained": "Untrained model",
 }
-HEADLINES = {"fd_cnn14": "FD on CNN14", "fd_yamnet": "FD-YAMNet", "fad_vggish": "FAD on VGGish"}  # the first is told
+HEADLINES = {"fd_cnn14": "FD on CNN14", "fd_yamnet": "FD-YAMNet", "fad_vggish": "FAD on VGGish"}  # first available
 OTHER_ROWS = {"real": "other real sounds", "untrained": "an untrained model", "noise": "white noise"}
 MAX_BYTES = 25_000_000
 
@@ -42,7 +42,7 @@ class CaptionSounds:
 
 @dataclass
 class Report:
-    """What the page shows; what is empty is left out."""
+    """Content of the page. Empty fields are left out."""
 
     title: str = "IMPACT: sounds from captions"
     captions: list[CaptionSounds] = field(default_factory=list)
@@ -58,7 +58,7 @@ def write_report(report: Report, path: str | Path) -> int:
     """Write the page and return its size in bytes.
 
     Raises:
-        UserError: nothing to show, an unreadable sound or loss file, or a page above 25 MB.
+        UserError: There is nothing to report, a sound or loss file is unreadable, or the page exceeds 25 MB.
     """
     sections = {
         "Listen": [(each.caption, [take(kind, file) for kind, file in _in_order(each)]) for each in report.captions],
@@ -82,7 +82,7 @@ def write_report(report: Report, path: str | Path) -> int:
 
 
 class _Line(BaseModel):
-    """A line of a file of captions and sounds."""
+    """Line of a file of captions and sounds."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     caption: str
@@ -96,7 +96,7 @@ def read_caption_sounds(path: str | Path) -> list[CaptionSounds]:
     """Read lines of JSON: ``caption`` and, per kind of sound, a file (relative to this file's folder).
 
     Raises:
-        UserError: missing or empty file, a line that is not such an object (its number is named).
+        UserError: The file is missing or empty, or a line is invalid (the message gives its number).
     """
     path = Path(path)
     found = []
@@ -111,16 +111,16 @@ def read_caption_sounds(path: str | Path) -> list[CaptionSounds]:
 
 
 def choose_captions(sounds: dict[str, Sounds], captions: dict[str, str], limit: int, seed: int) -> list[CaptionSounds]:
-    """Choose captions that have a sound of every kind: drawn with a seed, in the order of their names.
+    """Choose captions that have a sound of every kind: drawn with a seed, sorted by name.
 
     Args:
-        sounds: by kind, then by name.
-        captions: by name; empty: names are the captions.
-        limit: captions at most; different ones come first.
-        seed: of the choice.
+        sounds: Sounds by kind, then by name.
+        captions: Captions by name. Empty: names are used as captions.
+        limit: Maximum number of captions; distinct ones are preferred.
+        seed: Seed of the choice.
 
     Raises:
-        UserError: no name is in all of them.
+        UserError: No name is in all of them.
     """
     names = sorted(set.intersection(*(set(each) for each in sounds.values())))
     names = [name for name in names if name in captions] if captions else names
@@ -128,7 +128,7 @@ def choose_captions(sounds: dict[str, Sounds], captions: dict[str, str], limit: 
         raise UserError(f"no caption has a sound of its name in each of {', '.join(sounds)}")
     random.Random(seed).shuffle(names)
     caption_of = {name: captions.get(name, name) for name in names}
-    first_of = {caption_of[name]: name for name in reversed(names)}  # one sound of a caption, before its others
+    first_of = {caption_of[name]: name for name in reversed(names)}  # prefer one sound per caption
     chosen = sorted(sorted(names, key=lambda name: first_of[caption_of[name]] != name)[:limit])
     return [
         CaptionSounds(caption_of[name], {kind: Path(named[name].path) for kind, named in sounds.items()})
@@ -137,7 +137,7 @@ def choose_captions(sounds: dict[str, Sounds], captions: dict[str, str], limit: 
 
 
 def headline(metrics: EvaluationResult | None) -> dict | None:
-    """The result in two sentences: the distance of generated sounds, and of other rows."""
+    """Summarise the result in two sentences: the distance of generated sounds, and of other rows."""
     if metrics is None:
         return None
     rows = metrics.by_name
@@ -157,7 +157,7 @@ def _in_order(each: CaptionSounds) -> list[tuple[str, Path]]:
 
 
 def take(kind: str, file: Path) -> dict[str, object]:
-    """One sound: its picture is the button that plays it; without scripts there is the browser's player."""
+    """Prepare one sound. Its picture is the play button; without scripts, the browser's player is shown."""
     waveform = load_audio(file, SAMPLE_RATE)
     return {
         "kind": kind,
@@ -169,7 +169,7 @@ def take(kind: str, file: Path) -> dict[str, object]:
 
 
 def chart(name: str, path: Path) -> dict[str, str | None]:
-    """The loss curves of a stage; without a picture if no loss was logged."""
+    """Prepare the loss curves of a stage; without a picture if no loss was logged."""
     train, valid = read_curves(path)
     picture = loss_chart_uri(train, valid) if train or valid else None
     return {"name": name, "summary": loss_summary(train, valid), "picture": picture}

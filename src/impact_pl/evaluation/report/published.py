@@ -1,4 +1,4 @@
-"""The table of published systems with the own model's row, wherever the same network computed the metric."""
+"""Table of published systems with a row for the user's model, for metrics computed by the same network."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ ITERATION_LATENCY = {4: 1.8, 8: 3.2, 16: 5.7, 32: 11.2, 64: 22.2}  # base at 100
 
 @dataclass(frozen=True)
 class System:
-    """A published row; None: not reported."""
+    """Published row; None: not reported."""
 
     name: str
     fd: float
@@ -44,7 +44,7 @@ SYSTEMS = (
 )
 
 
-COLUMNS = {  # of the published table -> key in a row of metrics.json or ratings.json, what computed it
+COLUMNS = {  # published column -> (key in a row of metrics.json or ratings.json, network or method)
     "fd": ("fd_cnn14", "PANNs CNN14"),
     "fad": ("fad_vggish", "VGGish"),
     "kl": ("kl_cnn14", "PANNs CNN14"),
@@ -57,7 +57,7 @@ COLUMNS = {  # of the published table -> key in a row of metrics.json or ratings
 
 @dataclass(frozen=True)
 class PublishedTable:
-    headings: list[tuple[str, str]]  # metric, what computed it
+    headings: list[tuple[str, str]]  # (metric, network or method)
     rows: list[tuple[str, list[Cell]]]
     own_name: str
     own_label: str
@@ -68,10 +68,10 @@ class PublishedTable:
 def published_table(
     metrics: EvaluationResult | None, ratings: RatingsResult | None, own_name: str
 ) -> PublishedTable | None:
-    """Lay out the published table; None if no network of the table computed anything for the own model.
+    """Lay out the published table; None if the user's model has no value from a network of the table.
 
     Raises:
-        UserError: there are ratings, but not of a system called ``own_name``.
+        UserError: There are ratings, but not for a system called ``own_name``.
     """
     own = own_row(metrics, ratings, own_name)
     if all(own.get(key) is None for key, _ in COLUMNS.values()):
@@ -87,7 +87,7 @@ def published_table(
 
 
 def own_row(metrics: EvaluationResult | None, ratings: RatingsResult | None, own_name: str) -> ResultRow:
-    """Join the own model's rows of metrics.json and of the ratings."""
+    """Merge the user's model's rows of metrics.json and of the ratings."""
     parts = [metrics.by_name["generated"]] if metrics else []
     if ratings:
         rated = [row for row in ratings.rows if row.name == own_name]
@@ -101,7 +101,7 @@ def own_row(metrics: EvaluationResult | None, ratings: RatingsResult | None, own
 
 
 def own_label(metrics: EvaluationResult | None, ratings: RatingsResult | None) -> str:
-    """Tell which sounds and raters the own row is about."""
+    """Describe the sounds and raters behind the user's model's row."""
     parts = []
     if metrics:
         parts.append(f"{metrics.test_list.name if metrics.test_list else 'no test list'}, N = {metrics.num_samples}")

@@ -1,4 +1,4 @@
-"""The table of metrics: its columns, what each means, and its cells."""
+"""The table of metrics: columns, their meanings, and cells."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Protocol
 
 from impact_pl.evaluation.results import EvaluationResult, ResultRow
 
-DISTANCES = ("fd_cnn14", "fd_yamnet", "fad_vggish")  # drawn as bars; rows are sorted by the first that is there
+DISTANCES = ("fd_cnn14", "fd_yamnet", "fad_vggish")  # drawn as bars; rows are sorted by the first available one
 ROW_NAMES = {
     "real": "real sounds",
     "codec": "codec reconstruction",
@@ -73,7 +73,7 @@ class _Row(Protocol):
 
 
 def columns_of(rows: Sequence[_Row]) -> dict[str, tuple[str, int, str]]:
-    """Select the columns that rows have, in the order of METRICS, each text metric followed by what chance gives."""
+    """Select the columns that rows have, in the order of METRICS, each text metric followed by its chance level."""
     columns = {}
     for key, (heading, digits, meaning) in METRICS.items():
         columns[key] = (heading, digits, meaning)
@@ -86,13 +86,13 @@ class Cell:
     """A cell of an HTML table."""
 
     text: str
-    small: tuple[str, ...] = ()  # lines below it
+    small: tuple[str, ...] = ()  # lines below the value
     bar: float | None = None  # length in percent
-    floor: float | None = None  # mark on the bar in percent
+    floor: float | None = None  # mark of the real-vs-real baseline on the bar, in percent
 
 
 def make_cell(row: ResultRow, key: str) -> Cell:
-    """Format a metric with its interval and what chance gives."""
+    """Format a metric with its interval and its chance level."""
     value, interval, shuffled = row.get(key), row.intervals.get(key), row.get(f"{key}_shuffled")
     if value is None:
         return Cell("–")
@@ -105,7 +105,7 @@ def make_cell(row: ResultRow, key: str) -> Cell:
 @dataclass(frozen=True)
 class MetricsTable:
     headings: list[str]
-    rows: list[tuple[str, str, list[Cell]]]  # name, its words, cells
+    rows: list[tuple[str, str, list[Cell]]]  # (name, description, cells)
     meanings: list[tuple[str, str]]
     lengths: str
 

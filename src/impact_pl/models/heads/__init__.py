@@ -1,4 +1,4 @@
-"""Heads by name (``model.head``): from a hidden vector to the patch at its position. The paper's is ``diffusion``."""
+"""Registry of heads (``model.head``), which map hidden vectors to patches. The paper's head is ``diffusion``."""
 
 from impact_pl.errors import UserError
 from impact_pl.models.heads.attention import AttentionHead
@@ -18,14 +18,22 @@ HEADS: dict[str, type[Head]] = {
 
 
 def head_class(name: str) -> type[Head]:
-    """The class that ``model.head`` names; ValueError, with the choices, for another name."""
+    """Look up a head class by its ``model.head`` name.
+
+    Raises:
+        UserError: The name is unknown; the message lists the choices.
+    """
     if name not in HEADS:
         raise UserError(f"model.head = {name!r}: choose {', '.join(HEADS)}.")
     return HEADS[name]
 
 
 def check_order(name: str, order: str, reveal: str = "cosine", solver: str = "ancestral") -> None:
-    """ValueError for a head that cannot be decoded with ``order``, ``reveal`` or ``solver`` of a DecodingConfig."""
+    """Check that a head can be decoded with these settings of DecodingConfig.
+
+    Raises:
+        UserError: The head does not support ``order``, ``reveal`` or ``solver``.
+    """
     confidence = head_class(name).confidence
     if solver != "ancestral" and not head_class(name).takes_solver:
         takers = ", ".join(name for name, head in HEADS.items() if head.takes_solver)

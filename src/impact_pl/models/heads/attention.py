@@ -1,6 +1,6 @@
-"""The heavy head: a diffusion head whose positions see each other while they are denoised.
+"""The attention head: a diffusion head whose positions attend to each other while they are denoised.
 
-Dimensions: B clips, K positions of a clip that are predicted together, V width of the head.
+Dimension key: B clips, K positions of a clip that are predicted together, V width of the head.
 """
 
 import torch
@@ -11,14 +11,15 @@ from impact_pl.errors import UserError
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.models.transformer import LAYER_NORM_EPS, Attention, Mlp
 
-HEAD_DIM = 64  # V / 64 attention heads, as the paper's encoders have (768 / 12, 1024 / 16)
+HEAD_DIM = 64  # V / 64 attention heads, as in the paper's encoders (768 / 12, 1024 / 16)
 MLP_RATIO = 4
 
 
 class AdaLNAttentionBlock(nn.Module):
-    """DiT's block with adaLN-Zero (Peebles and Xie, arXiv 2212.09748, Sec. 3.2): attention over the positions, MLP.
+    """DiT block with adaLN-Zero (arXiv 2212.09748, Sec. 3.2): attention over the positions, then an MLP.
 
-    Note: DiT's condition is one vector a sample; here each position has its own, its hidden vector and the timestep.
+    Note: DiT has one condition vector per sample. Here each position has its own, from its hidden vector and the
+    timestep.
     """
 
     def __init__(self, width: int) -> None:
@@ -30,25 +31,25 @@ class AdaLNAttentionBlock(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """x (B, K, V); cond (B, K, V) after its SiLU."""
+        """Apply the block to x (B, K, V), given cond (B, K, V) after its SiLU."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(cond).chunk(6, dim=-1)
         x = x + gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1)
         return x + gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2)
 
 
 class AttentionHead(DiffusionHead):
-    """A diffusion head that denoises the K positions of a clip jointly; it is a DiffusionHead in all else.
+    """Diffusion head that denoises the K positions of a clip jointly; otherwise identical to DiffusionHead.
 
-    There are no positions among its inputs: hidden vectors carry them, so the order of the positions does not matter.
+    It has no position embeddings: the hidden vectors carry the positions, so their order does not matter.
 
     Raises:
-        ValueError: a ``head_width`` that is not made of attention heads 64 wide.
+        UserError: ``head_width`` is not a multiple of the attention heads' width, 64.
     """
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         if config.head_width > HEAD_DIM and config.head_width % HEAD_DIM:
             raise UserError(
-                f"model.head_width = {config.head_width}: the attention head wants a multiple of {HEAD_DIM}, or less."
+                f"model.head_width = {config.head_width}: the attention head needs a multiple of {HEAD_DIM}, or less."
             )
         super().__init__(config, patch_dim)
 
@@ -56,6 +57,6 @@ class AttentionHead(DiffusionHead):
         return AdaLNAttentionBlock(width)
 
     def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
-        """(rows, count) int64: one timestep for all positions of a clip, as when sampling."""
+        """Draw timesteps (rows, count) int64, one for all positions of a clip, as in sampling."""
         drawn = torch.randint(self.num_timesteps, (rows, 1), generator=generator, device=generator.device)
         return drawn.expand(rows, count)

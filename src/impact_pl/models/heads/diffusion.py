@@ -1,6 +1,7 @@
-"""The paper's head, MAR's diffusion MLP: every position is denoised by itself, given its hidden vector.
+"""The paper's diffusion head (MAR's MLP): denoises every position independently, given its hidden vector.
 
-Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width of the head; ``...`` are (B, K) or rows.
+Dimension key: B clips, K positions, D width of hidden, P numbers per patch, V width of the head; ``...`` is (B, K) or
+rows.
 """
 
 import math
@@ -33,7 +34,7 @@ Denoiser = Callable[[Tensor, Tensor], Prediction]
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
-    """Cosines and sines (..., 256) of timesteps (...) at geometric frequencies (DDPM; cosines first)."""
+    """Embed timesteps (...) as cosines and sines (..., 256) at geometric frequencies (DDPM; cosines first)."""
     half = NUM_FREQUENCIES // 2
     exponents = torch.arange(half, dtype=torch.float32, device=timesteps.device) / half
     angles = timesteps[..., None].float() * torch.exp(-math.log(MAX_PERIOD) * exponents)
@@ -41,7 +42,7 @@ def timestep_features(timesteps: Tensor) -> Tensor:
 
 
 class TimestepEmbedding(nn.Sequential):
-    """Of timesteps (...): (..., V)."""
+    """Embed timesteps with an MLP: (...) -> (..., V)."""
 
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(NUM_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
@@ -51,7 +52,7 @@ class TimestepEmbedding(nn.Sequential):
 
 
 class AdaLNBlock(nn.Module):
-    """Residual MLP whose normalised input is scaled and shifted, and whose output is gated, by the condition."""
+    """Residual MLP with scale, shift and gate computed from the condition (adaLN)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,14 +62,14 @@ class AdaLNBlock(nn.Module):
         self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, cond: Tensor) -> Tensor:
-        """x (..., V); cond (..., V) after its SiLU."""
+        """Apply the block to x (..., V), given cond (..., V) after its SiLU."""
         shift, scale, gate = self.modulation(cond).chunk(3, dim=-1)
         h = self.norm(x) * (1 + scale) + shift
         return x + gate * self.fc2(F.silu(self.fc1(h)))
 
 
 class AdaLNHead(Head):
-    """The network of the heads that see a noisy patch and its timestep, and the schedule they belong to."""
+    """Network and noise schedule shared by the heads that see a noisy patch and its timestep."""
 
     def __init__(self, config: ModelConfig, patch_dim: int) -> None:
         super().__init__()
@@ -87,21 +88,21 @@ class AdaLNHead(Head):
         self._schedules: dict[tuple[int, torch.device, float], Schedule] = {}
 
     def make_block(self, width: int) -> nn.Module:
-        """One of ``blocks``: a module of (x, cond), both (..., V)."""
+        """Build one of ``blocks``: a module called with (x, cond), both (..., V)."""
         return AdaLNBlock(width)
 
     def schedule(self, num_steps: int, device: torch.device, min_alpha_bar: float = 0.0) -> Schedule:
-        """:func:`make_schedule` on ``device``; kept, because copying it for every batch would wait."""
+        """Return :func:`make_schedule` on ``device``, cached to avoid a host-to-device copy per batch."""
         key = (num_steps, device, min_alpha_bar)
         if key not in self._schedules:
             self._schedules[key] = make_schedule(self.num_timesteps, num_steps, min_alpha_bar).to(device)
         return self._schedules[key]
 
     def network(self, x: Tensor, timesteps: Tensor, cond: Tensor) -> Tensor:
-        """What ``final_proj`` gives, float32 (..., 2P) unless a subclass has its own.
+        """Run the MLP and return the output of ``final_proj`` in float32, (..., 2P) unless a subclass overrides it.
 
         Args:
-            x: (..., V), of the noisy patch.
+            x: (..., V), projected noisy patch.
             timesteps: (...) or (1,).
             cond: (..., V), ``cond_proj(hidden)``.
         """
@@ -112,7 +113,7 @@ class AdaLNHead(Head):
         return self.final_proj(self.final_norm(x) * (1 + scale) + shift).float()
 
     def draw_timesteps(self, rows: int, count: int, generator: torch.Generator) -> Tensor:
-        """(rows, count) int64: every position has its own timestep."""
+        """Draw timesteps (rows, count) int64, one per position."""
         return torch.randint(self.num_timesteps, (rows, count), generator=generator, device=generator.device)
 
     def num_passes(self, num_diffusion_steps: int) -> int:
@@ -122,9 +123,9 @@ class AdaLNHead(Head):
 class DiffusionHead(AdaLNHead):
     """AdaLN MLP that predicts the noise in a patch and the variance of the reverse step (MAR Sec. 3.2, appendix).
 
-    Note: with ``model.prediction=velocity`` its output is the velocity instead, and the noise follows from it. MAR
-    predicts the noise; near the last timestep, where what a sound is gets decided, the clean patch is then an error of
-    the network divided by the square root of alpha_bar, which a short training does not survive.
+    Note: With ``model.prediction=velocity`` the output is the velocity, and the noise is derived from it. MAR predicts
+    the noise. Near the last timestep, where the content of a sound is decided, this divides the network's error in the
+    clean patch by the square root of alpha_bar, which a short training cannot make up for.
     """
 
     takes_solver = True
@@ -144,31 +145,31 @@ class DiffusionHead(AdaLNHead):
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Losses and timesteps, each (B * batch_mul, K): every position is drawn with ``batch_mul`` timesteps (MAR)."""
+        """Compute losses and timesteps, each (B * batch_mul, K). Every position gets ``batch_mul`` timesteps (MAR)."""
         target = target.float().repeat(batch_mul, 1, 1)
         timesteps = self.draw_timesteps(len(target), target.shape[1], generator)
         noise = draw_normal(target.shape, generator, target.device)
         return self.loss_at(hidden, target, timesteps.to(target.device), noise)
 
     def loss_at(self, hidden: Tensor, target: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`loss` with given timesteps (B * batch_mul, K), and noise and target (B * batch_mul, K, P); or rows."""
+        """Compute :meth:`loss` for given timesteps (B * batch_mul, K), and noise and target (B * batch_mul, K, P)."""
         schedule = self.schedule(self.num_timesteps, target.device)
         noisy = add_noise(schedule, target, timesteps, noise)
         cond = self.cond_proj(hidden)
         cond = torch.cat([cond] * (len(target) // len(cond)))
         prediction = self(noisy, timesteps, cond)
-        weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # makes it the velocity's error
+        weight = 1 / schedule.alpha_bars[timesteps] if self.predicts_velocity else None  # velocity error
         return diffusion_loss(schedule, prediction, target, noisy, timesteps, noise, weight), timesteps
 
     def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
-        """Draw patches (B, K, P) by the solver of ``sampling``; ``min_alpha_bar``: see :func:`make_schedule`."""
+        """Sample patches (B, K, P) with the solver of ``sampling``; for ``min_alpha_bar`` see :func:`make_schedule`."""
         return last(self.path(hidden, null_hidden, sampling, generator))
 
     def path(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> Iterator[Tensor]:
-        """Where a solver starts and what its steps lead to, S + 1 times (B, K, P); the last is a sample."""
-        here, there = (  # a GPU's numbers would have to be waited for
+        """Yield the S + 1 points (B, K, P) of a sampling path, from the initial noise to the sample."""
+        here, there = (  # on the CPU too, because reading a GPU's numbers would wait for it
             self.schedule(sampling.num_diffusion_steps, device, sampling.min_alpha_bar)
             for device in (torch.device("cpu"), hidden.device)
         )
@@ -183,8 +184,9 @@ class DiffusionHead(AdaLNHead):
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Denoiser:
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
-        Guidance works on the noise; the variance is the conditional one, as in MAR. As there, what depends on condition
-        and timestep only is computed in every step, for every row; ``inference.diffusion_loop`` does better.
+        Guidance applies to the noise; the variance is the conditional one, as in MAR. Also as in MAR, the terms that
+        depend on the condition and timestep only are recomputed in every step for every row.
+        ``inference.diffusion_loop`` avoids this.
         """
         both = hidden if null_hidden is None else torch.cat([hidden, null_hidden])  # (B or 2B, K, D)
 

@@ -1,7 +1,7 @@
-"""Discrete tokens instead of a density: cross-entropy over the codes of quantised patches, confidence to decode by.
+"""The discrete head: predicts codes of quantised patches with cross-entropy, and decodes by confidence.
 
-Dimensions: B clips, K positions, D width of hidden, P numbers a patch, V width of the head, Q codebooks of S codes.
-Sources: MAGNeT = Ziv et al., arXiv 2401.04577; MaskGIT = Chang et al., arXiv 2202.04200.
+Dimension key: B clips, K positions, D width of hidden, P numbers per patch, V width of the head, Q codebooks of S
+codes. Sources: MAGNeT = Ziv et al., arXiv 2401.04577; MaskGIT = Chang et al., arXiv 2202.04200.
 """
 
 import torch
@@ -14,18 +14,18 @@ from impact_pl.models.heads.base import Head, ResidualBlock, Sampling, guided
 from impact_pl.models.transformer import LAYER_NORM_EPS
 from impact_pl.randomness import Generators, draw_gumbel
 
-NUM_ITERATIONS = 10  # of k-means, a codebook; twice as many gained nothing on real latents
-PATCHES_A_CODE = 64  # of the sample that k-means sees; more does not change the codes much
-CHUNK = 8192  # patches whose distances to all codes are held at once
+NUM_ITERATIONS = 10  # of k-means, per codebook; twice as many gave no gain on real latents
+PATCHES_A_CODE = 64  # size of the k-means sample; more hardly changes the codes
+CHUNK = 8192  # patches whose distances to all codes are held in memory at once
 
 
 class ResidualQuantizer(nn.Module):
-    """Q codebooks, each for what the ones before left over (RVQ; SoundStream, arXiv 2107.03312, Sec. III-C).
+    """Residual vector quantizer: Q codebooks, each for the residual of the previous ones (arXiv 2107.03312).
 
-    The codebooks are a buffer: part of every checkpoint and model folder, and not trained.
+    The codebooks are a buffer: they are part of every checkpoint and model folder, and they are not trained.
 
-    Note: MAGNeT's tokens come from a codec (EnCodec) that was trained together with its codebooks; these quantise the
-    latents of a codec that was not, so that all heads are compared on the same codec.
+    Note: MAGNeT's tokens come from a codec (EnCodec) that was trained together with its codebooks. Here the codebooks
+    quantise the latents of a continuous codec, so that all heads are compared on the same codec.
     """
 
     codebooks: Tensor
@@ -33,14 +33,14 @@ class ResidualQuantizer(nn.Module):
     def __init__(self, num_codebooks: int, codebook_size: int, patch_dim: int) -> None:
         super().__init__()
         self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, patch_dim))  # zero: not fitted
-        self._known_fitted = False  # asked once, because the answer waits for the device
+        self._known_fitted = False  # cached, because the check waits for the device
 
     @torch.no_grad()
     def fit(self, patches: Tensor, generator: torch.Generator) -> None:
-        """K-means on patches (M, P), a codebook at a time, each on the residuals of the ones before.
+        """Fit the codebooks by k-means on patches (M, P), one by one, each on the residuals of the previous ones.
 
         Raises:
-            ValueError: fewer patches than codes.
+            UserError: There are fewer patches than codes.
         """
         _, size, _ = self.codebooks.shape
         if len(patches) < size:
@@ -55,10 +55,10 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, patches: Tensor) -> Tensor:
-        """Codes (..., Q) of patches (..., P), each codebook's nearest to what is left over.
+        """Quantise patches (..., P) to codes (..., Q): the nearest entry of each codebook to the residual.
 
         Raises:
-            ValueError: the codebooks have not been fitted.
+            UserError: The codebooks have not been fitted.
         """
         self._known_fitted = self._known_fitted or bool(self.codebooks.any())
         if not self._known_fitted:
@@ -67,7 +67,7 @@ class ResidualQuantizer(nn.Module):
                 "patches of the training set (impact train does so before the first step)."
             )
         codes = []
-        with torch.autocast(patches.device.type, enabled=False):  # in bf16 the nearest code would be another one
+        with torch.autocast(patches.device.type, enabled=False):  # in bf16 another code could be the nearest
             residual = patches.float().flatten(0, -2)
             for codebook in self.codebooks:
                 codes.append(_nearest(residual, codebook))
@@ -75,24 +75,24 @@ class ResidualQuantizer(nn.Module):
         return torch.stack(codes, dim=1).view(*patches.shape[:-1], len(codes))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Patches (..., P) of codes (..., Q): the sum over the codebooks."""
+        """Reconstruct patches (..., P) from codes (..., Q) by summing over the codebooks."""
         return torch.stack([self.lookup(level, code) for level, code in enumerate(codes.unbind(dim=-1))]).sum(dim=0)
 
     def lookup(self, level: int, codes: Tensor) -> Tensor:
-        """Entries (..., P) of one codebook for its codes (...)."""
+        """Look up the entries (..., P) of one codebook for codes (...)."""
         return self.codebooks[level][codes]
 
 
 def _nearest(x: Tensor, codebook: Tensor) -> Tensor:
-    """Code (M,) of the entry of codebook (S, P) that is nearest to each row of x (M, P)."""
+    """Return the index (M,) of the codebook entry (S, P) that is nearest to each row of x (M, P)."""
     half_square = codebook.square().sum(dim=1) / 2
     return torch.cat([(half_square - rows @ codebook.T).argmin(dim=1) for rows in x.split(CHUNK)])
 
 
 def _kmeans(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Centroids (S, P) of x (M, P): Lloyd's iterations from S random rows.
+    """Compute centroids (S, P) of x (M, P) by Lloyd's iterations from S random rows.
 
-    A centroid that has lost all its rows goes to one of the rows that are farthest from theirs.
+    A centroid that has lost all its rows moves to one of the rows farthest from their centroids.
     """
     start = torch.randperm(len(x), generator=generator, device=generator.device)[:size]
     centroids = x[start.to(x.device)]
@@ -108,14 +108,14 @@ def _kmeans(x: Tensor, size: int, generator: torch.Generator) -> Tensor:
 
 
 class DiscreteHead(Head):
-    """Predicts the Q codes of a patch, from the coarsest codebook to the finest, each given the ones before.
+    """Head that predicts the Q codes of a patch from the coarsest codebook to the finest, each given the previous ones.
 
-    In training the encoder sees quantised patches, because those are what it sees when decoding. How sure the head is
-    of a draw is its log probability, as in MaskGIT (Sec. 3.2) and MAGNeT (Sec. 3.2).
+    In training the encoder sees quantised patches, because decoding also produces quantised patches. The confidence of
+    a draw is its log probability, as in MaskGIT (Sec. 3.2) and MAGNeT (Sec. 3.2).
 
-    Note: MAGNeT decodes a whole clip codebook by codebook. Here a position's codes are drawn together, one MLP pass a
-    codebook, so that all heads share one iterative decoding over positions. MAGNeT's span masking, restricted
-    attention, rescorer and falling temperature are left out for the same reason.
+    Note: MAGNeT decodes a complete clip codebook by codebook. Here the codes of a position are drawn together, with one
+    MLP pass per codebook, so that all heads share one iterative decoding over positions. MAGNeT's span masking,
+    restricted attention, rescorer and decreasing temperature are omitted for the same reason.
     """
 
     confidence = "log_probability"
@@ -133,11 +133,12 @@ class DiscreteHead(Head):
         self.final_proj = nn.ModuleList(nn.Linear(width, config.codebook_size) for _ in range(config.num_codebooks))
 
     def forward(self, hidden: Tensor, partial: Tensor, level: int) -> Tensor:
-        """Logits (B, K, S) of codebook ``level``.
+        """Compute the logits (B, K, S) of codebook ``level``.
 
         Args:
             hidden: (B, K, V), projected.
-            partial: (B, K, P), the patch as far as the codebooks before tell it.
+            partial: (B, K, P), sum of the entries chosen from the previous codebooks.
+            level: Index of the codebook.
         """
         x = hidden + self.partial_proj(partial) + self.level_embed[level]
         for block in self.blocks:
@@ -147,7 +148,7 @@ class DiscreteHead(Head):
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
     ) -> tuple[Tensor, None]:
-        """Cross-entropy (B, K) in nats a code, the mean over the codebooks; log S for a head that knows nothing."""
+        """Compute the cross-entropy (B, K) in nats per code, averaged over the codebooks. Chance level is log S."""
         codes = self.quantizer.encode(target)  # (B, K, Q)
         hidden = self.hidden_proj(hidden)
         partial = torch.zeros_like(target, dtype=torch.float32)
@@ -159,7 +160,7 @@ class DiscreteHead(Head):
         return torch.stack(losses).mean(dim=0), None
 
     def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
-        """Patches (B, K, P), sums of entries of the codebooks."""
+        """Sample patches (B, K, P) as sums of codebook entries."""
         return self.propose(hidden, null_hidden, sampling, generator)[0]
 
     def num_passes(self, num_diffusion_steps: int) -> int:
@@ -168,9 +169,10 @@ class DiscreteHead(Head):
     def propose(
         self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators
     ) -> tuple[Tensor, Tensor]:
-        """Codes drawn from softmax(logits / temperature), 0: the likeliest; logits under guidance.
+        """Sample codes from softmax(logits / temperature), with guidance on the logits.
 
-        The log probability is that of all codes of a position together, at temperature 1 (MaskGIT).
+        Temperature 0 takes the likeliest code. The log probability is that of all codes of a position together, at
+        temperature 1 (MaskGIT).
         """
         shape = hidden.shape[:2]
         is_guided = null_hidden is not None
@@ -190,13 +192,13 @@ class DiscreteHead(Head):
         return partial, log_probability
 
     def visible(self, patches: Tensor) -> Tensor:
-        """Patches (B, N, P), quantised."""
+        """Quantise patches (B, N, P)."""
         return self.quantizer.decode(self.quantizer.encode(patches)).to(patches.dtype)
 
     def fit(self, patches: Tensor, generator: torch.Generator) -> None:
-        """The codebooks, by k-means on patches (M, P) of the training set.
+        """Fit the codebooks by k-means on patches (M, P) of the training set.
 
         Raises:
-            ValueError: fewer patches than codes in a codebook.
+            UserError: There are fewer patches than codes in a codebook.
         """
         self.quantizer.fit(patches, generator)

@@ -1,4 +1,4 @@
-"""Direct regression: one patch a position, the mean of all that could stand there. The comparison without a density."""
+"""The regression head: predicts one patch per position, the conditional mean, as a baseline without a density."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from impact_pl.randomness import Generators
 
 
 class MseHead(Head):
-    """The diffusion head's MLP without noise and timestep, trained by the mean squared error.
+    """MLP of the diffusion head without noise and timestep, trained with the mean squared error.
 
-    MAR (arXiv 2406.11838, Sec. 3.1) argues why this is not enough: the positions of a clip are drawn from their joint
-    distribution only if each can be *drawn*, and the best guess under a squared error is a mean.
+    MAR (arXiv 2406.11838, Sec. 3.1) explains why this is not enough: the positions of a clip follow their joint
+    distribution only if each position is sampled, and the best prediction under a squared error is the mean.
     """
 
     confidence = "none"
@@ -27,7 +27,7 @@ class MseHead(Head):
         self.final_proj = nn.Linear(width, patch_dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Patches (B, K, P) for hidden (B, K, D)."""
+        """Predict patches (B, K, P) from hidden (B, K, D)."""
         x = self.hidden_proj(hidden)
         for block in self.blocks:
             x = block(x)
@@ -36,11 +36,14 @@ class MseHead(Head):
     def loss(
         self, hidden: Tensor, target: Tensor, generator: torch.Generator, batch_mul: int = 1
     ) -> tuple[Tensor, None]:
-        """Mean squared error (B, K) of each patch; nothing is drawn."""
+        """Compute the mean squared error (B, K) per patch; nothing is sampled."""
         return (self(hidden) - target.float()).square().mean(dim=-1), None
 
     def sample(self, hidden: Tensor, null_hidden: Tensor | None, sampling: Sampling, generator: Generators) -> Tensor:
-        """The regression (B, K, P), always the same; guidance works on it as on a predicted noise."""
+        """Return the prediction (B, K, P), which is deterministic.
+
+        Guidance applies to it as it does to a predicted noise.
+        """
         if null_hidden is None:
             return self(hidden)
         return guided(self(torch.cat([hidden, null_hidden])), sampling.guidance_scale)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import operator
 import re
 import shlex
 import shutil
@@ -135,28 +136,69 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
     assert torch.isfinite(latents).all()
 
 
+IMPACT, SIZES, AUDIOMNTP, MAR = "IMPACT", "IMPACT App. D", "AudioMNTP's AudioMAR row", "MAR's code"
+PUBLISHED = [  # key, value, where it is published
+    ("optim.lr", 5e-5, IMPACT),
+    ("optim.betas", (0.9, 0.95), MAR),
+    ("optim.weight_decay", 0.02, MAR),
+    ("optim.gradient_clip", 3.0, MAR),
+    ("optim.ema_decay", 0.9999, MAR),
+    ("optim.ema_warmup", False, MAR),
+    ("optim.decay_steps", 0, MAR),  # constant after the warm-up
+    ("trainer.global_batch_size", 2048, AUDIOMNTP),
+    ("data.caption_dropout", 0.1, AUDIOMNTP),
+    ("model.patch_size", 4, IMPACT),
+    ("model.max_patches", 256, IMPACT),
+    ("model.mlp_ratio", 4.0, MAR),
+    ("model.dropout", 0.1, MAR),
+    ("model.attention_dropout", 0.1, MAR),
+    ("model.text_padding", -1, IMPACT),  # 78 positions
+    ("model.local_kernel", 0, MAR),
+    ("model.head", "diffusion", IMPACT),
+    ("model.head_width", 1024, SIZES),
+    ("model.head_depth", 3, SIZES),
+    ("model.prediction", "noise", IMPACT),
+    ("model.num_timesteps", 1000, MAR),
+    ("model.diffusion_batch_mul", 4, MAR),
+    ("decoding.num_diffusion_steps", 100, IMPACT),
+    ("decoding.guidance_scale", 5.0, IMPACT),
+    ("decoding.guidance_schedule", "cosine", IMPACT),
+    ("decoding.temperature", 1.0, IMPACT),
+    ("decoding.min_alpha_bar", 0.0, MAR),
+    ("decoding.order", "random", IMPACT),
+    ("decoding.reveal", "cosine", IMPACT),
+    ("decoding.solver", "ancestral", IMPACT),
+]
+MASK_RATIO = [("kind", "truncated_normal"), ("low", 0.7), ("std", 0.25)]  # AudioMNTP's AudioMAR row, MAR's code
+SIZE_OF = {"base": (768, 12, 12), "large": (1024, 16, 16)}  # dim, depth of each half, heads
+
+
 @pytest.mark.parametrize("experiment", ROWS)
-def test_rows_have_the_papers_numbers(experiment):
+def test_rows_have_the_published_values(experiment):
     config = compose("train", TrainConfig, [f"experiment={experiment}"])
-    optim, decoding, model = config.optim, config.decoding, config.model
-    assert (optim.lr, list(optim.betas), optim.weight_decay) == (5e-5, [0.9, 0.95], 0.02)
-    assert (optim.gradient_clip, optim.ema_decay) == (3.0, 0.9999)
-    assert config.trainer.global_batch_size == 2048
-    assert config.data.caption_dropout == 0.1
-    assert (model.head, model.head_width, model.head_depth) == ("diffusion", 1024, 3)
-    assert (model.num_timesteps, model.diffusion_batch_mul, model.patch_size) == (1000, 4, 4)
-    assert (decoding.num_diffusion_steps, decoding.guidance_scale, decoding.guidance_schedule) == (100, 5.0, "cosine")
-    assert (decoding.order, decoding.temperature, decoding.min_alpha_bar) == ("random", 1.0, 0.0)
-    large = "large" in experiment
-    assert (model.dim, model.depth, model.num_heads) == ((1024, 16, 16) if large else (768, 12, 12))
-    ratio = model.mask_ratio
+    found = [(key, plain(operator.attrgetter(key)(config)), where) for key, _, where in PUBLISHED]
+    assert found == PUBLISHED
+    model, ratio = config.model, config.model.mask_ratio
+    assert (model.dim, model.depth, model.num_heads) == SIZE_OF["large" if "large" in experiment else "base"]
     if experiment == "base_single_pass":
-        assert (ratio.kind, ratio.value, decoding.num_iterations) == ("fixed", 1.0, 1)
+        assert (ratio.kind, ratio.value, config.decoding.num_iterations) == ("fixed", 1.0, 1)
     else:
-        assert (ratio.kind, ratio.low, ratio.std) == ("truncated_normal", 0.7, 0.25)
-        assert decoding.num_iterations == (32 if experiment == "base_t32_ac_wc" else 64)
+        assert [(name, getattr(ratio, name)) for name, _ in MASK_RATIO] == MASK_RATIO
+        assert config.decoding.num_iterations == (32 if experiment == "base_t32_ac_wc" else 64)
     if config.stage == "text":  # starts from the row that comes before it
         assert config.init_from.startswith("mar:") or config.init_from.removeprefix("runs/") in ROWS
+
+
+def plain(value):
+    return tuple(value) if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("size", ["base", "large"])
+def test_what_is_ours_has_names_of_its_own(size):
+    rows, ours = (compose("train", TrainConfig, [f"model={name}"]).model for name in (size, f"{size}_fast"))
+    differing = {name: value for name, value in vars(ours).items() if value != getattr(rows, name)}
+    assert differing == {"attention_dropout": 0.0, "text_padding": 8}
+    assert compose("train", TrainConfig, ["experiment=text"]).optim.ema_warmup
 
 
 def test_every_experiment_but_the_demonstration_is_in_the_document():

@@ -19,9 +19,10 @@ command; `make bench` (CPU) and `make bench-gpu` (CUDA) make them again, except 
 
 Times are medians after warm-up, with the variants of a table taking turns. On a CPU, what takes more than 5 s is run
 once, without a warm-up. A model that is only named has random weights, in its published size; captions have the lengths
-of AudioCaps' captions, and a model with a `text_padding` computes only the text positions that are there. The real-time
-factor is seconds of decoding per second of sound. **reference engine / this** compares with that engine in float32 in
-the same run, **LTH14/mar / this** with what was timed outside. The paper's seconds are for a batch of 8 on one V100.
+of AudioCaps' captions, and a model with a `text_padding` computes only the text positions that are there: `base` and
+`large` in records taken before December 2026 are today's `base_fast` and `large_fast`. The real-time factor is seconds
+of decoding per second of sound. **reference engine / this** compares with that engine in float32 in the same run,
+**LTH14/mar / this** with what was timed outside. The paper's seconds are for a batch of 8 on one V100.
 
 **(assembled)**: records taken before December 2026 put most generations, and the seconds of encoder and head in all of
 them, together from timed encoder passes and head loops instead of running them; where both were done, the assembled

@@ -39,7 +39,7 @@ class ModelConfig:
     num_heads: Count = 12
     mlp_ratio: Factor = 4.0
     dropout: Share = 0.1  # on the projections in attention and MLP (MAR: 0.1)
-    attention_dropout: Share = 0.0  # MAR: 0.1; a value above 0 disables SDPA's fused kernels
+    attention_dropout: Share = 0.0  # MAR: 0.1; a value above 0 disables SDPA's fused kernels on CPUs
     patch_size: Count = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: Length = 256
     local_kernel: int = 0  # size of a depthwise convolution over patches (for short trainings); 0: none, as in MAR
@@ -131,6 +131,7 @@ class OptimConfig:
     decay_steps: int = 0  # linear decay of the learning rate to 0 over the last steps; 0: no decay
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
+    ema_warmup: bool = True  # a faster average at first, so that short trainings have one; MAR: false
 
 
 @dataclass

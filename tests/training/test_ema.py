@@ -5,18 +5,19 @@ from torch import nn
 from impact_pl.training.ema import ExponentialMovingAverage
 
 
-def test_average_has_its_closed_form():
+@pytest.mark.parametrize("warmup", [True, False])
+def test_average_has_its_closed_form(warmup):
     """decay d_n = min(decay, (1 + n) / (10 + n)); average after N steps = sum_n w_n (1 - d_n) prod_{m > n} d_m + ..."""
     model = nn.Linear(3, 2)
     start = model.weight.detach().clone()
-    ema = ExponentialMovingAverage(model, decay=0.3)
+    ema = ExponentialMovingAverage(model, 0.3, warmup)
     values = [torch.randn(2, 3) for _ in range(5)]
     for step, value in enumerate(values):
         with torch.no_grad():
             model.weight.copy_(value)
         ema.update(model, step)
-    decays = [min(0.3, (1 + n) / (10 + n)) for n in range(5)]
-    assert decays[0] == 0.1
+    decays = [min(0.3, (1 + n) / (10 + n)) if warmup else 0.3 for n in range(5)]
+    assert decays[0] == (0.1 if warmup else 0.3)
     assert decays[-1] == 0.3
     expected = start.double() * torch.tensor(decays, dtype=torch.double).prod()
     for n, value in enumerate(values):

@@ -113,7 +113,7 @@ class CodecTraining(LightningModule):
         self.save_hyperparameters({"stage": "codec", "config": dataclasses.asdict(config)}, logger=False)
         self.config, self.codec = config, codec
         self.clips, self.valid_clips = clips, valid_clips
-        self.ema = ExponentialMovingAverage(codec.decoder, config.optim.ema_decay)
+        self.ema = ExponentialMovingAverage(codec.decoder, config.optim.ema_decay, config.optim.ema_warmup)
         self.distance = EnergyDistance(codec.sample_rate)
         latents_per_crop = max(1, round(config.codec.crop_seconds * codec.sample_rate / codec.samples_per_latent))
         self.crop_samples = latents_per_crop * codec.samples_per_latent

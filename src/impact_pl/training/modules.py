@@ -49,7 +49,7 @@ class ImpactTraining(LightningModule):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
-        self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay)
+        self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay, config.optim.ema_warmup)
         self.gradient_norm = self.last_lr = math.nan
         self.last_losses: dict[str, Any] = {}  # of the last micro-batch: loss, per_position, timesteps, mask_ratio
         self.batch_done_at = time.perf_counter()

@@ -4,12 +4,10 @@ import contextlib
 import os
 import re
 import socket
-import time
 from pathlib import Path
 
 from impact_pl.errors import UserError
 
-STALE_SECONDS = 3600.0
 PARTIAL = re.compile(r"\..+\.(?P<host>[^.]+)\.(?P<pid>\d+)\.partial")
 
 
@@ -58,23 +56,15 @@ def create_whole(path: Path, content: str) -> bool:
 
 
 def sweep_partials(folder: Path) -> None:
-    """Remove temporary files of killed processes: of dead ones on this machine, and of others after an idle hour.
+    """Remove temporary files of this machine's killed processes.
 
+    Those of other machines stay: their age could only be told by clocks that disagree, and a live file would be lost.
     Machines are identified by host name and processes by number. Containers that share a folder and a host name, but do
     not see each other's processes, would remove each other's files. Give them different host names.
     """
     for path in folder.glob(".*.partial"):
         match = PARTIAL.fullmatch(path.name)
-        if match is None:
-            continue
-        try:
-            if match["host"] == _host():
-                stale = not _is_alive(int(match["pid"]))
-            else:
-                stale = time.time() - path.stat().st_mtime > STALE_SECONDS
-        except FileNotFoundError:  # its writer has just finished
-            continue
-        if stale:
+        if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
             path.unlink(missing_ok=True)
 
 

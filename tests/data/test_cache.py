@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from impact_pl.data.cache import ShardCache
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.index import ShardIndex
 from impact_pl.data.shards import LatentDataset
+from impact_pl.errors import UserError
 
 FORK_DURING_A_DOWNLOAD = """
 import fcntl, sys, time
@@ -94,3 +96,37 @@ def test_a_cache_that_cannot_be_written_is_told(shards, tmp_path):
     for cache in (tmp_path / "file", tmp_path / "file" / "below", "/proc/here"):
         with pytest.raises(ValueError, match=rf"^data\.cache={cache}: cannot be written \(.*choose a folder"):
             LatentDataModule(DataConfig(path=str(shards), cache=str(cache)))
+
+
+def test_links_are_not_followed(shards, tmp_path):
+    """Of a folder in /tmp, whose name anyone can guess and take."""
+    (entry, *_) = ShardIndex.load(shards / "train").shards
+    url = f"file:{shards}/train/{entry['name']}"
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / ".room.lock").symlink_to(victim)
+    with pytest.raises(UserError, match="cannot be written"):
+        ShardCache(tmp_path / "cache")
+    assert victim.read_text() == "mine"
+    (tmp_path / "cache" / ".room.lock").unlink()
+    copy = tmp_path / "cache" / f"{entry['sha256']}.tar"
+    copy.symlink_to(victim)
+    cache = ShardCache(tmp_path / "cache")
+    with cache.open(url, entry) as file:
+        assert len(file.read()) == entry["bytes"]
+    assert not copy.is_symlink()
+    assert victim.read_text() == "mine"
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "cache").iterdir()} == {0}
+
+
+def test_another_users_link_to_a_folder_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    link = tmp_path / "cache"
+    link.symlink_to(tmp_path / "folder")
+    ShardCache(link)  # one's own
+    if os.getuid() != 0:
+        pytest.skip("only root can give a link away")
+    os.lchown(link, 12345, -1)
+    with pytest.raises(UserError, match="belongs to another user"):
+        ShardCache(link)

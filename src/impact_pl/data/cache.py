@@ -23,6 +23,7 @@ from impact_pl.data.remote import download
 from impact_pl.errors import UserError
 from impact_pl.partial import partial_path, sweep_partials
 
+ROOT = 0  # may have made the link to a disk of this node
 COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 
 
@@ -40,17 +41,18 @@ class ShardCache:
             fetch at the same moment is not counted before it is finished, and so comes on top, a shard for each.
 
     Raises:
-        ValueError: the folder cannot be written, or belongs to another user, who could change what is read.
+        UserError: the folder cannot be written, or it or the link to it belongs to another user, who could change what
+            is read, or lead writing to another place.
     """
 
     def __init__(self, folder: Path, max_bytes: int = 0):
         self.folder, self.max_bytes = folder, max_bytes
         with self._explained():
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.getuid():
+        if folder.stat().st_uid != os.getuid() or folder.lstat().st_uid not in (os.getuid(), ROOT):
             raise UserError(f"data.cache={folder} belongs to another user: choose another folder")
-        with self._explained():
-            (folder / ".room.lock").touch()  # or the first fetch would find out that it cannot be written
+        with self._locked("room"):  # or the first fetch would find out that it cannot be written
+            pass
         sweep_partials(folder)
         self._wanted: queue.SimpleQueue[list[tuple[str, ShardEntry]]] | None = None
 
@@ -64,7 +66,7 @@ class ShardCache:
             path = self.fetch(url, shard)
             try:
                 os.utime(path)
-                return FileIO(path)
+                return FileIO(path, opener=_open_no_link)
             except FileNotFoundError:  # another process has just made room
                 continue
 
@@ -78,7 +80,7 @@ class ShardCache:
                 self._make_room(shard["bytes"])
                 partial = partial_path(path)
                 try:
-                    with open(partial, "wb") as file:
+                    with open(partial, "wb", opener=_open_no_link) as file:
                         download(url, file, shard["bytes"], shard["sha256"])
                         file.flush()
                         os.fsync(file.fileno())  # or a crash of the node could leave a file of the right size and zeros
@@ -137,7 +139,9 @@ class ShardCache:
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
         """One process (or thread) at a time; the system releases it when its holder dies."""
-        with open(self.folder / f".{name}.lock", "w") as file:
+        with self._explained():
+            file = open(self.folder / f".{name}.lock", "w", opener=_open_no_link)  # noqa: SIM115  # closed below
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             try:
                 yield
@@ -155,8 +159,13 @@ class ShardCache:
             ) from error
 
 
+def _open_no_link(path: str, flags: int) -> int:
+    """An opener: a link in the folder leads nowhere, and what is made there belongs to its user alone."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def _has_size(path: Path, num_bytes: int) -> bool:
     try:
-        return path.stat().st_size == num_bytes
+        return path.lstat().st_size == num_bytes
     except FileNotFoundError:
         return False

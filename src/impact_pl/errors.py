@@ -8,13 +8,21 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
+from impact_pl.secrets import mask_secrets
+
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, the shell convention
 PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 class UserError(ValueError):
-    """A mistake that the user can fix. The message states what is wrong, with the numbers, and what to do."""
+    """A mistake that the user can fix. The message states what is wrong, with the numbers, and what to do.
+
+    It may quote a URL: passwords and tokens are masked.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(mask_secrets(message))
 
 
 def user_errors(main: Callable) -> Callable:

@@ -80,7 +80,7 @@ class ShardCache:
                 self._make_room(shard["bytes"])
                 partial = partial_path(path)
                 try:
-                    with open(partial, "wb", opener=_open_no_link) as file:
+                    with open(partial, "wb") as file:
                         download(url, file, shard["bytes"], shard["sha256"])
                         file.flush()
                         os.fsync(file.fileno())  # or a crash of the node could leave a file of the right size and zeros
@@ -160,7 +160,7 @@ class ShardCache:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """An opener: a link in the folder leads nowhere, and what is made there belongs to its user alone."""
+    """An opener for which a link in the folder leads nowhere."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

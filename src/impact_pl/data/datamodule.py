@@ -23,6 +23,7 @@ from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset, collate
 from impact_pl.errors import UserError
+from impact_pl.secrets import mask_secrets
 from impact_pl.text_encoders.base import TextEncoder
 from impact_pl.text_encoders.registry import load_text_encoder
 
@@ -164,7 +165,9 @@ class LatentDataModule(LightningDataModule):
         self.config, self.seed = config, seed
         self.index = ShardIndex.load(join(config.path, "train"))
         if not all("crc32" in shard for shard in self.index.shards):
-            logger.warning("%s: made without checksums, so damage cannot be found when it is read", config.path)
+            logger.warning(
+                "%s: made without checksums, so damage cannot be found when it is read", mask_secrets(config.path)
+            )
         self.index.forget_offsets()
         self.text_encoder = self._find_text_encoder() if with_text else None
         self.cache = self._make_cache()

@@ -29,6 +29,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
+from impact_pl.secrets import without_secrets
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
 from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec_loss import EnergyDistance
@@ -110,7 +111,9 @@ class CodecTraining(LightningModule):
 
     def __init__(self, codec: BuiltinCodec, clips: list[Tensor], valid_clips: list[Tensor], config: TrainConfig):
         super().__init__()
-        self.save_hyperparameters({"stage": "codec", "config": dataclasses.asdict(config)}, logger=False)
+        self.save_hyperparameters(
+            {"stage": "codec", "config": without_secrets(dataclasses.asdict(config))}, logger=False
+        )
         self.config, self.codec = config, codec
         self.clips, self.valid_clips = clips, valid_clips
         self.ema = ExponentialMovingAverage(codec.decoder, config.optim.ema_decay, config.optim.ema_warmup)

@@ -14,6 +14,7 @@ from impact_pl.data.datamodule import LatentDataModule, end_workers
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.partial import write_whole
+from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import NOTHING_TO_SAVE
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
@@ -100,7 +101,8 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig, last: Path | None) -> N
     path = run_dir / "checkpoints" / "last.ckpt"
     path.parent.mkdir(parents=True, exist_ok=True)
     set_aside(path, last)
-    write_whole(run_dir / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
+    stored = without_secrets(dataclasses.asdict(config))
+    write_whole(run_dir / "config.yaml", yaml.safe_dump(stored, sort_keys=False))
     # A model of fewer steps is none from here on: were it left, a kill between the last checkpoint and the export would
     # pass it off as the trained one.
     (run_dir / "model" / "config.json").unlink(missing_ok=True)

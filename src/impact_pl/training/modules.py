@@ -17,6 +17,7 @@ from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
 from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
+from impact_pl.secrets import without_secrets
 from impact_pl.training.checkpoint import rewind_loops, start_from
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
@@ -44,7 +45,8 @@ class ImpactTraining(LightningModule):
 
     def __init__(self, spec: ImpactSpec, config: TrainConfig):
         super().__init__()
-        plain = {"stage": self.stage, "spec": dataclasses.asdict(spec), "config": dataclasses.asdict(config)}
+        stored = without_secrets(dataclasses.asdict(config))
+        plain = {"stage": self.stage, "spec": dataclasses.asdict(spec), "config": stored}
         self.save_hyperparameters(plain, logger=False)
         self.config = config
         torch.manual_seed(config.seed)

@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from impact_pl.config import TrainConfig
 from impact_pl.errors import UserError
+from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.guards import StallGuard, StopSignal
@@ -62,7 +63,7 @@ def build_trainer(
     if loggers is None:
         loggers = build_loggers(config.logger or {}, run_dir, names, progress.kept_steps, progress.logger_versions)
     callbacks: list[Any] = [
-        TrainingLog(settings.log_every_steps, num_timesteps, batch, dataclasses.asdict(config)),
+        TrainingLog(settings.log_every_steps, num_timesteps, batch, without_secrets(dataclasses.asdict(config))),
         *([TQDMProgressBar(refresh_rate=10)] if is_terminal() else []),
         around.guard,
         *_samples(config, loggers, num_timesteps),

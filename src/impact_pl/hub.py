@@ -1,6 +1,8 @@
 """Locate published models: local folders, or repositories on the Hugging Face hub."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from impact_pl.errors import UserError, first_line
@@ -8,12 +10,25 @@ from impact_pl.errors import UserError, first_line
 HUB = "hub:"  # prefix of a repository id on the Hugging Face hub
 
 
+_may_download = ContextVar("may_download", default=True)
+
+
+@contextmanager
+def without_downloads() -> Iterator[None]:
+    """Use what the hub's cache holds and nothing else: for names that stand in a file, which nobody has typed."""
+    token = _may_download.set(False)
+    try:
+        yield
+    finally:
+        _may_download.reset(token)
+
+
 def model_folder(source: str, needed: Iterable[str], parts: Iterable[str] = ("",)) -> Path:
     """Return the local folder of a published model, downloading it if necessary.
 
     Args:
         source: A folder, or ``hub:ID`` for a repository on the Hugging Face hub, which is downloaded unless it is
-            cached.
+            cached; within :func:`without_downloads` never.
         needed: Files that it must have.
         parts: Folders of the repository to download, such as ``vae/``.
 
@@ -33,13 +48,18 @@ def _fetch(source: str, parts: Iterable[str]) -> Path:
     """Download configuration, tokenizer and weights; ``.bin`` files only if there are no safetensors."""
     from huggingface_hub import snapshot_download
 
-    name = source.removeprefix(HUB)
+    name, is_local = source.removeprefix(HUB), not _may_download.get()
     try:
         for part in parts:
-            kinds = ("json", "txt", "model", "safetensors")
-            folder = Path(snapshot_download(name, allow_patterns=[f"{part}*.{kind}" for kind in kinds]))
+            kinds = [f"{part}*.{kind}" for kind in ("json", "txt", "model", "safetensors")]
+            folder = Path(snapshot_download(name, allow_patterns=kinds, local_files_only=is_local))
             if not any((folder / part).glob("*.safetensors")):
-                snapshot_download(name, allow_patterns=[f"{part}*.bin"])
+                snapshot_download(name, allow_patterns=[f"{part}*.bin"], local_files_only=is_local)
     except (OSError, ValueError) as error:  # no network, no such repository, or an invalid id
+        if is_local:
+            raise UserError(
+                f"{source}: not on this machine, and a file asks to download it: where you trust the file, allow it "
+                f"with --allow-hub (in Python: allow_hub=True), or name {source} yourself"
+            ) from error
         raise UserError(f"{source}: not found on the Hugging Face hub ({first_line(error)})") from error
     return folder

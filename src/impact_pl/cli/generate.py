@@ -81,6 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=options.positive_int, default=8, help="sounds generated together (default: %(default)s)")
     add("--codec", help="name or folder of the codec (default: as stored in the model)")
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
+    add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets the paper's)"))
     return parser
@@ -133,7 +134,9 @@ def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
     from impact_pl.inference.pipeline import ImpactPipeline
     from impact_pl.progress import progress
 
-    pipeline = ImpactPipeline.from_pretrained(args.model, args.device, args.codec, args.text_encoder)
+    pipeline = ImpactPipeline.from_pretrained(
+        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
+    )
     decoding = decoding_of(args)
     batches = [todo[start : start + args.batch_size] for start in range(0, len(todo), args.batch_size)]
     with progress("generating", len(todo) * decoding.num_iterations, unit="iterations") as bar:

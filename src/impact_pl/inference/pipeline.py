@@ -12,7 +12,7 @@ import math
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -24,6 +24,7 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
+from impact_pl.hub import without_downloads
 from impact_pl.inference.engine import Engine, build_engine, weights_version
 from impact_pl.inference.generate import Progress, generate
 from impact_pl.inference.sounds import GeneratedAudio
@@ -88,6 +89,7 @@ class ImpactPipeline:
         device: str | torch.device = "auto",
         codec: str | None = None,
         text_encoder: str | None = None,
+        allow_hub: bool = False,
     ) -> "ImpactPipeline":
         """Load a model folder (``config.json``, ``model.safetensors``) with its codec and text encoder.
 
@@ -96,6 +98,8 @@ class ImpactPipeline:
             device: Device for all parts: cpu, cuda, cuda:1, mps. auto prefers a GPU.
             codec: Name or folder of the codec, if it has moved since the training.
             text_encoder: Name of the text encoder, likewise.
+            allow_hub: Download a codec or text encoder that only the model folder names, if it is a repository on the
+                Hugging Face hub and not yet on this machine. What ``codec`` and ``text_encoder`` name always is.
 
         Raises:
             UserError: There is no model folder at ``path``, or codec or text encoder are unknown or not those of the
@@ -110,8 +114,12 @@ class ImpactPipeline:
                 f"the codec that {path} was trained with was in {noted}, and that folder is gone: locate it "
                 f"with --codec {wanted} (in Python: codec={wanted!r})"
             )
-        text = None if model.spec.text_encoder is None else cls._text_encoder(path, model, device, text_encoder)
-        return cls(model, load_codec(codec or noted, device), text)
+        text = None
+        if model.spec.text_encoder is not None:
+            with _downloads(allow_hub or text_encoder is not None):
+                text = cls._text_encoder(path, model, device, text_encoder)
+        with _downloads(allow_hub or codec is not None):
+            return cls(model, load_codec(codec or noted, device), text)
 
     @staticmethod
     def _text_encoder(path: str | Path, model: Impact, device: str, name: str | None) -> TextEncoder:
@@ -284,3 +292,7 @@ def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> 
             f"the model was trained with {what} {expected['name']!r} ({expected['identity']}), "
             f"this one is {part.name!r} ({part.identity}): use the {what} it was trained with, or train again"
         )
+
+
+def _downloads(allowed: bool) -> AbstractContextManager[None]:
+    return nullcontext() if allowed else without_downloads()

@@ -17,6 +17,7 @@ from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
 from impact_pl.data.shards import collate
 from impact_pl.errors import UserError
+from impact_pl.hub import without_downloads
 from impact_pl.inference.generate import generate
 from impact_pl.training.checkpoint import save_checkpoint
 from impact_pl.training.guards import StopSignal
@@ -143,7 +144,8 @@ class AudioSamples(Callback):
 
     def _load_codec(self, codec: dict[str, Any]) -> AudioCodec:
         if self._codec is None:
-            self._codec = load_codec(codec["name"])
+            with without_downloads():  # the shards name it
+                self._codec = load_codec(codec["name"])
             if self._codec.identity != codec["identity"]:
                 raise UserError(
                     f"the shards were made by codec {codec['name']}/{codec['identity']}, but the installed one is "

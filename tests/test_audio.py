@@ -165,3 +165,23 @@ def test_silence_is_told():
     assert not measure_level(tone(0.002), 16_000).is_silent
     assert not measure_level(torch.cat([torch.zeros(160_000), tone(0.01, seconds=0.1)]), 16_000).is_silent
     assert measure_level(torch.ones(1), 16_000).is_clipped
+
+
+def test_channels_in_antiphase_are_named(tmp_path):
+    left = sine(300, 0.5, 16_000)
+    soundfile.write(tmp_path / "a.wav", torch.stack([left, -left], dim=1).numpy(), 16_000)
+    with pytest.raises(ValueError, match=r"a\.wav: its channels cancel each other"):
+        load_audio(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "b.wav", torch.stack([left, -0.9 * left], dim=1).numpy(), 16_000)
+    assert load_audio(tmp_path / "b.wav").abs().max() > 0.01
+    soundfile.write(tmp_path / "c.wav", torch.zeros(800, 2).numpy(), 16_000)
+    assert not load_audio(tmp_path / "c.wav").any()
+
+
+def test_a_float_file_far_beyond_full_scale_is_refused(tmp_path):
+    tone = sine(300, 0.5, 16_000)
+    soundfile.write(tmp_path / "a.wav", (30_000 * tone / tone.abs().max()).numpy(), 16_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"its peak is 3e\+04 times full scale.*scale it to \[-1, 1\]"):
+        load_audio(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "b.wav", (1.2 * tone / tone.abs().max()).numpy(), 16_000, subtype="FLOAT")
+    assert load_audio(tmp_path / "b.wav").abs().max() == 1

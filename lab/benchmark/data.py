@@ -31,7 +31,7 @@ from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.precompute.plan import read_shard_note
+from impact_pl.precompute.notes import read_shard_note
 from impact_pl.precompute.precompute import Precomputer, load_models, write_share
 from impact_pl.precompute.segments import usable_segments
 from impact_pl.precompute.workers import run_workers
@@ -191,7 +191,7 @@ def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], A
         # The middle half: before it processes start one after the other, behind it they end so.
         first, last = len(times) // 4, 3 * len(times) // 4
         share = (last - first) / len(times)
-        entries = [read_shard_note(shard.path)["shard"] for shard in maker.shards]
+        entries = [read_shard_note(shard.path).shard for shard in maker.shards]
         clips, num_bytes = (round(share * sum(entry[key] for entry in entries)) for key in ("num_samples", "bytes"))
         return clips, num_bytes, times[last] - times[first]
 

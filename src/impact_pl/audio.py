@@ -31,9 +31,15 @@ LOWEST_DB = -120.0
 # Formats that people often have (yt-dlp writes most of these) but none of our dependencies reads, with the remedy.
 UNREADABLE_SUFFIXES = {".m4a", ".webm", ".aac", ".mp4", ".mkv", ".wma", ".mov", ".amr", ".3gp", ".m4b", ".mka"}
 CONVERT = "convert what soundfile cannot read, for example with `ffmpeg -i sound.m4a sound.flac`"
+HIGHEST_PEAK = 2.0  # of full scale; decoders of MP3 and OGG overshoot by less, and what is beyond 1 is clipped
+CANCELLED_SHARE = 0.01  # peak of the mono mix against the channels' below which these cancel each other: -40 dB
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 MOST_FRAMES_PER_BYTE = 8192  # a FLAC frame of 65,535 silent samples takes more than eight bytes
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}  # formats that save_audio writes
+
+
+class NoAudioError(UserError):
+    """A file ends before the place that is asked for, though its header says otherwise."""
 
 
 def load_audio(
@@ -51,12 +57,19 @@ def load_audio(
         Waveform (S,), float32 in [-1, 1].
 
     Raises:
-        UserError: The file is missing, not audio, damaged, empty at that place, or holds NaN or infinity.
+        UserError: The file is missing, not audio, damaged, empty at that place, holds NaN or infinity, is far
+            beyond full scale, or has channels in antiphase.
     """
     samples, rate = read_samples(path, start, duration)
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds NaN or infinite samples")
-    return resample(torch.from_numpy(samples).mean(dim=1), rate, sample_rate).clamp(-1.0, 1.0)
+    peak = float(np.abs(samples).max())
+    if peak > HIGHEST_PEAK:
+        raise UserError(f"{path}: its peak is {peak:.3g} times full scale, which would be clipped: scale it to [-1, 1]")
+    mono = torch.from_numpy(samples).mean(dim=1)
+    if mono.abs().max() < CANCELLED_SHARE * peak:
+        raise UserError(f"{path}: its channels cancel each other when they are mixed to mono: invert one, or keep one")
+    return resample(mono, rate, sample_rate).clamp(-1.0, 1.0)
 
 
 def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
@@ -81,7 +94,7 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
     if not samples.size:
-        raise UserError(f"{path}: holds no audio samples at {start:g} s")
+        raise NoAudioError(f"{path}: holds no audio samples at {start:g} s: it ends earlier than its header says")
     return samples, rate
 
 

@@ -149,7 +149,7 @@ class DistillConfig:
 class DataConfig:
     """Location of latent shards, and batching. ``path`` holds train/ and valid/, each with an index.json."""
 
-    path: str = ""  # a folder, or a URL that webdataset opens: https://..., gs://..., "pipe:aws s3 cp s3://bucket/%s -"
+    path: str = ""  # a folder, or a URL that fsspec opens: https://..., s3://..., "pipe:aws s3 cp s3://bucket/%s -"
     cache: str = ""  # per-node folder for copies of the shards; empty: only URLs are copied, to $TMPDIR/impact_pl-<uid>
     cache_gb: float = 0.0  # maximum size of the copies; 0: unlimited
     block_shards: int = 0  # shards that are shuffled together; 0: all; see data/order.py

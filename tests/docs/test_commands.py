@@ -11,30 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.cli import compose, data, export, generate, listening, main
-from impact_pl.config import PrecomputeConfig, TrainConfig
+from impact_pl.cli import generate, main
+from tests.helpers.commands import parse_impact
 from tests.helpers.documents import PAGES, ROOT, blocks, commands
-
-SCHEMAS = {"train": TrainConfig, "precompute": PrecomputeConfig}
-
-
-def parse_impact(name: str, *arguments: str) -> None:
-    """Parse the arguments of ``impact NAME``; runs nothing."""
-    assert name in main.COMMANDS
-    if {"--help", "--version"} & set(arguments):
-        return
-    if name in SCHEMAS:
-        compose.compose(name, SCHEMAS[name], [argument for argument in arguments if argument != "--cfg"])
-    elif name == "data":
-        data.build_parser(arguments[0]).parse_args(arguments[1:])
-    elif name == "listening" and arguments[0] == "ratings":
-        listening.build_ratings_parser().parse_args(arguments[1:])
-    else:
-        parsed = importlib.import_module(f"impact_pl.cli.{name}").build_parser().parse_args(arguments)
-        if name == "export":
-            export.parse_decoding(parsed.decoding)
-        if name == "generate":
-            assert parsed.captions or parsed.captions_file
 
 
 def parse_torchrun(*arguments: str) -> None:

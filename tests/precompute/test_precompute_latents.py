@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from impact_pl.audio import load_audio, save_audio
+from impact_pl.audio import audio_seconds, load_audio, save_audio
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.manifest import Record, write_manifest
@@ -274,3 +274,20 @@ def test_a_rest_of_a_second_is_kept():
     assert plan_segments(Record("a", "a.wav"), 5.9, 2.5) == [(0.0, 2.5), (2.5, 2.5)]
     with pytest.raises(ValueError, match=r"too short: 0\.000 s"):
         plan_segments(Record("a", "a.wav", start=7.0), 5.9, 2.5)
+
+
+def test_a_header_that_claims_too_much_is_not_believed(tmp_path, monkeypatch):
+    """An MP3 that was cut off still has the length of the whole in its header."""
+    soundfile.write(tmp_path / "whole.mp3", noise(20, 0).repeat_interleave(16).numpy(), 16_000, format="MP3")
+    content = (tmp_path / "whole.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 4])
+    assert audio_seconds(tmp_path / "cut.mp3") > 19
+    record, rejects = Record("a", str(tmp_path / "cut.mp3")), []
+    starts = [segment.start for segment in usable_segments(0, record, 1.5, 16_000, rejects)]
+    assert starts == [0, 1.5, 3]
+    assert not rejects
+    monkeypatch.setattr(segments, "LONG_SECONDS", 0.0)  # read a segment at a time: the first that is not there ends it
+    assert len(list(usable_segments(0, record, 1.5, 16_000, rejects))) == 4
+    assert [reject.reason.partition(": ")[2] for reject in rejects] == [
+        "holds no audio samples at 6 s: it ends earlier than its header says"
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from impact_pl.cli import precompute, verify
 from impact_pl.data.index import ShardIndex
-from impact_pl.precompute.plan import read_note
+from impact_pl.precompute.notes import read_shard_note
 
 MORE = ["clip_seconds=1.28", "samples_per_shard=5", "text_encoder=none"]
 
@@ -169,9 +169,9 @@ def test_stale_text_encoder(findings, out, latents):
 
 def test_damaged_notes(findings, out, tmp_path):
     (out / "train" / "000001.done.json").write_text("{")
-    assert any("000001.done.json: damaged" in line for line in findings())
+    assert any("000001.done.json: not JSON" in line for line in findings())
     (out / "train" / "000001.done.json").write_text('{"shard": {}, "sums": [], "rejected": []}')
-    assert any("000001.done.json: damaged (no entry of a shard)" in line for line in findings())
+    assert any("000001.done.json: key 'shard.name' is missing; delete that file" in line for line in findings())
     (out / "train" / "000001.done.json").unlink()
     assert any("000001.tar: not marked as done" in line for line in findings())
     (out / "rejected.jsonl").write_text('{"id": "x"}\n')
@@ -179,9 +179,10 @@ def test_damaged_notes(findings, out, tmp_path):
     (out / "run.json").unlink()
     assert any("run.json: missing; delete the folder" in line for line in findings())
     (tmp_path / "m.jsonl").write_text('{"id": "a", "path": "a.wav"}\n')
-    assert read_note(out / "valid" / "000000.done.json", ["sums"], "")["sums"]
+    assert read_shard_note(out / "valid" / "000000.tar").sums
     (out / "run.json").write_text(
-        '{"manifest": "0", "codec": "builtin 0", "text_encoder": null, "samples_per_shard": 1}'
+        '{"manifest": "0", "codec": "builtin 0", "text_encoder": null, "samples_per_shard": 1, "batch_size": 1, '
+        '"clip_seconds": 1.0}'
     )
     assert any("made from another manifest" in line for line in findings("--manifest", tmp_path / "m.jsonl"))
 

@@ -80,9 +80,8 @@ class ShardCache:
                 self._make_room(shard["bytes"])
                 partial = partial_path(path)
                 try:
-                    with open(partial, "wb") as file:
-                        download(url, file, shard["bytes"], shard["sha256"])
-                        file.flush()
+                    download(url, partial, shard["bytes"], shard["sha256"])
+                    with open(partial, "rb") as file:
                         os.fsync(file.fileno())  # or a crash of the node could leave a file of the right size and zeros
                     os.replace(partial, path)
                 finally:

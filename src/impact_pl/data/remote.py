@@ -1,29 +1,31 @@
-"""Files behind URLs: everything that ``webdataset.gopen`` opens.
+"""Read files behind URLs: everything that ``fsspec`` opens, and what a command prints.
 
-http(s)://, ftps:// and sftp:// are read by curl, gs:// by gsutil, hf:// and ais:// by their clients, file: as it is,
-and ``pipe:COMMAND`` by a shell, where ``%s`` stands for the file's name: ``pipe:aws s3 cp s3://bucket/latents/%s -``.
+https:// and hf:// need nothing more, s3:// the package s3fs, gs:// gcsfs; ``pipe:COMMAND`` runs a shell command in
+which ``%s`` stands for the file's name: ``pipe:aws s3 cp s3://bucket/latents/%s -``.
 Only the user's own ``data.path`` gets here: the names that an index adds to it are checked (``data.index``).
 """
 
 import errno
 import hashlib
+import io
+import logging
 import re
-import signal
-import sys
+import shutil
+import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import BinaryIO, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 from impact_pl.errors import UserError
 
-URL = re.compile(r"(pipe|file|https?|sftp|ftps|scp|gs|htgs|hf|ais|[a-z0-9+.-]+(?=://)):")
-ATTEMPTS = 4
-FIRST_WAIT_SECONDS = 0.5  # doubled with each further attempt
+logger = logging.getLogger(__name__)
+
+URL = re.compile(r"(pipe|file):|[a-z0-9+.-]+://")
+ATTEMPTS = 7
+FIRST_WAIT_SECONDS = 0.5  # doubled with each further attempt: half a minute in all
 CHUNK_BYTES = 1 << 20
-# Codes with which curl ends where the server is unknown, says no, or does not answer in time. It has then repeated what
-# could go away (webdataset starts it with --retry 30), for up to a quarter of an hour.
-CURL_GAVE_UP = {6: "unknown host", 22: "the server refused, as with 404 or 503", 28: "no answer in time"}
+TIMEOUT_SECONDS = 60  # without a byte from an HTTP server; a whole file may take as long as it takes
 
 Result = TypeVar("Result")
 
@@ -34,10 +36,10 @@ def is_url(location: str) -> bool:
 
 
 def join(location: str, name: str) -> str:
-    """The URL of ``name`` (a file or a folder) below ``location``.
+    """Join the URL of ``name`` (a file or a folder) below ``location``.
 
     Raises:
-        ValueError: a pipe: without a place for the name.
+        UserError: a pipe: without a place for the name.
     """
     if not location.startswith("pipe:"):
         return f"{location.rstrip('/')}/{name}"
@@ -48,15 +50,20 @@ def join(location: str, name: str) -> str:
 
 
 def read_url(url: str) -> bytes:
-    """What a URL holds.
+    """Read what a URL holds into memory.
 
     Raises:
-        ValueError: it could not be read, in several attempts.
+        UserError: it could not be read, in several attempts.
     """
 
     def read() -> bytes:
-        with _open(url) as stream:
-            content = stream.read()
+        if url.startswith("pipe:"):
+            output = io.BytesIO()
+            _run(url, output)
+            content = output.getvalue()
+        else:
+            system, path = _filesystem(url)
+            content = system.cat_file(path)
         if not content:
             raise OSError("nothing came")
         return content
@@ -64,75 +71,75 @@ def read_url(url: str) -> bytes:
     return _attempts(url, read)
 
 
-def download(url: str, file: BinaryIO, num_bytes: int, sha256: str) -> None:
-    """Write what a URL holds to ``file``.
+def download(url: str, path: Path, num_bytes: int, sha256: str) -> None:
+    """Write what a URL holds to the file ``path``.
 
     Raises:
-        ValueError: it could not be read, or was not these bytes, in several attempts.
+        UserError: it could not be read, or was not these bytes, in several attempts.
     """
 
     def copy() -> None:
-        file.seek(0)
-        file.truncate()
-        digest, count = hashlib.sha256(), 0
-        with _open(url) as stream:
-            while chunk := stream.read(CHUNK_BYTES):
-                file.write(chunk)
+        if url.startswith("pipe:"):
+            with open(path, "wb") as file:
+                _run(url, file)
+        else:
+            system, there = _filesystem(url)
+            system.get_file(there, str(path))
+        if path.stat().st_size != num_bytes:
+            raise OSError(f"{path.stat().st_size} of {num_bytes} bytes came")
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
                 digest.update(chunk)
-                count += len(chunk)
-        if count != num_bytes:
-            raise OSError(f"{count} of {num_bytes} bytes came")
         if digest.hexdigest() != sha256:
             raise OSError("its checksum is not the index's")
 
     _attempts(url, copy)
 
 
-class _GaveUp(OSError):
-    """Reading failed, and another attempt would not help."""
+def _filesystem(url: str) -> tuple[Any, str]:
+    """Find the fsspec file system of a URL, and the URL's path in it."""
+    import aiohttp  # here, so that local reading does not import them
+    import fsspec
 
-
-@contextmanager
-def _open(url: str) -> Iterator[BinaryIO]:
-    from webdataset.gopen import Pipe, gopen  # here, so that local reading does not import it
-
-    stream = gopen(url, "rb")
-    if isinstance(stream, Pipe):
-        stream.ignore_status.append(-signal.SIGPIPE)  # it was stopped in the middle, by an error that tells more
+    options: dict[str, Any] = {}
+    if url.startswith("http"):  # aiohttp would stop any transfer after five minutes, and overlook HTTPS_PROXY
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=TIMEOUT_SECONDS, sock_read=TIMEOUT_SECONDS)
+        options["client_kwargs"] = {"timeout": timeout, "trust_env": True}
     try:
-        with stream:
-            yield stream
-    except OSError as error:
-        if not (isinstance(stream, Pipe) and error.errno is None):
-            raise
-        (command,), _ = stream.args  # the error shows all of it, with its options
-        program = "the command" if isinstance(command, str) else command[0]
-        said = f"{program} ended with exit code {stream.status}"
-        if program == "curl" and stream.status in CURL_GAVE_UP:
-            raise _GaveUp(f"{said}: {CURL_GAVE_UP[stream.status]}") from error
-        raise OSError(said) from error
+        return fsspec.url_to_fs(url, **options)
+    except (ValueError, ImportError) as error:  # no such scheme, or its package is missing
+        raise UserError(f"{url}: {error}; or use 'pipe:COMMAND %s' with a command that prints a file") from error
+
+
+def _run(url: str, output: BinaryIO) -> None:
+    """Copy what the command of a pipe: prints."""
+    with subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        shutil.copyfileobj(process.stdout, output)
+    if process.returncode:
+        raise OSError(f"the command ended with exit code {process.returncode}")
 
 
 def _attempts(url: str, read: Callable[[], Result]) -> Result:
+    from aiohttp import ClientError, ClientResponseError
+
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return read()
-        except FileNotFoundError as error:  # of the file, or of the program that reads such URLs
-            if error.filename in ("curl", "gsutil", "ais"):
-                raise UserError(f"{url}: the program {error.filename!r} is needed to read it; install it") from error
+        except FileNotFoundError as error:
             raise UserError(f"{url}: no such file") from error
-        except ValueError as error:  # gopen knows no such scheme
-            raise UserError(f"{url}: {error}; use 'pipe:COMMAND %s' with a command that prints a file") from error
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (OSError, ClientError) as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
                     f"{url}: no room for its copy ({error.strerror}); set data.cache and data.cache_gb"
                 ) from error
-            if attempt == ATTEMPTS or isinstance(error, _GaveUp):
+            is_refused = isinstance(error, ClientResponseError) and error.status in (401, 403)
+            if attempt == ATTEMPTS or is_refused or isinstance(error, PermissionError):
                 tried = f"in {attempt} attempt{'s' if attempt > 1 else ''}"
                 raise UserError(
                     f"{url}: could not be read {tried} ({error}); check data.path and its server"
                 ) from error
-            print(f"{url}: attempt {attempt} of {ATTEMPTS} failed ({error})", file=sys.stderr, flush=True)
+            logger.warning("%s: attempt %d of %d failed (%s)", url, attempt, ATTEMPTS, error)
             time.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
     raise AssertionError("unreachable")

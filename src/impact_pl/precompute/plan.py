@@ -1,7 +1,6 @@
-"""Which records make which shard, which shards are whose, and which are done: the state of ``out``, in its files.
+"""Plan which records make which shard, and which shards a task makes.
 
-A shard holds the segments of ``samples_per_shard`` consecutive records of its split. ``000000.done.json`` beside it
-(index entry, sums for the statistics, rejects) marks it as finished.
+A shard holds the segments of ``samples_per_shard`` consecutive records of its split.
 """
 
 import hashlib
@@ -9,19 +8,18 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.config import PADDINGS, PrecomputeConfig
 from impact_pl.data.manifest import Record
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
+from impact_pl.files import read_json
 from impact_pl.partial import create_whole
+from impact_pl.precompute.notes import RunNote
 from impact_pl.text_encoders.base import TextEncoder
-
-ENTRY_KEYS = {"name", "num_samples", "bytes", "sha256", "offsets"}
 
 
 @dataclass
@@ -96,32 +94,29 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
 def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | None, shards: list[Shard]) -> None:
     """Note in ``out/run.json`` what the shards depend on, or compare with what an earlier call noted.
 
-    It also says how many shards each split has, so that ``verify`` misses a split that is gone. They follow from the
-    manifest: this is not compared, and a note of an earlier version lacks it.
-
     Raises:
-        ValueError: ``out`` was begun with other inputs.
+        UserError: ``out`` was begun with other inputs.
     """
     out = Path(config.out)
-    run = {
-        "manifest": manifest_identity(config.manifest),
-        "codec": f"{codec.name} {codec.identity}",
-        "text_encoder": f"{encoder.name} {encoder.identity}" if encoder else None,
-        "clip_seconds": config.clip_seconds,
-        "padding": config.padding,
-        "samples_per_shard": config.samples_per_shard,
-        "batch_size": config.batch_size,
-    }
+    note = RunNote(
+        manifest=manifest_identity(config.manifest),
+        codec=f"{codec.name} {codec.identity}",
+        text_encoder=f"{encoder.name} {encoder.identity}" if encoder else None,
+        clip_seconds=config.clip_seconds,
+        samples_per_shard=config.samples_per_shard,
+        batch_size=config.batch_size,
+        padding=config.padding,
+        shards=dict(Counter(shard.split for shard in shards)),
+    )
     path = out / "run.json"
     out.mkdir(parents=True, exist_ok=True)
-    note = {**run, "shards": dict(Counter(shard.split for shard in shards))}
-    if not path.is_file() and create_whole(path, json.dumps(note, indent=1) + "\n"):
+    if not path.is_file() and create_whole(path, json.dumps(asdict(note), indent=1) + "\n"):
         return
-    begun = {"padding": "silence", **read_note(path, [], f"delete {out} to begin again")}  # earlier versions' only way
-    for key, value in run.items():
-        if begun.get(key) != value:
+    begun = asdict(read_json(path, RunNote, remedy=f"delete {out} to begin again"))
+    for key, value in asdict(note).items():
+        if key != "shards" and begun[key] != value:
             raise UserError(
-                f"{out} was begun with {key} {begun.get(key)}, not {value}: "
+                f"{out} was begun with {key} {begun[key]}, not {value}: "
                 "choose another out=, or delete that folder to begin again"
             )
 
@@ -130,43 +125,10 @@ def manifest_identity(path: str | Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 
-def done_path(shard: Path) -> Path:
-    """Beside a shard: the file that marks it as finished."""
-    return shard.with_suffix(".done.json")
-
-
-def read_done(shard: Path) -> dict[str, Any] | None:
-    """What was noted of a finished shard; None where it is not finished, missing or cut short."""
-    if not (done_path(shard).is_file() and shard.is_file()):
-        return None
-    done = read_shard_note(shard)
-    return done if shard.stat().st_size == done["shard"]["bytes"] else None
-
-
-def read_shard_note(shard: Path) -> dict[str, Any]:
-    """What was noted of a shard; ValueError where that is damaged."""
-    remedy = "delete that file: the command that made it then makes its shard again"
-    note = read_note(done_path(shard), ["shard", "sums", "rejected"], remedy)
-    if not (isinstance(note["shard"], dict) and note["shard"].keys() >= ENTRY_KEYS):
-        raise UserError(f"{done_path(shard)}: damaged (no entry of a shard); {remedy}")
-    return note
-
-
-def read_note(path: Path, keys: list[str], remedy: str) -> dict[str, Any]:
-    """A JSON object that an earlier call wrote; ValueError with ``remedy`` where it is damaged."""
-    try:
-        note = json.loads(path.read_bytes())
-    except ValueError as error:  # of JSON or UTF-8
-        raise UserError(f"{path}: damaged ({error}); {remedy}") from error
-    if not (isinstance(note, dict) and all(key in note for key in keys)):
-        raise UserError(f"{path}: damaged (not what impact precompute writes); {remedy}")
-    return note
-
-
 def is_complete(folder: Path) -> bool:
     """Whether a split has its index and all shards that this lists."""
     try:
         LatentDataset(folder)
-    except ValueError:
+    except UserError:
         return False
     return True

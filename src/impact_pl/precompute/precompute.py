@@ -17,7 +17,7 @@ from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -31,16 +31,8 @@ from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, descri
 from impact_pl.errors import UserError
 from impact_pl.partial import sweep_partials, write_whole
 from impact_pl.precision import find_device
-from impact_pl.precompute.plan import (
-    Shard,
-    check_settings,
-    claim,
-    done_path,
-    find_share,
-    is_complete,
-    plan_shards,
-    read_done,
-)
+from impact_pl.precompute.notes import ShardNote, done_path, read_done
+from impact_pl.precompute.plan import Shard, check_settings, claim, find_share, is_complete, plan_shards
 from impact_pl.precompute.segments import Reject, Segment, batches, usable_segments
 from impact_pl.precompute.statistics import LatentSums, latent_statistics
 from impact_pl.precompute.workers import run_workers
@@ -190,12 +182,8 @@ class Precomputer:
                     writer.add(segment.key, sample, text.get(record.caption or "", {}), meta)
                     kept.append(sample)
                 sums.append(LatentSums.of(kept, self.codec.latent_channels))
-        done = {
-            "shard": describe_shard(shard.path),
-            "sums": [asdict(LatentSums.sum_of(sums, self.codec.latent_channels))],
-            "rejected": [asdict(reject) for reject in rejects + not_finite],
-        }
-        write_whole(done_path(shard.path), json.dumps(done, ensure_ascii=False) + "\n")
+        whole = LatentSums.sum_of(sums, self.codec.latent_channels)
+        ShardNote(describe_shard(shard.path), [whole], rejects + not_finite).save(shard.path)
 
     def _load(self, numbered: tuple[int, Record]) -> Loaded:
         rejects: list[Reject] = []
@@ -235,7 +223,7 @@ class Precomputer:
                 encoded[caption] = {name: text.features[name][row][mask[row]] for name, mask in masks.items()}
         return encoded
 
-    def _finish(self, done: list[tuple[str, dict[str, Any]]]) -> None:
+    def _finish(self, done: list[tuple[str, ShardNote]]) -> None:
         """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done.
 
         Two processes may do this at once: they write the same bytes.
@@ -243,15 +231,15 @@ class Precomputer:
         Args:
             done: (split, what was noted) of every shard.
         """
-        rejects = [reject for _, part in done for reject in part["rejected"]]
+        rejects = [reject for _, part in done for reject in part.rejected]
         rejected = self.out / "rejected.jsonl"
-        write_whole(rejected, "".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in rejects))
-        entries = {name: [part["shard"] for split, part in done if split == name] for name in self.splits}
+        write_whole(rejected, "".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
+        entries = {name: [part.shard for split, part in done if split == name] for name in self.splits}
         counts = {split: sum(entry["num_samples"] for entry in shards) for split, shards in entries.items()}
         measured = ["train"] if "train" in counts else self.splits
         if not sum(counts[split] for split in measured):
-            raise UserError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0]['reason']}")
-        sums = [LatentSums(**part) for split, shard in done if split in measured for part in shard["sums"]]
+            raise UserError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0].reason}")
+        sums = [part for split, note in done if split in measured for part in note.sums]
         mean, std = latent_statistics(sums)
         codec: Maker = {
             "name": self.codec.name,

@@ -2,17 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from impact_pl.audio import audio_seconds, fit_length, load_audio
+from impact_pl.audio import NoAudioError, audio_seconds, fit_length, load_audio
 from impact_pl.data.manifest import Record
 from impact_pl.errors import UserError
 
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
+TOLERANCE_SECONDS = 0.01  # of a duration that was rounded on its way through a resampler
 SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
 LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
 
@@ -81,41 +82,35 @@ def usable_segments(
     be silent above all.
     """
     try:
-        spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
-        read = span_reader(record, spans, sample_rate)
-    except ValueError as error:
+        file_seconds = audio_seconds(record.path)
+        spans = plan_segments(record, file_seconds, clip_seconds)
+        whole = None
+        if spans[-1][0] - record.start <= LONG_SECONDS:
+            whole = load_audio(record.path, sample_rate, record.start, record_seconds(record, file_seconds))
+            there = record.start + len(whole) / sample_rate  # what can be read; a header may claim more
+            if there < record.start + sum(duration for _, duration in spans) - TOLERANCE_SECONDS:
+                spans = plan_segments(record, there, clip_seconds)
+    except UserError as error:
         rejects.append(Reject(record.id, record.path, record.start, str(error)))
         return
     slug = re.sub(r"[^A-Za-z0-9]+", "-", record.id).strip("-")[:40]
     for number, (start, duration) in enumerate(spans):
         try:
-            waveform = read(start, duration)
+            if whole is None:
+                waveform = load_audio(record.path, sample_rate, start, duration)
+            else:
+                first = round((start - record.start) * sample_rate)
+                waveform = whole[first : first + round(duration * sample_rate)]
             if waveform.abs().max() < SILENT_PEAK:
                 raise UserError(f"silent: its peak is below {SILENT_PEAK:g}")
-        except ValueError as error:
+        except NoAudioError as error:  # the file ends earlier than its header says: so do the spans that follow
+            rejects.append(Reject(record.id, record.path, start, str(error)))
+            return
+        except UserError as error:
             rejects.append(Reject(record.id, record.path, start, str(error)))
             continue
         waveform = fit_length(waveform, round(clip_seconds * sample_rate), padding)
         yield Segment(f"{index:06d}-{number:03d}-{slug}", record, start, waveform)
-
-
-def span_reader(record: Record, spans: list[tuple[float, float]], sample_rate: int) -> Callable[[float, float], Tensor]:
-    """A function (start, duration) -> waveform (S,) for the spans of a record.
-
-    Raises:
-        ValueError: the file cannot be read; by the function too, for a span that cannot.
-    """
-    if spans[-1][0] - record.start > LONG_SECONDS:
-        return lambda start, duration: load_audio(record.path, sample_rate, start, duration)
-    whole = load_audio(record.path, sample_rate, record.start, sum(duration for _, duration in spans))
-
-    def part(start: float, duration: float) -> Tensor:
-        first = round((start - record.start) * sample_rate)
-        if first >= len(whole):
-            raise UserError(f"{record.path}: ends before {start:g} s, earlier than its header says")
-        return whole[first : first + round(duration * sample_rate)]
-
-    return part
 
 
 def batches(segments: Iterable[Segment], size: int) -> Iterator[list[Segment]]:

@@ -49,6 +49,9 @@ def latent_statistics(parts: Iterable[LatentSums]) -> tuple[list[float], float]:
     """
     parts = list(parts)
     count = sum(part.count for part in parts)
+    lengths = {len(sums) for part in parts for sums in (part.total, part.squares)}
+    if not count or len(lengths) != 1:
+        raise UserError(f"no latents to measure: {count} of them, of {sorted(lengths)} channels")
     mean = torch.tensor([part.total for part in parts], dtype=torch.float64).sum(dim=0) / count  # (C,)
     squares = torch.tensor([part.squares for part in parts], dtype=torch.float64).sum(dim=0) / count
     std = (squares - mean**2).mean().clamp(min=0).sqrt().item()

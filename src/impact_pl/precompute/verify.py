@@ -1,27 +1,21 @@
 """`impact verify`: is a set of shards what its notes say, and made by the codec that is here?"""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.index import INDEX_NAME, ShardEntry, ShardIndex
 from impact_pl.data.manifest import SPLITS, read_manifest
 from impact_pl.errors import UserError
-from impact_pl.precompute.plan import (
-    done_path,
-    manifest_identity,
-    plan_shards,
-    read_note,
-    read_shard_note,
-    shard_path,
-)
-from impact_pl.precompute.statistics import LatentSums, latent_statistics
+from impact_pl.files import read_json, read_jsonl
+from impact_pl.precompute.notes import RunNote, ShardNote, done_path, read_shard_note
+from impact_pl.precompute.plan import manifest_identity, plan_shards, shard_path
+from impact_pl.precompute.segments import Reject
+from impact_pl.precompute.statistics import latent_statistics
 from impact_pl.progress import progress
 from impact_pl.text_encoders.registry import load_text_encoder
 
@@ -63,21 +57,21 @@ def _findings(
     config: PrecomputeConfig, given: set[str], folders: list[Path], advance: Callable[[int], None]
 ) -> Iterator[str]:
     out = Path(config.out)
+    run = None
     try:
-        run = read_note(out / "run.json", ["manifest", "codec", "text_encoder", "samples_per_shard"], ANEW)
-    except (ValueError, OSError) as error:
-        yield f"{error}" if isinstance(error, ValueError) else f"{out / 'run.json'}: missing; {ANEW}"
-        run = {}
-    noted = run.get("shards")  # how many of each split; an earlier version did not note that
+        run = read_json(out / "run.json", RunNote, remedy=ANEW)
+    except UserError as error:
+        yield str(error) if (out / "run.json").is_file() else f"{out / 'run.json'}: missing; {ANEW}"
+    noted = run.shards if run else None
     expected = {shard_path(out, split, i) for split in noted for i in range(noted[split])} if noted else None
     if "manifest" in given and run:
-        if manifest_identity(config.manifest) != run["manifest"]:
+        if manifest_identity(config.manifest) != run.manifest:
             yield f"{out / 'run.json'}: made from another manifest than {config.manifest}; {ANEW}"
         else:
-            shards = plan_shards(read_manifest(config.manifest), out, run["samples_per_shard"])
+            shards = plan_shards(read_manifest(config.manifest), out, run.samples_per_shard)
             expected = {shard.path for shard in shards}
     indices: dict[Path, ShardIndex] = {}
-    notes: dict[Path, dict[str, Any]] = {}
+    notes: dict[Path, ShardNote] = {}
     for folder in folders:
         yield from _split_findings(folder, expected, indices, notes, advance)
     gone = Counter(path.parent for path in expected or () if path.parent not in folders)
@@ -97,7 +91,7 @@ def _split_findings(
     folder: Path,
     expected: set[Path] | None,
     indices: dict[Path, ShardIndex],
-    notes: dict[Path, dict[str, Any]],
+    notes: dict[Path, ShardNote],
     advance: Callable[[int], None],
 ) -> Iterator[str]:
     """Shards, their notes and the index of a split; what could be read goes to ``indices`` and ``notes``."""
@@ -105,7 +99,7 @@ def _split_findings(
     try:
         indices[folder] = ShardIndex.load(folder)
         entries = {shard["name"]: shard for shard in indices[folder].shards}
-    except ValueError as error:
+    except UserError as error:
         yield str(error)
     names = {path.name for path in folder.iterdir()}
     shards = {folder / name for name in names if name.endswith(".tar")} | {folder / name for name in entries}
@@ -119,21 +113,19 @@ def _split_findings(
             yield f"{path}: not one of the shards that this set was planned with; delete it and its .done.json"
         try:
             notes[path] = read_shard_note(path)
-        except FileNotFoundError:
-            yield f"{path}: not marked as done; {AGAIN}"
-        except ValueError as error:
-            yield str(error)
+        except UserError as error:
+            yield str(error) if done_path(path).is_file() else f"{path}: not marked as done; {AGAIN}"
         yield from _shard_findings(path, entries.get(path.name), notes.get(path), folder in indices, advance)
 
 
 def _shard_findings(
     path: Path,
     entry: ShardEntry | None,
-    note: dict[str, Any] | None,
+    note: ShardNote | None,
     has_index: bool,
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    noted = note["shard"] if note else None
+    noted = note.shard if note else None
     if has_index and noted and (entry or noted["num_samples"]) and entry != noted:
         yield f"{path}: the index disagrees with {done_path(path).name}; delete {INDEX_NAME} and {AGAIN}"
     truth = noted or entry
@@ -148,14 +140,14 @@ def _shard_findings(
         yield f"{path}: damaged (its checksum is not the one it was written with); delete it and {AGAIN}"
 
 
-def _statistics_findings(indices: dict[Path, ShardIndex], notes: dict[Path, dict[str, Any]]) -> Iterator[str]:
+def _statistics_findings(indices: dict[Path, ShardIndex], notes: dict[Path, ShardNote]) -> Iterator[str]:
     """Whether all splits' indexes say what the train split's shards sum up to."""
     names = [folder.name for folder in indices]
     measured = [path for path in sorted(notes) if path.parent.name == "train" or "train" not in names]
     measured.sort(key=lambda path: (SPLITS.index(path.parent.name), path.name))
     try:
-        mean, std = latent_statistics(LatentSums(**part) for path in measured for part in notes[path]["sums"])
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+        mean, std = latent_statistics(part for path in measured for part in notes[path].sums)
+    except UserError as error:
         yield f"{next(iter(indices)).parent}: no statistics from the .done.json files ({error}); {ANEW}"
         return
     first = next(iter(indices.values()))
@@ -172,23 +164,23 @@ def _close(first: list[float], second: list[float]) -> bool:
     )
 
 
-def _rejects_findings(out: Path, notes: dict[Path, dict[str, Any]]) -> Iterator[str]:
+def _rejects_findings(out: Path, notes: dict[Path, ShardNote]) -> Iterator[str]:
     path = out / "rejected.jsonl"
-    wanted = [reject for note in notes.values() for reject in note["rejected"]]
+    wanted = [reject for note in notes.values() for reject in note.rejected]
     try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError):
+        found = [reject for _, reject in read_jsonl(path, Reject)]
+    except UserError:
         found = None
     if found is None or sorted(map(str, found)) != sorted(map(str, wanted)):
         yield f"{path}: not what the .done.json files say; delete every {INDEX_NAME} and {AGAIN}"
 
 
 def _maker_findings(
-    config: PrecomputeConfig, given: set[str], run: dict[str, Any], indices: dict[Path, ShardIndex]
+    config: PrecomputeConfig, given: set[str], run: RunNote | None, indices: dict[Path, ShardIndex]
 ) -> Iterator[str]:
     """Whether run.json, every index and the codec and encoder that are here agree."""
     for kind, load in (("codec", load_codec), ("text_encoder", load_text_encoder)):
-        made = [(Path(config.out) / "run.json", run[kind])] if run else []
+        made = [(Path(config.out) / "run.json", getattr(run, kind))] if run else []
         for folder, index in indices.items():
             maker = getattr(index, kind)
             made.append((folder / INDEX_NAME, f"{maker['name']} {maker['identity']}" if maker else None))
@@ -201,7 +193,7 @@ def _maker_findings(
         wanted = getattr(config, kind) if kind in given else name
         try:
             here = load(wanted).identity
-        except ValueError as error:
+        except UserError as error:
             yield f"{made[0][0]}: its {kind} cannot be compared ({error}); pass {kind}=... where it is now"
             continue
         if here != identity:

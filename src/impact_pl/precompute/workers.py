@@ -79,7 +79,7 @@ def _work(write: Write, config: PrecomputeConfig, numbers: list[int], sender: Co
         write(config, numbers, lambda: sender.send(None))
     except BrokenPipeError:  # nobody waits for this any more
         sys.exit(1)
-    except (ValueError, OSError) as error:
+    except (UserError, OSError) as error:
         sender.send(str(error))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an exception while the interpreter ends would be printed

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -11,6 +12,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from impact_pl.config import TrainConfig
+from impact_pl.data.datamodule import lost_worker
 from impact_pl.errors import UserError
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
@@ -128,6 +130,14 @@ def fit(
         return 0 if is_child else around.stop.exit_code
     except UserError as error:
         raise UserError(_without_worker_traceback(str(error))) from error
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        lost = lost_worker()
+        if not lost:
+            raise
+        raise UserError(
+            f"{lost}; the last checkpoint is kept. The kernel kills (SIGKILL) where memory runs out: try a smaller "
+            "data.num_workers"
+        ) from error
     finally:
         if around.loggers is None:
             finish_runs(trainer)

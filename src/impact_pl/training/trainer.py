@@ -18,11 +18,31 @@ from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStop
 from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.guards import StallGuard, StopSignal
 from impact_pl.training.launch import is_launched_by_lightning, mark_launched
-from impact_pl.training.lightning_internals import keep_handlers
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.start import Progress, say
 from impact_pl.training.strategies import build_strategy, resolve_precision
+
+# What is used of Lightning in this package that it does not promise to keep; where a public way exists, that is used.
+# ``tests/training/test_lightning_internals.py`` fails, and names the part, when a new Lightning lacks one.
+CHECKED_WITH = "2.6.6"
+PRIVATE = {  # module:attribute -> what it is used for
+    "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers": (
+        "replaced by keep_handlers"
+    ),
+    "lightning.pytorch.plugins.precision.deepspeed:DeepSpeedPrecision.backward": "deepspeed.EnginePrecision",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_config": "overridden by deepspeed.ZeroStrategy",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_batch_size_and_grad_accum_config": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._init_deepspeed_distributed": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._setup_model_and_optimizer": "overridden there",
+}
+LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind_loops
+    "epoch_progress",
+    "epoch_loop.state_dict",
+    "epoch_loop.batch_progress",
+    "epoch_loop.scheduler_progress",
+    "epoch_loop.automatic_optimization.optim_progress",
+)
 
 
 @dataclass
@@ -97,6 +117,14 @@ def build_trainer(
     )
     keep_handlers(trainer)
     return trainer
+
+
+def keep_handlers(trainer: Trainer) -> None:
+    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock.
+
+    No argument of Trainer switches it off.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
 
 
 def _samples(config: TrainConfig, loggers: Sequence[Logger], num_timesteps: int | None) -> list[Callback]:

@@ -32,12 +32,10 @@ from impact_pl.errors import UserError
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
 from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec_loss import EnergyDistance
-from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.log import quiet_lightning
-from impact_pl.training.optim import build_optimizer, warmup
+from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, warmup
 from impact_pl.training.start import Progress
 from impact_pl.training.strategies import check_devices
-from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit
+from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit, quiet_lightning
 
 MAX_CLIP_WEIGHT = 5 * 16_000  # samples: a longer clip is drawn no more often than one of this length
 

@@ -19,9 +19,8 @@ from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import rewind_loops, start_from
-from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.guards import explain_non_finite
-from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
+from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, build_schedule, set_hyperparameters
 from impact_pl.training.strategies import clipping, prepare
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,8 @@
 """Lightning's Trainer with this project's callbacks, loggers and checkpoints, for every stage and the codec."""
 
 import dataclasses
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +127,23 @@ def keep_handlers(trainer: Trainer) -> None:
     No argument of Trainer switches it off.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's tips, and its notices about choices that are made here on purpose; keep its model summary."""
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
+    choices = (
+        "supported by the model summary",
+        "not have many workers",
+        "dataloader is not",
+        "in eval mode",
+        "isinstance.treespec",
+        "srun",
+    )
+    for text in (*choices, "across ranks is zero"):  # the last: no clips to validate on
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")
 
 
 def _samples(config: TrainConfig, loggers: Sequence[Logger], num_timesteps: int | None) -> list[Callback]:

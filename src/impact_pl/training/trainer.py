@@ -19,7 +19,7 @@ from impact_pl.errors import UserError
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.guards import StallGuard, StopSignal
-from impact_pl.training.launch import is_launched_by_lightning, mark_launched
+from impact_pl.training.launch import as_launcher, is_launched_by_lightning
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.start import Progress, say
@@ -169,9 +169,9 @@ def fit(
     kill rank zero for it.
     """
     is_child = is_launched_by_lightning()
-    mark_launched()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        with as_launcher():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except TrainingStopped:
         say(describe_stop(trainer.global_step))
         return 0 if is_child else around.stop.exit_code

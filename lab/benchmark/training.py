@@ -34,8 +34,7 @@ from impact_pl.models.impact import Impact
 from impact_pl.precision import resolve
 from impact_pl.sampling.masking import mask_from_order, num_masked, random_order
 from impact_pl.text_encoders.base import TextFeatures
-from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.optim import build_optimizer
+from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer
 from impact_pl.training.strategies import clip_gradients, prepare, transformer_blocks
 from lab.benchmark.machine import peak_of
 from lab.benchmark.subject import Subject

@@ -27,9 +27,9 @@ from impact_pl.audio import LogMel, fit_length, load_audio
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.builtin import ConvNeXtBlock
 from impact_pl.codecs.registry import CODECS
+from impact_pl.data.clips import draw_crops
 from impact_pl.data.manifest import read_manifest
 from impact_pl.randomness import Generators
-from impact_pl.training.codec import draw_crops
 from lab.cards import codec_table
 
 RATE, HOP, FRAMES, MELS, CHANNELS, WIDTH, BLOCKS = 22_050, 256, 4, 80, 75, 256, 4

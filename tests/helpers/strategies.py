@@ -30,8 +30,8 @@ from impact_pl.data.index import ShardIndex
 from impact_pl.errors import UserError
 from impact_pl.inference.generate import generate
 from impact_pl.training import fit
+from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
-from impact_pl.training.specs import build_spec
 from lab.cards import scaling
 from tests.helpers.latents import write_latents
 

@@ -10,9 +10,9 @@ import torch
 from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import CodecConfig, DataConfig, OptimConfig, TrainConfig, TrainerConfig
+from impact_pl.data.clips import draw_crops, load_clips
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.training import codec as training
-from impact_pl.training.codec import draw_crops, load_clips
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.fit import train
 

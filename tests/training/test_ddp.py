@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,12 +19,22 @@ from impact_pl.training.checkpoint import read_checkpoint
 from impact_pl.training.fit import train
 from tests.helpers.launch import command
 
+START = 300  # seconds that a start may take on a busy machine
 
-def start(config: TrainConfig) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+def start(config: TrainConfig, variables: dict[str, str] | None = None) -> subprocess.Popen:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | (variables or {})
     return subprocess.Popen(
         command(config), env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
+
+
+def wait_for_rows(process: subprocess.Popen, metrics: Path, count: int = 10) -> None:
+    deadline = time.monotonic() + START
+    while not metrics.exists() or metrics.read_text().count("\n") < count:
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
 
 
 def weights(config: TrainConfig) -> dict[str, torch.Tensor]:
@@ -65,12 +77,7 @@ def test_two_processes_equal_one_with_two_micro_batches(config, two):
 def test_a_signal_to_one_process_stops_both_and_training_continues(two):
     two.trainer.max_steps, two.trainer.log_every_steps = 100_000, 1
     process = start(two)
-    metrics = Path(two.runs_dir) / "two" / "metrics.csv"
-    deadline = time.monotonic() + 60
-    while not metrics.exists() or metrics.read_text().count("\n") < 10:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
+    wait_for_rows(process, Path(two.runs_dir) / "two" / "metrics.csv")
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143, output
@@ -81,6 +88,40 @@ def test_a_signal_to_one_process_stops_both_and_training_continues(two):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     assert f"resuming {Path(two.runs_dir) / 'two'} at step {step}" in output
+
+
+@pytest.mark.slow
+def test_every_rank_has_the_exit_code_of_the_stop(two):
+    """Ranks that something other than Lightning and SLURM started; one of them gets the signal."""
+    two.trainer.max_steps, two.trainer.log_every_steps = 100_000, 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [start(two, common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    wait_for_rows(ranks[0], Path(two.runs_dir) / "two" / "metrics.csv")
+    ranks[1].send_signal(signal.SIGTERM)
+    outputs = [rank.communicate(timeout=60)[0] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [143, 143], outputs
+
+
+@pytest.mark.slow
+def test_two_trainings_in_one_script(two, tmp_path):
+    """Lightning starts rank one in the first; the second finds it there."""
+    script = tmp_path / "twice.py"
+    script.write_text(
+        "import sys\n"
+        "from impact_pl.cli.compose import compose\n"
+        "from impact_pl.config import TrainConfig\n"
+        "from impact_pl.training.fit import train\n"
+        "for steps in (2, 4):\n"
+        "    config = compose('train', TrainConfig, [*sys.argv[1:], f'trainer.max_steps={steps}'])\n"
+        "    assert train(config).step == steps\n"
+    )
+    overrides = [one for one in command(two)[4:] if not one.startswith("trainer.max_steps")]
+    result = subprocess.run([sys.executable, script, *overrides], text=True, capture_output=True, timeout=180)
+    assert result.returncode == 0, result.stderr
+    assert "trained to 4 steps" in result.stdout
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from impact_pl.training.ema import ExponentialMovingAverage
+from impact_pl.training.optim import ExponentialMovingAverage
 
 
 @pytest.mark.parametrize("warmup", [True, False])

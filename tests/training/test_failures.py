@@ -147,7 +147,7 @@ def test_a_worker_that_dies_ends_the_training(random_latents, tmp_path, signum, 
     wait_for_end(process, LIMIT)
     output = (tmp_path / "output.txt").read_text()
     assert process.returncode not in (0, None), output
-    assert "DataLoader worker" in output or "ConnectionResetError" in output  # in the middle of a batch
+    assert f"(process {workers[0]}) was killed by {signum.name}" in output
 
 
 def is_worker(pid: int) -> bool:

@@ -6,7 +6,7 @@ import signal
 import pytest
 from lightning import Trainer
 
-from impact_pl.training.lightning_internals import CHECKED_WITH, LOOP_STATE, PRIVATE, keep_handlers
+from impact_pl.training.trainer import CHECKED_WITH, LOOP_STATE, PRIVATE, keep_handlers
 
 
 @pytest.mark.parametrize("place", PRIVATE)

@@ -9,8 +9,7 @@ import torch
 from impact_pl.config import MaskRatioConfig, ModelConfig, OptimConfig
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.optim import build_optimizer
+from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer
 from lab.cards import scaling
 from lab.cards import scaling_table as command
 

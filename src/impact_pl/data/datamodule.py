@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningDataModule, Trainer
@@ -56,7 +56,14 @@ def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_worke
 class LoaderWorker(ForkServerProcess):
     """A DataLoader's worker. It ignores SIGTERM, so what ends a process elsewhere has to be SIGKILL here."""
 
+    started: ClassVar[set["LoaderWorker"]] = set()  # of all loaders, without those that were told to end
+
+    def start(self) -> None:
+        super().start()
+        self.started.add(self)
+
     def terminate(self) -> None:
+        self.started.discard(self)
         self.kill()
 
 
@@ -69,9 +76,24 @@ def end_workers() -> None:
 
     Python's exit sends SIGTERM to child processes and then waits for them, forever for those that ignore it.
     """
-    for child in multiprocessing.active_children():
-        if isinstance(child, LoaderWorker):
-            child.kill()
+    for worker in LoaderWorker.started:
+        if worker.exitcode is None:
+            worker.kill()
+    LoaderWorker.started.clear()
+
+
+def lost_worker() -> str:
+    """Name a worker that something else has ended, such as the kernel where memory runs out; "" if there is none.
+
+    PyTorch names it only if it notices the death itself: the loss of a batch that is just being handed over shows as a
+    ConnectionResetError or as another error of the connection.
+    """
+    for worker in LoaderWorker.started:
+        code = worker.exitcode
+        if code:
+            how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+            return f"DataLoader worker {worker.name} (process {worker.pid}) {how}"
+    return ""
 
 
 atexit.register(end_workers)  # the last registered runs first: before multiprocessing's own wait

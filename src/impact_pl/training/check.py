@@ -1,11 +1,14 @@
-"""Numbers of a configuration that no training can work with, refused before anything is read or written."""
+"""Check a training's configuration before anything is read or written, and describe the model that it means."""
 
 import math
 from dataclasses import asdict, replace
+from typing import Any
 
 from impact_pl.config import TrainConfig
+from impact_pl.data.index import ShardIndex
 from impact_pl.errors import UserError
 from impact_pl.models.heads import check_order, head_class
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling.decoding import check_decoding
 
 AT_LEAST_0 = "0 or more"
@@ -144,3 +147,44 @@ def _check(values: dict, allowed: dict, prefix: str) -> None:
             _check(value, what, f"{prefix}{name}.")
         elif not all(RANGES[what](number) for number in (value if isinstance(value, list | tuple) else [value])):
             raise UserError(f"{prefix}{name}={value}: choose {what}")
+
+
+def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> ImpactSpec:
+    """Describe the model that this configuration means for these shards."""
+    channels, frames, width = index.latents["shape"]
+    text: dict[str, Any] | None = None
+    if has_text:
+        if index.text_encoder is None:
+            raise UserError(
+                f"stage {config.stage} needs captions, but the shards in {config.data.path} have no features: "
+                "precompute them from a manifest with captions, name a data.text_encoder=... to encode captions "
+                "while training, or train experiment=pretrain on them"
+            )
+        text = dict(index.text_encoder)
+    decoding = asdict(config.decoding)
+    for name in ("engine", "precision"):  # how samples are computed, not what is sampled
+        del decoding[name]
+    return ImpactSpec(
+        model=config.model,
+        latent_channels=channels,
+        latent_width=width,
+        latent_mean=index.latents["mean"],
+        latent_std=index.latents["std"],
+        text_features={} if text is None else _text_features(config, text["features"]),
+        codec=dict(index.codec),
+        text_encoder=None if text is None else {"name": text["name"], "identity": text["identity"]},
+        num_frames=frames,
+        decoding=decoding,
+    )
+
+
+def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
+    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
+    chosen = config.data.text_features
+    unknown = [name for name in chosen if name not in features]
+    if unknown:
+        raise UserError(
+            f"data.text_features={chosen}: the shards in {config.data.path} have {', '.join(features)}, not "
+            f"{', '.join(unknown)}; choose among these, or precompute with a text_encoder that makes it"
+        )
+    return {name: (shape[0], shape[1]) for name, shape in features.items() if not chosen or name in chosen}

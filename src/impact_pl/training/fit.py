@@ -16,18 +16,17 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.partial import write_whole
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import NOTHING_TO_SAVE
-from impact_pl.training.check import check_config, settle_batch
+from impact_pl.training.check import build_spec, check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
 from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec import check_codec_config, train_codec
 from impact_pl.training.guards import StallGuard, StopSignal, only_training
 from impact_pl.training.launch import check_processes, cluster_plugins
-from impact_pl.training.log import announce, first_lines, quiet_lightning
+from impact_pl.training.log import announce, first_lines
 from impact_pl.training.loggers import check_loggers
-from impact_pl.training.specs import build_spec
 from impact_pl.training.start import STAGES, Progress, check_resume, new_module, say
 from impact_pl.training.strategies import check_devices
-from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit
+from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit, quiet_lightning
 
 
 def train(

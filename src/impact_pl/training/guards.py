@@ -1,4 +1,4 @@
-"""Guards of a training: one at a time per run directory, a stop on request, and an end where nothing moves."""
+"""Guard a training: one at a time per run directory, a stop on request, an end where it stalls or is not finite."""
 
 import errno
 import faulthandler
@@ -12,9 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+import torch
 from lightning import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from torch import Tensor
 
+from impact_pl.config import OptimConfig
 from impact_pl.errors import UserError
 
 LOCK = "lock"
@@ -159,3 +162,27 @@ class StopSignal:
     def exit_code(self) -> int:
         """128 + the signal's number, as shells count; SIGTERM's where another process got the signal."""
         return 128 + (self.signum or signal.SIGTERM)
+
+
+def explain_non_finite(
+    step: int, gradient_norm: float, losses: list[tuple[Tensor, list[str]]], config: OptimConfig
+) -> str:
+    """Say which clips a loss or gradient that is not finite came from, and what to try.
+
+    Args:
+        step: which the optimizer has not taken.
+        gradient_norm: over all ranks.
+        losses: of this rank's micro-batches, with the keys of their clips.
+        config: its learning rate and clipping are named.
+    """
+    bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
+    if bad:
+        what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
+    else:
+        clips = ", ".join(key for _, keys in losses for key in keys)
+        what = f"finite loss but gradient norm {gradient_norm} (this rank's batch: {clips})"
+    return (
+        f"training stopped at step {step}: {what}. The last checkpoint is from before and is kept. Listen to these "
+        f"clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now {config.lr}) or a lower "
+        f"optim.gradient_clip (now {config.gradient_clip}); trainer.max_skipped_steps=N leaves out up to N such steps"
+    )

@@ -4,6 +4,8 @@ Requeueing is the job script's (slurm/job.sh): it sees from the exit code that a
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
@@ -45,6 +47,7 @@ def cluster_plugins() -> list[Any]:
 
 
 LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
+_has_trained = False  # in this process
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -63,8 +66,8 @@ def check_processes(config: TrainerConfig) -> None:
         _check_slurm(config, ranks)
         return
     found = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
-    if "WORLD_SIZE" not in found and os.environ.get(LAUNCHED) == str(os.getpid()):
-        return  # not this process's first training: Lightning leaves LOCAL_RANK behind, and removes WORLD_SIZE
+    if "WORLD_SIZE" not in found and _has_trained:
+        return  # after a first training Lightning has removed WORLD_SIZE and left the others
     if not found or found.get("WORLD_SIZE") == str(ranks):
         return
     if TorchElasticEnvironment.detect():
@@ -109,10 +112,19 @@ def is_launched_by_lightning() -> bool:
     return os.environ.get(LAUNCHED) == str(os.getppid())
 
 
-def mark_launched() -> None:
-    """Let the processes that Lightning starts from here know it; those keep what their parent has noted."""
-    if not is_launched_by_lightning():
-        os.environ[LAUNCHED] = str(os.getpid())
+@contextmanager
+def as_launcher() -> Iterator[None]:
+    """Let the processes that Lightning starts within it know that it did, and no process that is started later."""
+    global _has_trained
+    _has_trained = True
+    if is_launched_by_lightning():
+        yield
+        return
+    os.environ[LAUNCHED] = str(os.getpid())
+    try:
+        yield
+    finally:
+        del os.environ[LAUNCHED]
 
 
 def describe_job() -> str:

@@ -1,12 +1,10 @@
 """Measure a training and log the measurements: losses, learning rate, gradient norm, speed, memory."""
 
 import itertools
-import logging
 import resource
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -232,20 +230,3 @@ def peak_memory(device: torch.device) -> Tensor:
     else:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return torch.tensor(peak / 1e9, device=device)
-
-
-def quiet_lightning() -> None:
-    """Silence Lightning's tips, and its notices about choices that are made here on purpose; keep its model summary."""
-    for name in ("pytorch", "fabric"):
-        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
-    choices = (
-        "supported by the model summary",
-        "not have many workers",
-        "dataloader is not",
-        "in eval mode",
-        "isinstance.treespec",
-        "srun",
-    )
-    for text in (*choices, "across ranks is zero"):  # the last: no clips to validate on
-        warnings.filterwarnings("ignore", message=f"(?s).*{text}")

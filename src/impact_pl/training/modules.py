@@ -1,4 +1,4 @@
-"""The stages as LightningModules (S1 Sec. 3.1): without text, then with it; and what may follow, a one-step head."""
+"""The stages as LightningModules: pre-training without text, then text-conditional training (IMPACT Sec. 3.1)."""
 
 import dataclasses
 import logging
@@ -18,10 +18,10 @@ from impact_pl.errors import UserError
 from impact_pl.models.impact import Impact, ImpactLoss
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.secrets import without_secrets
+from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import rewind_loops, start_from
-from impact_pl.training.ema import ExponentialMovingAverage
-from impact_pl.training.optim import build_optimizer, build_schedule, set_hyperparameters
-from impact_pl.training.specs import build_spec
+from impact_pl.training.guards import explain_non_finite
+from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, build_schedule, set_hyperparameters
 from impact_pl.training.strategies import clipping, prepare
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
 
 
 class ImpactTraining(LightningModule):
-    """Everything that the stages share.
+    """What the stages share.
 
     Noise, masks, timesteps and dropout of a batch come from (seed, step, slot), see ``data.order``: they depend
     neither on what ran before nor on how the slots are spread over processes.
@@ -181,33 +181,15 @@ class ImpactTraining(LightningModule):
         Raises:
             UserError: ``trainer.max_skipped_steps`` have been left out already.
         """
-        allowed = self.config.trainer.max_skipped_steps
+        allowed, norm = self.config.trainer.max_skipped_steps, self.gradient_norm
         if self.skipped_steps >= allowed:
-            raise UserError(self._explain_non_finite())
+            raise UserError(explain_non_finite(self.global_step, norm, self._losses, self.config.optim))
         self.skipped_steps += 1
         optimizer.zero_grad(set_to_none=True)
         logger.warning(
-            "step %d left out (%d of %d): gradient norm %s",
-            self.global_step,
-            self.skipped_steps,
-            allowed,
-            self.gradient_norm,
+            "step %d left out (%d of %d): gradient norm %s", self.global_step, self.skipped_steps, allowed, norm
         )
         self.log("skipped_steps", float(self.skipped_steps))
-
-    def _explain_non_finite(self) -> str:
-        bad = [(float(loss), keys) for loss, keys in self._losses if not torch.isfinite(loss)]
-        if bad:
-            what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
-        else:
-            keys = ", ".join(key for _, keys in self._losses for key in keys)
-            what = f"finite loss but gradient norm {self.gradient_norm} (this rank's batch: {keys})"
-        return (
-            f"training stopped at step {self.global_step}: {what}. The last checkpoint is from before and is kept. "
-            "Listen to these clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now "
-            f"{self.config.optim.lr}) or a lower optim.gradient_clip (now {self.config.optim.gradient_clip}); "
-            "trainer.max_skipped_steps=N leaves out up to N such steps"
-        )
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step

@@ -1,9 +1,12 @@
 """Lightning's Trainer with this project's callbacks, loggers and checkpoints, for every stage and the codec."""
 
 import dataclasses
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
@@ -11,17 +14,38 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from impact_pl.config import TrainConfig
+from impact_pl.data.datamodule import lost_worker
 from impact_pl.errors import UserError
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
 from impact_pl.training.guards import StallGuard, StopSignal
-from impact_pl.training.launch import is_launched_by_lightning, mark_launched
-from impact_pl.training.lightning_internals import keep_handlers
+from impact_pl.training.launch import as_launcher, is_launched_by_lightning
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.start import Progress, say
 from impact_pl.training.strategies import build_strategy, resolve_precision
+
+# What is used of Lightning in this package that it does not promise to keep; where a public way exists, that is used.
+# ``tests/training/test_lightning_internals.py`` fails, and names the part, when a new Lightning lacks one.
+CHECKED_WITH = "2.6.6"
+PRIVATE = {  # module:attribute -> what it is used for
+    "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers": (
+        "replaced by keep_handlers"
+    ),
+    "lightning.pytorch.plugins.precision.deepspeed:DeepSpeedPrecision.backward": "deepspeed.EnginePrecision",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_config": "overridden by deepspeed.ZeroStrategy",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._format_batch_size_and_grad_accum_config": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._init_deepspeed_distributed": "called there",
+    "lightning.pytorch.strategies:DeepSpeedStrategy._setup_model_and_optimizer": "overridden there",
+}
+LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind_loops
+    "epoch_progress",
+    "epoch_loop.state_dict",
+    "epoch_loop.batch_progress",
+    "epoch_loop.scheduler_progress",
+    "epoch_loop.automatic_optimization.optim_progress",
+)
 
 
 @dataclass
@@ -98,6 +122,31 @@ def build_trainer(
     return trainer
 
 
+def keep_handlers(trainer: Trainer) -> None:
+    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock.
+
+    No argument of Trainer switches it off.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+
+
+def quiet_lightning() -> None:
+    """Silence Lightning's tips, and its notices about choices that are made here on purpose; keep its model summary."""
+    for name in ("pytorch", "fabric"):
+        logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
+    choices = (
+        "supported by the model summary",
+        "not have many workers",
+        "dataloader is not",
+        "in eval mode",
+        "isinstance.treespec",
+        "srun",
+    )
+    for text in (*choices, "across ranks is zero"):  # the last: no clips to validate on
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+
+
 def _samples(config: TrainConfig, loggers: Sequence[Logger], num_timesteps: int | None) -> list[Callback]:
     every = config.trainer.sample_every_steps
     if not every or num_timesteps is None:
@@ -121,14 +170,22 @@ def fit(
     kill rank zero for it.
     """
     is_child = is_launched_by_lightning()
-    mark_launched()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
+        with as_launcher():
+            trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except TrainingStopped:
         say(describe_stop(trainer.global_step))
         return 0 if is_child else around.stop.exit_code
     except UserError as error:
         raise UserError(_without_worker_traceback(str(error))) from error
+    except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
+        lost = lost_worker()
+        if not lost:
+            raise
+        raise UserError(
+            f"{lost}; the last checkpoint is kept. The kernel kills (SIGKILL) where memory runs out: try a smaller "
+            "data.num_workers"
+        ) from error
     finally:
         if around.loggers is None:
             finish_runs(trainer)

@@ -213,9 +213,11 @@ def test_no_model_there(fails, tmp_path):
 def test_damaged_weights(fails, trained, tmp_path):
     shutil.copytree(trained / "text" / "model", tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
+    argv = ["rain", "-o", tmp_path / "a.wav", "--model", tmp_path / "model"]
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert "model.safetensors does not fit its config.json: " in fails(generate.main, *argv)
     weights.write_bytes(weights.read_bytes()[:1000])
-    message = fails(generate.main, "rain", "-o", tmp_path / "a.wav", "--model", tmp_path / "model")
-    assert "model.safetensors does not fit" in message
+    assert "numbers, but model.safetensors has 1000 bytes; export the model again" in fails(generate.main, *argv)
 
 
 def test_export_of_something_else(fails, sounds, tmp_path):

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from impact_pl.cli import generate, precompute, train
+from impact_pl.cli import generate, precompute, train, verify
 from impact_pl.config import DataConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import LatentDataset, ShardIndex, collate
@@ -152,17 +152,17 @@ def test_continuing_and_verifying_notice_another_encoder(shards, parts, sounds, 
     text, out = save_t5(tmp_path / "t5"), tmp_path / "out"
     given = [f"manifest={sounds}", f"out={out}", "clip_seconds=1.28", "samples_per_shard=5", f"text_encoder=t5:{text}"]
     assert run(precompute.main, *given) == 0
-    assert run(precompute.main, "verify", f"out={out}") == 0
+    assert run(verify.main, out) == 0
     assert run(precompute.main, *given) == 0
     assert "nothing to do" in capsys.readouterr().out
     weights = load_file(text / "model.safetensors")
     weights["shared.weight"] += 1e-3
     save_file(weights, text / "model.safetensors", {"format": "pt"})
-    assert run(precompute.main, "verify", f"out={out}") == 2
+    assert run(verify.main, out) == 2
     assert "stale text_encoder: made by t5:" in capsys.readouterr().out
     assert run(precompute.main, *given) == 2
     assert "was begun with text_encoder t5:" in capsys.readouterr().err
     shutil.rmtree(text)
-    assert run(precompute.main, "verify", f"out={out}") == 2
+    assert run(verify.main, out) == 2
     assert "its text_encoder cannot be compared" in capsys.readouterr().out
-    assert run(precompute.main, "verify", f"out={shards / 'features'}") == 0
+    assert run(verify.main, shards / "features") == 0

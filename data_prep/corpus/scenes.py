@@ -23,7 +23,7 @@ from impact_pl.audio import SAMPLE_RATE, load_audio, save_audio
 from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from impact_pl.errors import UserError, user_errors
-from impact_pl.partial import partial_path, sweep_partials
+from impact_pl.partial import sweep_partials
 from impact_pl.precompute.segments import record_seconds
 from impact_pl.progress import progress
 
@@ -170,9 +170,7 @@ def _fade(waveform: Tensor) -> Tensor:
 def _write(scene: Scene, split: str, index: int, folder: Path) -> Record:
     path = folder / f"{split}-{index:05d}-{_digest(scene)}.flac"
     if not path.is_file():
-        partial = partial_path(path)
-        save_audio(partial, mix(scene), file_format="FLAC")
-        partial.replace(path)
+        save_audio(path, mix(scene))
     source = "composed: " + " + ".join(part.id for part in scene.parts)
     return Record(
         f"composed/{path.stem}",

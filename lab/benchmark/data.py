@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.config import PrecomputeConfig
 from impact_pl.data.datamodule import latent_loader
-from impact_pl.data.index import ShardIndex
+from impact_pl.data.index import Latents, Maker, ShardIndex
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.precompute.plan import read_shard_note
-from impact_pl.precompute.precompute import Precomputer, load_models
+from impact_pl.precompute.precompute import Precomputer, load_models, write_share
 from impact_pl.precompute.segments import usable_segments
 from impact_pl.precompute.workers import run_workers
 
@@ -186,7 +186,8 @@ def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], A
         if workers == 1:
             maker.write(numbers, lambda: times.append(time.perf_counter()))
         else:
-            run_workers(replace(config, workers=workers), numbers, lambda: times.append(time.perf_counter()))
+            parallel = replace(config, workers=workers)
+            run_workers(write_share, parallel, numbers, lambda: times.append(time.perf_counter()))
         # The middle half: before it processes start one after the other, behind it they end so.
         first, last = len(times) // 4, 3 * len(times) // 4
         share = (last - first) / len(times)
@@ -259,8 +260,9 @@ def random_shards(
                 moments = torch.rand(shape, generator=generator)
                 writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": split})
     features = {name: list(size) for name, size in spec.text_features.items()}
-    encoder = {"name": "random", "identity": "random", "features": features} if features else None
-    latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}
+    made_by: Maker = {"name": "random", "identity": "random"}
+    encoder: Maker | None = {**made_by, "features": features} if features else None
+    latents: Latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}
     shards = [describe_shard(path) for path in paths]
-    ShardIndex({"name": "random", "identity": "random"}, encoder, latents, num_frames / 25, shards).save(out)
+    ShardIndex(made_by, encoder, latents, num_frames / 25, shards).save(out)
     return folder

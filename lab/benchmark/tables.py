@@ -1,4 +1,4 @@
-"""Measurements as Markdown tables: every number comes from a record, the paper's from ``evaluation.report.published``."""
+"""Measurements as Markdown tables: every number is of a record, the paper's of ``evaluation.report.published``."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -28,6 +28,7 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.builtin import ConvNeXtBlock
 from impact_pl.codecs.registry import CODECS
 from impact_pl.data.manifest import read_manifest
+from impact_pl.randomness import Generators
 from impact_pl.training.codec import draw_crops
 from lab.cards import codec_table
 
@@ -75,7 +76,7 @@ class MelVAECodec(AudioCodec):
         mean, log_var = self.vae.encode(self.log_mel(fit_length(waveform, samples)))
         return rearrange(torch.cat([mean, (log_var / 2).exp()], dim=-1), "b h c -> b c h 1")
 
-    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
         return self.vocoder(self.vae.decode(rearrange(latents, "b c h 1 -> b h c")))[:, 0]
 
 
@@ -93,7 +94,7 @@ class MelCodec(AudioCodec):
         mel = self.log_mel(fit_length(waveform, self.latent_frames(waveform.shape[-1]) * HOP))  # (B, F, M)
         return torch.cat([mel, torch.full_like(mel, 1e-3)], dim=1)[..., None]
 
-    def decode(self, latents: Tensor, generator: Generator | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
         return self.vocoder(latents[..., 0])[:, 0]
 
 

@@ -10,7 +10,9 @@ diffusers import this module first, or one that does (``checkpoint_io``).
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def _import_torchaudio() -> None:
@@ -26,11 +28,11 @@ def _import_without_libraries() -> None:
         del sys.modules[name]
     original_glob = Path.glob
 
-    def glob(self: Path, *args, **kwargs):
+    def glob(self: Path, *args: Any, **kwargs: Any) -> Iterator[Path]:
         is_library_folder = self.name == "lib" and self.parent.name == "torchaudio"
         return iter(()) if is_library_folder else original_glob(self, *args, **kwargs)
 
-    Path.glob = glob  # type: ignore[method-assign]  # torchaudio finds its libraries by Path.glob
+    Path.glob = glob  # type: ignore[assignment, method-assign]  # torchaudio finds its libraries by Path.glob
     try:
         importlib.import_module("torchaudio")
     finally:

@@ -133,24 +133,21 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
-def save_audio(
-    path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE, file_format: str | None = None
-) -> None:
-    """Write a mono waveform (S,) with 16 bits per sample, clipping samples outside [-1, 1].
+def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
+    """Write a mono waveform (S,) with 16 bits per sample; samples beyond [-1, 1] are clipped.
 
     The file appears complete or not at all.
 
     Args:
-        path: The file.
+        path: The file; its suffix decides on the format.
         waveform: The samples (S,).
         sample_rate: Their rate, in Hz.
-        file_format: "WAV" or "FLAC"; None: decided by the suffix.
 
     Raises:
         UserError: The suffix is unknown, the waveform is not (S,), or it has non-finite samples.
     """
     path = Path(path)
-    file_format = file_format or FORMATS.get(path.suffix.lower())
+    file_format = FORMATS.get(path.suffix.lower())
     if file_format is None:
         raise UserError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
     if waveform.ndim != 1:

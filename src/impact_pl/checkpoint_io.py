@@ -1,6 +1,10 @@
-"""Read published weights without executing code: torch checkpoints, transformers and diffusers folders."""
+"""Read published weights without running code from them: torch checkpoints, transformers and diffusers folders.
+
+Also the weight files of our own folders, whose checksum stands in the config.json next to them.
+"""
 
 import json
+import logging
 import pickle
 import struct
 from collections.abc import Iterable
@@ -10,10 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import impact_pl._torchaudio  # noqa: F401  # before transformers and diffusers, which import torchaudio
 from impact_pl.errors import UserError, first_line
+from impact_pl.identity import files_sha256
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model", "diffusion_pytorch_model", "pytorch_model")  # stems of transformers' and diffusers' weight files
 # Errors that torch, safetensors and transformers raise on malformed files. TypeErrors and AttributeErrors are not among
@@ -144,3 +152,31 @@ def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     largest = max(value.abs().max().item() for value in floating.values())
     dtype = torch.float16 if largest <= torch.finfo(torch.float16).max else torch.bfloat16
     return weights | {name: value.to(dtype) for name, value in floating.items()}
+
+
+def save_weights(weights: dict[str, Tensor], path: Path) -> str:
+    """Write a safetensors file with the rights of any other file of ours; returns its SHA-256."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
+    path.chmod(mode)  # safetensors leaves it to its owner alone
+    return files_sha256([path])
+
+
+def load_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read what :func:`save_weights` wrote; ``sha256`` is None where a folder of an earlier version notes none.
+
+    Raises:
+        UserError: the file has other bytes than when it was written, or is no safetensors file.
+    """
+    if sha256 is None:
+        logger.warning("%s cannot be checked: its config.json notes no weights_sha256", path)
+    elif files_sha256([path]) != sha256:
+        raise UserError(
+            f"{path} is damaged, or not of this folder: its SHA-256 is not weights_sha256 of the config.json there; "
+            "copy or export the folder again"
+        )
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a safetensors file ({first_line(error)})") from error

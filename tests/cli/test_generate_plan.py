@@ -140,7 +140,7 @@ def test_unreadable_captions_and_unwritable_folders(tmp_path):
     with pytest.raises(ValueError, match=r"captions\.txt, line 1: byte 3 is not UTF-8"):
         plan("--captions-file", tmp_path / "captions.txt")
     (tmp_path / "manifest.jsonl").write_text('{"id": "a", "path": "a.wav", "caption": "rain \\ud83d"}\n')
-    with pytest.raises(ValueError, match="line 1: key 'caption' holds half of a surrogate pair"):
+    with pytest.raises(ValueError, match=r"line 1: not JSON \(unexpected end of hex escape"):
         plan("--captions-file", tmp_path / "manifest.jsonl")
     with pytest.raises(OSError, match=r"captions\.txt"):
         work.make_writable(tmp_path / "captions.txt" / "out")
@@ -178,7 +178,7 @@ def test_decoding_is_the_models_own_but_for_what_is_given(tmp_path):
     assert work.decoding_of(plan(*model, *given)[0]).final_diffusion_steps == 5
     spec.decoding = {"iterations": 7}
     write_spec(spec, tmp_path / "config.json")
-    with pytest.raises(ValueError, match=r"not the configuration of an Impact model: .*'iterations'"):
+    with pytest.raises(ValueError, match=r"config\.json: decoding: unknown key 'iterations'"):
         work.decoding_of(plan(*model)[0])
 
 

@@ -26,4 +26,7 @@ def test_what_is_no_model(trained, tmp_path, run, capsys, content):
     (tmp_path / "config.json").write_bytes((trained / "text" / "model" / "config.json").read_bytes())
     (tmp_path / "model.safetensors").write_bytes(content)
     assert run(info.main, tmp_path) == 2
+    assert f"ask for 2.46e+04 numbers, but model.safetensors has {len(content)} bytes" in capsys.readouterr().err
+    (tmp_path / "model.safetensors").write_bytes(content + bytes(1_000_000))
+    assert run(info.main, tmp_path) == 2
     assert "not a safetensors file" in capsys.readouterr().err

@@ -150,7 +150,7 @@ def test_a_damaged_clip_is_replaced(small, capsys):
 def test_too_few_clips_is_an_error_that_says_what_to_do(small):
     corpus, out, cache = small
     (cache / "toy-1.tgz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"only 0 of 4 clips .*damaged archive.*impact_pl\.datasets\.folder --help"):
+    with pytest.raises(ValueError, match=r"only 0 of 4 clips .*damaged archive.*impact data folder --help"):
         builtin.build(corpus, out, cache)
     assert not (out / "manifest.jsonl").exists()
 

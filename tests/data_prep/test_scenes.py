@@ -118,14 +118,10 @@ def test_scenes_of_changed_recordings_are_made_again(manifest):
 
 
 KILLED = """
-import os, sys, soundfile
+import os, sys
 from data_prep.corpus import scenes
 
-def write_and_die(path, *args, **options):
-    write(path, *args, **options)
-    os._exit(9)
-
-write, soundfile.write = soundfile.write, write_and_die
+os.fsync = lambda _: os._exit(9)  # all is written, but not under its name
 scenes.main(sys.argv[1:])
 """
 

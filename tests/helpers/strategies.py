@@ -21,12 +21,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 from omegaconf import OmegaConf
 from torch.distributed.tensor import DTensor
 
 from impact_pl.config import DataConfig, DecodingConfig, ModelConfig, OptimConfig, TrainConfig, TrainerConfig
-from impact_pl.data.shards import ShardIndex
+from impact_pl.data.index import ShardIndex
+from impact_pl.errors import UserError
 from impact_pl.inference.generate import generate
 from impact_pl.training import fit
 from impact_pl.training.checkpoint import find_checkpoint, read_checkpoint
@@ -84,7 +85,7 @@ class Probe(Callback):
         self.notes["bytes"]["gradients"] = max(most, local_bytes(gradients))
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.notes["losses"].append(float(outputs["mean_loss"]))
+        self.notes["losses"].append(float(pl_module.last_losses["loss"]))
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             self.notes["norms"].append(pl_module.gradient_norm)
 
@@ -114,15 +115,12 @@ def local_bytes(tensors) -> int:
 
 
 def train(config: TrainConfig) -> dict[str, Any]:
-    """``fit.train`` with a probe; a ValueError is noted."""
+    """``fit.train`` with a probe; a UserError is noted."""
     probe = Probe()
-    fit.Trainer = lambda callbacks, **settings: Trainer(callbacks=[probe, *callbacks], **settings)
     try:
-        probe.notes["code"] = fit.train(copy.deepcopy(config))
-    except ValueError as error:
+        probe.notes["code"] = fit.train(copy.deepcopy(config), callbacks=[probe]).exit_code
+    except UserError as error:
         probe.notes["error"] = str(error)
-    finally:
-        fit.Trainer = Trainer
     return probe.notes
 
 
@@ -159,7 +157,7 @@ def work(folder: Path) -> None:
     notes = []
     for config in configs:
         print(f"== {config.name}: {config.trainer.strategy} to step {config.trainer.max_steps}", flush=True)
-        notes.append(train(config).exit_code)
+        notes.append(train(config))
     (folder / f"{os.environ['RANK']}.json").write_text(json.dumps(notes))
 
 

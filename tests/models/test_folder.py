@@ -54,7 +54,7 @@ def test_folders_that_do_not_load(tmp_path):
         Impact.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes(b"not weights" * 10_000)
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="is damaged, or not of this folder"):
         Impact.from_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ValueError, match=r"no model\.safetensors"):

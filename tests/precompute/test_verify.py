@@ -106,7 +106,9 @@ def test_a_split_that_is_gone(findings, out, sounds, run, split):
     count = len(list((out / split).glob("*.tar")))
     shutil.rmtree(out / split)
     (line,) = findings()
-    assert line.startswith(f"{out / split}: missing, with its {count} shard(s) and their index; run the impact-")
+    assert line.startswith(
+        f"{out / split}: missing, with its {count} shard(s) and their index; run the impact precompute "
+    )
     edit(out / "run.json", lambda run: run.pop("shards"))  # as an earlier version wrote it
     assert findings("--manifest", sounds) == [line]
     assert run(precompute.main, f"manifest={sounds}", f"out={out}", *MORE) == 0

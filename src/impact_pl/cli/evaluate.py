@@ -5,13 +5,17 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from impact_pl.cli import options
 from impact_pl.config import PADDINGS
 from impact_pl.errors import UserError, user_errors
 from impact_pl.partial import write_whole
 
-PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # networks of FD, KL and IS; of FAD; of the CLAP score
+if TYPE_CHECKING:
+    from impact_pl.evaluation.request import EvaluationRequest
+
+PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, KL and IS; of FAD; of the CLAP score
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -131,8 +135,8 @@ def compare(args: argparse.Namespace) -> None:
     print_table(result)
 
 
-def make_request(args: argparse.Namespace):
-    """Read every set that the options name, restricted to the test list if there is one."""
+def make_request(args: argparse.Namespace) -> "EvaluationRequest":
+    """Read every set that the options name, restricted to the test list where there is one."""
     from impact_pl.data.lists import read_clip_list, restrict
     from impact_pl.evaluation.request import EvaluationRequest
     from impact_pl.evaluation.sounds import find_captions, find_labels, list_sounds

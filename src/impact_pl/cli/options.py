@@ -2,7 +2,10 @@
 
 import argparse
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
+Number = TypeVar("Number", int, float)
 SEED_LIMIT = 2**31
 
 
@@ -38,7 +41,7 @@ def names(text: str) -> list[str]:
     return found
 
 
-def _number(kind: type, text: str, wanted: str):
+def _number(kind: Callable[[str], Number], text: str, wanted: str) -> Number:
     try:
         return kind(text)
     except ValueError:

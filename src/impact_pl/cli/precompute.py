@@ -52,11 +52,9 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{key} is missing: impact precompute manifest=FILE out=FOLDER (see --help)")
     from impact_pl.data.manifest import read_manifest  # late: --help and a misspelt key respond at once
 
-    read_manifest(config.manifest)  # reports errors of the manifest before anything is loaded
-    from impact_pl.precision import find_device
+    read_manifest(config.manifest)  # its mistakes are told before anything is loaded
     from impact_pl.precompute.precompute import Precomputer, load_models
 
-    config.device = find_device(config.device)
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         Precomputer(config, *load_models(config)).run()
@@ -64,6 +62,6 @@ def main(argv: list[str] | None = None) -> None:
         signal.signal(signal.SIGTERM, before)
 
 
-def _stop(*_) -> None:
-    print("stopped: finished shards are kept; the same command continues.", file=sys.stderr)
+def _stop(*_: object) -> None:
+    print("stopped: what was finished is kept; the same command continues.", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)

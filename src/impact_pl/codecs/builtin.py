@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from impact_pl.audio import LogMel, fit_length
+from impact_pl.checkpoint_io import load_weights, save_weights
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_normal, draw_uniform
@@ -326,14 +326,12 @@ class BuiltinCodec(AudioCodec):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
-            name: tensor.detach().cpu().to(torch.float16 if name.startswith("decoder.") else torch.float32).contiguous()
+            name: tensor.to(torch.float16 if name.startswith("decoder.") else torch.float32)
             for name, tensor in self.state_dict().items()
         }
-        save_file(state, folder / "model.safetensors")
-        (folder / "model.safetensors").chmod(0o644)  # safetensors makes it readable for its owner only
-        (folder / "config.json").write_text(
-            json.dumps({"codec": type(self).name, **asdict(self.spec)}, indent=2) + "\n"
-        )
+        sha256 = save_weights(state, folder / "model.safetensors")
+        config = {"codec": type(self).name, "weights_sha256": sha256, **asdict(self.spec)}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BuiltinCodec":
@@ -348,7 +346,7 @@ class BuiltinCodec(AudioCodec):
         config = json.loads((folder / "config.json").read_text())
         if config.pop("codec", None) != cls.name:
             raise UserError(f"{folder / 'config.json'} does not describe a '{cls.name}' codec")
+        weights = load_weights(folder / "model.safetensors", config.pop("weights_sha256", None))
         codec = cls(BuiltinCodecSpec(**config))
-        state = {name: tensor.float() for name, tensor in load_file(folder / "model.safetensors").items()}
-        codec.load_state_dict(state)
+        codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return codec.eval()

@@ -129,8 +129,12 @@ class ShardWriter:
         self.partial = partial_path(self.path)
 
     def __enter__(self) -> "ShardWriter":
-        self._file = open(self.partial, "wb")  # closed in __exit__
-        self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        try:
+            self._file = open(self.partial, "wb")  # closed in __exit__
+            self._tar = tarfile.TarFile(fileobj=self._file, mode="w", format=tarfile.USTAR_FORMAT)
+        except BaseException:  # a signal's too, for which Python calls no __exit__
+            self.partial.unlink(missing_ok=True)
+            raise
         return self
 
     def add(self, key: str, moments: Tensor, text: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -146,7 +150,7 @@ class ShardWriter:
             self._explain_full_disk(error)
             raise
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         try:
             if kind is None:
                 self._tar.close()

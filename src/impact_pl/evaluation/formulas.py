@@ -7,6 +7,7 @@ Dimension key: N sounds, D embedding, K classes.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +16,11 @@ from impact_pl.errors import UserError
 NUM_SPLITS = 10  # of the inception score in published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
+Features = Any  # what np.asarray takes: an array, a tensor, nested lists; checked by _matrix
 
-def frechet_distance(first, second) -> float:
-    """Compute the squared Frechet distance between Gaussians fitted to embeddings (N1, D) and (N2, D).
+
+def frechet_distance(first: Features, second: Features) -> float:
+    """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
 
     |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It decreases with N even between
     equal distributions, so compare only values at equal N, next to the distance between real sounds.
@@ -45,8 +48,8 @@ def frechet_distance(first, second) -> float:
     return max(0.0, float(distance))
 
 
-def frechet_distance_of_moments(mean1, cov1, mean2, cov2) -> float:
-    """Compute the squared Frechet distance between two Gaussians: means (D,), covariances (D, D), possibly singular.
+def frechet_distance_of_moments(mean1: Features, cov1: Features, mean2: Features, cov2: Features) -> float:
+    """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
 
     tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2). This
     avoids the root of a non-symmetric matrix and its complex rounding errors.
@@ -74,8 +77,8 @@ def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
     return frechet_distance(np.concatenate(reference), np.concatenate(generated))
 
 
-def class_distribution(scores) -> np.ndarray:
-    """Convert independent class probabilities (N, K), such as YAMNet's sigmoids, to one class distribution per sound.
+def class_distribution(scores: Features) -> np.ndarray:
+    """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
 
     This is the softmax of their logits, as audioldm_eval does for PANNs: each class in proportion to its odds.
     """
@@ -84,8 +87,8 @@ def class_distribution(scores) -> np.ndarray:
     return odds / odds.sum(axis=1, keepdims=True)
 
 
-def kl_divergence(reference, generated) -> np.ndarray:
-    """Compute KL(reference || generated) for each pair of class distributions (N, K) -> (N,), in nats.
+def kl_divergence(reference: Features, generated: Features) -> np.ndarray:
+    """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
 
     Row i of both inputs belongs to the same caption. The mean over pairs is audioldm_eval's
     ``kullback_leibler_divergence_softmax`` (including its 1e-6 inside the logarithm of the generated side).
@@ -95,8 +98,8 @@ def kl_divergence(reference, generated) -> np.ndarray:
     return np.maximum(0.0, terms.sum(axis=1))
 
 
-def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
-    """Compute the KL of published tables: between the softmax distributions of logits (N, K) -> (N,), in nats.
+def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
+    """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
 
     The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
     av-benchmark. The epsilon added to the generated probability makes nearly equal pairs slightly negative (by K
@@ -109,8 +112,8 @@ def kl_softmax(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
     return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
 
 
-def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
-    """Compute audioldm_eval's ``kullback_leibler_divergence_sigmoid`` for each pair of logits (N, K) -> (N,).
+def kl_sigmoid(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
+    """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
 
     It is the sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p this is not a
     divergence: it may be negative, and it may be 0 for different inputs. Some systems report it next to KL, so it is
@@ -123,10 +126,8 @@ def kl_sigmoid(reference, generated, epsilon: float = EPSILON) -> np.ndarray:
     return (np.exp(log_reference) * (log_reference - log_generated)).sum(axis=1)
 
 
-def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
-    """Compute the IS of published tables: mean and standard deviation over splits of shuffled logits (N, K).
-
-    Follows audioldm_eval.
+def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
+    """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
 
     Args:
         logits: Before the softmax.
@@ -147,8 +148,8 @@ def inception_score_in_splits(logits, num_splits: int = NUM_SPLITS, seed: int = 
     return float(np.mean(scores)), float(np.std(scores))
 
 
-def clap_score(audio, text) -> np.ndarray:
-    """Compute cosine similarities between every caption's CLAP embedding (N, D) and every sound's (M, D) -> (N, M).
+def clap_score(audio: Features, text: Features) -> np.ndarray:
+    """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
 
     The mean of the diagonal is the CLAP score; the other entries give the chance level. Values are neither clipped at 0
     nor scaled, unlike CLIPScore (as in frechet-audio-distance and av-benchmark).
@@ -156,8 +157,8 @@ def clap_score(audio, text) -> np.ndarray:
     return _unit(_matrix(text)) @ _unit(_matrix(audio)).T
 
 
-def inception_score(distributions) -> float:
-    """Compute exp of the mean KL of class distributions (N, K) to their mean: from 1 (all alike) to min(N, K).
+def inception_score(distributions: Features) -> float:
+    """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
 
     There are no splits because N is small here. The score grows with N, so compare values at equal N only.
     """
@@ -167,20 +168,20 @@ def inception_score(distributions) -> float:
     return float(np.exp((distributions * logs).sum(axis=1).mean()))
 
 
-def embedding_cosine(reference, generated) -> np.ndarray:
-    """Compute the cosine similarity of each pair of embeddings (N, D) -> (N,)."""
+def embedding_cosine(reference: Features, generated: Features) -> np.ndarray:
+    """Cosine of each pair of embeddings (N, D) -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (_unit(reference) * _unit(generated)).sum(axis=1)
 
 
-def top1_agreement(reference, generated) -> np.ndarray:
-    """Compare the top class of each pair of class scores (N, K): 1 if equal, else 0 -> (N,)."""
+def top1_agreement(reference: Features, generated: Features) -> np.ndarray:
+    """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
 
 
-def text_relevance(captions, class_names, scores) -> np.ndarray:
-    """Compute the relevance of every sound to every caption without a joint audio-text model.
+def text_relevance(captions: Features, class_names: Features, scores: Features) -> np.ndarray:
+    """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
 
     A sound is described by its detected classes: the sum of the class names' sentence embeddings, weighted by the class
     scores. The relevance is the cosine similarity between that description and the caption's sentence embedding.
@@ -197,7 +198,7 @@ def text_relevance(captions, class_names, scores) -> np.ndarray:
     return _unit(_matrix(captions)) @ _unit(_matrix(scores) @ _unit(_matrix(class_names))).T
 
 
-def _matrix(values) -> np.ndarray:
+def _matrix(values: Features) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 2:
         raise UserError(f"expected two axes (sounds, dimensions), got shape {values.shape}")
@@ -206,7 +207,7 @@ def _matrix(values) -> np.ndarray:
     return values
 
 
-def _same_shape(reference, generated) -> tuple[np.ndarray, np.ndarray]:
+def _same_shape(reference: Features, generated: Features) -> tuple[np.ndarray, np.ndarray]:
     reference, generated = _matrix(reference), _matrix(generated)
     if reference.shape != generated.shape:
         raise UserError(f"pairs need equal shapes, got {reference.shape} and {generated.shape}")

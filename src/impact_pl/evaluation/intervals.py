@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from impact_pl.errors import UserError
 
@@ -19,7 +20,7 @@ FEWEST_SOUNDS = 2 * NUM_GROUPS
 Interval = tuple[float, float]
 
 
-def bootstrap_interval(values, generator: np.random.Generator, num_resamples: int = 1000) -> Interval:
+def bootstrap_interval(values: ArrayLike, generator: np.random.Generator, num_resamples: int = 1000) -> Interval:
     """Percentile bootstrap interval of the mean of values (N,), resampling sounds with replacement."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:

@@ -13,6 +13,7 @@ import numpy as np
 
 from impact_pl.data.lists import Sounds
 from impact_pl.errors import UserError
+from impact_pl.evaluation.formulas import Features
 from impact_pl.evaluation.intervals import Interval, bootstrap_interval
 
 ESC10 = {  # labels as in ESC-50's meta/esc50.csv -> the corresponding AudioSet classes
@@ -35,7 +36,7 @@ def labels_of(sounds: Sounds) -> dict[str, str]:
     return {name: labels[0] for name, labels in known.items() if len(labels) == 1}
 
 
-def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str, ...]] = ESC10) -> list[str]:
+def heard_labels(scores: Features, class_names: Sequence[str], table: dict[str, tuple[str, ...]] = ESC10) -> list[str]:
     """Find the label of ``table`` that scores highest in each sound.
 
     Args:
@@ -55,7 +56,7 @@ def heard_labels(scores, class_names: Sequence[str], table: dict[str, tuple[str,
 
 
 def accuracy(
-    labels: Sequence[str | None], scores, class_names: Sequence[str], generator: np.random.Generator
+    labels: Sequence[str | None], scores: Features, class_names: Sequence[str], generator: np.random.Generator
 ) -> dict[str, float | dict[str, float] | Interval]:
     """Compute a row's metrics: ``accuracy`` over labelled sounds, its 95 % interval, and the accuracy per label.
 

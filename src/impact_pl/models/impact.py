@@ -14,21 +14,20 @@ import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
 from einops import rearrange
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from impact_pl.checkpoint_io import halved, raise_if_memory
+from impact_pl.checkpoint_io import halved, load_weights, raise_if_memory, save_weights
 from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
 from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
-from impact_pl.models.spec import FILES, ImpactSpec, find_model, read_spec, write_spec
+from impact_pl.models.spec import FILES, ImpactSpec, find_model, read_spec, read_weights_sha256, write_spec
 from impact_pl.randomness import draw_normal, draw_uniform
 from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
 
@@ -186,8 +185,8 @@ class Impact(nn.Module):
         features = {name: text.features[name] for name in want}
         return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
 
-    def forward(self, *args, **kwargs) -> ImpactLoss:
-        """Alias of :meth:`loss`."""
+    def forward(self, *args: Any, **kwargs: Any) -> ImpactLoss:
+        """The same as :meth:`loss`."""
         return self.loss(*args, **kwargs)
 
     def within_forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
@@ -242,9 +241,9 @@ class Impact(nn.Module):
         """Write config.json and model.safetensors into ``folder``, in half precision if ``half`` is set."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_spec(self.spec, folder / "config.json")
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
-        save_file(halved(weights) if half else weights, folder / "model.safetensors")
+        weights = halved(self.state_dict()) if half else self.state_dict()
+        sha256 = save_weights(weights, folder / "model.safetensors")
+        write_spec(self.spec, folder / "config.json", sha256)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: torch.device | str = "cpu") -> "Impact":
@@ -264,11 +263,13 @@ class Impact(nn.Module):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} has no {name}: give the model/ folder that impact train wrote.")
         model = cls(read_spec(folder / "config.json"))
+        weights = load_weights(folder / "model.safetensors", read_weights_sha256(folder / "config.json"))
         try:
-            model.load_state_dict(load_file(folder / "model.safetensors"))
-        except (SafetensorError, RuntimeError) as error:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
             raise_if_memory(error)
-            raise UserError(f"{folder}/model.safetensors does not fit its config.json: {error}") from error
+            what = shorten(str(error), 300)  # torch lists every key, each in a line of its own
+            raise UserError(f"{folder}/model.safetensors does not fit its config.json: {what}") from error
         return model.to(device).eval()
 
 

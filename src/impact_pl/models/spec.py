@@ -86,6 +86,7 @@ class SpecFile(ImpactSpec):
     """Schema of a model folder's config.json."""
 
     format: Annotated[int, Ge(FORMAT), Le(FORMAT)] = FORMAT
+    weights_sha256: str | None = None  # of model.safetensors; None in folders of earlier versions
 
 
 @dataclass
@@ -95,9 +96,15 @@ class StrictDecoding(DecodingConfig):
     __pydantic_config__ = STRICT
 
 
-def write_spec(spec: ImpactSpec, path: Path) -> None:
-    """Write ``spec`` as JSON, to be read by :func:`read_spec`."""
-    write_whole(path, json.dumps({"format": FORMAT, **dataclasses.asdict(spec)}, indent=2) + "\n")
+def write_spec(spec: ImpactSpec, path: Path, weights_sha256: str | None = None) -> None:
+    """Write what :func:`read_spec` reads."""
+    content = {"format": FORMAT, "weights_sha256": weights_sha256, **dataclasses.asdict(spec)}
+    write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_weights_sha256(path: Path) -> str | None:
+    """Read the checksum of the weights next to a config.json; None where an earlier version wrote it."""
+    return read_json(path, SpecFile, remedy=REMEDY).weights_sha256
 
 
 def read_spec(path: Path) -> ImpactSpec:

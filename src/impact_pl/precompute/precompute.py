@@ -30,6 +30,7 @@ from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.errors import UserError
 from impact_pl.partial import sweep_partials, write_whole
+from impact_pl.precision import find_device
 from impact_pl.precompute.plan import (
     Shard,
     check_settings,
@@ -96,6 +97,7 @@ class Precomputer:
     def __init__(self, config: PrecomputeConfig, codec: AudioCodec, text_encoder: TextEncoder | None) -> None:
         self.config, self.codec, self.text_encoder = config, codec, text_encoder
         check_settings(config, codec)
+        self.device = find_device(config.device)
         self.out = Path(config.out)
         self.records = read_manifest(config.manifest)
         self.shards = plan_shards(self.records, self.out, config.samples_per_shard)
@@ -214,7 +216,7 @@ class Precomputer:
 
     @torch.no_grad()
     def _encode(self, batch: list[Segment]) -> Encoded:
-        waveforms = torch.stack([segment.waveform for segment in batch]).to(self.config.device)  # (B, S)
+        waveforms = torch.stack([segment.waveform for segment in batch]).to(self.device)  # (B, S)
         moments = self.codec.encode(waveforms).half().cpu()  # (B, 2C, H, W)
         return list(zip(batch, moments, strict=True))
 
@@ -272,9 +274,10 @@ class Precomputer:
 
 def load_models(config: PrecomputeConfig) -> tuple[AudioCodec, TextEncoder | None]:
     """The codec and the text encoder that ``config`` names; ValueError where one is not there."""
-    codec = load_codec(config.codec, config.device)
+    device = find_device(config.device)
+    codec = load_codec(config.codec, device)
     has_text = config.text_encoder not in ("", "none")
-    return codec, load_text_encoder(config.text_encoder, config.device) if has_text else None
+    return codec, load_text_encoder(config.text_encoder, device) if has_text else None
 
 
 def write_share(config: PrecomputeConfig, numbers: list[int], advance: Callable[[], None]) -> None:

@@ -4,11 +4,21 @@ A folder holds ``meta.pt``, the checkpoint itself with empty tensors (device ``m
 file a process, ``00000-of-00002.pt``, with that process's rows of each: ``{"state_dict/model.head...": rows, ...}``.
 The rows of the files in their order are the tensor, so it can be read whole, or in the parts of another number of
 processes.
+
+Each file is a zip archive with a CRC-32 of every record, which torch writes but does not check; here it is checked when
+a file is opened. The checkpoint before the last one is kept as ``last.ckpt.old`` and takes over from a damaged one.
 """
 
+import errno
+import functools
+import logging
+import lzma
 import os
 import pickle
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +30,10 @@ from torch.distributed.tensor import DTensor, Shard
 
 from impact_pl.errors import UserError
 
+logger = logging.getLogger(__name__)
+
+# What zipfile raises, next to some OSErrors, where an archive's own headers are damaged.
+DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 META = "meta.pt"
 Place = Callable[[str, Tensor], Any]
 
@@ -98,22 +112,40 @@ def discard(path: Path) -> None:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename ``partial`` to ``path``; whenever it is interrupted, :func:`find` finds the old one or the new one."""
+    """Rename ``partial`` to ``path`` and keep what was there: interrupted anywhere, :func:`find` has one of them."""
     _sync_folder(partial.parent)
     if partial.is_dir():
         _sync_folder(partial)
-    old = _old(path)
-    if path.exists() and (partial.is_dir() or path.is_dir()):  # a folder cannot be replaced in one go
-        discard(old)
-        os.replace(path, old)
+    if path.exists():
+        discard(_old(path))
+        os.replace(path, _old(path))
     os.replace(partial, path)
     _sync_folder(path.parent)
-    discard(old)
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint that was last completed as ``path``, if any."""
-    return next((place for place in (path, _old(path)) if place.exists()), None)
+    """The checkpoint that was last completed as ``path``, if any; the one before it where that is damaged.
+
+    Where both are damaged it is the last one, for :class:`StoredCheckpoint` to say so.
+    """
+    places = [place for place in (path, _old(path)) if place.exists()]
+    for place in places:
+        try:
+            StoredCheckpoint(place).check()
+        except UserError as error:
+            if place != places[-1]:
+                logger.warning("%s; the checkpoint before it takes its place", error)
+        else:
+            return place
+    return places[0] if places else None
+
+
+def set_aside(path: Path, found: Path | None) -> None:
+    """Rename a damaged ``path`` where :func:`find` gave the one before it, or the next save would replace that one."""
+    if found not in (None, path) and path.exists():
+        damaged = path.with_name(path.name + ".damaged")
+        discard(damaged)
+        os.replace(path, damaged)
 
 
 def _old(path: Path) -> Path:
@@ -154,6 +186,12 @@ class StoredCheckpoint:
         else:
             raise UserError(f"no checkpoint at {path}")
 
+    def check(self) -> None:
+        """Check the files that were not opened yet; UserError where one is damaged."""
+        if self.path.is_dir():
+            for rank in range(self.num_shards):
+                _check_sums(self.path / shard_name(rank, self.num_shards))
+
     def whole(self, name: str, tensor: Tensor) -> Tensor:
         """The tensor ``name`` of ``content``, with its values."""
         return self.rows(name, tensor, 0, len(tensor)) if tensor.is_meta else tensor
@@ -191,10 +229,34 @@ def _check_complete(folder: Path, names: list[str]) -> None:
 
 
 def _load(path: Path) -> Any:
+    _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise UserError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compare a file with its own checksums; UserError where a byte of a record has changed."""
+    stat = path.stat()
+    damage = _damage(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if damage:
+        raise UserError(f"{path} is not a readable checkpoint ({damage}): delete it")
+
+
+@functools.lru_cache(maxsize=4096)
+def _damage(path: Path, *version: int) -> str:
+    """What is wrong with the file at ``path``; once for each ``version`` of it, because a start opens it repeatedly."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            record = archive.testzip()
+    except DAMAGED_ARCHIVE as error:
+        return str(error) or "cut short"
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # those come of positions and streams that make no sense
+            raise
+        return str(error)
+    return f"the checksum of its record {record} is wrong" if record else ""
 
 
 class CheckpointFiles(CheckpointIO):

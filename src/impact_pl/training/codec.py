@@ -30,6 +30,7 @@ from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
 from impact_pl.training.checkpoint import read_checkpoint, rewind_loops
+from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.ema import ExponentialMovingAverage
 from impact_pl.training.log import quiet_lightning
@@ -170,7 +171,12 @@ class CodecTraining(LightningModule):
         finally:
             self.codec.decoder = trained
 
-    def configure_gradient_clipping(self, optimizer: Any, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
         """Clip by the global norm, and stop on one that is not finite, before the optimizer has taken it in."""
         limit = gradient_clip_val or math.inf
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), limit))
@@ -234,16 +240,18 @@ def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
     check_devices(config.trainer)
     quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
-    last = run_dir / "checkpoints" / "last.ckpt"
+    path = run_dir / "checkpoints" / "last.ckpt"
+    last = find(path)
     codec = _initial_codec(config)
-    progress = _check_resume(codec, last) if last.is_file() else Progress()
+    progress = _check_resume(codec, last) if last else Progress()
     clips, valid_clips = load_clips(config.data.path, codec.sample_rate)
-    if not config.init_from and not last.is_file():
+    if not config.init_from and not last:
         codec.fit_latents([to_float(clip[: MAX_FIT_SECONDS * codec.sample_rate]) for clip in clips])
-    last.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    set_aside(path, last)
     module = CodecTraining(codec, clips, valid_clips, config)
     trainer = build_trainer(config, run_dir, around, None, progress)
-    exit_code = fit(trainer, module, around, last if last.is_file() else None)
+    exit_code = fit(trainer, module, around, last)
     if exit_code:
         return TrainingResult(trainer.global_step, None, exit_code)
     with module.averaged_decoder():

@@ -17,7 +17,7 @@ from impact_pl.partial import write_whole
 from impact_pl.training.callbacks import NOTHING_TO_SAVE
 from impact_pl.training.check import check_config, settle_batch
 from impact_pl.training.checkpoint import differences, export, load_averaged, save_model
-from impact_pl.training.checkpoint_files import find
+from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec import check_codec_config, train_codec
 from impact_pl.training.guards import StallGuard, StopSignal, only_training
 from impact_pl.training.launch import check_processes, cluster_plugins
@@ -79,11 +79,11 @@ def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
         return TrainingResult(0, run_dir / "model")
     check_devices(config.trainer)
     module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec, data.cache)
-    if around.stop.requested and not around.plugins:  # SLURM's ranks wait for each other: there the first step decides
+    if around.stop.requested and not around.plugins:  # SLURM's and torchrun's ranks agree at the first step
         say(NOTHING_TO_SAVE)
         return TrainingResult(0, None, around.stop.exit_code)
     trainer = build_trainer(config, run_dir, around, module.model.spec.model.num_timesteps, progress)
-    _prepare_run_dir(run_dir, config)
+    _prepare_run_dir(run_dir, config, last)
     announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
     exit_code = fit(trainer, module, around, last, data)
     if exit_code:
@@ -96,8 +96,10 @@ def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
 
 
 @rank_zero_only
-def _prepare_run_dir(run_dir: Path, config: TrainConfig) -> None:
-    (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+def _prepare_run_dir(run_dir: Path, config: TrainConfig, last: Path | None) -> None:
+    path = run_dir / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    set_aside(path, last)
     write_whole(run_dir / "config.yaml", yaml.safe_dump(dataclasses.asdict(config), sort_keys=False))
     # A model of fewer steps is none from here on: were it left, a kill between the last checkpoint and the export would
     # pass it off as the trained one.

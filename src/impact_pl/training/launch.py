@@ -12,17 +12,39 @@ from impact_pl.config import TrainerConfig
 from impact_pl.errors import UserError
 
 
-def cluster_plugins() -> list[Any]:
-    """SLURM's environment inside a job step, without Lightning's own requeueing.
+class TorchrunEnvironment(TorchElasticEnvironment):
+    """torchrun's environment, with a store that lives as long as one attempt.
 
     Note:
-        That one saves from inside the signal handler: ranks that are signalled apart wait for each other forever, and
-        DataLoader workers overwrite the checkpoint (lightning issue 21406).
+        Under ``--max-restarts``, torch 2.13 gives all attempts the agent's store without a prefix, so that the ranks of
+        a restart read the addresses of dead ones. ``TORCHELASTIC_RESTART_COUNT`` cannot serve as a prefix: an agent
+        counts only the restarts that its own node caused, so two nodes would disagree. Here rank zero hosts a store at
+        the port after torchrun's, which ends with its process; torchrun starts no attempt before the last one is dead.
     """
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._port = super().main_port + 1  # torchrun's agent listens at MASTER_PORT itself
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+    @property
+    def main_port(self) -> int:
+        return self._port
 
 
-LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training whose Lightning started this process
+def cluster_plugins() -> list[Any]:
+    """The environment of a SLURM job step, without Lightning's own requeueing, or of torchrun.
+
+    Note:
+        Lightning's requeueing saves from inside the signal handler: ranks that are signalled apart wait for each other
+        forever, and DataLoader workers overwrite the checkpoint (lightning issue 21406).
+    """
+    if SLURMEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return [TorchrunEnvironment()] if TorchElasticEnvironment.detect() else []
+
+
+LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
@@ -41,6 +63,8 @@ def check_processes(config: TrainerConfig) -> None:
         _check_slurm(config, ranks)
         return
     found = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+    if "WORLD_SIZE" not in found and os.environ.get(LAUNCHED) == str(os.getpid()):
+        return  # not this process's first training: Lightning leaves LOCAL_RANK behind, and removes WORLD_SIZE
     if not found or found.get("WORLD_SIZE") == str(ranks):
         return
     if TorchElasticEnvironment.detect():
@@ -86,8 +110,9 @@ def is_launched_by_lightning() -> bool:
 
 
 def mark_launched() -> None:
-    """Let the processes that Lightning starts from here know it."""
-    os.environ[LAUNCHED] = str(os.getpid())
+    """Let the processes that Lightning starts from here know it; those keep what their parent has noted."""
+    if not is_launched_by_lightning():
+        os.environ[LAUNCHED] = str(os.getpid())
 
 
 def describe_job() -> str:

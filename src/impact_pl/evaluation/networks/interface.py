@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from impact_pl.errors import UserError
@@ -99,7 +100,7 @@ def identify(name: str, paths: Sequence[Path], front_end: str) -> str:
     return f"{name}-{files_identity(front_end, paths)}"
 
 
-def mono(waveform) -> np.ndarray:
+def mono(waveform: ArrayLike | Tensor) -> np.ndarray:
     """Check a waveform and return it as float32 (S,).
 
     Raises:

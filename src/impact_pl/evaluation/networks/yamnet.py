@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
 
 from impact_pl.errors import UserError
 from impact_pl.evaluation import formulas
@@ -117,7 +119,7 @@ class YamNet(Network):
         self.identity = f"yamnet-{digest[:16]}"
         self._mel = mel_filters()  # (FFT / 2 + 1, 64)
 
-    def __call__(self, waveform) -> YamNetFeatures:
+    def __call__(self, waveform: ArrayLike | Tensor) -> YamNetFeatures:
         """Compute the features of one sound: waveform (S,) at 16 kHz, array or tensor, in [-1, 1]."""
         padded = pad_to_patches(mono(waveform))
         patches = log_mel_patches(dither(padded), self._mel)[:, None]  # (T, 1, 96, 64)
@@ -181,7 +183,7 @@ def patch_levels(waveform: np.ndarray) -> np.ndarray:
 def mel_filters() -> np.ndarray:
     """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64). VGGish's too."""
 
-    def hertz_to_mel(hertz):
+    def hertz_to_mel(hertz: ArrayLike) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
     bins = hertz_to_mel(np.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1))[:, None]

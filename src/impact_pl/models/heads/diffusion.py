@@ -5,7 +5,7 @@ rows.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,8 @@ from impact_pl.sampling.solvers import SOLVERS, last, trajectory
 NUM_FREQUENCIES = 256
 MAX_PERIOD = 10_000
 PREDICTIONS = ("noise", "velocity")
+
+Denoiser = Callable[[Tensor, Tensor], Prediction]
 
 
 def timestep_features(timesteps: Tensor) -> Tensor:
@@ -179,8 +181,8 @@ class DiffusionHead(AdaLNHead):
         yield start
         yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
 
-    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor):
-        """Return the denoising function of (noisy (..., P), timestep (1,)) that sampling iterates.
+    def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Denoiser:
+        """The function of (noisy (..., P), timestep (1,)) that sampling iterates.
 
         Guidance applies to the noise; the variance is the conditional one, as in MAR. Also as in MAR, the terms that
         depend on the condition and timestep only are recomputed in every step for every row.

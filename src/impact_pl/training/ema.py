@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, kept as a submodule: saved, moved and sharded together with the model."""
+"""Exponential moving average of the weights, a submodule that is saved, moved and sharded with the model."""
 
 import copy
 from typing import Any
@@ -10,14 +10,14 @@ from impact_pl.errors import UserError
 
 
 class ExponentialMovingAverage(nn.Module):
-    """``model`` holds the averaged copy: use it like the original, in evaluation mode.
+    """Keep an averaged copy in ``model``, to be used like the original, in evaluation mode.
 
     After optimizer step n (counted from 0) the decay is min(decay, (1 + n) / (10 + n)), so that short trainings do not
-    average in their initial weights. Buffers are copied, not averaged.
+    include their initial weights. Buffers are copied, not averaged.
 
     Args:
-        model: the model that is trained; its present weights start the average.
-        decay: in [0, 1); 0.9999 in the paper.
+        model: The model in training; its current weights start the average.
+        decay: In [0, 1); 0.9999 in the paper.
     """
 
     def __init__(self, model: nn.Module, decay: float):
@@ -28,12 +28,12 @@ class ExponentialMovingAverage(nn.Module):
         self.model: Any = copy.deepcopy(model).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "ExponentialMovingAverage":
-        """The averaged model stays in evaluation mode."""
+        """Ignore the mode; the averaged model stays in evaluation mode."""
         return super().train(False)
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Move the average towards ``model`` after optimizer step ``step`` (the first is 0)."""
+        """Update the average with ``model`` after optimizer step ``step`` (the first is 0)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(list(self.model.parameters()), list(model.parameters()), 1 - decay)
         for averaged, current in zip(self.model.buffers(), model.buffers(), strict=True):
@@ -41,5 +41,5 @@ class ExponentialMovingAverage(nn.Module):
 
     @torch.no_grad()
     def reset(self, model: nn.Module) -> None:
-        """Start again from ``model``'s present weights."""
+        """Restart the average from the current weights of ``model``."""
         self.model.load_state_dict(model.state_dict())

@@ -1,13 +1,13 @@
-"""The parts of Lightning used here that it does not promise to keep, all in one place; checked with lightning 2.6.6.
+"""Private parts of Lightning that this project uses, in one place. Checked with lightning 2.6.6.
 
-Where a public way exists, it is used instead. ``tests/training/test_lightning_internals.py`` fails, and names the part,
-when a new Lightning lacks one.
+Public APIs are preferred. ``tests/training/test_lightning_internals.py`` fails, and names the part, if a new Lightning
+version lacks one.
 """
 
 from lightning import Trainer
 
 CHECKED_WITH = "2.6.6"
-PRIVATE = {  # module:attribute -> what it is used for
+PRIVATE = {  # module:attribute -> purpose
     "lightning.pytorch.trainer.connectors.signal_connector:_SignalConnector.register_signal_handlers": (
         "replaced by keep_handlers"
     ),
@@ -17,7 +17,7 @@ PRIVATE = {  # module:attribute -> what it is used for
     "lightning.pytorch.strategies:DeepSpeedStrategy._init_deepspeed_distributed": "called there",
     "lightning.pytorch.strategies:DeepSpeedStrategy._setup_model_and_optimizer": "overridden there",
 }
-LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind_loops
+LOOP_STATE = (  # keys of trainer.fit_loop.state_dict(), written by checkpoint.rewind_loops
     "epoch_progress",
     "epoch_loop.state_dict",
     "epoch_loop.batch_progress",
@@ -27,8 +27,8 @@ LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind
 
 
 def keep_handlers(trainer: Trainer) -> None:
-    """Keep out Lightning's SIGTERM handler: it talks to the other ranks from inside itself, and can deadlock.
+    """Disable Lightning's SIGTERM handler. It communicates with other ranks from inside the handler and can deadlock.
 
-    No argument of Trainer switches it off.
+    The Trainer has no argument to disable it.
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""The specification of a model: what a configuration asks for, and what its shards hold."""
+"""Build a model's specification from a configuration and its shards."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ from impact_pl.models.spec import ImpactSpec
 
 
 def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> ImpactSpec:
-    """Describe the model that this configuration means for these shards."""
+    """Build the specification of the model that this configuration and these shards define."""
     try:
         channels, frames, width = index.latents["shape"]
         mean, std = list(index.latents["mean"]), float(index.latents["std"])
@@ -29,7 +29,7 @@ def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> Impact
             )
         text = dict(index.text_encoder)
     decoding = asdict(config.decoding)
-    for name in ("engine", "precision"):  # how samples are computed, not what is sampled
+    for name in ("engine", "precision"):  # properties of the computation, not of the samples
         del decoding[name]
     return ImpactSpec(
         model=config.model,
@@ -46,7 +46,7 @@ def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> Impact
 
 
 def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
+    """Select the shards' features that ``data.text_features`` names, or all, in the shards' order."""
     chosen = config.data.text_features
     unknown = [name for name in chosen if name not in features]
     if unknown:

@@ -32,7 +32,7 @@ SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
     signal.SIGUSR1,
-)  # sent to every process of a job; only the training handles them
+)  # sent to every process of a job; handled by the training only
 
 
 def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:

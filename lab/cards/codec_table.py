@@ -3,10 +3,10 @@
 Clips are encoded and decoded by each codec, with clean latents and with Gaussian errors on them, which resemble a
 generator's. A control follows the built-in codec: the same latents, decoded to mel and inverted by Griffin-Lim.
 
-Columns: numbers per second of the latents; errors, as a fraction of the latents' overall standard deviation; FD-YAMNet and
+Columns: numbers per second of the latents; errors, relative to the latents' overall standard deviation; FD-YAMNet and
 FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of YAMNet's embeddings and classes; L1 of
-the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding per
-second of sound: CPU time (all threads together), and GPU time if there is one. Networks get both sides dithered at
+the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding
+per second of sound: CPU time (all threads together), and GPU time if there is one. Networks get both sides dithered at
 -60 dB. The row "real" compares the same number of other real clips with these: the real-vs-real baseline at this N.
 """
 

@@ -4,9 +4,10 @@
 - The captions of the held-out split: every metric of `impact evaluate`, paired with the real clips of these captions.
 - The nearest training clip of each generated sound: whether the model replays what it was trained on.
 
-Each comes with other real sounds at the same N (the real-vs-real baseline), the codec's reconstructions, white noise and
-shuffled captions. Writes bars.md and bars.json into the folder, which also keeps the generated sounds, reconstructions
-and YAMNet's features, so that the same command continues an interrupted run. Needs a manifest with class names as labels.
+Each comes with other real sounds at the same N (the real-vs-real baseline), the codec's reconstructions, white noise
+and shuffled captions. Writes bars.md and bars.json into the folder, which also keeps the generated sounds,
+reconstructions and YAMNet's features, so that the same command continues an interrupted run. Needs a manifest with
+class names as labels.
 """
 
 import argparse

@@ -28,11 +28,7 @@ from impact_pl.text_encoders.registry import load_text_encoder
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (
-    signal.SIGINT,
-    signal.SIGTERM,
-    signal.SIGUSR1,
-)  # sent to every process of a job; handled by the training only
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; for the training only
 
 
 def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:

@@ -1,4 +1,7 @@
-"""Records -> segments of fixed length, and the reasons for what cannot be used. Dimension key: S waveform samples."""
+"""Cut records into segments of fixed length, and collect the reasons for unusable ones.
+
+Dimension key: S waveform samples.
+"""
 
 import math
 import re
@@ -13,23 +16,23 @@ from impact_pl.errors import UserError
 
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
-SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
-LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
+SHORTEST_REST_SECONDS = 1.0  # remainder after the last full segment
+LONG_SECONDS = 600.0  # longer recordings are read by segment, others at once, because seeking in MP3 is inexact
 
 
 @dataclass
 class Segment:
-    """A part of a record that becomes one sample."""
+    """Part of a record that becomes one sample."""
 
     key: str
     record: Record
     start: float  # in the file, in seconds
-    waveform: Tensor  # (S,), as long as every other
+    waveform: Tensor  # (S,), the same length for all
 
 
 @dataclass
 class Reject:
-    """A line of rejected.jsonl."""
+    """Line of rejected.jsonl."""
 
     id: str
     path: str
@@ -38,14 +41,14 @@ class Reject:
 
 
 def record_seconds(record: Record, file_seconds: float | None = None) -> float:
-    """How long a record lasts: from its start to its end or the file's, whichever comes first; below 0 behind the file.
+    """Compute the seconds from a record's start to its end or the file's; negative if it starts after the file's end.
 
     Args:
-        record: its ``duration`` may reach beyond the file.
-        file_seconds: how long the file lasts; None reads its header.
+        record: The record. Its ``duration`` may exceed the file.
+        file_seconds: Duration of the file; None reads its header.
 
     Raises:
-        ValueError: the header cannot be read.
+        UserError: The header cannot be read.
     """
     if file_seconds is None:
         file_seconds = audio_seconds(record.path)
@@ -54,12 +57,12 @@ def record_seconds(record: Record, file_seconds: float | None = None) -> float:
 
 
 def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> list[tuple[float, float]]:
-    """(start, duration) of the segments of a record, in seconds of its file.
+    """Plan the segments of a record: (start, duration) in seconds of its file.
 
-    Full segments follow each other; the rest is kept if it lasts a second, or if it is all there is.
+    Full segments are consecutive. The remainder is kept if it lasts a second, or if it is everything there is.
 
     Raises:
-        ValueError: shorter than a tenth of a second.
+        UserError: The record is shorter than a tenth of a second.
     """
     total = record_seconds(record, file_seconds)
     if total < SHORTEST_SECONDS:
@@ -75,10 +78,10 @@ def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> l
 def usable_segments(
     index: int, record: Record, clip_seconds: float, sample_rate: int, rejects: list[Reject], padding: str = "silence"
 ) -> Iterator[Segment]:
-    """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``.
+    """Yield the segments of the manifest's record number ``index``, appending reasons for omissions to ``rejects``.
 
-    Short ones are padded, see :func:`fit_length`: a model that hears short effects followed by silence learns to
-    be silent above all.
+    Short segments are padded, see :func:`fit_length`. A model trained on short effects followed by silence mostly
+    learns to generate silence.
     """
     try:
         spans = plan_segments(record, audio_seconds(record.path), clip_seconds)
@@ -100,10 +103,10 @@ def usable_segments(
 
 
 def span_reader(record: Record, spans: list[tuple[float, float]], sample_rate: int) -> Callable[[float, float], Tensor]:
-    """A function (start, duration) -> waveform (S,) for the spans of a record.
+    """Return a function (start, duration) -> waveform (S,) for the spans of a record.
 
     Raises:
-        ValueError: the file cannot be read; by the function too, for a span that cannot.
+        UserError: The file cannot be read. The function raises it too, for an unreadable span.
     """
     if spans[-1][0] - record.start > LONG_SECONDS:
         return lambda start, duration: load_audio(record.path, sample_rate, start, duration)
@@ -119,7 +122,7 @@ def span_reader(record: Record, spans: list[tuple[float, float]], sample_rate: i
 
 
 def batches(segments: Iterable[Segment], size: int) -> Iterator[list[Segment]]:
-    """Consecutive segments, ``size`` at a time; the last batch may be smaller."""
+    """Group consecutive segments into batches of ``size``; the last batch may be smaller."""
     batch: list[Segment] = []
     for segment in segments:
         batch.append(segment)

@@ -4,7 +4,7 @@ A step is the forward pass, the backward pass, clipping, AdamW and the EMA, as i
 it. The variants build on each other, from the reference's step to ours, so that each shows what it adds (the last two
 additions: AdamW and dropout).
 
-Dimensions: B clips, N patches, K masked positions per clip.
+Dimension key: B clips, N patches, K masked positions per clip.
 """
 
 import dataclasses

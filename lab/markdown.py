@@ -4,18 +4,18 @@ from collections.abc import Iterable, Sequence
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], num_text: int = 1) -> str:
-    """A whole table; the first ``num_text`` columns are aligned to the left, the others, which hold numbers, right."""
+    """Format a table. The first ``num_text`` columns are left-aligned, the others (numbers) right-aligned."""
     return "\n".join([header(columns, num_text), *map(row, rows)])
 
 
 def header(columns: Sequence[str], num_text: int = 1) -> str:
-    """The first two lines of a table."""
+    """Format the first two lines of a table."""
     numbers = len(columns) - num_text
     return row(columns) + "\n|" + "---|" * num_text + "---:|" * numbers
 
 
 def row(cells: Sequence[str]) -> str:
-    """One line of a table."""
+    """Format one line of a table."""
     return f"| {' | '.join(cells)} |"
 
 

@@ -1,4 +1,4 @@
-"""The style of all plots, and how they are saved: small SVG files with text as text, the same bytes every time."""
+"""Common style of all plots, saved as small reproducible SVG files with text as text."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ STYLE: Any = {"svg.fonttype": "none", "svg.hashsalt": "impact", "font.size": 9, 
 
 @contextmanager
 def saved(path: Path, inches: tuple[float, float]) -> Iterator[Axes]:
-    """Axes to draw on; the figure is saved at ``path`` afterwards."""
+    """Yield axes to draw on; the figure is then saved to ``path``."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=inches, layout="constrained")
         try:

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# The whole way as four jobs, each waiting for the one before: precompute (array) -> pretrain -> text -> evaluate.
+# Submit the full pipeline as four dependent jobs: precompute (array) -> pretrain -> text -> evaluate.
 #   bash slurm/chain.sh manifest=data/mine/manifest.jsonl name=mine [model=nano ...] [--dry-run]
 # Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME, or below another
-# runs_dir=DIR. Other arguments go to both trainings; with precompute., pretrain., text. or evaluate. before them, to that
-# job alone:
+# runs_dir=DIR. Other arguments apply to both trainings; with the prefix precompute., pretrain., text. or evaluate. they
+# apply to that job only:
 #   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.experiment=demo_text evaluate.iterations=32
-# Nodes, GPUs and the number of array tasks stand in env.sh. A job that fails stops those behind it; the same command
-# then continues: what is finished is not done again.
+# Nodes, GPUs and the number of array tasks are set in env.sh. A failed job stops the later ones; the same command then
+# continues without repeating finished work.
 set -eo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source slurm/env.sh
-set -u # only now: scripts of module systems and conda read variables that are not set
+set -u # after env.sh, because module systems and conda read unset variables
 
 manifest='' name='' runs_dir=runs dry_run=''
 precompute=() pretrain=() text=() evaluate=()
@@ -33,7 +33,7 @@ done
 [[ -f $manifest ]] || { echo "error: manifest=$manifest: no such file" >&2 && exit 2; }
 
 previous=''
-submit() { # submit NAME SBATCH_ARGUMENTS...: after the previous job has ended well
+submit() { # submit NAME SBATCH_ARGUMENTS...: run after the previous job has succeeded
     local label=$1 command=(sbatch --parsable --kill-on-invalid-dep=yes --job-name="$name/$1")
     shift
     [[ -z $previous ]] || command+=(--dependency="afterok:$previous")
@@ -43,7 +43,7 @@ submit() { # submit NAME SBATCH_ARGUMENTS...: after the previous job has ended w
         previous="<$label>"
     else
         previous=$("${command[@]}")
-        previous=${previous%%;*} # on a federation the cluster's name follows
+        previous=${previous%%;*} # on a federation, strip the cluster's name
         echo "$label: job $previous"
     fi
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sounds for the captions of a manifest's split, then their metrics, as a SLURM job:
+# Generate sounds for the captions of a manifest's split and compute their metrics, as a SLURM job:
 #   sbatch slurm/evaluate.sh model=runs/mine/text/model manifest=data/mine/manifest.jsonl split=valid out=runs/mine
 # Writes out/generated/ and out/metrics.json. Any other KEY=VALUE is an option of impact generate (iterations=32).
-# A minute before the time limit SIGUSR1 ends it, and it goes back into the queue; no sound is made twice.
+# A minute before the time limit SIGUSR1 ends the job and it is requeued; no sound is generated twice.
 #SBATCH --job-name=impact-evaluate
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append

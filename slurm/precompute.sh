@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Latents of a manifest as a SLURM job; every argument goes to impact precompute. An array shares the shards out:
+# Precompute the latents of a manifest as a SLURM job; all arguments go to impact precompute. An array splits the shards:
 #   sbatch --array=0-15 slurm/precompute.sh manifest=data/mine/manifest.jsonl out=data/mine/latents
-# A job that is killed loses at most the shard it was writing; the same sbatch line continues. A minute before the time
-# limit SIGUSR1 ends it, and it goes back into the queue.
+# A killed job loses at most the shard it was writing; the same sbatch line continues. A minute before the time limit
+# SIGUSR1 ends the job and it is requeued.
 #SBATCH --job-name=impact-precompute
 #SBATCH --output=slurm-%j.log
 #SBATCH --open-mode=append

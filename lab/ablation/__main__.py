@@ -1,4 +1,4 @@
-"""`python -m lab.ablation`: train and evaluate every row of the ablation -> results, tables, plot, verdicts."""
+"""`python -m lab.ablation`: train and evaluate every row of an ablation; write results, tables, a plot and verdicts."""
 
 import argparse
 import os

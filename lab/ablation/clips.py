@@ -17,10 +17,10 @@ SEED = 0  # of the choice, which is the same for every row, setting and seed
 
 
 def write_clips(plan: Plan, data: Path, path: Path) -> None:
-    """Write the manifest of the clips that are used: of ``data``, those of at least ``plan.shortest_seconds``.
+    """Write a manifest of the clips of ``data`` that last at least ``plan.shortest_seconds``.
 
     Raises:
-        UserError: none is as long as that.
+        UserError: There are none.
     """
     records = [record for record in read_manifest(data) if record_seconds(record) >= plan.shortest_seconds]
     if not records:
@@ -30,10 +30,10 @@ def write_clips(plan: Plan, data: Path, path: Path) -> None:
 
 
 def write_captions(plan: Plan, manifest: Path, path: Path) -> dict[str, Any]:
-    """Write the manifest of the chosen clips, and return how many have a ``label``, and what identifies the ``data``.
+    """Write the manifest of the chosen clips. Return how many have a ``label``, and an identity of the ``data``.
 
     Raises:
-        UserError: as :func:`choose_clips`.
+        UserError: See :func:`choose_clips`.
     """
     records = read_manifest(manifest)
     chosen = choose_clips(plan, records, str(manifest))
@@ -44,10 +44,10 @@ def write_captions(plan: Plan, manifest: Path, path: Path) -> dict[str, Any]:
 
 
 def choose_clips(plan: Plan, records: list[Record], where: str) -> list[Record]:
-    """``num_samples`` captioned held-out clips, or all there are: ``num_labelled`` of those with a label first.
+    """Choose up to ``num_samples`` captioned held-out clips, starting with ``num_labelled`` of those with a label.
 
     Raises:
-        UserError: fewer than two.
+        UserError: There are fewer than two.
     """
     captioned = [record for record in records if record.split != "train" and record.caption]
     order = np.random.default_rng(SEED).permutation(len(captioned))

@@ -1,4 +1,4 @@
-"""Write the page of an ablation from results.json: which claims hold here, the tables, and the plot."""
+"""Write the page of an ablation from results.json: verdicts on claims, tables, and the plot."""
 
 import statistics
 from pathlib import Path
@@ -12,7 +12,7 @@ from lab.ablation.verdicts import FAILS, HOLDS, NOT_RUN, REVERSED, UNRESOLVED, C
 from lab.markdown import table
 
 SIGNS = {HOLDS: "✔ holds", REVERSED: "✘ reversed", FAILS: "✘ does not hold", UNRESOLVED: "~ not resolved"}
-LETTERS = {"num_iterations": "T", "num_diffusion_steps": "S", "guidance_scale": "guidance"}  # in the plot
+LETTERS = {"num_iterations": "T", "num_diffusion_steps": "S", "guidance_scale": "guidance"}  # abbreviations in the plot
 RULE = """Verdicts are computed by one rule (`lab/ablation/verdicts.py`). Two rows are compared seed by seed.
 Δ is the mean difference with its 95 % interval (Student's t over the seeds' differences; for latency, over repeats),
 followed by Δ in units of the seeds' spread (the standard deviation over seeds, root mean square of both rows).
@@ -24,9 +24,9 @@ would have been seen. At 95 %, one of twenty comparisons of equals comes out res
 
 
 def write_page(results: dict[str, Any], folder: Path) -> Path:
-    """Write ``ablation.md`` and, in the folder ``ablation``, the plot and ``results.json``; return the page's path.
+    """Write ``ablation.md``, and the plot and ``results.json`` into the folder ``ablation``; return the page's path.
 
-    Of a plan that does not judge the whole method they are called ``ablation_<size>``.
+    For a plan that does not cover the complete method, the names are ``ablation_<size>``.
     """
     plan = make_plan_again(results)
     points = points_of(results["rows"])
@@ -50,14 +50,14 @@ def is_of_the_method(size: str, plan: Plan) -> bool:
 
 
 def make_plan_again(results: dict[str, Any]) -> Plan:
-    """The plan that the results are of."""
+    """Rebuild the plan of the results."""
     return make_plan(results["plan"], "results.json")
 
 
 def page_of(results: dict[str, Any], plan: Plan, with_plot: bool) -> str:
     claims = [claim for claim in load_claims() if claim.size in ("", results["size"])]
     complete = is_of_the_method(results["size"], plan)
-    if not complete:  # nothing is said of other rows
+    if not complete:  # other rows are not discussed
         claims = [claim for claim in claims if all(row.partition("/")[0] in plan.rows for row in claim.pair)]
     verdicts = judge(claims, plan, results["rows"])
     settings = {name: row for name, row in results["rows"].items() if plan.model or "/" in name or name == FULL}
@@ -106,7 +106,7 @@ def title_of(plan: Plan, complete: bool) -> str:
 
 
 def facts_of(results: dict[str, Any], plan: Plan) -> str:
-    """What was run, in a paragraph."""
+    """Describe what was run, in a paragraph."""
     facts = results["facts"]
     arguments = ", ".join(f"`{argument}`" for argument in plan.train)
     if plan.model:
@@ -130,7 +130,7 @@ def said_decoding(decoding: dict[str, Any]) -> str:
 
 
 def said_models(plan: Plan) -> str:
-    """What rows of other models are."""
+    """Describe the rows of other models."""
     others = {name: row for name, row in plan.rows.items() if row.model}
     return " ".join(
         f"`{name}` is the model `{row.model}` decoded with {said_decoding(plan.decoding | row.decoding)}."
@@ -185,7 +185,7 @@ def question_of(claim: Claim) -> str:
 
 
 def not_run(verdicts: list[Verdict]) -> str:
-    """The claims that this ablation has no metrics of."""
+    """List the claims for which this ablation has no metrics."""
     ran = {id(each.claim) for each in verdicts if each.verdict != NOT_RUN}
     missing = {each.claim.text: each.claim.pair for each in verdicts if id(each.claim) not in ran}
     said = [f"- {text} (`{first}`, `{second}`)" for text, (first, second) in missing.items()]
@@ -209,7 +209,7 @@ def metrics_table(rows: Rows, reference: dict[str, dict[str, float]]) -> str:
 
 
 def cell(key: str, values: dict[str, float]) -> str:
-    """Mean, standard deviation and range."""
+    """Format mean, standard deviation and range."""
     if not values:
         return "–"
     digits, numbers = METRICS[key][1], list(values.values())
@@ -221,7 +221,7 @@ def cell(key: str, values: dict[str, float]) -> str:
 
 
 def points_of(rows: Rows) -> list[Point]:
-    """Every row and setting with a distance and a latency."""
+    """Collect every row and setting that has a distance and a latency."""
     points = []
     for name, row in rows.items():
         if row.get("fd_yamnet") and row.get("latency"):
@@ -233,7 +233,7 @@ def points_of(rows: Rows) -> list[Point]:
 
 
 def short_label(name: str) -> str:
-    """A row or setting in the plot: ``T=4, S=50``."""
+    """Shorten the name of a row or setting for the plot: ``T=4, S=50``."""
     label = name.removeprefix(f"{FULL}/").replace(",", ", ")
     for field, letter in LETTERS.items():
         label = label.replace(field, letter)

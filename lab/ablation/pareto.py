@@ -1,4 +1,4 @@
-"""The plot of quality against latency."""
+"""Plot quality against latency."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,12 +7,12 @@ from matplotlib.transforms import Bbox
 
 from lab.plotting import saved
 
-OFFSETS = ((6, 4), (6, -11), (6, 14), (-6, 4), (-6, -11))  # of a name from its point, in points
+OFFSETS = ((6, 4), (6, -11), (6, 14), (-6, 4), (-6, -11))  # offsets of a name from its point, in typographic points
 
 
 @dataclass(frozen=True)
 class Point:
-    """A model or setting: its latency, and a metric of which less is better, with its spread over seeds."""
+    """A model or setting with its latency and a metric (lower is better) with its spread over seeds."""
 
     name: str
     seconds: float
@@ -22,7 +22,7 @@ class Point:
 
 
 def front(points: list[Point]) -> list[Point]:
-    """Those that no other beats in both, from the fastest on."""
+    """Select the Pareto-optimal points, starting with the fastest."""
     best: list[Point] = []
     for point in sorted(points, key=lambda each: (each.seconds, each.value)):
         if not best or point.value < best[-1].value:
@@ -31,7 +31,7 @@ def front(points: list[Point]) -> list[Point]:
 
 
 def plot_pareto(points: list[Point], path: Path, x_title: str, y_title: str) -> None:
-    """Draw all points, those on the front joined, into an SVG; models and the front are named where there is room."""
+    """Draw all points as SVG and connect those on the front. Models and the front are labelled where there is room."""
     best = front(points)
     with saved(path, (9, 5)) as axes:
         axes.set_xscale("log")
@@ -43,10 +43,10 @@ def plot_pareto(points: list[Point], path: Path, x_title: str, y_title: str) -> 
             axes.errorbar(*places, [point.spread for point in some], fmt="o", markersize=4, linewidth=1, color=colour)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter("{x:g}")
-        axes.figure.canvas.draw()  # lays the axes out, so that places are final
+        axes.figure.canvas.draw()  # computes the final layout
         taken = [axes.transData.transform((point.seconds, point.value)) for point in points]
         boxes: list[Bbox] = []
-        for point in sorted(points, key=lambda each: (each not in best, not each.is_model)):  # the front comes first
+        for point in sorted(points, key=lambda each: (each not in best, not each.is_model)):  # label the front first
             if not (point.is_model or point in best):
                 continue
             for dx, dy in OFFSETS:

@@ -1,11 +1,11 @@
-"""Read the plan of an ablation: names and numbers in lab/ablation/conf/, checked before anything is run.
+"""Read and validate the plan of an ablation: names and numbers from lab/ablation/conf/.
 
-A *row* is a model: how it is trained, and how its sounds are generated. A *setting* is another way of generating the
-sounds of the row ``full``, written as what differs from the plan's ``decoding``: ``full/num_iterations=4``. Each row
-and each setting exists once per seed, on the same steps, clips and captions as all others.
+A *row* is a model, with its training and the decoding of its sounds. A *setting* is another decoding of the row
+``full``, named by its differences from the plan's ``decoding``: ``full/num_iterations=4``. Each row and setting exists
+once per seed, with the same steps, clips and captions as all others.
 
-A plan may name a ``model`` that is trained already. It is the row ``full`` then, and seeds are of sounds; other rows
-name models of their own.
+A plan may name a trained ``model``. That model becomes the row ``full``, seeds apply to its sounds only, and other rows
+name their own models.
 """
 
 import dataclasses
@@ -21,24 +21,24 @@ from impact_pl.errors import UserError
 
 CONF = Path(__file__).parent / "conf"
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
-SETTINGS = "settings"  # all of them together, where rows are named
+SETTINGS = "settings"  # name of all settings together, where a row name is expected
 OWN, NONE, SKIPPED = "own", "none", "skipped"
-OF_THE_METHOD = ("smoke", "quick", "full")  # sizes that judge all claims of the paper
+OF_THE_METHOD = ("smoke", "quick", "full")  # sizes that cover all claims of the paper
 SIZES = (*OF_THE_METHOD, "text", "builtin", "distilled")
 
 
 @dataclass
 class ModelPlan:
-    """How a row's model is made and decoded.
+    """Training and decoding of a row's model.
 
     Attributes:
-        experiment: of `impact train`, for stage 2 (and with stage=pretrain for stage 1).
-        train: further arguments of `impact train`, in both stages.
-        pretrain: whose stage 1 it starts from: ``own``, another row's name, ``none`` (its steps are added to stage 2,
-            so that the budget is the same) or ``skipped`` (they are not).
-        text: further arguments of `impact train` in stage 2 only.
-        decoding: what its generation does differently from the plan's.
-        model: a trained one, a folder or ``builtin``; only with a plan's ``model``.
+        experiment: Experiment of `impact train` for stage 2 (and with stage=pretrain for stage 1).
+        train: Further arguments of `impact train`, in both stages.
+        pretrain: Stage 1 to start from: ``own``, another row's name, ``none`` (its steps are added to stage 2, so that
+            the budget is the same) or ``skipped`` (they are not).
+        text: Further arguments of `impact train` in stage 2 only.
+        decoding: Differences of its generation from the plan's decoding.
+        model: A trained model, a folder or ``builtin``; only in a plan that has a ``model``.
     """
 
     experiment: str = "text"
@@ -51,24 +51,24 @@ class ModelPlan:
 
 @dataclass
 class Plan:
-    """One size of the ablation.
+    """Plan of an ablation of one size.
 
     Attributes:
-        seeds: how many; each is the seed of a row's training and of its sounds.
-        clip_seconds: length of clips and sounds.
-        shortest_seconds: of the recordings that are used, to train and to judge; silence follows those that are shorter
-            than a clip, and a set of short effects is silence above all.
-        num_samples: held-out captions (of any split but train), at most.
-        num_labelled: how many of them have a label, if there are as many: for the class accuracy.
-        batch_size: captions generated at once; it does not change what latency is measured on (``speed``).
-        pretrain_steps, text_steps: of the two stages.
-        model: the row ``full``, trained already, a folder or ``builtin``; empty: rows are trained.
-        train: arguments of `impact train` for every row and both stages.
-        decoding: fields of DecodingConfig.
-        without_encoders: there is a row without each text encoder as well.
-        sweeps: name -> a field's values, or several fields' (every combination).
-        combinations: further settings, one by one.
-        speed_batch, speed_repeats: clips generated at once where latency and memory are measured, and how often.
+        seeds: Number of seeds. Each seeds a row's training and its sounds.
+        clip_seconds: Length of clips and sounds.
+        num_samples: Maximum number of held-out captions (from any split except train).
+        pretrain_steps, text_steps: Steps of the two stages.
+        model: A trained model for the row ``full``, a folder or ``builtin``; empty: rows are trained.
+        shortest_seconds: Minimum length of recordings used for training and evaluation. Shorter ones are padded with
+            silence, which would dominate a set of short effects.
+        num_labelled: How many of the captions have a label, if available, for the class accuracy.
+        batch_size: Captions generated at once. Latency is measured with ``speed_batch`` instead.
+        train: Arguments of `impact train` for every row and both stages.
+        decoding: Fields of DecodingConfig.
+        without_encoders: Whether to add a row without each text encoder.
+        sweeps: name -> values of one field, or of several fields (every combination).
+        combinations: Further settings, one by one.
+        speed_batch, speed_repeats: Batch size and repetitions for latency and memory.
     """
 
     seeds: int
@@ -93,7 +93,7 @@ class Plan:
     speed_repeats: int = 3
 
     def settings(self) -> dict[str, dict[str, Any]]:
-        """Name -> overrides of every setting other than the plan's own decoding, each once."""
+        """Map names to overrides for every setting other than the plan's own decoding, each once."""
         wanted = [
             dict(zip(sweep, values, strict=True))
             for sweep in self.sweeps.values()
@@ -104,43 +104,46 @@ class Plan:
         return found
 
     def groups(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """What is judged together: a row, or all settings; each name -> its fields of DecodingConfig."""
+        """Group what is evaluated together, a row or all settings; each maps names to fields of DecodingConfig."""
         groups = {name: {name: self.decoding | row.decoding} for name, row in self.rows.items()}
         settings = {name: self.decoding | overrides for name, overrides in self.settings().items()}
         return groups | ({SETTINGS: settings} if settings else {})
 
     def setting_name(self, overrides: dict[str, Any]) -> str:
-        """``full/num_iterations=4,num_diffusion_steps=50``; ``full`` where nothing differs from the plan's decoding."""
+        """Name a setting, such as ``full/num_iterations=4,num_diffusion_steps=50``.
+
+        ``full`` if it equals the plan's decoding.
+        """
         base, other = decoding_config(self.decoding), decoding_config(self.decoding | overrides)
         values = {each.name: getattr(other, each.name) for each in dataclasses.fields(DecodingConfig)}
         changed = [f"{name}={value}" for name, value in values.items() if value != getattr(base, name)]
         return f"{FULL}/{','.join(changed)}" if changed else FULL
 
     def resolve(self, name: str) -> str:
-        """The name under which a row or setting is run: ``full/num_iterations=64`` is ``full`` where 64 is the plan's.
+        """Normalise the name of a row or setting: ``full/num_iterations=64`` is ``full`` if 64 is the plan's value.
 
         Raises:
-            UserError: it names an unknown field of the decoding.
+            UserError: It names an unknown field of the decoding.
         """
         row, _, said = name.partition("/")
         return self.setting_name({key: yaml.safe_load(value) for key, value in _pairs(said)}) if said else row
 
 
 def load_plan(size: str, **changes: Any) -> Plan:
-    """Read lab/ablation/conf/<size>.yaml, change some keys, and check it.
+    """Read lab/ablation/conf/<size>.yaml, apply ``changes``, and validate it.
 
     Raises:
-        UserError: as :func:`make_plan`.
+        UserError: See :func:`make_plan`.
     """
     path = CONF / f"{size}.yaml"
     return make_plan({**yaml.safe_load(path.read_text(encoding="utf-8")), **changes}, f"{size}.yaml")
 
 
 def make_plan(values: dict[str, Any], where: str) -> Plan:
-    """A plan of plain values, with the rows of missing text encoders added.
+    """Build a plan from plain values, and add the rows without each text encoder.
 
     Raises:
-        UserError: a missing or unknown key, or a number that no ablation can work with; ``where`` is named.
+        UserError: A key is missing or unknown, or a number is out of range. The message begins with ``where``.
     """
     rows = {name: _build(ModelPlan, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
     plan = _build(Plan, {**values, "rows": rows}, where)
@@ -151,10 +154,10 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
 
 
 def rows_without(text_encoder: str, full: ModelPlan) -> dict[str, ModelPlan]:
-    """For each text encoder that is there, the row that does without it, else trained as ``full`` and on its stage 1.
+    """Create a row without each text encoder, otherwise trained like ``full`` and from its stage 1.
 
-    Without the only one nothing is left to be conditioned on: every caption is dropped, so it is stage 1 continued by
-    the steps of stage 2, and sounds are drawn from the null condition.
+    If there is only one encoder, no condition remains: every caption is dropped. The row then continues stage 1 for the
+    steps of stage 2 and samples the null condition.
     """
     parts = [part.partition(":")[0] for part in text_encoder.split("+")]
     if len(parts) == 1:
@@ -170,28 +173,28 @@ def rows_without(text_encoder: str, full: ModelPlan) -> dict[str, ModelPlan]:
 
 
 def feature_of(text_encoder: str) -> str:
-    """The name of a text encoder's feature in shards."""
+    """Return the name of a text encoder's feature in shards."""
     return {"laion_clap": "clap"}.get(text_encoder, text_encoder)
 
 
 def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
-    """DecodingConfig with some fields set.
+    """Build a DecodingConfig with some fields set.
 
     Raises:
-        UserError: an unknown field.
+        UserError: A field is unknown.
     """
     known = [each.name for each in dataclasses.fields(DecodingConfig)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:
         raise UserError(f"decoding: there is no {unknown[0]!r}; choose from {', '.join(known)}")
     values: dict[str, Any] = {}
-    for name, value in overrides.items():  # YAML's 3 is a guidance_scale of 3.0
+    for name, value in overrides.items():  # convert YAML's 3 to a guidance_scale of 3.0
         values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
     return DecodingConfig(**values)
 
 
 def _pairs(said: str) -> list[tuple[str, str]]:
-    """``a=1,b=2`` -> its keys and values."""
+    """Split ``a=1,b=2`` into keys and values."""
     return [(key, value) for key, _, value in (part.partition("=") for part in said.split(","))]
 
 

@@ -1,4 +1,4 @@
-"""Collect the metrics of an ablation in one small file: every row and setting, every seed."""
+"""Collect the metrics of an ablation in one small file, for every row, setting and seed."""
 
 import dataclasses
 import json
@@ -14,7 +14,7 @@ from lab.ablation.plan import Plan
 from lab.ablation.run import read_result
 from lab.ablation.tasks import Task
 
-OF_SOUNDS = {  # key of a metric -> heading, digits, whether more is better
+OF_SOUNDS = {  # metric -> (heading, digits, whether higher is better)
     "fd_yamnet": ("FD-YAMNet", 1, False),
     "kl": ("KL", 2, False),
     "inception_score": ("IS", 2, True),
@@ -25,20 +25,20 @@ OF_SPEED = {"latency": ("latency, s", 2, False), "memory": ("memory, MB", 0, Fal
 METRICS = OF_SOUNDS | OF_SPEED
 FORMAT = 1
 
-Values = dict[str, float]  # of one metric: the seed -> the value; of the latency: the repeat -> the value
+Values = dict[str, float]  # values of one metric by seed; of the latency by repeat
 Rows = dict[str, dict[str, Values]]  # row or setting -> metric -> values
 
 
 def collect(plan: Plan, size: str, tasks: Sequence[Task], out: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Put together what finished tasks have measured.
+    """Collect the measurements of finished tasks.
 
     Returns:
-        For JSON: the plan, ``reference`` (rows real, codec, noise -> metrics) and ``rows`` (row or setting -> metric
-        -> values), in the plan's order.
+        For JSON: the plan, ``reference`` (rows real, codec, noise -> metrics) and ``rows`` (row or setting -> metric ->
+        values), in the plan's order.
     """
     reference: dict[str, dict[str, float]] = {}
     rows: Rows = {}
-    made_with: dict[str, None] = {}  # revisions, in their order
+    made_with: dict[str, None] = {}  # revisions, in order
     for task in tasks:
         result = read_result(out, task)
         if result is not None:
@@ -69,7 +69,7 @@ def collect(plan: Plan, size: str, tasks: Sequence[Task], out: Path, facts: dict
 
 
 def chosen(row: dict[str, Any]) -> dict[str, float]:
-    """The metrics of a row of `impact evaluate` that an ablation reports."""
+    """Select the metrics of a row of `impact evaluate` that an ablation reports."""
     return {key: row[key] for key in OF_SOUNDS if row.get(key) is not None}
 
 
@@ -79,7 +79,7 @@ def write_results(results: dict[str, Any], path: Path) -> None:
 
 
 def rounded(value: Any) -> Any:
-    """Numbers to six significant digits: the rest is noise, and the file is committed."""
+    """Round numbers to six significant digits; the rest is noise, and the file is committed."""
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, dict):
@@ -88,10 +88,10 @@ def rounded(value: Any) -> Any:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_results` wrote.
+    """Read a file written by :func:`write_results`.
 
     Raises:
-        UserError: it is no such file.
+        UserError: It is not such a file.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such results of an ablation")

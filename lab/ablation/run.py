@@ -1,6 +1,6 @@
-"""Run the tasks of an ablation, several at a time, each in its own process; a finished task is not run again.
+"""Run the tasks of an ablation, several in parallel, each in its own process. Finished tasks are skipped.
 
-Processes are forked from a server that has the libraries loaded, so that they start at once. Their output goes to log
+Processes are forked from a server that has loaded the libraries, so that they start quickly. Their output goes to log
 files.
 """
 
@@ -39,7 +39,10 @@ def log_path(out: Path, task: Task) -> Path:
 
 
 def read_result(out: Path, task: Task) -> dict[str, Any] | None:
-    """A finished task's result: ``seconds``, and ``figures`` where its commands write some; None: not finished."""
+    """Read a finished task's result: ``seconds``, and ``figures`` if its commands write some.
+
+    None if it is not finished.
+    """
     path = result_path(out, task)
     if not path.is_file():
         return None
@@ -48,20 +51,20 @@ def read_result(out: Path, task: Task) -> dict[str, Any] | None:
 
 
 def run_tasks(tasks: Sequence[Task], out: Path, workers: int, say: Say = print) -> str | None:
-    """Run what is not finished yet, one phase after the other.
+    """Run unfinished tasks, phase by phase.
 
     Args:
-        tasks: in any order; those of a phase need only those of earlier phases.
-        out: the ablation's folder.
-        workers: tasks at a time, which share the machine's cores; those that measure time run alone.
-        say: gets a line for each task.
+        tasks: Tasks in any order. They only depend on tasks of earlier phases.
+        out: Folder of the ablation.
+        workers: Number of parallel tasks, which share the machine's cores. Tasks that measure time run alone.
+        say: Called with a line per task.
 
     Returns:
-        None, or where tasks failed: which was the first, its last words, and where its log is. The phases after it are
-        not begun.
+        None, or if tasks failed, a description of the first one with the last line and the path of its log. Later
+        phases are not started then.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the running tasks had time to save.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, once the running tasks have had time to save.
     """
     waiting = [task for task in tasks if read_result(out, task) is None]
     if len(waiting) < len(tasks):
@@ -82,7 +85,7 @@ def run_tasks(tasks: Sequence[Task], out: Path, workers: int, say: Say = print) 
 
 
 def run_together(tasks: Sequence[Task], out: Path, workers: int, say: Say) -> list[Task]:
-    """Run tasks that need nothing of each other, and return those that failed."""
+    """Run independent tasks and return those that failed."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -112,14 +115,14 @@ def run_together(tasks: Sequence[Task], out: Path, workers: int, say: Say) -> li
         raise
     finally:
         for process in running:
-            process.terminate()  # a training saves and ends
+            process.terminate()  # a training saves and exits
         for process in running:
             process.join()
     return failed
 
 
 def begin(task: Task, out: Path) -> None:
-    """Note what is begun. What was begun for another key is removed: the commands would continue it."""
+    """Record the start of a task, and remove results started for another key, which its commands would continue."""
     note, result = result_path(out, task).with_suffix(".begun"), result_path(out, task)
     if note.is_file():
         before = note.read_text(encoding="utf-8")
@@ -143,27 +146,27 @@ def finish(task: Task, out: Path, seconds: float) -> None:
 
 
 def last_words(out: Path, task: Task) -> str:
-    """The last line of a task's log."""
+    """Return the last line of a task's log."""
     path = log_path(out, task)
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
     return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def as_typed(module: str, arguments: Sequence[str]) -> str:
-    """A task's command as one types it."""
+    """Format a task's command as it is typed."""
     inside = module.removeprefix("impact_pl.cli.")
     program = f"python -m {module}" if inside == module else f"impact {inside}"
     return f"{program} {shlex.join(arguments)}"
 
 
 def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
-    """A task's process: its commands in turn, until one fails."""
+    """Run a task's commands in turn until one fails, in its own process."""
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "a", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # or unbuffered errors would come first
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)  # otherwise unbuffered errors would come first
     import torch
 
     torch.set_num_threads(threads)
@@ -177,7 +180,7 @@ def _run(commands: Iterable[Command], log: Path, threads: int) -> None:
 
 
 def _end_with_the_parent() -> None:
-    """End this process when the ablation's own is killed, since nobody would wait for it."""
+    """Exit when the ablation's own process is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None, "a task runs in a child process"
     parent.join()

@@ -1,7 +1,7 @@
-"""`python -m lab.ablation.speed`: measure seconds and memory for generating a batch of sounds.
+"""`python -m lab.ablation.speed`: measure time and memory of generating a batch of sounds.
 
-Everything from captions to waveforms is timed, loading is not. Memory is what generation needs beyond the libraries:
-the process's peak less what it was before the model was loaded, or a GPU's peak.
+The time covers everything from captions to waveforms, but not loading. Memory is what generation needs in addition to
+the libraries: the process's peak minus its value before the model was loaded, or a GPU's peak.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process had resident so far."""
+    """Return the peak resident memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

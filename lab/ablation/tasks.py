@@ -1,7 +1,7 @@
-"""The tasks of an ablation: commands of this project that can be run one by one, found finished, and repeated by hand.
+"""Plan the tasks of an ablation: commands of this project that run separately and can be repeated by hand.
 
-A task is finished when its result was written for the same commands on the same results of the tasks before it; its key
-stands for these.
+A task is finished when its result was written for the same commands and the same results of the preceding tasks, which
+its key identifies.
 """
 
 import hashlib
@@ -16,8 +16,8 @@ from impact_pl.identity import files_sha256
 from impact_pl.models.spec import FILES, find_model, read_spec
 from lab.ablation.plan import FULL, NONE, OWN, SETTINGS, SKIPPED, ModelPlan, Plan, decoding_config
 
-Command = tuple[str, ...]  # a module with a main(arguments), and the arguments
-PHASES = ("data", "pretrain", "text", "sounds", "metrics", "speed")  # one after the other
+Command = tuple[str, ...]  # a module with main(arguments), and the arguments
+PHASES = ("data", "pretrain", "text", "sounds", "metrics", "speed")  # in order of execution
 FLAGS = {"num_iterations": "iterations", "num_diffusion_steps": "diffusion-steps", "guidance_scale": "guidance"}
 
 
@@ -26,16 +26,16 @@ class Task:
     """A step of the ablation.
 
     Attributes:
-        name: as ``seed1/head_mse/text``.
-        phase: one of PHASES.
-        commands: run one after the other in a process of their own.
-        needs: the tasks before it, of earlier phases.
-        group: the model that it belongs to, or ``settings``; None: all of them.
-        seed: likewise.
-        result: a JSON file that the commands write, which becomes part of the task's result.
-        subjects: of the result: row in it -> model or setting that it is about.
-        inputs: what else decides its result, as a checksum.
-        outputs: folders in which its commands continue what they find.
+        name: Such as ``seed1/head_mse/text``.
+        phase: One of PHASES.
+        commands: Commands to run in order, in one process.
+        needs: Tasks of earlier phases that it depends on.
+        group: The model that it belongs to, or ``settings``; None: all of them.
+        seed: The seed that it belongs to; None: all of them.
+        result: JSON file written by the commands, which becomes part of the task's result.
+        subjects: Row in the result -> model or setting that it describes.
+        inputs: Checksum of other inputs that determine the result.
+        outputs: Folders in which its commands continue existing work.
     """
 
     name: str
@@ -51,19 +51,19 @@ class Task:
 
     @cached_property
     def key(self) -> str:
-        """A checksum of the commands and of everything before them."""
+        """Checksum of the commands and of everything before them."""
         content = json.dumps([self.commands, [task.key for task in self.needs], self.inputs])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything lies.
+    """Paths of the ablation.
 
     Attributes:
-        manifest: all clips that are used.
-        captions: the manifest of those whose captions are generated.
-        out: the ablation's folder.
+        manifest: Manifest of all clips that are used.
+        captions: Manifest of those whose captions are generated.
+        out: Folder of the ablation.
     """
 
     manifest: Path
@@ -85,12 +85,12 @@ class Places:
 
 @dataclass(frozen=True)
 class Model:
-    """The model that sounds are generated with.
+    """Model that sounds are generated with.
 
     Attributes:
-        folder: as `impact generate` takes it.
-        needs: the tasks that make it.
-        inputs: a checksum of one that was there before.
+        folder: Argument for `impact generate`.
+        needs: Tasks that create it.
+        inputs: Checksum of a model that existed before.
     """
 
     folder: str
@@ -99,7 +99,7 @@ class Model:
 
 
 def plan_tasks(plan: Plan, places: Places) -> list[Task]:
-    """All tasks, each after those that it needs."""
+    """List all tasks, each after its dependencies."""
     reference = reference_task(plan, places)
     data = [reference] if plan.model else [latents_task(plan, places), reference]
     stages: list[Task] = []
@@ -116,10 +116,10 @@ def plan_tasks(plan: Plan, places: Places) -> list[Task]:
 
 
 def model_of(plan: Plan, places: Places, trained: dict[str, Task], seed: int, row: str) -> Model:
-    """The row's model or the plan's, or else the one that is trained for the row.
+    """Return the row's or the plan's model, or else the one trained for the row.
 
     Raises:
-        UserError: no model is in the folder that the plan names.
+        UserError: The folder that the plan names has no model.
     """
     folder = plan.rows[row].model or plan.model
     if not folder:
@@ -133,12 +133,12 @@ def model_of(plan: Plan, places: Places, trained: dict[str, Task], seed: int, ro
 
 
 def codec_of(model: str) -> str:
-    """The codec that a model folder says it works with."""
+    """Return the codec that a model folder names."""
     return str(read_spec(find_model(model) / "config.json").codec["name"])
 
 
 def latents_task(plan: Plan, places: Places) -> Task:
-    """Shards of latents."""
+    """Create the task that precomputes latents."""
     precompute = (
         "impact_pl.cli.precompute", f"manifest={places.manifest}", f"out={places.latents}",
         f"clip_seconds={plan.clip_seconds}", f"codec={plan.codec}", f"text_encoder={plan.text_encoder}",
@@ -148,7 +148,7 @@ def latents_task(plan: Plan, places: Places) -> Task:
 
 
 def reference_task(plan: Plan, places: Places) -> Task:
-    """The real sounds and the codec's, with the figures of both."""
+    """Create the task that evaluates the real sounds and the codec's reconstructions."""
     reconstruct = (
         "impact_pl.cli.reconstruct", "--manifest", str(places.captions), "--duration", str(plan.clip_seconds),
         "--codec", plan.codec, "--real", str(places.real), "--reconstructed", str(places.reconstructed),
@@ -161,7 +161,7 @@ def reference_task(plan: Plan, places: Places) -> Task:
 
 
 def train_tasks(plan: Plan, places: Places, seed: int, latents: Task) -> dict[str, Task]:
-    """Both stages of every row, by name; a stage 1 that rows share is there once."""
+    """Create the tasks of both stages for every row, by name. Rows may share a stage 1."""
     tasks: dict[str, Task] = {}
     for name, row in plan.rows.items():
         if row.pretrain == OWN:
@@ -194,7 +194,7 @@ def train_command(plan: Plan, places: Places, seed: int, name: str, row: ModelPl
 def sounds_tasks(
     plan: Plan, places: Places, seed: int, group: str, subjects: dict[str, dict], model: Model, reference: Task
 ) -> list[Task]:
-    """The sounds of a row, or of all settings, and one evaluation of them: what is real is listened to once."""
+    """Create the tasks that generate the sounds of a row or of all settings, and evaluate them together."""
     tasks = []
     for subject, decoding in subjects.items():
         name = f"seed{seed}/{group}/sounds/{short_name(subject)}"
@@ -209,7 +209,7 @@ def sounds_tasks(
     name = f"seed{seed}/{group}/figures"
     result = places.out / f"{name}.json"
     first, *others = tasks
-    rows = {short_name(subject).replace("=", " "): subject for subject in subjects}  # --baseline NAME=DIR has one =
+    rows = {short_name(subject).replace("=", " "): subject for subject in subjects}  # --baseline NAME=DIR allows one =
     baselines = [f"{label}={places.out / task.name}" for label, task in zip(list(rows)[1:], others, strict=True)]
     command = evaluation(plan, places, places.out / first.name, result, baselines)
     rows = {"generated" if index == 0 else label: subject for index, (label, subject) in enumerate(rows.items())}
@@ -217,7 +217,7 @@ def sounds_tasks(
 
 
 def speed_tasks(plan: Plan, places: Places, group: str, subjects: dict[str, dict], model: Model) -> list[Task]:
-    """Latency and memory of each row or setting, on the first seed's model."""
+    """Create the tasks that measure latency and memory of each row or setting, on the first seed's model."""
     tasks = []
     for subject, decoding in subjects.items():
         name = f"speed/{group}/{short_name(subject)}"
@@ -233,12 +233,12 @@ def speed_tasks(plan: Plan, places: Places, group: str, subjects: dict[str, dict
 
 
 def short_name(subject: str) -> str:
-    """Of a row or setting: ``num_iterations=4``; ``base`` is a row's own decoding."""
+    """Shorten the name of a row or setting: ``num_iterations=4``; ``base`` is a row's own decoding."""
     return subject.partition("/")[2] or "base"
 
 
 def evaluation(plan: Plan, places: Places, sounds: Path, result: Path, baselines: Sequence[str] = ()) -> Command:
-    """Compare folders of sounds with the real ones; the training clips are the floor."""
+    """Build the command that compares folders of sounds with the real ones, with the training clips as baseline."""
     return (
         "impact_pl.cli.evaluate", "--generated", str(sounds), "--reference", str(places.real),
         "--floor", str(places.manifest), "--floor-split", "train", "--captions", str(places.captions),
@@ -248,7 +248,7 @@ def evaluation(plan: Plan, places: Places, sounds: Path, result: Path, baselines
 
 
 def flags(decoding: dict) -> list[str]:
-    """`impact generate`'s options for all of DecodingConfig: what is left out would be as the model's folder says."""
+    """Convert all of DecodingConfig to options of `impact generate`, because omitted ones use the model's values."""
     pairs = [
         (FLAGS.get(name, name.replace("_", "-")), value) for name, value in asdict(decoding_config(decoding)).items()
     ]
@@ -260,10 +260,10 @@ def checksum(path: Path) -> str:
 
 
 def select(tasks: Sequence[Task], group: str, seed: int | None) -> list[Task]:
-    """The tasks of one row (or of ``settings``), of one seed or all, and those that they need.
+    """Select the tasks of one row (or of ``settings``), for one or all seeds, with their dependencies.
 
     Raises:
-        UserError: there is no such row or seed.
+        UserError: There is no such row or seed.
     """
     wanted = [task for task in tasks if task.group == group and seed in (None, task.seed)]
     if not wanted:
@@ -272,7 +272,7 @@ def select(tasks: Sequence[Task], group: str, seed: int | None) -> list[Task]:
         which = f"row {group!r}" + ("" if seed is None else f" of seed {seed}")
         raise UserError(f"--only: there is no {which}; rows are {known}, seeds 0 to {seeds}")
     needed = {task.name for task in wanted}
-    for task in reversed(tasks):  # those that need others come after them
+    for task in reversed(tasks):  # dependents come after their dependencies
         if task.name in needed:
             needed |= {each.name for each in task.needs}
     return [task for task in tasks if task.name in needed]

@@ -1,15 +1,15 @@
-"""Decide whether claims hold: verdicts are computed from the metrics of the seeds by one rule, and nowhere typed.
+"""Decide whether claims hold. One rule computes every verdict from the metrics of the seeds.
 
-The rule. Two rows are compared seed by seed (seed s of one has the data order, captions and noise of seed s of the
-other): d_s are the differences, d their mean over n seeds, SE = std(d_s) / sqrt(n), and the interval
-d +- t SE of 95 %, t being Student's for n - 1 degrees of freedom (4.30 for three seeds, 2.78 for five).
+Two rows are compared seed by seed (equal seeds share data order, captions and noise): d_s are the differences, d their
+mean over n seeds, SE = std(d_s) / sqrt(n), and the 95 % interval is d +- t SE, with Student's t for n - 1 degrees of
+freedom (4.30 for three seeds, 2.78 for five).
 
-- "A is better than B" **holds** where the interval lies on A's side of zero, and is **reversed** where it lies on B's.
-- "A is as good as B" **holds** where all of the interval says that A is worse by no more than the claim's margin (a
-  share of B's mean), and **does not hold** where all of it says that A is worse by more.
-- Else it is **not resolved**: so many seeds, at this size, cannot tell.
+- "A is better than B" **holds** if the interval is on A's side of zero, and is **reversed** if it is on B's side.
+- "A is as good as B" **holds** if the entire interval says that A is worse by at most the claim's margin (a fraction of
+  B's mean), and **does not hold** if the entire interval says that A is worse by more.
+- Otherwise it is **not resolved**: this number of seeds, at this size, cannot decide.
 
-Latency is measured on one model, so its n are repeats.
+Latency is measured on one model, so its n counts repeats.
 """
 
 import math
@@ -31,17 +31,17 @@ LEVEL = 0.95
 
 @dataclass
 class Claim:
-    """Something that a source says of two rows (or settings).
+    """Claim of a source about two rows (or settings).
 
     Attributes:
-        text: the claim, in a sentence.
-        source: who makes it: S1 (IMPACT), S2 (AudioMNTP), MAR, N, or who else.
-        published: the source's own numbers.
-        better, worse: the claim is that the first is better than the second; or
-        good, as_good_as: that the first is as good as the second, or worse by no more than ``margin``.
-        metrics: on which it is judged, one verdict each.
-        margin: a share of the second's mean.
-        size: the only plan that can judge it; empty: any that has the rows.
+        text: The claim, in a sentence.
+        source: Who makes it: S1 (IMPACT), S2 (AudioMNTP), MAR, N, or another source.
+        published: The source's own numbers.
+        better, worse: The claim that the first is better than the second; or
+        good, as_good_as: that the first is as good as the second, or worse by at most ``margin``.
+        metrics: Metrics to decide it on, with one verdict each.
+        margin: Fraction of the second's mean.
+        size: The only plan that can decide it; empty: any that has the rows.
     """
 
     text: str
@@ -62,13 +62,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second, over the seeds that both have.
+    """Difference between the first and the second row, over the seeds that both have.
 
     Attributes:
-        mean: of the differences, in the metric's unit.
-        half: half the width of their 95 % interval.
-        spread: the two rows' standard deviation over seeds (root mean square of both).
-        num: seeds.
+        mean: Mean of the differences, in the metric's unit.
+        half: Half the width of their 95 % interval.
+        spread: Standard deviation of the rows over seeds (root mean square of both).
+        num: Number of seeds.
     """
 
     mean: float
@@ -86,13 +86,13 @@ class Difference:
 
     @property
     def in_spreads(self) -> float:
-        """The mean in units of the seeds' spread."""
+        """Mean in units of the spread over seeds."""
         return self.mean / self.spread if self.spread else math.copysign(math.inf, self.mean) if self.mean else 0.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """A claim, judged on one metric."""
+    """Result of testing a claim on one metric."""
 
     claim: Claim
     metric: str
@@ -102,12 +102,12 @@ class Verdict:
 
 
 def judge(claims: Sequence[Claim], plan: Plan, rows: Rows) -> list[Verdict]:
-    """A verdict for each claim and each of its metrics.
+    """Return a verdict for each claim and each of its metrics.
 
     Args:
-        claims: of lab/ablation/conf/claims.yaml.
-        plan: by which the names of rows and settings are understood.
-        rows: of results.json.
+        claims: From lab/ablation/conf/claims.yaml.
+        plan: Plan that resolves the names of rows and settings.
+        rows: From results.json.
     """
     return [judge_one(claim, metric, plan, rows) for claim in claims for metric in claim.metrics]
 
@@ -130,7 +130,7 @@ def judge_one(claim: Claim, metric: str, plan: Plan, rows: Rows) -> Verdict:
 
 
 def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """The difference of two rows' values, seed by seed; at least two seeds."""
+    """Compute the difference of two rows' values, seed by seed, for at least two seeds."""
     from scipy.stats import t as students_t
 
     differences = [a - b for a, b in zip(first, second, strict=True)]
@@ -152,7 +152,7 @@ def is_as_good(difference: Difference, more_is_better: bool, margin: float) -> s
 
 
 def advantage(difference: Difference, more_is_better: bool) -> tuple[float, float]:
-    """By how much the first is better, at worst and at best."""
+    """Compute by how much the first is better, at worst and at best."""
     return (difference.low, difference.high) if more_is_better else (-difference.high, -difference.low)
 
 
@@ -162,10 +162,10 @@ def load_claims() -> list[Claim]:
 
 
 def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
-    """Claims of plain values.
+    """Build claims from plain values.
 
     Raises:
-        UserError: one names an unknown metric, or not one pair of rows.
+        UserError: A claim names an unknown metric, or not exactly one pair of rows.
     """
     claims = [Claim(**each) for each in values]
     for claim in claims:

@@ -41,8 +41,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Device, threads, and the precisions that ``auto`` stands for there."""
-    import torch  # late: --help answers at once
+    """Set device, threads, and the precisions that ``auto`` resolves to."""
+    import torch  # imported late, so that --help responds at once
 
     from impact_pl.precision import find_device, resolve
 
@@ -57,9 +57,9 @@ def prepare(args: argparse.Namespace) -> None:
 def recording(
     args: argparse.Namespace, spec: "ImpactSpec | None" = None, product_rates: dict[str, float] | None = None
 ) -> Iterator["BenchmarkRecord"]:
-    """A record of this command; when it is complete its tables are printed and its plots drawn.
+    """Yield a record of this command. When it is complete, its tables are printed and its plots drawn.
 
-    Of a model's ``spec`` it holds at how many text positions a caption is computed.
+    With ``spec``, it includes the number of computed text positions per caption.
     """
     from lab.benchmark.document import body
     from lab.benchmark.plots import plot
@@ -84,7 +84,7 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subject":
-    """``--model``: a folder, or a name under conf/model with what ``--set`` changes."""
+    """Load ``--model``: a folder, or a name under conf/model with the changes of ``--set``."""
     from impact_pl.cli.compose import compose
     from lab.benchmark import subject
 
@@ -98,10 +98,10 @@ def subject_of(args: argparse.Namespace, duration: float, parts: bool) -> "Subje
 
 
 def decoding_variants(args: argparse.Namespace, spec: "ImpactSpec") -> "list[DecodingVariant]":
-    """Every engine in every precision, then the presets, which change how ``spec``'s model is decoded.
+    """List every engine in every precision, then the presets, which change how ``spec``'s model is decoded.
 
     Raises:
-        UserError: the model cannot be decoded like that.
+        UserError: The model does not support the decoding.
     """
     from impact_pl.precision import resolve
     from impact_pl.sampling.decoding import check_decoding
@@ -122,7 +122,7 @@ def decoding_variants(args: argparse.Namespace, spec: "ImpactSpec") -> "list[Dec
 
 
 def generation(args: argparse.Namespace) -> None:
-    """latency, throughput and scaling: the same measurement over other ranges."""
+    """Measure latency, throughput or scaling: the same measurement over different ranges."""
     from lab.benchmark.latency import Setting, measure
 
     durations = args.duration if isinstance(args.duration, list) else [args.duration]
@@ -190,7 +190,7 @@ def making(args: argparse.Namespace) -> None:
 
 
 def peers(args: argparse.Namespace) -> None:
-    """Other systems, and our rows with the codec as what decodes their results to sound."""
+    """Measure other systems, and our rows including the codec."""
     from lab.benchmark import latency, peer_models
 
     systems = args.systems if args.systems is not None else list(peer_models.PEERS)

@@ -1,4 +1,4 @@
-"""The command line of `python -m lab.benchmark`."""
+"""Command line of `python -m lab.benchmark`."""
 
 import argparse
 from collections.abc import Callable
@@ -21,7 +21,7 @@ SUMMARIES = {
 BATCHES = {"latency": [1], "throughput": [1, 2, 4, 8, 16, 32, 64], "scaling": [1, 8], "peers": [1, 8]}
 ITERATIONS = {"latency": [4, 8, 16, 32, 64], "throughput": [64], "scaling": [64], "peers": [64]}
 DURATIONS = [5.0, 10.24, 30.0, 60.0, 120.0, 300.0]
-DURATION = 10.24  # seconds, as the paper's clips and the peers'
+DURATION = 10.24  # seconds, as in the paper and the other systems
 DEFAULTS = DecodingConfig()
 
 
@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def add_common(parser: argparse.ArgumentParser, device: bool = True) -> Callable[..., Any]:
-    """``device`` False: what is measured runs on the CPU."""
+    """Add options shared by all parts; without ``device``, measurements run on the CPU."""
     add = parser.add_argument
     if device:
         add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (default: cpu)")
@@ -66,7 +66,7 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
     add("--model", default="base", help="a name under conf/model (random weights), or a model folder (%(default)s)")
     add_set(add)
     add("--batch", **numbers, default=BATCHES[part], help="clips generated together (default: %(default)s)")
-    one = {"nargs": 1} if part in ("throughput", "scaling") else {}  # their tables have no place for several
+    one = {"nargs": 1} if part in ("throughput", "scaling") else {}  # their tables support one value only
     add("--iterations", **numbers | one, default=ITERATIONS[part], help="decoding iterations (default: %(default)s)")
     add("--diffusion-steps", type=options.positive_int, default=DEFAULTS.num_diffusion_steps, help="(%(default)s)")
     add("--engine", nargs="+", choices=DECODING_CHOICES["engine"], default=["reference", "fused"], help="(%(default)s)")
@@ -87,7 +87,7 @@ def add_generation(parser: argparse.ArgumentParser, part: str) -> None:
 
 
 def add_duration(parser: argparse.ArgumentParser, part: str) -> None:
-    """Several where cost by duration is measured; with peers, whose length is fixed, theirs."""
+    """Add durations: several where the cost by duration is measured; other systems have fixed ones."""
     if part == "peers":
         parser.set_defaults(duration=DURATION)
         return

@@ -37,26 +37,26 @@ from impact_pl.precompute.segments import usable_segments
 from impact_pl.precompute.workers import run_workers
 
 CAPTION_POSITIONS = 15
-FEWEST_CLIPS = 4  # of which a middle half can be timed
-BATCHES_A_WORKER = 8  # at least: up to two that it reads ahead come for nothing
-Timed = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repeat
-Against = dict[str, dict[str, str]]  # column -> row -> the row that it is compared with
+FEWEST_CLIPS = 4  # needed to time the middle half
+BATCHES_A_WORKER = 8  # at least, because up to two batches per worker are read ahead
+Timed = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repetition
+Against = dict[str, dict[str, str]]  # column -> row -> baseline row
 
 
 @dataclass(frozen=True)
 class Reading:
-    """``python -m lab.benchmark reading``: ``data`` is the `out` folder of `impact precompute`."""
+    """Options of ``python -m lab.benchmark reading``. ``data`` is the `out` folder of `impact precompute`."""
 
     data: Path
     split: str = "train"
     workers: tuple[int, ...] = (0, 1, 2)  # DataLoader processes to try
     batch_size: int = 16
-    epochs: int = 3  # of the set, in a repeat
+    epochs: int = 3  # over the set, per repetition
 
 
 @dataclass(frozen=True)
 class Making:
-    """``python -m lab.benchmark precompute``; with ``rate`` the clips are written as WAV of this rate first."""
+    """Options of ``python -m lab.benchmark precompute``. With ``rate``, clips are first written as WAV at that rate."""
 
     manifest: Path
     clips: int = 200  # records, drawn from the manifest
@@ -67,7 +67,7 @@ class Making:
 
 
 def measure(variants: dict[str, Timed], against: Against, repeats: int) -> list[dict]:
-    """Rows of a record: medians of clips/s and bytes/s, and the ratio to what ``against`` names, by column."""
+    """Measure rows of a record: medians of clips/s and bytes/s, and ratios to the rows in ``against``, by column."""
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     for _ in range(repeats):
         for name, call in variants.items():
@@ -91,7 +91,7 @@ def measure(variants: dict[str, Timed], against: Against, repeats: int) -> list[
 
 
 def reading_variants(args: Reading) -> tuple[dict[str, Timed], Against]:
-    """Name -> what is timed, and what each is compared with."""
+    """Define what is timed by name, and the baseline of each."""
     folder = args.data / args.split
     dataset = LatentDataset(folder)
     size = sum(shard["bytes"] for shard in dataset.index.shards)
@@ -110,7 +110,7 @@ def reading_variants(args: Reading) -> tuple[dict[str, Timed], Against]:
         return latent_loader(dataset, sampler, workers)
 
     def webdataset_loader(workers: int) -> DataLoader:
-        pipeline, pins = webdataset_pipeline(dataset, args), torch.cuda.is_available()  # pinned as ours
+        pipeline, pins = webdataset_pipeline(dataset, args), torch.cuda.is_available()  # pinned as in ours
         return DataLoader(pipeline, batch_size=None, num_workers=workers, pin_memory=pins)
 
     def read(make: Callable[[int], DataLoader], workers: int) -> Timed:
@@ -134,7 +134,7 @@ def read_bytes(dataset: LatentDataset, epochs: int) -> tuple[int, int, float]:
 
 
 def drain(loader: DataLoader, bytes_per_clip: float) -> tuple[int, int, float]:
-    """Read a loader to its end, timed from when each worker has given a batch to the last batch."""
+    """Read a loader to its end, timed from each worker's first batch to the last batch."""
     batches, clips = iter(loader), 0
     for _ in range(max(1, loader.num_workers)):
         next(batches)
@@ -145,7 +145,7 @@ def drain(loader: DataLoader, bytes_per_clip: float) -> tuple[int, int, float]:
 
 
 def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
-    """The same batches (in another order) by webdataset's own parts."""
+    """Build a webdataset pipeline of the same batches, in another order."""
     import webdataset
 
     features = dataset.index.text_features
@@ -168,7 +168,7 @@ def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
 
 
 def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], Against]:
-    """Name -> what is timed, and what each is compared with; ``folder`` is for what they write."""
+    """Define what is timed by name, and the baseline of each; outputs are written to ``folder``."""
     write_clips(args, folder)
     config = PrecomputeConfig(
         manifest=str(folder / "manifest.jsonl"),
@@ -188,7 +188,7 @@ def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], A
         else:
             parallel = replace(config, workers=workers)
             run_workers(write_share, parallel, numbers, lambda: times.append(time.perf_counter()))
-        # The middle half: before it processes start one after the other, behind it they end so.
+        # Only the middle half is timed, because processes start and end at different times.
         first, last = len(times) // 4, 3 * len(times) // 4
         share = (last - first) / len(times)
         entries = [read_shard_note(shard.path).shard for shard in maker.shards]
@@ -202,10 +202,10 @@ def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], A
 
 
 def write_clips(args: Making, folder: Path) -> None:
-    """``folder/manifest.jsonl`` with so many records of the manifest; with a ``rate`` the sounds as well.
+    """Write ``folder/manifest.jsonl`` with ``clips`` records, and the sounds as well if there is a ``rate``.
 
     Raises:
-        ValueError: too few records.
+        UserError: There are too few records.
     """
     records = read_manifest(args.manifest)
     records = random.Random(0).sample(records, min(args.clips, len(records)))
@@ -224,7 +224,7 @@ def write_clips(args: Making, folder: Path) -> None:
 
 @torch.no_grad()
 def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
-    """One segment after the other, with as many threads as PyTorch likes."""
+    """Process segments one by one, with PyTorch's default number of threads."""
     config, codec, encoder = maker.config, maker.codec, maker.text_encoder
     start, count = time.perf_counter(), 0
     with ShardWriter(path) as writer:
@@ -241,9 +241,9 @@ def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
 def random_shards(
     folder: Path, spec: ImpactSpec, num_frames: int, clips: int = 512, per_shard: int = 128, split: str = "train"
 ) -> Path:
-    """Shards of random numbers that fit ``spec``, below ``folder``: reading them costs what reading real ones does.
+    """Write random shards that fit ``spec`` below ``folder``. Reading them costs as much as reading real ones.
 
-    A caption has as many positions as AudioCaps' captions have on average.
+    Captions have the average number of positions of AudioCaps' captions.
     """
     generator = torch.Generator().manual_seed(0)
     out = folder / split

@@ -1,4 +1,4 @@
-"""Make the page of performance from records: no number in it is typed."""
+"""Write the performance page from records; all its numbers are computed."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ TITLES = {
     "peers": "Other systems",
     "outside": "Timed outside",
 }
-TABLES: dict[str, Callable[[Content], str]] = {  # of parts that have a single table
+TABLES: dict[str, Callable[[Content], str]] = {  # parts with a single table
     "throughput": tables.throughput_table,
     "scaling": tables.scaling_table,
     "reading": tables.data_table,
@@ -53,7 +53,7 @@ def write_document(paths: list[Path], out: Path) -> None:
     """Write ``out``, and its pictures into the folder of the same name.
 
     Raises:
-        UserError: no records, a file that is none, or two of the same name (pictures are named after it).
+        UserError: There are no records, a file is not a record, or two have the same name (used for pictures).
     """
     if not paths:
         raise UserError("no records to make a document of: give the files that --json wrote")
@@ -77,7 +77,7 @@ def write_document(paths: list[Path], out: Path) -> None:
 
 
 def section(record: Content, stem: str, outside: list[Content], out: Path) -> list[str]:
-    """One record: where it comes from, its tables, its pictures."""
+    """Write the section of a record: origin, tables, pictures."""
     lines = [f"### {TITLES[record['part']]}{title_of(record)}\n", f"`{record['command']}`, {record['taken']}\n"]
     lines += body(record, outside)
     for path in plot(record, out.with_suffix(""), stem):
@@ -86,7 +86,7 @@ def section(record: Content, stem: str, outside: list[Content], out: Path) -> li
 
 
 def body(record: Content, outside: Sequence[Content] = ()) -> list[str]:
-    """A record's machine and tables; ``outside``: records of other implementations, to compare with."""
+    """Write a record's machine and tables; ``outside`` holds records of other implementations, for comparison."""
     part = record["part"]
     lines = [record["how"] if part == "outside" else tables.machine_line(record)]
     if part == "latency":
@@ -99,6 +99,6 @@ def body(record: Content, outside: Sequence[Content] = ()) -> list[str]:
 
 
 def title_of(record: Content) -> str:
-    """What tells a section from others of its part."""
+    """Build a title that distinguishes a section from others of its part."""
     name = record.get("name") or record["settings"].get("model", "")
     return f": {name}" if name else ""

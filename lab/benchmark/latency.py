@@ -1,4 +1,4 @@
-"""Time whole generations, from text features to latents, and the text encoder and the codec around them."""
+"""Time complete generations, from text features to latents, as well as the text encoder and the codec."""
 
 import copy
 import dataclasses
@@ -15,12 +15,12 @@ from impact_pl.inference.generate import generate
 from lab.benchmark.subject import Subject
 from lab.benchmark.timing import in_turns, median_seconds, seconds_of
 
-MAX_DECODED = 8  # sounds that the codec decodes at once
+MAX_DECODED = 8  # sounds decoded by the codec at once
 
 
 @dataclass(frozen=True)
 class DecodingVariant:
-    """A way to decode. Its number of iterations is replaced by those asked for, unless it is a ``preset``'s."""
+    """A decoding to measure. Unless it is a ``preset``, the requested number of iterations replaces its own."""
 
     name: str
     decoding: DecodingConfig
@@ -34,7 +34,7 @@ class DecodingVariant:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all variants of a measurement."""
+    """Parameters shared by all variants of a measurement."""
 
     subject: Subject
     batch: int
@@ -42,7 +42,7 @@ class Setting:
     repeats: int
 
     def generation(self, decoding: DecodingConfig, engine: Engine) -> Callable[[], object]:
-        """One call is one generation."""
+        """Return a function that runs one generation."""
         subject = self.subject
         num_frames, text = subject.num_frames(self.duration), subject.text(self.batch)
         generator = torch.Generator(subject.device).manual_seed(0)
@@ -55,10 +55,10 @@ def measure(
     iterations: list[int],
     say: Callable[[str], object] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Rows of a record: each variant at each number of iterations.
+    """Measure rows of a record: each variant at each number of iterations.
 
-    ``seconds`` are those of all parts, ``generation_seconds`` those from text features to latents. The row with the
-    most iterations of each variant also has the seconds of encoder and head among its ``parts``.
+    ``seconds`` covers all parts, ``generation_seconds`` from text features to latents. The row with the most iterations
+    of each variant also lists encoder and head among its ``parts``.
     """
     device = setting.subject.device
     engines = {variant.name: build_engine(setting.subject.model, variant.decoding) for variant in variants}
@@ -99,7 +99,7 @@ def row_of(
 
 
 def time_parts(setting: Setting, decoding: DecodingConfig, engine: Engine) -> dict[str, float]:
-    """Seconds of encoder, head and the rest in one generation of its own, which waits for the device around each."""
+    """Time encoder, head and the rest in a separate generation that synchronises around each."""
     spent = {"encoder": 0.0, "head": 0.0}
 
     def timed(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,9 +124,9 @@ def time_parts(setting: Setting, decoding: DecodingConfig, engine: Engine) -> di
 
 
 def time_around(setting: Setting) -> dict[str, float]:
-    """Seconds of text encoder and codec, where the subject has them; in float32, the same for all variants.
+    """Time text encoder and codec, if the subject has them, in float32, for all variants.
 
-    More than MAX_DECODED sounds are taken as so many times what MAX_DECODED take.
+    Times for more than MAX_DECODED sounds are extrapolated from MAX_DECODED.
     """
     subject, sounds = setting.subject, min(setting.batch, MAX_DECODED)
     calls: dict[str, Callable[[], object]] = {}

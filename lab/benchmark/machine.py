@@ -1,4 +1,4 @@
-"""Describe the machine, and measure how fast it multiplies matrices."""
+"""Describe the machine and measure its matrix multiplication speed."""
 
 import functools
 import os
@@ -18,13 +18,13 @@ from impact_pl.training.log import git_revision
 from lab.benchmark.timing import median_seconds
 
 PACKAGES = ("torch", "numpy", "transformers", "diffusers", "lightning")
-GEMM_SECONDS = 0.5  # larger matrices are not tried when one product takes longer
-# Dense bf16 products by the data sheet, in FLOP/s: what "model FLOPs utilization" usually refers to.
+GEMM_SECONDS = 0.5  # stop at larger matrices once a product takes longer
+# Dense bf16 rate from the data sheet in FLOP/s, the usual reference of "model FLOPs utilization".
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "L40S": 362e12, "V100": 125e12}
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """What a reader must know to judge a measurement: processor, threads, versions, code."""
+    """Collect what readers need to judge a measurement: processor, threads, versions, code."""
     on_gpu = device.type == "cuda"
     found = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -45,7 +45,7 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def processor_name() -> str:
-    """The processor's own name, with its model number where that says more (virtual machines shorten names)."""
+    """Return the processor's name, with its model number if that says more (virtual machines shorten names)."""
     cpuinfo = Path("/proc/cpuinfo")
     fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", cpuinfo.read_text(), re.M)) if cpuinfo.is_file() else {}
     name = fields.get("model name", platform.processor() or platform.machine())
@@ -58,12 +58,12 @@ def memory_bytes() -> int:
 
 
 def peak_of(name: str) -> float | None:
-    """The data sheet's bf16 rate of a GPU by its name, in FLOP/s; None for one that is not in the list."""
+    """Look up the data sheet's bf16 rate of a GPU in FLOP/s; None if it is not listed."""
     return next((peak for key, peak in PEAKS.items() if key in name), None)
 
 
 def product_rates(device: torch.device, repeats: int = 5, largest: int = 8192) -> dict[str, float]:
-    """Precision -> FLOP/s of the fastest large matrix products, with the present number of threads."""
+    """Measure precision -> FLOP/s of the fastest large matrix products, with the current number of threads."""
     return {
         precision: max(product_rate(call, dtype, device, repeats, largest) for call in products(dtype, device))
         for precision, dtype in PRECISIONS.items()
@@ -71,7 +71,7 @@ def product_rates(device: torch.device, repeats: int = 5, largest: int = 8192) -
 
 
 def products(dtype: torch.dtype, device: torch.device) -> list[Callable[[Tensor, Tensor], Tensor]]:
-    """How to multiply two matrices. In float32 a CPU has two libraries, and PyTorch's default may be the slower."""
+    """List ways to multiply two matrices. In float32 a CPU has two libraries, and PyTorch's default may be slower."""
     found: list[Callable[[Tensor, Tensor], Tensor]] = [torch.mm]
     if device.type == "cpu" and dtype == torch.float32 and torch.backends.mkldnn.is_available():
         found.append(lambda a, b: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))  # a b^T by oneDNN
@@ -81,7 +81,7 @@ def products(dtype: torch.dtype, device: torch.device) -> list[Callable[[Tensor,
 def product_rate(
     product: Callable[[Tensor, Tensor], Tensor], dtype: torch.dtype, device: torch.device, repeats: int, largest: int
 ) -> float:
-    """FLOP/s (2 per multiply-add) of the fastest square product up to ``largest``."""
+    """Measure FLOP/s (2 per multiply-add) of the fastest square product up to ``largest``."""
     best, size = 0.0, min(512, largest)
     while size <= largest:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

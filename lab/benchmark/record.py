@@ -1,7 +1,7 @@
-"""The JSON file of what a command measured, written again with every row: an interrupted run leaves its rows.
+"""JSON file of a command's measurements, rewritten with every row, so that an interrupted run keeps its rows.
 
-Rows of variants that take turns are complete together, when the last turn is over. Until the first row the file stays
-what it was.
+Rows of variants measured in turns are complete together, after the last turn. Until the first row the file is not
+changed.
 """
 
 import json
@@ -23,15 +23,15 @@ PARTS = ("latency", "throughput", "scaling", "training", "reading", "precompute"
 
 
 class BenchmarkRecord:
-    """One command's measurements.
+    """Measurements of one command.
 
     Args:
-        part: which command, one of PARTS.
-        command: as it was typed.
-        device: what it ran on.
-        settings: what holds for all rows.
-        product_rates: FLOP/s of the machine's matrix products by precision, where they were measured.
-        path: of the file; None: nothing is written.
+        part: Which command, one of PARTS.
+        command: The command line.
+        device: Device of the measurements.
+        settings: Settings shared by all rows.
+        product_rates: FLOP/s of the machine's matrix products by precision, if measured.
+        path: Path of the file; None: nothing is written.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record's file.
 
     Raises:
-        UserError: it is something else, or has no rows.
+        UserError: It is not a record, or has no rows.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -96,7 +96,11 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def require(path: Path, found: Any, keys: tuple[str, ...], what: str) -> None:
-    """UserError unless ``found`` has ``keys``."""
+    """Check that ``found`` has ``keys``.
+
+    Raises:
+        UserError: It does not.
+    """
     if not isinstance(found, dict):
         raise UserError(f"{path}: {what} is no object with {', '.join(keys)}")
     if missing := [key for key in keys if key not in found]:

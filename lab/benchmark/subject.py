@@ -1,6 +1,6 @@
-"""The model that is timed, with its codec and text encoder: a trained one, or one with random weights.
+"""The model to time, with its codec and text encoder: trained, or with random weights.
 
-Speed does not depend on the weights, so a model that is only named gets random ones, in the published sizes.
+Speed does not depend on the weights, so a model given by name gets random ones in the published sizes.
 """
 
 import dataclasses
@@ -29,8 +29,8 @@ from lab.cards.scaling import planned_spec
 
 FRAMES_PER_SECOND = 25  # of both codecs' latents
 CAPTION = "a dog barks while rain falls on a tin roof"
-# Tokens of a batch's captions, one after the other. The first and their mean are those of CAPTION in T5's pieces;
-# AudioCaps' captions have as many words on average. How unequal they are is assumed.
+# Tokens per caption of a batch, in order. The first value and the mean are those of CAPTION in T5's tokens; AudioCaps'
+# captions have as many words on average. The variation is an assumption.
 CAPTION_TOKENS = (14, 10, 18, 12, 16, 8, 22, 12)
 
 # AudioLDM's VAE and vocoder (cvssp/audioldm-s-full-v2, vae/config.json and vocoder/config.json).
@@ -52,22 +52,22 @@ FLAN_T5_LARGE: dict[str, Any] = {
 
 @dataclass
 class Subject:
-    """A model with what surrounds it in a generation."""
+    """A model with the other parts of a generation."""
 
     name: str
     model: Impact
     codec: AudioCodec | None
-    encode_text: Callable[[int], object] | None  # encodes so many captions
+    encode_text: Callable[[int], object] | None  # encodes this many captions
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
     def num_frames(self, duration: float) -> int:
-        """Latent frames of so many seconds, whole patches.
+        """Convert seconds to latent frames, in complete patches.
 
         Raises:
-            UserError: longer than the model has positions for.
+            UserError: The model has too few positions.
         """
         frames = whole_patches(self.model.spec, duration)
         if self.num_patches(frames) > self.model.spec.model.max_patches:
@@ -79,13 +79,13 @@ class Subject:
         return frames
 
     def num_patches(self, num_frames: int) -> int:
-        """N of so many latent frames."""
+        """Compute N for a number of latent frames."""
         return num_patches(self.model.spec, num_frames)
 
     def text(self, batch: int, full: bool = False) -> TextFeatures | None:
-        """Random features of so many captions of CAPTION_TOKENS; None for a model without text.
+        """Create random features of captions with CAPTION_TOKENS tokens; None for a model without text.
 
-        ``full``: of captions that have text at all positions.
+        With ``full``, captions fill all positions.
         """
         features = self.model.spec.text_features
         if not features:
@@ -96,33 +96,37 @@ class Subject:
         return TextFeatures(drawn, torch.cat(masks, dim=1) | full)
 
     def latents(self, batch: int, num_frames: int) -> Tensor:
-        """Random raw latents (B, C, H, W)."""
+        """Create random raw latents (B, C, H, W)."""
         spec = self.model.spec
         return torch.randn(batch, spec.latent_channels, num_frames, spec.latent_width, device=self.device)
 
 
 def text_positions(spec: ImpactSpec) -> int:
-    """Text positions that are computed for a caption of CAPTION_TOKENS[0] tokens."""
+    """Count the text positions computed for a caption of CAPTION_TOKENS[0] tokens."""
     caption = sum(min(length, CAPTION_TOKENS[0]) for length, _ in spec.text_features.values())
     return min(caption + spec.num_padding, spec.text_length)
 
 
 def whole_patches(spec: ImpactSpec, duration: float) -> int:
-    """Latent frames of so many seconds, rounded up to whole patches."""
+    """Convert seconds to latent frames, rounded up to complete patches."""
     patch = spec.patch_shape[0]
     return math.ceil(duration * FRAMES_PER_SECOND / patch - 1e-9) * patch
 
 
 def num_patches(spec: ImpactSpec, num_frames: int) -> int:
-    """N of so many latent frames, which are whole patches."""
+    """Compute N for a number of latent frames in complete patches."""
     return num_frames * spec.latent_width // math.prod(spec.patch_shape)
 
 
 def named(name: str, config: ModelConfig, duration: float, device: torch.device, parts: bool = True) -> Subject:
-    """A model of ``config`` with random weights, long enough for ``duration`` seconds.
+    """Create a model of ``config`` with random weights, long enough for ``duration`` seconds.
 
     Args:
-        parts: with codec and text encoder; False leaves both out.
+        name: Name of the model.
+        config: Its configuration.
+        duration: Seconds.
+        device: Device of all parts.
+        parts: Whether to include codec and text encoder.
     """
     spec = planned_spec(dataclasses.replace(config))
     spec.model.max_patches = max(config.max_patches, num_patches(spec, whole_patches(spec, duration)))
@@ -135,7 +139,7 @@ def named(name: str, config: ModelConfig, duration: float, device: torch.device,
 
 
 def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subject:
-    """A trained model with the codec and text encoder that it names."""
+    """Load a trained model with the codec and text encoder that it names."""
     if not parts:
         return Subject(folder.name, Impact.from_pretrained(folder, device), None, None)
     pipeline = ImpactPipeline.from_pretrained(folder, device)
@@ -146,7 +150,7 @@ def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subje
 
 
 def random_audioldm(device: torch.device) -> AudioCodec:
-    """AudioLDM's codec in its published size, with random weights.
+    """Create AudioLDM's codec in its published size with random weights.
 
     Raises:
         UserError: diffusers is not installed.
@@ -167,12 +171,12 @@ def random_audioldm(device: torch.device) -> AudioCodec:
 
 
 def encode_with(encoder: TextEncoder) -> Callable[[int], object]:
-    """Encode so many captions."""
+    """Return a function that encodes a number of captions."""
     return lambda batch: encoder.encode([CAPTION] * batch)
 
 
 def text_encoder(spec: ImpactSpec, device: torch.device) -> Callable[[int], object]:
-    """:func:`encode_with` MiniLM, or flan-t5-large and CLAP's text tower with random weights, at all positions."""
+    """Apply :func:`encode_with` to MiniLM, or to randomly initialised flan-t5-large and CLAP, at all positions."""
     if "minilm" in spec.text_features:
         return encode_with(load_text_encoder("minilm", device))
     from transformers import ClapTextConfig, ClapTextModelWithProjection, T5Config, T5EncoderModel

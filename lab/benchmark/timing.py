@@ -1,34 +1,34 @@
-"""Time calls: warm-up, medians, several variants in turns."""
+"""Time calls: warm-up, medians, and several variants in turns."""
 
 import statistics
 from collections.abc import Callable
 
 import torch
-from torch.utils.benchmark import timer  # where there is a GPU it waits until the device has finished
+from torch.utils.benchmark import timer  # synchronises if there is a GPU
 
-LONG = 5.0  # seconds; what takes longer is timed once
+LONG = 5.0  # seconds; slower calls are timed once
 
 Call = Callable[[], object]
 
 
 def seconds_of(call: Call) -> float:
-    """Seconds of one call."""
+    """Time one call in seconds."""
     start = timer()
     call()
     return timer() - start
 
 
 def num_warm_ups(device: torch.device) -> int:
-    """Calls that do not count: on a GPU the first one allocates, and the second captures graphs (``Graphed``)."""
+    """Count the warm-up calls: on a GPU the first one allocates, and the second captures graphs (``Graphed``)."""
     return 2 if device.type == "cuda" else 1
 
 
 def in_turns(calls: dict[str, Call], repeats: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each call.
+    """Measure the median seconds of each call.
 
-    The calls take turns, so that a change of the machine's load affects all of them, after :func:`num_warm_ups` calls
-    each that do not count. What takes longer than ``LONG`` is timed once; on a CPU its warm-up is that one time, since
-    a cold start is a small share of it.
+    The calls take turns after :func:`num_warm_ups` uncounted calls each, so that a change of the machine's load affects
+    all of them. Calls slower than ``LONG`` are timed once; on a CPU their warm-up is that measurement, since a cold
+    start is a small part of it.
     """
     times: dict[str, list[float]] = {}
     slow: set[str] = set()
@@ -45,5 +45,5 @@ def in_turns(calls: dict[str, Call], repeats: int, device: torch.device) -> dict
 
 
 def median_seconds(call: Call, repeats: int, device: torch.device) -> float:
-    """:func:`in_turns` for a single call."""
+    """Apply :func:`in_turns` to a single call."""
     return in_turns({"": call}, repeats, device)[""]

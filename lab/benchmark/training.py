@@ -4,7 +4,7 @@ A step is the forward pass, the backward pass, clipping, AdamW and the EMA, as i
 it. The variants build on each other, from the reference's step to ours, so that each shows what it adds (the last two
 additions: AdamW and dropout).
 
-Dimensions: B clips, N patches, K masked positions per clip.
+Dimension key: B clips, N patches, K masked positions per clip.
 """
 
 import dataclasses
@@ -46,14 +46,14 @@ CAPTION_DROPOUT = 0.1
 
 @dataclass(frozen=True)
 class StepVariant:
-    """How a step is made; the defaults are the reference's."""
+    """Implementation of a step; the defaults are those of the reference."""
 
     precision: str = "32-true"
     attention_dropout: float = 0.1
-    masked_only: bool = False  # the head's loss at masked positions; else at all, times the mask
-    packed_text: bool = False  # with a model's text_padding; else at all text positions
+    masked_only: bool = False  # compute the head's loss at masked positions, not everywhere times the mask
+    packed_text: bool = False  # with a model's text_padding, not at all text positions
     quick_dropout: bool = False  # the blocks' own dropout; else PyTorch's
-    fused: bool = False  # AdamW as one kernel
+    fused: bool = False  # one AdamW kernel
     checkpointing: bool = False
     compile: bool = False
 
@@ -87,7 +87,7 @@ def default_variants(device: torch.device, packs: bool) -> dict[str, StepVariant
     ``packs``: the model has a text_padding.
     """
     computed = {resolve("auto", device), "32-true"}
-    found: dict[StepVariant, str] = {}  # as it is there -> its first name
+    found: dict[StepVariant, str] = {}  # effective variant -> its first name
     for name, variant in VARIANTS.items():
         if variant.precision in computed and not variant.compile:
             quick = variant.quick_dropout and device.type == "cpu"
@@ -97,7 +97,7 @@ def default_variants(device: torch.device, packs: bool) -> dict[str, StepVariant
 
 
 def ours(device: torch.device) -> StepVariant:
-    """Our step in the precision that suits ``device``."""
+    """Return our step in the precision that suits ``device``."""
     return dataclasses.replace(OURS, precision=resolve("auto", device))
 
 
@@ -111,7 +111,7 @@ def mean_mask_ratio(config: MaskRatioConfig) -> float:
 
 
 class Stepper:
-    """Steps of one model in several variants, which share the optimizers' states where they can."""
+    """Run steps of one model in several variants, which share optimizer states where possible."""
 
     def __init__(self, subject: Subject, batch: int, num_frames: int) -> None:
         spec = subject.model.spec
@@ -135,7 +135,7 @@ class Stepper:
         ]
 
     def step(self, variant: StepVariant) -> None:
-        """One whole step."""
+        """Run one complete step."""
         with self._set_up(variant):
             loss = self.loss(variant)
             loss.backward()
@@ -154,7 +154,7 @@ class Stepper:
             return self.model(self.latents, text, self.generator, dropout).loss
 
     def kept_bytes(self, variant: StepVariant) -> int:
-        """Bytes that the forward pass keeps for the backward pass, weights not included."""
+        """Count the bytes that the forward pass keeps for the backward pass, without weights."""
         with self._set_up(variant), saved_storages(self.model) as kept:
             self.loss(variant)
         return sum(kept.values())
@@ -162,7 +162,7 @@ class Stepper:
     def flops(self) -> int:
         """FLOPs of the matrix products and attention of one step, as our variant computes them."""
         variant = dataclasses.replace(OURS, precision="32-true")
-        # The fused attention of a CPU is not counted.
+        # A CPU's fused attention is not counted.
         with self._set_up(variant), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             self.loss(variant).backward()
         self.optimizers[variant.fused].zero_grad()
@@ -170,7 +170,7 @@ class Stepper:
 
     @contextmanager
     def _set_up(self, variant: StepVariant) -> Iterator[None]:
-        """The model with a variant's dropout, checkpointing and compilation, as ``training`` sets them up."""
+        """Apply a variant's dropout, checkpointing and compilation to the model, as in ``training``."""
         trainer = TrainerConfig(compile=variant.compile, activation_checkpointing=variant.checkpointing)
         prepare(self.model, self.ema.model, trainer, None)
         for block in self.blocks:
@@ -188,7 +188,7 @@ class Stepper:
 
 
 def optimizer(model: Impact, fused: bool) -> torch.optim.AdamW:
-    """The training's AdamW; or PyTorch's default choice of how to run it, as the reference leaves it."""
+    """Create the training's AdamW, or PyTorch's default implementation as the reference uses it."""
     built = build_optimizer(model, OptimConfig())
     if not fused:
         for group in built.param_groups:
@@ -197,7 +197,7 @@ def optimizer(model: Impact, fused: bool) -> torch.optim.AdamW:
 
 
 def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, generator: torch.Generator) -> Tensor:
-    """The training loss as MAR computes it: the head works at all positions, those not masked are multiplied by 0."""
+    """Compute the training loss as MAR does: the head runs at all positions, and unmasked ones are multiplied by 0."""
     patches = model.patchify(latents)
     batch, num_patches, _ = patches.shape
     config = model.spec.model
@@ -213,16 +213,14 @@ def loss_at_all(model: Impact, latents: Tensor, text: TextFeatures | None, gener
 def measure(
     stepper: Stepper, variants: dict[str, StepVariant], product_rates: dict[str, float], repeats: int
 ) -> list[dict[str, Any]]:
-    """Rows of a record, one per variant."""
+    """Measure rows of a record, one per variant."""
     kept = {name: stepper.kept_bytes(variant) for name, variant in variants.items()}
     for variant in {variant.fused: variant for variant in variants.values()}.values():
-        stepper.step(variant)  # allocates the optimizer's state, which is no part of any variant's step
+        stepper.step(variant)  # allocates the optimizer's state, which belongs to no variant
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(repeats):  # in turns, so that a change of the machine's load affects all of them
         for name, variant in variants.items():
-            stepper.step(
-                variant
-            )  # uncounted: in a training, the step before had the same shapes, and left their memory
+            stepper.step(variant)  # uncounted: in training, the previous step had the same shapes and left its memory
             times[name].append(seconds_of(functools.partial(stepper.step, variant)))
     seconds = {name: statistics.median(found) for name, found in times.items()}
     flops = stepper.flops()
@@ -246,7 +244,7 @@ def measure(
 
 
 def peak_bytes(stepper: Stepper, variant: StepVariant) -> int | None:
-    """Most memory of a GPU during a step, both optimizers' states included; None on a CPU."""
+    """Measure a GPU's peak memory during a step, including both optimizers' states; None on a CPU."""
     if stepper.device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(stepper.device)
@@ -256,7 +254,11 @@ def peak_bytes(stepper: Stepper, variant: StepVariant) -> int | None:
 
 
 def check_data(stepper: Stepper, folder: Path) -> None:
-    """Raise UserError where the shards of ``folder`` are of latents that the stepper's model does not take."""
+    """Check that the shards of ``folder`` hold latents that fit the stepper's model.
+
+    Raises:
+        UserError: They do not.
+    """
     found, _, width = LatentDataset(folder).index.latents["shape"]
     spec = stepper.model.spec
     if (found, width) != (spec.latent_channels, spec.latent_width):
@@ -267,12 +269,12 @@ def check_data(stepper: Stepper, folder: Path) -> None:
 
 
 def data_wait(stepper: Stepper, variant: StepVariant, folder: Path, workers: int, steps: int) -> dict[str, Any]:
-    """A row: the share of training in which the next batch is waited for, reading the shards of ``folder``."""
+    """Measure the fraction of training time spent waiting for the next batch from the shards of ``folder``."""
     dataset = LatentDataset(folder)
     stream = SampleStream(dataset.sizes, seed=0)
     sampler = SlotSampler(stream, stepper.batch, start=0, steps_done=0, max_steps=steps + 1)
     batches = iter(latent_loader(dataset, sampler, workers))
-    next(batches)  # the workers are up
+    next(batches)  # the workers are running
     waited, start = 0.0, timer()
     for _ in range(steps):
         asked = timer()

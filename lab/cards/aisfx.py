@@ -1,7 +1,8 @@
-"""aiSFX, an embedder trained on sound effects libraries (Ma and Lerch, ISMIR 2022): a second scorer next to YAMNet.
+"""aiSFX, an embedder trained on sound effects libraries (Ma and Lerch, ISMIR 2022): a second scorer besides YAMNet.
 
-Weights: ``aisfx/models/checkpoint.pth`` in the PyPI package aisfx 0.1.2 (CC BY 4.0, A. B. Ma and A. Lerch); the package
-itself, whose requirements are old, need not be installed. The front end is theirs (Essentia's mel bands) written again.
+Weights: ``aisfx/models/checkpoint.pth`` in the PyPI package aisfx 0.1.2 (CC BY 4.0, A. B. Ma and A. Lerch). The package
+itself has outdated requirements and need not be installed. The front end is a reimplementation of theirs (Essentia's
+mel bands).
 
 Dimension key: S samples, M frames of 1024 samples, T blocks of 100 frames, every 50.
 """
@@ -40,7 +41,7 @@ class ConvBlock(nn.Module):
 
 
 class AisfxModel(nn.Module):
-    """The embedding net under its own parameter names: log-mel blocks (T, 100, 96) -> (T, 512)."""
+    """Embedding network with its original parameter names: log-mel blocks (T, 100, 96) -> (T, 512)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,13 +57,13 @@ class AisfxModel(nn.Module):
 
 
 class Aisfx(Network):
-    """aiSFX's embeddings.
+    """Embedding network aiSFX.
 
     Args:
-        weights: the package's ``checkpoint.pth``; nothing in it is run.
+        weights: The package's ``checkpoint.pth``; no code in it is executed.
 
     Raises:
-        UserError: the file is missing, damaged, or another network's.
+        UserError: The file is missing, damaged, or from another network.
     """
 
     name = "aisfx"
@@ -77,7 +78,7 @@ class Aisfx(Network):
 
     @torch.inference_mode()
     def __call__(self, waveform: np.ndarray) -> NetworkFeatures:
-        """waveform (S,) at 44.1 kHz -> embeddings (T, 512); the last block is filled with zeros."""
+        """Compute embeddings (T, 512) of a waveform (S,) at 44.1 kHz; the last block is zero-padded."""
         mel = log_mel(torch.from_numpy(mono(waveform)), self._filters)  # (M, 96)
         num_blocks = 1 + max(0, -(-(len(mel) - BLOCK_FRAMES) // BLOCK_HOP))
         mel = F.pad(mel, (0, 0, 0, (num_blocks - 1) * BLOCK_HOP + BLOCK_FRAMES - len(mel)))
@@ -85,10 +86,10 @@ class Aisfx(Network):
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The embedding net's entries of the package's checkpoint, which is a pair (state dict, names of data sets).
+    """Read the embedding network's weights from the package's checkpoint, a pair (state dict, names of data sets).
 
     Raises:
-        UserError: it is not there, damaged, or holds something else.
+        UserError: It is missing, damaged, or has other content.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: take aisfx/models/checkpoint.pth out of the PyPI package aisfx 0.1.2")
@@ -104,13 +105,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def mel_filters() -> Tensor:
-    """HTK mel triangles (96, FFT / 2 + 1), the weights of each summing to 1."""
+    """Compute HTK mel triangles (96, FFT / 2 + 1), each with weights that sum to 1."""
     filters = torchaudio.functional.melscale_fbanks(FFT // 2 + 1, 0.0, 22_050.0, NUM_MELS, 44_100).T
     return filters / filters.sum(dim=1, keepdim=True)
 
 
 def log_mel(waveform: Tensor, filters: Tensor) -> Tensor:
-    """Waveform (S,) -> (M, 96), about 0 to 1."""
+    """Compute the log-mel (M, 96) of a waveform (S,), about 0 to 1."""
     window = torch.hann_window(FFT, periodic=False)
     spectrum = torch.stft(waveform, FFT, HOP, window=window, pad_mode="constant", return_complex=True)
     power = filters @ spectrum.abs().square()  # (96, M)

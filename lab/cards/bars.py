@@ -1,4 +1,4 @@
-"""Generate, encode and score the sounds behind the tables of ``model_table``; all are kept in one folder."""
+"""Generate, encode and score the sounds behind the tables of ``model_table``, and keep all of them in one folder."""
 
 import argparse
 from collections.abc import Callable
@@ -29,29 +29,29 @@ from impact_pl.text_encoders.registry import load_text_encoder
 from lab.cards.class_bars import CAPTIONS, Labelled, class_rows
 from lab.cards.replay import envelope, nearest_embeddings, nearest_envelopes, replay_rows
 
-REPLAYED = "codec, training"  # what replaying would look like
+REPLAYED = "codec, training"  # shows what replaying would look like
 CLASS_ROWS = ("real, held out", "real, training", "codec, held out", REPLAYED, "generated", "white noise")
 REPLAY_ROWS = tuple(name for name in CLASS_ROWS if name != "real, training")
 
 
 @dataclass
 class Heard:
-    """A set of sounds: what YAMNet says, and their envelopes (N, F, T)."""
+    """YAMNet's features of a set of sounds, and their envelopes (N, F, T)."""
 
     clips: SetFeatures
     envelopes: Tensor
 
 
 class Bars:
-    """Real clips, a codec, and a model that makes sounds.
+    """Compute the tables of a model from real clips, a codec and generated sounds.
 
     Args:
-        args: of ``model_table``.
-        codec: its name.
+        args: Arguments of ``model_table``.
+        codec: Name of the codec.
         generator: (name of a set, file of captions) -> a sound for each caption.
 
     Raises:
-        UserError: no such clips, no captions among those held out, or a class without any.
+        UserError: There are no such clips, no held-out captions, or a class without clips.
     """
 
     def __init__(self, args: argparse.Namespace, codec: str, generator: Callable[[str, Path], list[Path]]):
@@ -68,7 +68,7 @@ class Bars:
         self.yamnet = YamNet(args.threads)
 
     def _captioned(self) -> Sounds:
-        """Held-out clips with a caption; at most ``limit``, drawn with the seed."""
+        """Select held-out clips with a caption, at most ``limit``, drawn with the seed."""
         names = [name for name, record in self.held_out.items() if record.caption]
         if len(names) < 2:
             raise UserError(f"{self.args.manifest}: {len(names)} clips of split {self.args.split!r} have a caption")
@@ -77,7 +77,7 @@ class Bars:
         return {name: self.held_out[name] for name in names}
 
     def figures(self) -> dict:
-        """Everything that the tables say."""
+        """Compute all figures of the tables."""
         classes, class_sets = self.classes()
         captions, caption_sets = self.captions()
         parts = self.training_parts()
@@ -90,7 +90,7 @@ class Bars:
         return counts | {"classes": classes, "captions": captions, "replay": replay}
 
     def classes(self) -> tuple[dict, dict[str, Heard]]:
-        """Figures of the ten classes, by row; and the sounds whose nearest training clips are of interest."""
+        """Compute the figures of the ten classes by row, and the sounds to search among training clips."""
         file = self.args.out / "classes.txt"
         labels = {"generated": [label for label in CAPTIONS for _ in range(self.args.clips)]}
         file.write_text("".join(f"{CAPTIONS[label]}\n" for label in labels["generated"]), encoding="utf-8")
@@ -108,7 +108,7 @@ class Bars:
         return figures, {name: heard[name] for name in REPLAY_ROWS}
 
     def captions(self) -> tuple[dict, dict[str, Heard]]:
-        """What `impact evaluate` says of the held-out captions; and sounds, as of the classes."""
+        """Evaluate the held-out captions, and return the sounds to search among training clips."""
         file, real = self.args.out / "captions.jsonl", list(self.captioned.values())
         write_manifest(file, real)
         made, coded = as_records(self.generator("captions", file)), self.coded("held out", real)
@@ -139,13 +139,13 @@ class Bars:
         return figures, {name: heard[name] for name in REPLAY_ROWS}
 
     def training_parts(self) -> Sounds:
-        """All training clips, cut as for training into parts that are no longer than a generated sound."""
+        """List all training clips, cut as for training into parts no longer than a generated sound."""
         parts = {}
         for record in self.training.values():
             try:
                 spans = plan_segments(record, audio_seconds(record.path), self.args.duration)
             except ValueError:
-                continue  # too short, or unreadable: nothing was trained on it
+                continue  # too short, or unreadable: not used for training
             if len(spans) == 1:
                 parts[record.id] = record
                 continue
@@ -154,7 +154,7 @@ class Bars:
         return parts
 
     def hear(self, what: str, records: list[Record]) -> Heard:
-        """Sounds, all fitted to one length; what YAMNet says is kept in the folder, and found again by content."""
+        """Compute features of sounds fitted to one length, cached in the folder by content."""
         with progress(f"hearing {what}", len(records), unit="sounds") as bar:
             folder = self.args.out / "features"
             features = extract(
@@ -167,7 +167,7 @@ class Bars:
         return envelope(fit_length(waveform, round(self.args.duration * SAMPLE_RATE), self.args.padding))
 
     def coded(self, what: str, records: list[Record]) -> list[Record]:
-        """The codec's reconstructions of clips; the folder is that of this very codec."""
+        """Reconstruct clips with the codec, in a folder for this very codec."""
         with progress(f"reconstructing {what}", len(records), unit="sounds") as bar:
             for record in records:
                 write_clip(record, self.codec, self.args.duration, self.codec_folder, padding=self.args.padding)
@@ -175,7 +175,7 @@ class Bars:
         return as_records([self.codec_folder / f"{file_stem(record.id)}.flac" for record in records])
 
     def noise(self, records: list[Record]) -> Heard:
-        """White noise, at the level of each of the clips."""
+        """Generate white noise at the level of each clip."""
         levels = levels_of(records, self.args.duration, self.args.padding)
         noises = list(white_noise(levels, self.args.duration, self.args.seed))
         envelopes = torch.stack([envelope(torch.from_numpy(each)) for each in noises])
@@ -183,7 +183,7 @@ class Bars:
 
 
 def replay_tables(what: str, sets: dict[str, Heard], bank: Heard, ids: list[str]) -> dict[str, dict]:
-    """The nearest training clips, by both measures."""
+    """Find the nearest training clips, by both measures."""
     training = np.concatenate(bank.clips.embeddings)  # (M, 1024)
     embeddings, envelopes = {}, {}
     with progress(f"nearest training clips, {what}", len(sets), unit="sets") as bar:
@@ -202,7 +202,7 @@ def as_records(files: list[Path]) -> list[Record]:
 
 
 def shuffled(sounds: Sounds, captioned: Sounds) -> Sounds:
-    """Each name with the sound of another caption: of the one half the alphabetical list of captions away."""
+    """Assign to each name the sound of the caption half the alphabetical list away."""
     names = sorted(sounds, key=lambda name: captioned[name].caption or "")
     half = len(names) // 2
     return {name: sounds[other] for name, other in zip(names, names[half:] + names[:half], strict=True)}

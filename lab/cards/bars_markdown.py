@@ -8,9 +8,9 @@ from lab.cards.class_bars import CAPTIONS
 from lab.cards.replay import PERCENTILES
 from lab.markdown import table
 
-ACCURACY_BAR, DISTANCE_BAR = 0.8, 1.5  # class accuracy; FD-YAMNet above the codec's own reconstruction
+ACCURACY_BAR, DISTANCE_BAR = 0.8, 1.5  # thresholds: class accuracy; FD-YAMNet above the codec's reconstruction
 START, END = "<!-- bars -->", "<!-- /bars -->"
-SAID = {  # rows, as a reader may not guess them
+SAID = {  # descriptions of rows
     "real, training": "real, training (real-vs-real baseline)",
     "codec, held out": "codec reconstruction, held out",
     "codec, training": "codec reconstruction, training",
@@ -21,7 +21,7 @@ SAID = {  # rows, as a reader may not guess them
 
 
 def tables(result: dict) -> str:
-    """All tables, with what a reader has to know."""
+    """Format all tables, with the notes that a reader needs."""
     settings = {key: value for key, value in result["settings"].items() if value is not None}
     lines = [
         f"Model `{result['model']}`, codec `{result['codec']['name']}` ({result['codec']['identity']}); "
@@ -81,7 +81,7 @@ def _class_row(name: str, row: dict) -> list[str]:
 
 
 def bar_lines(rows: dict) -> list[str]:
-    """Whether the bars are reached, in words."""
+    """State in words whether the acceptance thresholds are met."""
     reached = {True: "reached", False: "missed"}
     accuracy, above = (
         rows["generated"]["accuracy"],
@@ -96,7 +96,7 @@ def bar_lines(rows: dict) -> list[str]:
 
 
 def caption_lines(metrics: dict) -> list[str]:
-    """The table of `impact evaluate`, and its notes."""
+    """Format the table of `impact evaluate`, and its notes."""
     columns = columns_of(metrics["rows"])
     body = [
         [
@@ -140,10 +140,10 @@ def replay_lines(result: dict) -> list[str]:
 
 
 def around_the_marks(card: Path) -> tuple[str, str]:
-    """What stands before and after the two marks of a model card.
+    """Return the text before and after the two marks of a model card.
 
     Raises:
-        UserError: no such file, or it lacks the marks.
+        UserError: The file is missing, or lacks the marks.
     """
     if not card.is_file():
         raise UserError(f"{card}: no such model card")
@@ -155,6 +155,6 @@ def around_the_marks(card: Path) -> tuple[str, str]:
 
 
 def insert(card: Path, text: str) -> None:
-    """Put ``text`` between the marks of a model card, in the place of what stood there."""
+    """Replace the text between the marks of a model card."""
     before, after = around_the_marks(card)
     card.write_text(f"{before}{START}\n\n{text}\n{END}{after}", encoding="utf-8")

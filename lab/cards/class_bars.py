@@ -1,7 +1,7 @@
-"""The bars on ten classes: is the class heard in generated sounds, and how far are they from real ones, at equal N?
+"""Score ten classes: detection of the class in generated sounds, and distance to real ones, at equal N.
 
-A Frechet distance depends on the number of sounds. So every row is cut into disjoint sets, each with as many sounds of
-each class as the held-out real sounds that are the reference; its distance is the mean over these sets.
+A Frechet distance depends on the number of sounds. Every row is therefore cut into disjoint sets, each with as many
+sounds per class as the held-out real sounds that serve as reference. Its distance is the mean over these sets.
 
 Dimension key: M sounds of a row, K classes of YAMNet.
 """
@@ -15,7 +15,7 @@ from impact_pl.errors import UserError
 from impact_pl.evaluation.estimates import SetFeatures, frechet
 from impact_pl.evaluation.labels import ESC10, accuracy, heard_labels
 
-CAPTIONS = {  # one a class, as a person would write it
+CAPTIONS = {  # one per class, as a person would write it
     "dog": "a dog barks",
     "rooster": "a rooster crows",
     "rain": "rain falls",
@@ -41,14 +41,14 @@ class Labelled:
 def class_rows(
     reference: Labelled, rows: dict[str, Labelled], class_names: Sequence[str], seed: int = 0
 ) -> dict[str, dict]:
-    """The figures of each row: ``accuracy`` over all of its sounds, ``fd_yamnet`` as the mean over its sets.
+    """Compute each row's ``accuracy`` over all of its sounds, and ``fd_yamnet`` as the mean over its sets.
 
-    Beside them ``num_sounds``, ``set_size``, ``num_sets``, ``fd_yamnet_std`` over the sets, ``shuffled`` (accuracy if
-    each sound is judged by the other classes' labels: what chance gives) and the figures of ``labels.accuracy``. A
-    distance is None for the reference's own row, and a deviation for a single set.
+    Also computes ``num_sounds``, ``set_size``, ``num_sets``, ``fd_yamnet_std`` over the sets, ``shuffled`` (accuracy
+    with the other classes' labels, i.e. chance level) and the figures of ``labels.accuracy``. A distance is None for
+    the reference's own row, and a deviation for a single set.
 
     Raises:
-        UserError: a class of which some row has no sound.
+        UserError: A row has no sound of some class.
     """
     counts = {label: min(row.labels.count(label) for row in (reference, *rows.values())) for label in CAPTIONS}
     lacking = [label for label, count in counts.items() if count == 0]
@@ -71,7 +71,7 @@ def class_rows(
 
 
 def balanced_sets(labels: Sequence[str], counts: dict[str, int], seed: int) -> list[np.ndarray]:
-    """Disjoint sets of indices, each with ``counts`` sounds of each label; as many sets as the rarest label allows.
+    """Split indices into disjoint sets with ``counts`` sounds per label; the rarest label limits the number of sets.
 
     Rows with the same labels in the same order get the same sets.
     """
@@ -85,7 +85,7 @@ def balanced_sets(labels: Sequence[str], counts: dict[str, int], seed: int) -> l
 
 
 def shuffled_accuracy(row: Labelled, class_names: Sequence[str]) -> float:
-    """Share of right answers, were each sound's caption that of another class: the mean over all nine."""
+    """Compute the accuracy if each sound's caption belonged to another class, averaged over all nine."""
     heard = heard_labels(row.clips.scores, class_names)
     wrong = [label != said for label, said in zip(row.labels, heard, strict=True)]
     return float(np.mean(wrong)) / (len(CAPTIONS) - 1)

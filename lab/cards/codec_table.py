@@ -1,13 +1,13 @@
 """`python -m lab.cards.codec_table --manifest M`: codecs compared on recordings; the table of the model card.
 
-Clips go through each codec and back, with clean latents and with Gaussian errors on them (a generator's errors look
-like that). Beside the built-in kind stands its control: the same latents, decoded to mel and played by Griffin-Lim.
+Clips are encoded and decoded by each codec, with clean latents and with Gaussian errors on them, which resemble a
+generator's. A control follows the built-in codec: the same latents, decoded to mel and inverted by Griffin-Lim.
 
-Columns: numbers a second of the latents; errors, as a share of the latents' overall standard deviation; FD-YAMNet and
+Columns: numbers per second of the latents; errors, relative to the latents' overall standard deviation; FD-YAMNet and
 FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of YAMNet's embeddings and classes; L1 of
-the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding a
-second of sound: of the processor (all threads together), and of the GPU where there is one. Networks hear both sides
-dithered at -60 dB. The row "real" compares other real clips, as many, with these: the floor of a distance at this N.
+the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding
+per second of sound: CPU time (all threads together), and GPU time if there is one. Networks get both sides dithered at
+-60 dB. The row "real" compares the same number of other real clips with these: the real-vs-real baseline at this N.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from lab.markdown import header, row
 
 
 def griffin_lim(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
-    """A ``decode`` for the codec's latents: 60 iterations, momentum 0.99, on the mel spectrogram that they hold."""
+    """Create a ``decode`` with Griffin-Lim (60 iterations, momentum 0.99) on the mel spectrogram of latents."""
     n_fft, hop, filters = codec.spec.n_fft, codec.spec.hop, codec.log_mel.filters  # (F, K)
 
     def decode(latents: Tensor, generator: Generator) -> Tensor:
@@ -40,7 +40,7 @@ def griffin_lim(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
         magnitude = filters.T @ (mel / filters.sum(dim=1)[:, None]) + 1e-8  # (1, K, M)
         for _ in range(100):  # non-negative least squares by multiplicative updates
             magnitude = magnitude * (filters.T @ mel) / (filters.T @ (filters @ magnitude)).clamp(min=1e-12)
-        torch.manual_seed(0)  # Griffin-Lim's own first phases
+        torch.manual_seed(0)  # seeds Griffin-Lim's initial phases
         waveform = torchaudio.functional.griffinlim(
             magnitude, codec.log_mel.window, n_fft, hop, n_fft, 1.0, 60, 0.99, (mel.shape[-1] - 1) * hop, True
         )
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def expression(text: str) -> re.Pattern[str]:
-    """A regular expression."""
+    """Parse a regular expression."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -115,13 +115,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def labelled(argument: str) -> tuple[str, str]:
-    """``LABEL=NAME`` -> both; ``NAME`` is its own label."""
+    """Parse ``LABEL=NAME``; ``NAME`` alone is its own label."""
     label, equals, name = argument.partition("=")
     return (label, name) if equals else (argument, argument)
 
 
 def systems(codecs: dict[str, AudioCodec], control: bool) -> list[tuple[str, Decode, AudioCodec]]:
-    """(label, decode, codec) of each row: the decoders, and Griffin-Lim once for all codecs of the same mel latents."""
+    """List (label, decode, codec) of each row: the decoders, and Griffin-Lim once for codecs with equal mel latents."""
     found: list[tuple[str, Decode, AudioCodec]] = [(label, codec.decode, codec) for label, codec in codecs.items()]
     controlled: set[str] = set()
     for label, codec in codecs.items():
@@ -136,7 +136,7 @@ def show(figures: dict[str, float], name: str) -> str:
 
 
 def load(records: list[Record], split: str, limit: int | None, args: argparse.Namespace) -> list[Tensor]:
-    """Waveforms (S_i,) of a split; at most ``limit`` of them, drawn with the seed."""
+    """Load waveforms (S_i,) of a split, at most ``limit``, drawn with the seed."""
     chosen = [record for record in records if record.split == split]
     if len(chosen) < 2:
         raise UserError(f"{len(chosen)} records of split '{split}' match: a table needs at least 2")
@@ -154,14 +154,14 @@ def seconds(waveforms: list[Tensor]) -> float:
 def reconstruct(
     codec: AudioCodec, decode: Decode, real: list[Tensor], error: float, seed: int
 ) -> tuple[list[Tensor], float]:
-    """Every clip (S_i,) through the codec, with errors of ``error`` latent std; decoding time over audio duration."""
+    """Reconstruct every clip (S_i,) with latent errors of ``error`` std; returns decoding time over duration too."""
     latents = [encode(codec, waveform) for waveform in real]
     channels = torch.cat([z[0].transpose(1, 2).flatten(0, 1) for z in latents], dim=1)  # (C W, all H)
     overall = channels.var(dim=1).mean().sqrt()
     generator, elapsed, sounds = Generator().manual_seed(seed), 0.0, []
     for waveform, clean in zip(real, latents, strict=True):
         noisy = clean + error * overall * torch.randn(clean.shape, generator=generator)
-        start = time.process_time()  # of all threads; what else runs on the machine does not count
+        start = time.process_time()  # of all threads, unaffected by other processes
         sound = decode(noisy, generator)[0]
         elapsed += time.process_time() - start
         sounds.append(resample(sound, codec.sample_rate, SAMPLE_RATE)[: len(waveform)].clamp(-1, 1))
@@ -169,13 +169,13 @@ def reconstruct(
 
 
 def encode(codec: AudioCodec, waveform: Tensor) -> Tensor:
-    """Waveform (S,) at 16 kHz -> the latents' mean (1, C, H, W)."""
+    """Encode a waveform (S,) at 16 kHz to the mean (1, C, H, W) of its latents."""
     return codec.encode(resample(waveform, SAMPLE_RATE, codec.sample_rate)[None]).chunk(2, dim=1)[0]
 
 
 @torch.inference_mode()
 def gpu_speed(codec: AudioCodec, real: list[Tensor], seed: int) -> float:
-    """Decoding time over audio duration on the GPU, one clip at a time, each once before as a warm-up."""
+    """Measure decoding time over audio duration on the GPU, one clip at a time, each after a warm-up."""
     latents = [encode(codec, waveform).cuda() for waveform in real]
     codec.cuda()
     try:

@@ -15,18 +15,18 @@ from lab.markdown import table
 
 @dataclass
 class Cost:
-    """What a head costs for one clip."""
+    """Cost of a head for one clip."""
 
     head: int  # parameters of the head
-    total: int  # of the whole model
-    passes: int  # through the head, one after the other, in a decoding iteration
+    total: int  # parameters of the complete model
+    passes: int  # sequential passes through the head per decoding iteration
     flops: float  # floating-point operations of the head
 
 
 def cost(spec: ImpactSpec, decoding: DecodingConfig) -> Cost:
     """Count the cost of a clip with ``max_patches`` patches decoded in random order, guided in all iterations.
 
-    Nothing is computed. A head's operations grow linearly with the diffusion steps: one step and two tell all.
+    Nothing is computed. A head's operations are linear in the diffusion steps, so counts for one and two steps suffice.
     """
     import torch
 
@@ -47,7 +47,7 @@ def cost(spec: ImpactSpec, decoding: DecodingConfig) -> Cost:
 
 
 def _flops(head: Head, dim: int, count: int, num_diffusion_steps: int) -> float:
-    """FLOPs of the matrix products in one guided iteration that reveals ``count`` patches of a clip."""
+    """Count the FLOPs of matrix products in one guided iteration that reveals ``count`` patches of a clip."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,7 +63,7 @@ def _flops(head: Head, dim: int, count: int, num_diffusion_steps: int) -> float:
 
 
 def head_table(models: list[str], heads: list[str]) -> str:
-    """One row for each of ``heads`` of each model; by default for all heads that learn from data."""
+    """Format one row for each of ``heads`` of each model; by default all heads that learn from data."""
     from impact_pl.models.heads import HEADS
     from lab.cards.scaling import planned_spec
 

@@ -1,12 +1,13 @@
-"""`python -m lab.cards.model_table --manifest M --out FOLDER`: the bars of a model, as tables for its model card.
+"""`python -m lab.cards.model_table --manifest M --out FOLDER`: evaluate a model, as tables for its model card.
 
 - Ten classes (ESC-10's), 50 clips each: YAMNet's class accuracy, FD-YAMNet to the held-out real clips of the classes.
-- The captions of the held-out split: every figure of `impact evaluate`, paired with the real clips of these captions.
+- The captions of the held-out split: every metric of `impact evaluate`, paired with the real clips of these captions.
 - The nearest training clip of each generated sound: whether the model replays what it was trained on.
 
-Beside each: other real sounds at the same N (the floor), the codec's reconstructions, white noise, captions shuffled.
-Writes bars.md and bars.json into the folder, where the generated sounds, the reconstructions and YAMNet's features are
-kept: the same command continues what was interrupted. Needs a manifest with the classes' names as labels.
+Each comes with other real sounds at the same N (the real-vs-real baseline), the codec's reconstructions, white noise
+and shuffled captions. Writes bars.md and bars.json into the folder, which also keeps the generated sounds,
+reconstructions and YAMNet's features, so that the same command continues an interrupted run. Needs a manifest with
+class names as labels.
 """
 
 import argparse
@@ -53,11 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     settings = jobs.settings_of(generate.build_parser().parse_args(generation_arguments(args, "", Path("none"))))
-    from lab.cards.bars import Bars  # late: --help and mistakes answer at once
+    from lab.cards.bars import Bars  # imported late, so that --help and errors appear at once
     from lab.cards.bars_markdown import around_the_marks, insert, tables
 
     if args.card is not None:
-        around_the_marks(args.card)  # before an hour of generation
+        around_the_marks(args.card)  # check before an hour of generation
     jobs.make_writable(args.out)
     codec = read_spec(find_model(args.model) / "config.json").codec
     bars = Bars(args, codec["name"], generator=lambda what, file: generated(args, what, file))
@@ -71,17 +72,17 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def generated(args: argparse.Namespace, what: str, captions_file: Path) -> list[Path]:
-    """The generated sound of each caption, in their order; made where it is not there yet."""
+    """Return the generated sound of each caption, in order, generating missing ones."""
     argv = generation_arguments(args, what, captions_file)
     generate.main(argv)
     return [job.file for job in jobs.plan_jobs(generate.build_parser().parse_args(argv))]
 
 
 def generation_arguments(args: argparse.Namespace, what: str, captions_file: Path) -> list[str]:
-    """Arguments of `impact generate` for one set of captions.
+    """Build the arguments of `impact generate` for one set of captions.
 
     Raises:
-        UserError: what stands behind -- sets what the table itself decides.
+        UserError: The arguments after -- set what the table itself decides.
     """
     own = ["--captions-file", captions_file, "--out", args.out / what, "--model", args.model, "--format", "flac"]
     own = [str(each) for each in (*own, "--duration", args.duration, "--seed", args.seed)]

@@ -1,6 +1,7 @@
-"""How near decoded sounds are to the recordings that they were made of: the figures of the codec's model card.
+"""Compare decoded sounds with their recordings: the figures of the codec's model card.
 
-Distances of networks are dithered at -60 dB on both sides and belong to one table: they depend on the clips and on N.
+Network distances use dither at -60 dB on both sides. They depend on the clips and on N, so they are comparable within
+one table only.
 
 Dimension key: N sounds, S samples, K STFT bins, M frames.
 """
@@ -17,35 +18,31 @@ from impact_pl.evaluation.formulas import embedding_cosine, frechet_distance, to
 from impact_pl.evaluation.networks.yamnet import YamNet, dither
 from lab.cards.aisfx import Aisfx
 
-STFT_SIZES = (512, 1024, 2048)  # the hop is a quarter
+STFT_SIZES = (512, 1024, 2048)  # the hop is a quarter of it
 STFT_FLOOR = 1e-3  # -60 dB of full scale
 
 
 class ReconstructionJudge:
-    """Compares decoded sounds with the recordings, each (S_i,) at 16 kHz.
+    """Compare decoded sounds with the recordings, each (S_i,) at 16 kHz.
 
     Args:
-        real: the recordings, N of them.
-        num_threads: of the networks.
-        aisfx: checkpoint of the second network; None leaves its figure out.
+        real: The N recordings.
+        num_threads: Threads of the networks.
+        aisfx: Checkpoint of the second network; None skips its figure.
     """
 
     def __init__(self, real: list[Tensor], num_threads: int = 1, aisfx: Path | None = None):
         self.real = real
         self._yamnet, self._aisfx = YamNet(num_threads), Aisfx(aisfx) if aisfx else None
-        self._measure = BuiltinCodec()  # its mel spectrogram, floored at -60 dB
+        self._measure = BuiltinCodec()  # for its mel spectrogram, floored at -60 dB
         self._embeddings, self._scores = self._hear(real)
 
     def distances(self, sounds: list[Tensor]) -> dict[str, float]:
-        """Frechet distances of any sounds (S_i,) to the recordings, by network."""
+        """Compute Frechet distances of sounds (S_i,) to the recordings, by network."""
         return self._distances(self._hear(sounds)[0])
 
     def __call__(self, sounds: list[Tensor]) -> dict[str, float]:
-        """All figures; sound i (S_i,) is what became of recording i.
-
-        Keys: "FD-YAMNet" and "FD-aisfx", "cosine" and "top-1" (YAMNet's embeddings and classes, pair by pair), "mel L1"
-        (64 bins) and "STFT L1" (mean of three resolutions), both in nepers.
-        """
+        """Compute all figures; sound i (S_i,) is the reconstruction of recording i."""
         embeddings, scores = self._hear(sounds)
         pairs = list(zip(self.real, sounds, strict=True))
         return {

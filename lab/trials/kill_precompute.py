@@ -1,12 +1,12 @@
-"""Kill `impact precompute` at random moments: is anything lost, and is the end the same to the byte?
+"""Kill `impact precompute` at random moments and check that nothing is lost and the result is identical.
 
     python -m lab.trials.kill_precompute [--trials 30] [--workers 2] [--seed 0]
 
-A small synthetic manifest is precomputed undisturbed. Then each trial does the same work in a new folder, is killed
-(SIGKILL to the whole process group) at a random moment after a random number of shards, and continued by the same
-command. Every third trial runs two tasks of an array at once, of which one is killed and started again. A shard that
-was done when the kill came must not be made again, and in the end every file's sha256 must be the undisturbed run's.
-Prints a Markdown table; the exit code is 1 if anything was lost or differs.
+A small synthetic manifest is precomputed without interruption. Each trial repeats the work in a new folder, is killed
+(SIGKILL to the process group) at a random moment after a random number of shards, and resumed by the same command.
+Every third trial runs two tasks of an array at once, of which one is killed and restarted. A shard finished before the
+kill must not be written again, and finally every file's sha256 must equal the uninterrupted run's. Prints a Markdown
+table; the exit code is 1 if anything was lost or differs.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def run_trials(folder: Path, args: argparse.Namespace) -> int:
 
 
 class Precompute:
-    """A run of the command, in a process group of its own; with ``is_array`` as a task of a SLURM array of two."""
+    """A run of the command in its own process group; with ``is_array`` as a task of a SLURM array of two."""
 
     def __init__(self, folder: Path, name: str, workers: int, task: int = 0, is_array: bool = False) -> None:
         self.task = task
@@ -99,7 +99,7 @@ class Precompute:
             )
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it had ended
+        with suppress(ProcessLookupError):  # it had already ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
@@ -110,7 +110,7 @@ def finish(run: Precompute) -> None:
 
 
 def make_sounds(folder: Path) -> None:
-    """Noises of 0.5 to 6 s at 44.1 kHz, one of them too short, in two splits."""
+    """Write noises of 0.5 to 6 s at 44.1 kHz in two splits, one of them too short."""
     random_state, records = np.random.default_rng(0), []
     for i in range(NUM_RECORDS):
         seconds = 0.05 if i == 7 else random_state.uniform(0.5, 6)
@@ -130,7 +130,7 @@ def done_shards(folder: Path) -> dict[Path, os.stat_result]:
 
 
 def same_file(path: Path, status: os.stat_result) -> bool:
-    """Whether it is the file that it was, not one that was made again."""
+    """Check that the file is the original, not one written again."""
     return path.is_file() and (path.stat().st_ino, path.stat().st_mtime_ns) == (status.st_ino, status.st_mtime_ns)
 
 

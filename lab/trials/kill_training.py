@@ -1,9 +1,9 @@
-"""Kill a training with SIGKILL at many random moments, restart it each time, and compare it with an undisturbed one.
+"""Kill a training with SIGKILL at random moments, restart it each time, and compare it with an uninterrupted one.
 
     python -m lab.trials.kill_training [--trials 30] [--strategy auto|ddp|fsdp2] [--seed 0]
 
-Prints a table of the trials in Markdown and a verdict; the exit code is 1 when anything was lost. Moments are drawn
-from start-up, steps, checkpointing, validation and export; what a kill met is read from the files that it left behind.
+Prints a table of the trials in Markdown and a verdict; the exit code is 1 if anything was lost. Kills hit start-up,
+steps, checkpointing, validation and export; the phase is determined from the files left behind.
 """
 
 import argparse
@@ -28,13 +28,13 @@ from lab.benchmark.data import random_shards
 from lab.cards.scaling import planned_spec
 
 CHECKPOINT, VALIDATE, STEPS_A_TRIAL = 12, 18, 36
-# Most seconds from the moment that a phase is seen to the kill; "end" begins with the last step.
+# Maximum seconds from the observed start of a phase to the kill; "end" begins with the last step.
 DELAYS = {"start-up": 6.0, "steps": 0.2, "checkpoint": 0.002, "validation": 0.01, "end": 0.3}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "LatentDataModule", "global_step")
 
 
 class Training:
-    """One run directory, and the command that starts or continues it."""
+    """A run directory, and the command that starts or resumes it."""
 
     def __init__(self, runs: Path, name: str, latents: Path, strategy: str, steps: int):
         self.folder, self.steps = runs / name, steps
@@ -59,13 +59,13 @@ class Training:
             sys.exit(f"the training failed with exit code {code}: see {self.folder.parent / 'output.txt'}")
 
     def rows(self) -> list[dict[str, str]]:
-        """metrics.csv without what depends on the machine."""
+        """Read metrics.csv without machine-dependent columns."""
         file = self.folder / "metrics.csv"
         rows = list(csv.DictReader(file.open())) if file.exists() else []
         return [{key: row[key] for key in row if not key.startswith("usage/")} for row in rows]
 
     def last_row(self) -> tuple[int, bool]:
-        """Step, and whether it is a validation's (valid/loss is the last column); looked at all the time."""
+        """Return the last logged step, and whether it is a validation's (valid/loss is the last column)."""
         file = self.folder / "metrics.csv"
         if not file.exists():
             return 0, False
@@ -82,13 +82,13 @@ class Training:
         return read_checkpoint(self.checkpoint)["global_step"] if self.checkpoint.exists() else 0
 
     def partial(self, phase: str) -> Path:
-        """What a save leaves behind when it is cut off."""
+        """Return the path that an interrupted save leaves behind."""
         name = "model" if phase == "export" else "checkpoints/last.ckpt"
         return self.folder / f"{name}.partial"
 
 
 def kill_once(training: Training, phase: str, from_step: int, moments: random.Random) -> tuple[str, int]:
-    """Start the training, kill it in ``phase`` (or shortly after), at ``from_step`` or later.
+    """Start the training and kill it in ``phase`` (or shortly after), at ``from_step`` or later.
 
     Returns:
         What it was doing, and the last step that it logged.
@@ -100,7 +100,7 @@ def kill_once(training: Training, phase: str, from_step: int, moments: random.Ra
             time.sleep(0.0003)
     time.sleep(moments.uniform(0, DELAYS[phase]))
     assert process.poll() is None or phase == "end", f"the training ended before its kill, with {process.returncode}"
-    with contextlib.suppress(ProcessLookupError):  # the end of a small training is over quickly
+    with contextlib.suppress(ProcessLookupError):  # a small training ends quickly
         os.killpg(process.pid, signal.SIGKILL)
     code = process.wait()
     step, is_validation = training.last_row()
@@ -121,7 +121,7 @@ def is_in(training: Training, phase: str, begin: int, from_step: int, started: f
     if phase == "end":
         return step == training.steps
     if step > max(begin, from_step) + STEPS_A_TRIAL // 2:
-        return True  # missed: no later than this
+        return True  # the phase was missed
     if phase == "checkpoint":
         return is_new(training.partial(phase), started)
     return phase == "steps" or (step % VALIDATE == 0 and not is_validation)
@@ -135,7 +135,7 @@ def is_new(path: Path, since: float) -> bool:
 
 
 def differences(killed: Training, undisturbed: Training) -> list[str]:
-    """What the kills have changed; empty when nothing."""
+    """List the differences caused by the kills; empty if none."""
     found = []
     one, other = (read_checkpoint(training.checkpoint) for training in (killed, undisturbed))
     found += [f"checkpoint: {key}" for key in STATE if not is_same(one.get(key), other.get(key))]
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--strategy", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of every purge
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about every purge
     began, moments = time.monotonic(), random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-training-"))
     spec, latents = planned_spec(ModelConfig()), folder / "latents"

@@ -1,16 +1,17 @@
-"""Do figures follow what is done to real sounds? Real against real, then with noise at 20 dB, then at 5 dB.
+r"""Check that metrics follow the degradation of real sounds: clean, then with noise at 20 dB, then at 5 dB.
 
     python -m lab.trials.noise_order --sounds data/builtin/manifest.jsonl --num 100
-    python -m lab.trials.noise_order --sounds data/builtin/manifest.jsonl --networks cnn14,vggish --weights weights \\
+    python -m lab.trials.noise_order --sounds data/builtin/manifest.jsonl --networks cnn14,vggish --weights weights \
         --real-weights
 
-Two sets of N real sounds, A and B, are drawn. Distances between sets (FD, FAD, IS) are those of B, of B with noise at
-20 dB and at 5 dB, against A: the first is the floor. Figures of pairs (KL, cosine, top-1) and of captions (text
-relevance, CLAP score; where every sound has a caption) are those of A, and of A with the same noises, against A. Prints
-both tables; ends with exit code 1 if a figure is out of order.
+Two sets of N real sounds, A and B, are drawn. Distances between sets (FD, FAD, IS) compare B, and B with noise at 20 dB
+and at 5 dB, to A; the first is the real-vs-real baseline. Metrics of pairs (KL, cosine, top-1) and of captions (text
+relevance, CLAP score; if every sound has a caption) compare A, and A with the same noise, to A. Prints both tables; the
+exit code is 1 if a metric is out of order.
 
-Figures of published networks are printed, but judged with --real-weights alone: with random ones (those of parity.py
-`weights`) a network hears no classes and knows no captions, and its figures need not follow noise (docs/parity.md).
+Metrics of published networks are always printed but only checked with --real-weights. With random weights (those of
+parity.py `weights`) a network recognises neither classes nor captions, and its metrics need not follow the noise
+(docs/parity.md).
 """
 
 import argparse
@@ -31,8 +32,8 @@ from impact_pl.evaluation.sounds import Sounds, draw, list_sounds
 from impact_pl.text_encoders.base import TextEncoder
 from impact_pl.text_encoders.registry import load_text_encoder
 
-LEVELS = {"noise20": 20.0, "noise5": 5.0}  # row -> dB of the sound above the noise
-RISING = {  # between sets, between pairs: figures that must rise with noise
+LEVELS = {"noise20": 20.0, "noise5": 5.0}  # row -> level of the sound above the noise, in dB
+RISING = {  # metrics that must rise with noise, between sets and between pairs
     False: ("fd_yamnet", "fd_cnn14", "fad_vggish"),
     True: ("kl", "kl_cnn14", "kl_passt", "kl_sigmoid_cnn14"),
 }
@@ -44,7 +45,7 @@ PUBLISHED = ("fd_cnn14", "kl_cnn14", "kl_sigmoid_cnn14", "is_cnn14", "fad_vggish
 
 
 def noisy(sounds: Sounds, folder: Path, decibels: float, duration: float, seed: int) -> Sounds:
-    """Copies of sounds with white noise ``decibels`` below their own level; what exceeds full scale is clipped."""
+    """Copy sounds with white noise ``decibels`` below their level, clipped at full scale."""
     folder.mkdir()
     generator = torch.Generator().manual_seed(seed)
     for name, record in sounds.items():
@@ -57,7 +58,7 @@ def noisy(sounds: Sounds, folder: Path, decibels: float, duration: float, seed: 
 
 
 def table(sets: list[Sounds], paired: bool, networks: list, encoder: TextEncoder | None, args) -> dict:
-    """Rows of B, or in pairs of A, as it is ("generated") and with noise, against A; B is the floor."""
+    """Evaluate B, or in pairs A, clean ("generated") and with noise, against A; B is the baseline."""
     reference, others = sets
     sounds = reference if paired else others
     with tempfile.TemporaryDirectory() as folder:
@@ -73,7 +74,7 @@ def table(sets: list[Sounds], paired: bool, networks: list, encoder: TextEncoder
 
 
 def out_of_order(result: dict, paired: bool, real_weights: bool) -> list[str]:
-    """The figures that do not follow the noise, with their values."""
+    """List the metrics that do not follow the noise, with their values."""
     rows = {row["name"]: row for row in result["rows"]}
     wrong = []
     judged = [key for key in RISING[paired] + FALLING[paired] if real_weights or key not in PUBLISHED]

@@ -112,7 +112,7 @@ def test_ids_that_share_a_file_name_are_refused_and_dots_are_a_name(tmp_path):
         (["--limit", "-1"], "--limit: -1: at least 1"),
         (["--batch-size", "0"], "--batch-size: 0: at least 1"),
         (["--batch-size", "two"], "'two' is not a whole number"),
-        (["--duration", "nan"], "--duration: nan: seconds above 0"),
+        (["--duration", "nan"], "--duration: nan: expected seconds above 0"),
         (["--seed", "2147483648"], "a seed is from 0 to 2147483647"),
         (["--seed", "-1"], "a seed is from 0"),
     ],

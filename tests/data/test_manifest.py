@@ -50,7 +50,7 @@ def test_mistakes_name_line_and_key(tmp_path, line, message):
 
 def test_an_id_is_written_once(tmp_path):
     records = [Record("a", "a.wav"), Record("b", "b.wav"), Record("a", "c.wav")]
-    with pytest.raises(ValueError, match="1 ids stand twice or more, first 'a'"):
+    with pytest.raises(ValueError, match="1 ids are used more than once, first 'a'"):
         write_manifest(tmp_path / "m.jsonl", records)
     assert not (tmp_path / "m.jsonl").exists()
 

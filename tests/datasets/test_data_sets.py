@@ -119,7 +119,7 @@ def test_links_are_followed_and_circles_end(tmp_path, caplog):
         (tmp_path / "s" / name).touch()
     names = [path.relative_to(tmp_path / "s").as_posix() for path in audio_files(tmp_path / "s")]
     assert names == ["c.wav", "linked/a.wav", "linked/deep/b.wav"]
-    assert "5 files are passed over (2 .m4a, 1 .txt, 1 .webm, 1 no suffix); convert" in caplog.text
+    assert "5 files are skipped (2 .m4a, 1 .txt, 1 .webm, 1 no suffix); convert" in caplog.text
     (tmp_path / "m").mkdir()
     (tmp_path / "m" / "x.m4a").touch()
     with pytest.raises(ValueError, match=r"holds no audio files .* but 1 \.m4a; convert .*ffmpeg"):

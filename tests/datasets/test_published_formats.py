@@ -99,7 +99,7 @@ def test_a_manifest_joined_with_itself_is_refused(tmp_path, capsys):
     make_audio(tmp_path, "a.wav")
     write_manifest(tmp_path / "one.jsonl", [Record("a", "a.wav")])
     said = refused(capsys, join, tmp_path, "--manifests", tmp_path / "one.jsonl", tmp_path / "one.jsonl")
-    assert "1 ids stand twice or more, first 'a'" in said
+    assert "1 ids are used more than once, first 'a'" in said
 
 
 def test_audioset_keeps_the_ontologys_labels(tmp_path):

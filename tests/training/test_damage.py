@@ -74,7 +74,7 @@ def test_a_damaged_folder_gives_way_to_the_one_before(tmp_path, caplog, damaged)
     flip(path / damaged, position_of(path / damaged, value))
     assert find(path) == tmp_path / "last.ckpt.old"
     assert f"{path / damaged} is not a readable checkpoint" in caplog.text
-    assert "the checkpoint before it takes its place" in caplog.text
+    assert "using the previous checkpoint instead" in caplog.text
 
 
 def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(config, tmp_path, caplog):
@@ -88,7 +88,7 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(config, tmp_path,
     assert find_checkpoint(last.parents[1]) == last.with_name("last.ckpt.old")
     train(config)
     assert f"{last} is not a readable checkpoint" in caplog.text
-    assert "takes its place" in caplog.text
+    assert "previous checkpoint instead" in caplog.text
     assert sorted(file.name for file in last.parent.iterdir()) == [
         *("last.ckpt", "last.ckpt.damaged", "last.ckpt.old"),
     ]

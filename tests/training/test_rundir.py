@@ -37,7 +37,7 @@ def holder(config):
 
 def test_a_second_training_of_the_same_name_is_refused(config, holder, monkeypatch, capsys):
     monkeypatch.setattr(guards, "PATIENCE", 0.5)
-    with pytest.raises(ValueError, match=r"another training is at work in .*runs/run \(the same name"):
+    with pytest.raises(ValueError, match=r"another training is running in .*runs/run \(the same name"):
         train(config)
     assert capsys.readouterr().out.count("waiting for another training") == 1
     assert [path.name for path in (Path(config.runs_dir) / config.name).iterdir()] == ["lock"]

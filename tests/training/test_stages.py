@@ -77,7 +77,7 @@ def test_stage_2_of_another_codec_or_shape_is_refused_in_one_message(config, sta
 
 def test_missing_init_from_is_named(config, tmp_path):
     config.init_from = str(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=r"nowhere: there is nothing there\. Train it first .*experiment=nowhere"):
+    with pytest.raises(ValueError, match=r"nowhere: there is no such run\. Train it first .*experiment=nowhere"):
         train(config)
 
 

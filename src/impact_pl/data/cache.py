@@ -1,9 +1,10 @@
-"""A node's own copies of shards that lie elsewhere: each is fetched whole, once, by whichever process needs it first.
+"""Per-node cache of remote shards: each shard is fetched once, completely, by whichever process needs it first.
 
-Copies are named by their checksum: equal shards of different runs share one, and a set that was made anew never meets
-the old one's. Processes agree by file locks, which end with their holder, so a killed one blocks nobody. But a forked
-DataLoader worker inherits the open file, and with it a lock that another thread holds: the holder therefore unlocks it,
-where closing the file would not, and after a killed holder the lock ends with its last worker.
+Copies are named by their checksum: equal shards of different runs share one copy, and a recreated set never meets old
+copies. Processes synchronise by file locks, which the system releases when their holder dies, so a killed process
+blocks nobody. A forked DataLoader worker inherits the open file, and with it a lock held by another thread. The holder
+therefore unlocks explicitly, because closing the file would not release the lock. After a killed holder the lock ends
+with its last worker.
 """
 
 import fcntl
@@ -28,17 +29,17 @@ COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 
 
 def default_folder() -> Path:
-    """``$TMPDIR/impact_pl-<user number>``: node-local where TMPDIR is, which is /tmp if it is not set."""
+    """Return ``$TMPDIR/impact_pl-<user number>``. TMPDIR (default /tmp) should be node-local."""
     return Path(tempfile.gettempdir()) / f"impact_pl-{os.getuid()}"
 
 
 class ShardCache:
-    """Copies of shards in ``folder``.
+    """Cache of shards in ``folder``.
 
     Args:
-        folder: on a disk of this node; made if it is not there.
-        max_bytes: of all finished copies; the least recently opened go first. 0: no limit. What several processes
-            fetch at the same moment is not counted before it is finished, and so comes on top, a shard for each.
+        folder: Folder on a disk of this node; created if missing.
+        max_bytes: Maximum size of all finished copies; the least recently opened ones are evicted first. 0: no limit.
+            Copies being fetched are not counted, so each process may exceed the limit by one shard.
 
     Raises:
         UserError: the folder cannot be written, or it or the link to it belongs to another user, who could change what
@@ -57,10 +58,10 @@ class ShardCache:
         self._wanted: queue.SimpleQueue[list[tuple[str, ShardEntry]]] | None = None
 
     def open(self, url: str, shard: ShardEntry) -> FileIO:
-        """The copy of a shard (an entry of an index), fetched from ``url`` if it is not there.
+        """Open the copy of a shard (an entry of an index), fetching it from ``url`` if necessary.
 
         Raises:
-            ValueError: it cannot be fetched.
+            UserError: It cannot be fetched.
         """
         while True:
             path = self.fetch(url, shard)
@@ -71,12 +72,16 @@ class ShardCache:
                 continue
 
     def fetch(self, url: str, shard: ShardEntry) -> Path:
-        """Where the copy of a shard lies; ValueError where it cannot be fetched."""
+        """Return the path of a shard's copy, fetching it if necessary.
+
+        Raises:
+            UserError: It cannot be fetched.
+        """
         path = self.folder / f"{shard['sha256']}.tar"
         if _has_size(path, shard["bytes"]):
             return path
         with self._explained(), self._locked(shard["sha256"][:2]):
-            if not _has_size(path, shard["bytes"]):  # or another process has fetched it meanwhile
+            if not _has_size(path, shard["bytes"]):  # unless another process has just fetched it
                 self._make_room(shard["bytes"])
                 partial = partial_path(path)
                 try:
@@ -89,15 +94,15 @@ class ShardCache:
         return path
 
     def drop(self, shard: ShardEntry) -> Path:
-        """Remove a copy that turned out to be damaged; where it lay."""
+        """Remove a damaged copy, and return its path."""
         path = self.folder / f"{shard['sha256']}.tar"
         path.unlink(missing_ok=True)
         return path
 
     def prefetch(self, wanted: list[tuple[str, ShardEntry]]) -> None:
-        """Fetch (url, shard) beside what else is done, in place of what an earlier call asked for.
+        """Fetch (url, shard) in the background, replacing the requests of an earlier call.
 
-        An error ends it silently: whoever reads that shard meets it again.
+        Errors end it silently, because reading that shard will raise them again.
         """
         if self._wanted is None:
             self._wanted = queue.SimpleQueue()
@@ -105,7 +110,7 @@ class ShardCache:
         self._wanted.put(wanted)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_wanted": None}  # DataLoader workers have no thread of their own
+        return {**self.__dict__, "_wanted": None}  # DataLoader workers have no such thread
 
     def _fetch_wanted(self, lists: "queue.SimpleQueue[list[tuple[str, ShardEntry]]]") -> None:
         while True:
@@ -118,13 +123,13 @@ class ShardCache:
                     break
 
     def _make_room(self, num_bytes: int) -> None:
-        """Remove the least recently opened copies until ``num_bytes`` more fit."""
+        """Evict the least recently opened copies until ``num_bytes`` more fit."""
         if not self.max_bytes:
             return
         with self._locked("room"):
             copies = []
             for path in self.folder.iterdir():
-                if not COPY_NAME.fullmatch(path.name):  # the user's own
+                if not COPY_NAME.fullmatch(path.name):  # a file of the user
                     continue
                 with suppress(FileNotFoundError):  # removed by hand
                     copies.append((path.stat().st_mtime_ns, path.stat().st_size, path))
@@ -145,7 +150,7 @@ class ShardCache:
             try:
                 yield
             finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # a worker that was forked meanwhile has the file open, too
+                fcntl.flock(file, fcntl.LOCK_UN)  # a worker forked in the meantime has the file open too
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Latent shards for Lightning: deterministic order, equal numbers of batches on all ranks, exact resume mid-epoch."""
+"""Lightning data module for latent shards: deterministic order, equal batch counts on all ranks, exact resume."""
 
 import atexit
 import logging
@@ -29,16 +29,16 @@ from impact_pl.text_encoders.registry import load_text_encoder
 
 logger = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; the training alone answers
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; for the training only
 
 
 def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:
-    """The training's batches.
+    """Create the loader of training batches.
 
     Args:
-        dataset: reads the clips.
-        sampler: a batch's indices in ``dataset``, batch after batch.
-        num_workers: processes that read; 0: the caller's own does.
+        dataset: Dataset of clips.
+        sampler: Yields the indices of one batch after another.
+        num_workers: Number of worker processes; 0: read in the calling process.
     """
     return DataLoader(
         dataset,
@@ -49,12 +49,12 @@ def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_worke
         multiprocessing_context=worker_context() if num_workers > 0 else None,
         worker_init_fn=begin_worker if num_workers > 0 else None,
         persistent_workers=num_workers > 0,
-        generator=torch.Generator().manual_seed(0),  # or making an iterator would draw from the global state
+        generator=torch.Generator().manual_seed(0),  # otherwise creating an iterator would draw from the global state
     )
 
 
 class LoaderWorker(ForkServerProcess):
-    """A DataLoader's worker. It ignores SIGTERM, so what ends a process elsewhere has to be SIGKILL here."""
+    """DataLoader worker process that ends by SIGKILL, since it ignores SIGTERM."""
 
     started: ClassVar[set["LoaderWorker"]] = set()  # of all loaders, without those that were told to end
 
@@ -72,9 +72,9 @@ class WorkerContext(ForkServerContext):
 
 
 def end_workers() -> None:
-    """Kill the workers of every loader, also of those that an exception's traceback keeps alive.
+    """Kill the workers of every loader, including loaders that an exception's traceback keeps alive.
 
-    Python's exit sends SIGTERM to child processes and then waits for them, forever for those that ignore it.
+    At exit Python sends SIGTERM to child processes and waits for them, which never ends for workers that ignore it.
     """
     for worker in LoaderWorker.started:
         if worker.exitcode is None:
@@ -96,21 +96,20 @@ def lost_worker() -> str:
     return ""
 
 
-atexit.register(end_workers)  # the last registered runs first: before multiprocessing's own wait
+atexit.register(end_workers)  # registered last to run first, before multiprocessing waits
 
 
 def worker_context() -> WorkerContext:
-    """Start workers by forking a server process that has no threads.
+    """Create a context that forks workers from a server process without threads.
 
-    A fork copies locks as they are, but only the thread that forks. A training has threads of libraries (those of a
-    process group), and a worker forked while one of them held a lock stands still before its first line, and the
-    training with it: about one of 200 starts of two ranks on a busy machine. Workers forked from a training that has
-    run also copy each page of its memory that is written next: a step of the base model (batch 8, two cores) then
-    took 48 s instead of 15.
+    A fork copies locks but only the forking thread. A training has library threads (such as those of a process group),
+    and a worker forked while one of them holds a lock hangs before its first line, and the training with it: about one
+    in 200 starts of two ranks on a busy machine. Workers forked from a running training also copy each page of its
+    memory that is written later: a step of the base model (batch 8, two cores) then took 48 s instead of 15.
     """
     context = WorkerContext()
-    context.set_forkserver_preload(["impact_pl.data.datamodule"])  # imported once, however many workers there are
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the server, which must outlive a warning
+    context.set_forkserver_preload(["impact_pl.data.datamodule"])  # imported once for all workers
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # inherited by the server, which must survive it
     try:
         resource_tracker.ensure_running()  # the server needs it too; starting it unblocks some signals
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -121,10 +120,10 @@ def worker_context() -> WorkerContext:
 
 
 def begin_worker(worker: int) -> None:
-    """Ignore the signals that stop a training, and end with the training instead; a ``worker_init_fn``.
+    """Initialise a worker: ignore the signals that stop a training, and exit when the training exits.
 
-    A worker's parent is the server, which lives as long as its workers: without the thread they would outlive a
-    training that was killed.
+    A worker's parent is the server, which lives as long as its workers. Without the thread, workers would outlive a
+    killed training.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
@@ -143,7 +142,7 @@ ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples"
 
 @dataclass
 class Alone:
-    """What is read of a Trainer, where there is none."""
+    """Stand-in for the Trainer attributes used here, for reading without a Trainer."""
 
     max_steps: int
     global_step: int = 0
@@ -156,25 +155,25 @@ class Alone:
 
 
 class LatentDataModule(LightningDataModule):
-    """Reads ``path/train`` and ``path/valid``; its state in a checkpoint is the number of samples consumed.
+    """Read ``path/train`` and ``path/valid``. The state in a checkpoint is the number of samples consumed.
 
     Note:
         Lightning must see a loader that has a length and no ``state_dict``, and must not replace its sampler
-        (``use_distributed_sampler=False``): then its own count of batches and this class's position agree.
+        (``use_distributed_sampler=False``). Its own count of batches then agrees with this class's position.
 
-    A batch's "text" is what the shards hold, or what ``config.text_encoder`` makes of the captions on the device. That
-    encoder is no part of the model: no optimizer, average or checkpoint sees it.
+    A batch's "text" is what the shards contain, or the features that ``config.text_encoder`` computes from the captions
+    on the device. That encoder is not part of the model: no optimizer, average or checkpoint includes it.
 
     Args:
-        path: folder or URL of the shards, or a configuration that has it. After ``setup()`` the batches can be
-            read without a trainer, too.
-        seed: of the order.
-        with_text: False where captions are not looked at (stage 1); then no text encoder is loaded.
-        settings: other fields of DataConfig, such as ``batch_size``.
+        path: Folder or URL of the shards, or a configuration that contains it. After ``setup()`` the batches can also
+            be read without a trainer.
+        seed: Seed of the order.
+        with_text: False if captions are not used (stage 1); no text encoder is loaded then.
+        settings: Other fields of DataConfig, such as ``batch_size``.
 
     Raises:
-        ValueError: no shards at the path, features of another encoder than the one asked for, or a cache that is too
-            small for what is read at a time.
+        UserError: There are no shards at the path, their features are from another encoder than the requested one, or
+            the cache is too small for one block of shards.
     """
 
     trainer: Trainer
@@ -198,7 +197,7 @@ class LatentDataModule(LightningDataModule):
 
     @property
     def _place(self) -> "Trainer | Alone":
-        """The trainer; without one, a single process that reads one epoch."""
+        """The trainer, or a stand-in for a single process that reads one epoch."""
         return self.trainer or Alone(max_steps=-(-self.index.num_samples // self.config.batch_size))
 
     def setup(self, stage: str = "fit") -> None:
@@ -219,9 +218,9 @@ class LatentDataModule(LightningDataModule):
         return LatentDataset(join(self.config.path, split), self.cache, with_text=self.text_encoder is None)
 
     def _find_text_encoder(self) -> TextEncoder | None:
-        """The encoder that captions go through here; None where the shards' features are the wanted ones.
+        """Return the encoder for captions.
 
-        ``index`` says afterwards what the batches hold.
+        None if the shards' features are used. Updates ``index`` to describe the batches.
         """
         config, stored = self.config, self.index.text_encoder
         if not config.text_encoder:
@@ -243,19 +242,19 @@ class LatentDataModule(LightningDataModule):
         return encoder
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """A batch with the features of its captions, on the device of its moments; Lightning calls this."""
+        """Move a batch's captions through the text encoder on the device of its moments; Lightning calls this hook."""
         if self.text_encoder is None:
             return batch
         device = batch["moments"].device
         return batch | {"text": self.text_encoder.to(device).encode_known(batch["captions"]).to(device)}
 
     def _make_cache(self) -> ShardCache | None:
-        """Where a node keeps copies of the shards; None to read them in place."""
+        """Create the node's shard cache; None to read the shards in place."""
         config = self.config
         if not (config.cache or is_url(config.path)):
             return None
         sizes = sorted((shard["bytes"] for shard in self.index.shards), reverse=True)
-        # A block is read while the next one comes. Without blocks, every shard is read at any time.
+        # One block is read while the next is fetched. Without blocks, every shard may be read at any time.
         needed = sum(sizes[: 2 * config.block_shards] if config.block_shards else sizes)
         max_bytes = round(config.cache_gb * 1e9)
         if 0 < max_bytes < needed:
@@ -268,24 +267,24 @@ class LatentDataModule(LightningDataModule):
 
     @property
     def samples_consumed(self) -> int:
-        """Training samples that the optimizer steps so far have used, over all ranks."""
+        """Training samples used by the optimizer steps so far, over all ranks."""
         return self._consumed_at_resume + (self._place.global_step - self._step_at_resume) * self.global_batch_size
 
     @property
     def global_batch_size(self) -> int:
-        """Clips an optimizer step."""
+        """Clips per optimizer step."""
         return self.config.batch_size * self._place.world_size * self._place.accumulate_grad_batches
 
     @property
     def num_valid_batches(self) -> int:
-        """Validation batches over all ranks, each once."""
+        """Validation batches over all ranks, counting each once."""
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int]:
         return {"samples_consumed": self.samples_consumed, "step": self._place.global_step, **self._order()}
 
     def _order(self) -> dict[str, int]:
-        """What the order of the samples follows from, beside the position in it."""
+        """Return what determines the order of the samples, besides the position in it."""
         return {
             "block_shards": self.config.block_shards,
             "seed": self.seed,
@@ -293,12 +292,12 @@ class LatentDataModule(LightningDataModule):
         }
 
     def check_state(self, state_dict: dict[str, int]) -> None:
-        """Check that a training with this state can go on with these data.
+        """Check that a training with this state can continue on this data.
 
         Raises:
-            UserError: the samples would come in another order.
+            UserError: The samples would come in another order.
         """
-        before = {"block_shards": 0, **state_dict}  # earlier versions noted less
+        before = {"block_shards": 0, **state_dict}  # missing in states of earlier versions
         changed = [
             f"{ORDER_KEYS[key]}={now}, but this training began with {before[key]}"
             for key, now in self._order().items()
@@ -333,7 +332,7 @@ class LatentDataModule(LightningDataModule):
         return latent_loader(self.train_set, sampler, self.config.num_workers)
 
     def _prefetch(self, shards: list[int]) -> None:
-        """Fetch shards in order; the processes of a node begin at different ones, so each fetches some."""
+        """Fetch shards in order. The processes of a node start at different shards, so that each fetches some."""
         first = len(shards) * self._place.local_rank // max(1, self._place.num_devices)
         self.train_set.prefetch(shards[first:] + shards[:first])
 

@@ -1,4 +1,4 @@
-"""Read and write index.json: what the shards of one split hold and what made them; it may come from a stranger."""
+"""Read and write index.json, which describes the shards of one split. It may come from an untrusted source."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -23,7 +23,7 @@ REMEDY = "precompute again"
 
 Count = Annotated[int, Ge(1), Le(1 << 16)]
 Place = Annotated[int, Ge(0), Lt(1 << 62)]
-# No way out of the folder.
+# Names cannot leave the folder.
 ShardName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9_][A-Za-z0-9_.-]*\.tar\z")]
 PartName = Annotated[str, StringConstraints(pattern=r"\A[^/]+\z")]
 
@@ -48,19 +48,19 @@ class Latents(TypedDict):
 
 
 class ShardEntry(TypedDict):
-    """One shard. ``crc32`` holds a checksum per sample, of its bytes from its offset to the next one's."""
+    """Index entry of a shard. ``crc32`` holds a checksum per sample, over its bytes up to the next sample's offset."""
 
     name: ShardName
     num_samples: Place
     bytes: Place
     sha256: Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
-    offsets: dict[str, Place]  # key -> where the sample's first member begins
+    offsets: dict[str, Place]  # key -> start of the sample's first member
     crc32: NotRequired[list[Annotated[int, Ge(0), Lt(1 << 32)]]]  # absent in sets of earlier versions
 
 
 @dataclass
 class ShardIndex:
-    """``index.json``: what the shards of one split hold and what made them. ``latents`` are the train split's."""
+    """Schema of ``index.json``: contents and origin of one split's shards. ``latents`` are those of the train split."""
 
     __pydantic_config__ = STRICT
 
@@ -77,12 +77,12 @@ class ShardIndex:
 
     @property
     def text_features(self) -> dict[str, tuple[int, int]]:
-        """Map names of features to (L_i, d_i), in the order of their positions; empty without text."""
+        """Map feature names to (L_i, d_i) in the order of their positions; empty without text."""
         features = self.text_encoder["features"] if self.text_encoder else {}
         return {name: (length, size) for name, (length, size) in features.items()}
 
     def forget_offsets(self) -> None:
-        """Free what takes most of the memory; for an index that is kept next to a dataset."""
+        """Free the offsets, which take most of the memory, for an index that is kept next to a dataset."""
         for shard in self.shards:
             shard["offsets"] = {}
             shard.pop("crc32", None)
@@ -92,7 +92,7 @@ class ShardIndex:
         """Read ``folder/index.json``; ``folder`` may be a URL, see ``data.remote``.
 
         Raises:
-            UserError: no index there (precomputing has not finished), or not one that this version reads.
+            UserError: There is no index (precomputing has not finished), or none that this version reads.
         """
         if is_url(str(folder)):
             url = join(str(folder), INDEX_NAME)
@@ -104,20 +104,20 @@ class ShardIndex:
 
     @classmethod
     def parse(cls, content: str | bytes, where: str) -> "ShardIndex":
-        """Parse the content of an index; ``where`` begins the message of a UserError."""
+        """Parse the content of an index. Messages of a UserError begin with ``where``."""
         text = decode_text(content, where) if isinstance(content, bytes) else content
         index = parse_json(text, cls, where, REMEDY)
         _check(index, where)
         return index
 
     def save(self, folder: str | Path) -> None:
-        """Write ``folder/index.json``, complete or not at all."""
+        """Write ``folder/index.json`` atomically."""
         values = {"format": self.format, **asdict(self)}
         write_whole(Path(folder) / INDEX_NAME, json.dumps(values, indent=1) + "\n")
 
 
 def _check(index: ShardIndex, where: str) -> None:
-    """Check what fields say about each other."""
+    """Check the consistency of fields with each other."""
     channels, mean, std = index.latents["shape"][0], index.latents["mean"], index.latents["std"]
     if len(mean) != channels:
         raise UserError(f"{where}: key 'latents.mean': {len(mean)} means for {channels} channels; {REMEDY}")

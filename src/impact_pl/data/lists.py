@@ -1,23 +1,23 @@
-"""Read test lists: which clips of a test set are used, with a caption each. Papers differ in them, so they are named.
+"""Read test lists, which select the clips of a test set with one caption each. Papers use different lists.
 
-AudioCaps' test set has 975 clips of five captions. Papers use subsets of it, with one caption per clip:
+AudioCaps' test set has 975 clips with five captions each. Papers use subsets of it, with one caption per clip:
 
 | name | clips | published by |
 |---|---|---|
 | audioldm_eval_964 | 964 | haoheliu/audioldm_eval |
 | fdaudio_957 | 957 | FdAudio and MeanAudio |
 | tango_886 | 886 | declare-lab/tango |
-| stable_audio_881 | 881 | Stability-AI/stable-audio-metrics (the clips that it does not leave out) |
-| audiocaps_975 | 975 | the whole set |
+| stable_audio_881 | 881 | Stability-AI/stable-audio-metrics (the clips that it does not exclude) |
+| audiocaps_975 | 975 | the complete set |
 
-A list is known by the checksum of its clips, whatever its format, its order and its captions.
+A list is identified by the checksum of its clips, independent of its format, order and captions.
 
 Note:
-    The checksums in ``KNOWN`` were computed from the published files, each clip under its :func:`clip_id`:
+    The checksums in ``KNOWN`` were computed from the published files, with each clip under its :func:`clip_id`:
     audioldm_eval's example/AudioCaps/audiocaps_test_nonrepeat_subset_2.json (commit c9e936e; key "wav"), MeanAudio's
     sets/test-audiocaps.tsv, Tango's data/test_audiocaps_subset.json (key "location"), dataset/test.csv of AudioCaps
-    (cdjkim/audiocaps), and, for stable_audio_881, that CSV without the ids in NOT_IN_AUDIOCAPS of
-    stable-audio-metrics' examples/audiocaps.py.
+    (cdjkim/audiocaps), and, for stable_audio_881, that CSV without the ids in NOT_IN_AUDIOCAPS of stable-audio-metrics'
+    examples/audiocaps.py.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from impact_pl.data.manifest import Record, file_stem
 from impact_pl.errors import UserError
 from impact_pl.files import read_csv, read_lines
 
-Sounds = dict[str, Record]  # name (file stem, or record id) -> where the sound lies
+Sounds = dict[str, Record]  # name (file stem, or record id) -> location of the sound
 
 KNOWN = {  # the first 16 digits of ClipList.checksum -> name
     "16cba7a64b5aaf5b": "audioldm_eval_964",
@@ -40,33 +40,33 @@ KNOWN = {  # the first 16 digits of ClipList.checksum -> name
     "c66b044fcc44f855": "audiocaps_975",
 }
 YOUTUBE = re.compile(r"Y?([\w-]{11})(?:_\d+(?:\.\d+)?){0,2}")  # [Y]<id>[_<start>[_<end>]]; an id has 11 characters
-SOURCES = ("youtube", "clotho")  # whose records name the clip: ``youtube/<id>``, ``clotho/<file name>``
-NAMED = 5  # names in a message
+SOURCES = ("youtube", "clotho")  # sources whose records name the clip: ``youtube/<id>``, ``clotho/<file name>``
+NAMED = 5  # maximum number of names in a message
 
 
 @dataclass(frozen=True)
 class ClipList:
-    """Clips in the order of their file: id -> caption, and id -> the name that the file gives it."""
+    """Clips in file order: id -> caption, and id -> name in the file."""
 
     captions: dict[str, str]
     names: dict[str, str] = field(default_factory=dict)
 
     @property
     def checksum(self) -> str:
-        """Of the set of clips alone."""
+        """Checksum of the set of clips."""
         return hashlib.sha256("\n".join(sorted(self.captions)).encode()).hexdigest()[:16]
 
     @property
     def name(self) -> str:
-        """A known list's name, else ``custom (N clips)``."""
+        """Name of a known list, else ``custom (N clips)``."""
         return KNOWN.get(self.checksum, f"custom ({len(self.captions)} clips)")
 
 
 def clip_id(name: str) -> str:
-    """What a clip is called in every list: its :func:`clip_stem` without YouTube's leading Y and the seconds behind it.
+    """Normalise a clip's name to its id: its :func:`clip_stem` without YouTube's leading Y and trailing seconds.
 
-    ``Y7fmOlUlwoNg``, ``7fmOlUlwoNg_20`` and ``7fmOlUlwoNg.wav`` are one clip. A file that is named by the stem, or by
-    the id, has the same id again.
+    ``Y7fmOlUlwoNg``, ``7fmOlUlwoNg_20`` and ``7fmOlUlwoNg.wav`` are the same clip. The id of a stem or of an id is the
+    same id again.
     """
     stem = clip_stem(name)
     youtube = YOUTUBE.fullmatch(stem)
@@ -74,7 +74,7 @@ def clip_id(name: str) -> str:
 
 
 def clip_stem(name: str) -> str:
-    """The name of a clip's file, without folder and audio suffix, as :func:`file_stem` writes it."""
+    """Return the name of a clip's file without folder and audio suffix, as written by :func:`file_stem`."""
     name = Path(name).name
     while Path(name).suffix.lower() in SUFFIXES:
         name = Path(name).stem
@@ -82,13 +82,13 @@ def clip_stem(name: str) -> str:
 
 
 def read_clip_list(path: str | Path) -> ClipList:
-    """A published list: CSV ``id,caption``, TSV ``id<tab>caption``, or AudioCaps' own CSV.
+    """Read a published list: CSV ``id,caption``, TSV ``id<tab>caption``, or AudioCaps' own CSV.
 
-    Where a clip has several captions (AudioCaps' CSV), one is drawn, always the same: the draw depends on the clip.
+    If a clip has several captions (AudioCaps' CSV), one is drawn deterministically by the clip's name.
 
     Raises:
-        UserError: missing or empty file, no such columns, a row without id or caption or with more cells than the
-            header (a caption whose comma is not quoted), or a clip that stands twice.
+        UserError: The file is missing or empty or has other columns, a row lacks id or caption or has more cells than
+            the header (an unquoted comma in a caption), or a clip is listed twice.
     """
     path = Path(path)
     if not path.is_file():
@@ -117,15 +117,16 @@ def read_clip_list(path: str | Path) -> ClipList:
 
 
 def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sounds:
-    """The sounds of the list's clips, by clip id, sorted by it (an inception score's splits follow that order).
+    """Select the sounds of the list's clips, sorted by clip id (the order of an inception score's splits).
 
     Args:
-        sounds: by name; :func:`clip_of` says which clip each is.
-        what: for the message.
-        exactly: sounds that the list does not name are an error too.
+        sounds: Sounds by name; :func:`clip_of` maps them to clips.
+        clips: The list.
+        what: Description of the sounds, for messages.
+        exactly: Whether sounds outside the list are an error.
 
     Raises:
-        UserError: a clip without a sound, with two, or a sound that is not in the list. Some are named.
+        UserError: A clip has no sound or two, or a sound is not in the list. The message names some.
     """
     found = by_clip(sounds, what)
     missing = [clip for clip in clips.captions if clip not in found]
@@ -138,10 +139,10 @@ def restrict(sounds: Sounds, clips: ClipList, what: str, exactly: bool) -> Sound
 
 
 def by_clip(sounds: Sounds, what: str) -> Sounds:
-    """Sounds by clip id; several records of one sound (of several captions) are one.
+    """Index sounds by clip id. Several records of one sound (with different captions) count as one.
 
     Raises:
-        UserError: a clip has two sounds; ``what`` begins the message.
+        UserError: A clip has two sounds; the message begins with ``what``.
     """
     found: Sounds = {}
     for name, record in sounds.items():
@@ -152,12 +153,12 @@ def by_clip(sounds: Sounds, what: str) -> Sounds:
 
 
 def one_of(clip: str, captions: list[str]) -> str:
-    """One of a clip's captions: the draw depends on the clip's name alone, so every command draws the same."""
+    """Draw one of a clip's captions. The draw depends on the clip's name only, so every command draws the same."""
     return captions[int.from_bytes(hashlib.sha256(clip.encode()).digest()[:8], "big") % len(captions)]
 
 
 def clip_of(name: str, record: Record) -> str:
-    """The clip id of a sound: of its YouTube or Clotho source where the record tells it, else of its name."""
+    """Return the clip id of a sound, from its YouTube or Clotho source if the record has one, else from its name."""
     published, _, source = record.source.partition("/")
     return clip_id(source if source and published in SOURCES else name)
 

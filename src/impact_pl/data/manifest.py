@@ -1,4 +1,4 @@
-"""Read and write manifests: JSON Lines with one record per clip, which every data set is turned into first."""
+"""Read and write manifests: JSON Lines with one record per clip, the common format of all data sets."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from impact_pl.partial import write_whole
 
 SPLITS = ("train", "valid", "test")
 Split = Annotated[str, StringConstraints(pattern=f"^({'|'.join(SPLITS)})$")]
-LONGEST_STEM = 180  # bytes: file systems allow 255, and suffixes follow
+LONGEST_STEM = 180  # bytes; file systems allow 255, including suffixes
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Record:
     split: Split = "train"
     licence: str = ""
     source: str = ""
-    labels: tuple[str, ...] = ()  # names of classes, where a data set has them
+    labels: tuple[str, ...] = ()  # class names, if the data set has them
 
 
 def read_manifest(path: str | Path) -> list[Record]:
@@ -55,7 +55,7 @@ def read_manifest(path: str | Path) -> list[Record]:
                 f"{path}, line {number}: id {record.id!r} was already used in line {line_of[record.id]}: rename one"
             )
         line_of[record.id] = number
-        record.path = str(folder / record.path)  # an absolute record.path stays as it is
+        record.path = str(folder / record.path)  # an absolute record.path is unchanged
         record.caption = (record.caption or "").strip() or None
         records.append(record)
     if not records:
@@ -64,15 +64,15 @@ def read_manifest(path: str | Path) -> list[Record]:
 
 
 def write_manifest(path: str | Path, records: list[Record]) -> None:
-    """Write records as JSON Lines, without fields that have their defaults; paths are written as they are.
+    """Write records as JSON Lines, without fields that have default values. Paths are written unchanged.
 
     Raises:
-        UserError: two records have one id.
+        UserError: Two records have the same id.
     """
     path = Path(path)
     twice = [identity for identity, count in Counter(record.id for record in records).items() if count > 1]
     if twice:
-        raise UserError(f"{path}: {len(twice)} ids stand twice or more, first {twice[0]!r}: list each clip once")
+        raise UserError(f"{path}: {len(twice)} ids are used more than once, first {twice[0]!r}: list each clip once")
     defaults = {field.name: field.default for field in fields(Record)}
     lines = []
     for record in records:
@@ -82,15 +82,15 @@ def write_manifest(path: str | Path, records: list[Record]) -> None:
     content = "".join(lines)
     try:
         write_whole(path, content)
-    except UnicodeEncodeError as error:  # of a file name, which need not be UTF-8
+    except UnicodeEncodeError as error:  # file names need not be UTF-8
         line = content.count("\n", 0, error.start)
-        raise UserError(f"{path}: {records[line].path!r} is no name in UTF-8: rename that file") from error
+        raise UserError(f"{path}: {records[line].path!r} is not a UTF-8 name: rename that file") from error
 
 
 def file_stem(record_id: str) -> str:
-    """Turn a record's id into a file name without suffix; all files of a record are named by it.
+    """Convert a record's id to a file name without suffix, used for all files of the record.
 
-    An id that is too long for a file system is cut, and its checksum tells it from others.
+    An id that is too long for a file system is truncated and made unique by its checksum.
     """
     stem = re.sub(r"[^\w.-]+", "_", record_id)
     if len(stem.encode()) > LONGEST_STEM:
@@ -103,7 +103,7 @@ def file_stems(record_ids: list[str]) -> list[str]:
     """Apply :func:`file_stem` to each id.
 
     Raises:
-        UserError: two ids would share a file, if only on a file system that ignores case.
+        UserError: Two ids would share a file, at least on file systems that ignore case.
     """
     id_of: dict[str, str] = {}
     for record_id in record_ids:

@@ -1,13 +1,13 @@
-"""Choose the samples of every batch: a pure function of (seed, position), so any run can be continued exactly.
+"""Choose the samples of every batch by a pure function of (seed, position), so that any run can resume exactly.
 
-A training step's global batch is cut into *slots* of ``batch_size`` clips:
+A training step's global batch is divided into *slots* of ``batch_size`` clips:
 
     slot = micro_batch * world_size + rank,    num_slots = accumulate_grad_batches * world_size
 
-Order, noise, masks and dropout depend on (seed, step, slot) alone. So one process that accumulates two micro-batches,
-and two processes that accumulate one, do the same training up to rounding. The samples form one endless stream: epoch
-after epoch, each in its own permutation, without dropping a rest. Hence the whole data state is one number, the
-samples consumed, and it stays valid when the number of processes changes.
+Order, noise, masks and dropout depend on (seed, step, slot) only. One process that accumulates two micro-batches and
+two processes that accumulate one therefore run the same training up to rounding. The samples form one endless stream of
+epochs, each with its own permutation, without dropping a remainder. The complete data state is one number, the samples
+consumed, which stays valid when the number of processes changes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,21 +23,21 @@ def derive_seed(*parts: int) -> int:
 
 
 class SampleStream:
-    """The endless stream of sample indices: epoch after epoch, each in its own permutation.
+    """Endless stream of sample indices: epoch after epoch, each with its own permutation.
 
     With ``block_shards`` = 0 an epoch is one permutation of all n samples. With K > 0 the epoch's shards are permuted,
-    K consecutive ones form a *block*, and a block's samples are permuted together: at any time only K shards are read.
-    Either way position p is a pure function of (seed, p).
+    K consecutive shards form a *block*, and the samples of a block are permuted together, so only K shards are read at
+    any time. In both cases position p is a pure function of (seed, p).
 
-    How well that shuffles, with s samples a shard and m = K s a block (m = n for the whole set): two neighbours of a
-    shard are (m + 1) / 3 positions apart on average, and two clips of a batch (within one block) come from one shard
-    with probability (s - 1) / (m - 1). For 10,000 shards of 256 (2.56 M clips) and K = 64 that is 5,461 positions and
-    1.6 %, against 853,334 and 0.01 % for the whole set.
+    Quality of the shuffle, with s samples per shard and m = K s per block (m = n for the complete set): two neighbours
+    in a shard are (m + 1) / 3 positions apart on average, and two clips of a batch (within one block) come from the
+    same shard with probability (s - 1) / (m - 1). For 10,000 shards of 256 (2.56 M clips) and K = 64 this means 5,461
+    positions and 1.6 %, against 853,334 and 0.01 % for the complete set.
 
     Args:
-        sizes: samples of each shard, in the order of the sample indices.
-        seed: of all permutations.
-        block_shards: K; 0 for the whole set.
+        sizes: Samples per shard, in the order of the sample indices.
+        seed: Seed of all permutations.
+        block_shards: K; 0 for the complete set.
     """
 
     def __init__(self, sizes: Sequence[int] | np.ndarray, seed: int, block_shards: int = 0):
@@ -58,7 +58,7 @@ class SampleStream:
         return int(self._permutation[offset - self._ends[number]])
 
     def next_shards(self, position: int) -> tuple[tuple[int, int], list[int]]:
-        """((epoch, block) of ``position``, the shards of that block and of the one behind it, in order)."""
+        """Return (epoch, block) of ``position``, and the shards of that block and of the next one, in order."""
         epoch, offset = divmod(position, self.num_samples)
         number = self._locate(epoch, offset)
         is_last = number + 1 == len(self._blocks)
@@ -66,27 +66,27 @@ class SampleStream:
         return (epoch, number), list(dict.fromkeys(self._blocks[number] + following))
 
     def _locate(self, epoch: int, offset: int) -> int:
-        """The block of ``offset``, with the epoch's blocks at hand."""
+        """Find the block at ``offset``, caching the epoch's blocks."""
         if epoch != self._epoch:
             self._epoch = epoch
             self._blocks = self._shards_of_epoch(epoch)
             sizes = [self.sizes[block].sum() for block in self._blocks]
-            self._ends = np.concatenate([[0], np.cumsum(sizes)])  # of each block, behind that of none
+            self._ends = np.concatenate([[0], np.cumsum(sizes)])  # end of each block, preceded by 0
         return int(np.searchsorted(self._ends, offset, side="right")) - 1
 
     def _shards_of_epoch(self, epoch: int) -> list[list[int]]:
-        """The shards of each block."""
+        """Assign the epoch's shards to blocks."""
         if not self.block_shards:
             return [list(range(len(self.sizes)))]
         order = _permutation(len(self.sizes), derive_seed(self.seed, epoch)).tolist()
         return [order[k : k + self.block_shards] for k in range(0, len(order), self.block_shards)]
 
     def _permute(self, epoch: int, number: int) -> np.ndarray:
-        """The sample indices of a block, in their order."""
+        """Permute the sample indices of a block."""
         if not self.block_shards:
             return _permutation(self.num_samples, derive_seed(self.seed, epoch))
         samples = np.concatenate([np.arange(self.first[k], self.first[k + 1]) for k in self._blocks[number]])
-        # number + 1, for a seed from (a, b, 0) is that from (a, b), which the shards' permutation has
+        # number + 1, because a seed from (a, b, 0) equals that from (a, b), which the permutation of shards uses
         return samples[_permutation(len(samples), derive_seed(self.seed, epoch, number + 1))]
 
 
@@ -97,17 +97,17 @@ def _permutation(count: int, seed: int) -> np.ndarray:
 class SlotSampler(Sampler[list[int]]):
     """Batch sampler of one rank: the slots ``micro * world_size + rank`` of every step from ``start`` on.
 
-    Its length is that of the whole training, because Lightning counts the batches done before a resume in; iteration
-    begins at ``start``.
+    Its length is that of the complete training, because Lightning includes the batches before a resume in its count.
+    Iteration begins at ``start``.
 
     Args:
-        stream: the sample order.
-        batch_size: clips a slot.
-        start: samples consumed before the first step that is still to do.
-        steps_done: optimizer steps before it.
-        max_steps: optimizer steps of the whole training.
-        rank, world_size, accumulate: as in the module's docstring.
-        prefetch: called with the shards of a block and of the next one whenever a block begins.
+        stream: The sample order.
+        batch_size: Clips per slot.
+        start: Samples consumed before the first remaining step.
+        steps_done: Optimizer steps before it.
+        max_steps: Optimizer steps of the complete training.
+        rank, world_size, accumulate: See the module's docstring.
+        prefetch: Called at the beginning of a block with its shards and those of the next one.
     """
 
     def __init__(
@@ -145,9 +145,10 @@ class SlotSampler(Sampler[list[int]]):
 
 
 class ValidationSampler(Sampler[list[int]]):
-    """Batches j = rank, rank + world_size, ... of the samples in order; every rank gets equally many.
+    """Validation sampler: batches j = rank, rank + world_size, ... of the samples in order, equally many per rank.
 
-    Where the batches do not divide, the last ranks see one again from the beginning (the module gives it no weight).
+    If the number of batches is not divisible, the last ranks repeat one from the beginning (the module gives it no
+    weight).
     """
 
     def __init__(self, num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1):

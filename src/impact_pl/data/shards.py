@@ -1,9 +1,9 @@
 """Latent shards: plain WebDataset tars of moments, text features and captions, with an index for random access.
 
-A folder ``out/<split>/`` holds ``000000.tar``, ... and ``index.json``. The members of a sample share its key:
+A folder ``out/<split>/`` contains ``000000.tar``, ... and ``index.json``. The members of a sample share its key:
 ``<key>.moments.npy`` (2C, H, W) float16, ``<key>.<feature>.npy`` (L_real, d) float16 (real positions only; absent
 without a caption) and ``<key>.json`` {id, caption, source, licence, split}. The bytes of a shard depend on its samples
-alone (no times, no users), so equal inputs give equal checksums.
+only (no times, no users), so equal inputs give equal checksums.
 
 Dimension key: B batch, C latent channels, H latent frames, W latent width, L text positions, d text feature size.
 """
@@ -40,8 +40,8 @@ from impact_pl.files import parse_json
 from impact_pl.partial import partial_path
 
 BLOCK = tarfile.BLOCKSIZE
-OCTAL = re.compile(rb"[0-7]{11}")  # of a size; Python's int() takes signs and spaces too
-# As numpy writes it. numpy's own parser evaluates Python and raises whatever that does where a bit is flipped.
+OCTAL = re.compile(rb"[0-7]{11}")  # of a size; Python's int() also accepts signs and spaces
+# The header as numpy writes it. numpy's own parser evaluates Python, which may raise anything if a bit is flipped.
 NPY_HEADER = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \(((?:\d{1,9}, ?)*(?:\d{1,9})?)\), \} *\n",
     re.DOTALL,
@@ -49,17 +49,17 @@ NPY_HEADER = re.compile(
 
 
 def npy_bytes(values: Tensor) -> bytes:
-    """Write ``values`` as float16 in the npy format."""
+    """Serialise ``values`` as float16 in the npy format."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, values.detach().cpu().to(torch.float16).contiguous().numpy(), allow_pickle=False)
     return buffer.getvalue()
 
 
 def walk_members(content: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Walk over the members of a tar: (name, where its header begins, where its content begins, where that ends).
+    """Iterate over the members of a tar: (name, start of header, start of content, end of content).
 
     Raises:
-        _Damage: not a tar of plain files with short names, which is what :class:`ShardWriter` writes.
+        _Damage: Not a tar of plain files with short names, as :class:`ShardWriter` writes.
     """
     at = 0
     while at + BLOCK <= len(content) and content[at]:  # zeros follow the last member
@@ -74,7 +74,7 @@ def walk_members(content: bytes) -> Iterator[tuple[str, int, int, int]]:
 
 
 def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
-    """Split the bytes of one sample into its key and its members, by the part of their names after the key."""
+    """Split the bytes of one sample into its key and its members by suffix (the part of their names after the key)."""
     view, members, key = memoryview(content), {}, ""
     for name, _, begin, end in walk_members(content):
         owner, _, part = name.partition(".")
@@ -86,7 +86,7 @@ def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
 
 
 def npy_tensor(content: memoryview, shape: tuple[int | None, ...]) -> Tensor:
-    """Read an npy file of float16 as a float32 tensor of ``shape``, of which None may be any size."""
+    """Parse a float16 npy file into a float32 tensor of ``shape``, where None matches any size."""
     header = NPY_HEADER.match(content)
     if header is None:
         raise _Damage("an array is no npy file of float16 in C order")
@@ -101,27 +101,27 @@ def npy_tensor(content: memoryview, shape: tuple[int | None, ...]) -> Tensor:
 
 
 REMEDY = "delete that file and run the `impact precompute` command that made it again"
-OPEN_SHARDS = 256  # files that a process keeps open,
-OPEN_COPIES = 8  # and of a cache of limited size
+OPEN_SHARDS = 256  # files that a process keeps open, with
+OPEN_COPIES = 8  # a smaller number for a cache of limited size
 
 
 @with_config(ConfigDict(strict=True, extra="allow"))
 class SampleMeta(TypedDict):
-    """What reading needs of a sample's JSON member."""
+    """Fields of a sample's JSON member that reading needs."""
 
     id: str
     caption: str | None
 
 
 class _Damage(Exception):
-    """What is wrong with a sample's bytes, for the message of the UserError that follows."""
+    """Describes the damage of a sample's bytes, for the message of a UserError."""
 
 
 class ShardWriter:
-    """Writes one shard; as a context manager it leaves a complete, flushed file or none.
+    """Write one shard. As a context manager it leaves a complete, flushed file or none.
 
     Raises:
-        UserError: the disk is full (the partial file is removed first).
+        UserError: The disk is full (the partial file is removed first).
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -138,7 +138,7 @@ class ShardWriter:
         return self
 
     def add(self, key: str, moments: Tensor, text: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Append a sample: moments (2C, H, W), text {feature: (L_real, d)} without padding, meta for its json."""
+        """Append a sample: moments (2C, H, W), text {feature: (L_real, d)} without padding, and meta for its json."""
         assert "." not in key, key  # webdataset: the key ends at the first dot
         assert "/" not in key, key
         try:
@@ -170,7 +170,7 @@ class ShardWriter:
         self._tar.addfile(member, io.BytesIO(content))
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # what the buffer still holds may not fit either; the file goes anyway
+        with contextlib.suppress(OSError):  # the buffered rest may not fit either, and the file is removed anyway
             self._file.close()
         self.partial.unlink(missing_ok=True)
 
@@ -183,10 +183,10 @@ class ShardWriter:
 
 
 def describe_shard(path: str | Path) -> ShardEntry:
-    """Make the index entry of a finished shard, from its bytes.
+    """Build the index entry of a finished shard from its bytes.
 
     Raises:
-        UserError: not a complete shard.
+        UserError: The shard is incomplete.
     """
     path = Path(path)
     content = path.read_bytes()
@@ -196,7 +196,7 @@ def describe_shard(path: str | Path) -> ShardEntry:
         for name, at, _, _ in walk_members(content):
             key, _, part = name.partition(".")
             offsets.setdefault(key, at)
-            if part == "json":  # a sample's last member
+            if part == "json":  # the last member of a sample
                 complete.add(key)
     except _Damage as error:
         raise UserError(f"{path}: truncated or damaged shard ({error}); {REMEDY}") from error
@@ -214,18 +214,19 @@ def describe_shard(path: str | Path) -> ShardEntry:
 
 
 class LatentDataset(Dataset):
-    """Random access to the samples of ``folder``, in the order of its index; one read a sample.
+    """Random access to the samples of ``folder`` in the order of its index, with one read per sample.
 
     ``dataset[i]`` is {"key", "moments" (2C, H, W), "text" {name: (L_i, d_i)}, "text_mask" (L,) bool, "caption"}, all
-    float32; without a caption the features are zero, the mask is False and the caption is empty.
+    float32. Without a caption the features are zero, the mask is False and the caption is empty.
 
     Args:
-        folder: of the shards and their index; or its URL (``data.remote``), with a cache.
-        cache: where copies of the shards are kept; None reads the folder in place.
-        with_text: False leaves the stored text features unread.
+        folder: Folder of the shards and their index, or its URL (``data.remote``), which requires a cache.
+        cache: Cache for copies of the shards; None reads the folder in place.
+        with_text: Whether to read the stored text features.
 
     Raises:
-        UserError: no index, a shard that is missing or truncated, or (on access) damaged or with non-finite moments.
+        UserError: The index or a shard is missing, a shard is truncated, or (on access) damaged or has non-finite
+            moments.
     """
 
     def __init__(self, folder: str | Path, cache: ShardCache | None = None, with_text: bool = True) -> None:
@@ -233,9 +234,9 @@ class LatentDataset(Dataset):
         self.folder, self.cache = str(folder), cache
         self.index = ShardIndex.load(folder)
         self.sizes = np.array([shard["num_samples"] for shard in self.index.shards], dtype=np.int64)
-        self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # the sample at which each shard begins
+        self.first = np.concatenate([[0], np.cumsum(self.sizes)])  # first sample of each shard
         bounds = [[*shard["offsets"].values(), shard["bytes"]] for shard in self.index.shards]
-        self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # of each shard's samples, in bytes
+        self.bounds = [np.array(places, dtype=np.int64) for places in bounds]  # byte offsets of each shard's samples
         self.checksums = [_checksums(shard) for shard in self.index.shards]
         channels, frames, width = self.index.latents["shape"]
         self._shape = (2 * channels, frames, width)
@@ -252,11 +253,11 @@ class LatentDataset(Dataset):
         return {**self.__dict__, "_files": OrderedDict()}
 
     def path(self, number: int) -> str:
-        """Join the path or URL of a shard."""
+        """Return the path or URL of a shard."""
         return join(self.folder, self.index.shards[number]["name"])
 
     def locate(self, i: int) -> tuple[int, int, int]:
-        """Find sample i's shard, and where in it the sample begins and ends."""
+        """Find sample i's shard, and its begin and end in that shard."""
         if not -len(self) <= i < len(self):
             raise IndexError(i)
         i %= len(self)
@@ -265,7 +266,7 @@ class LatentDataset(Dataset):
         return number, begin, end
 
     def prefetch(self, shards: list[int]) -> None:
-        """Have the cache fetch these shards meanwhile."""
+        """Fetch these shards into the cache in the background."""
         assert self.cache is not None
         self.cache.prefetch([(self.path(number), self.index.shards[number]) for number in shards])
 
@@ -279,13 +280,13 @@ class LatentDataset(Dataset):
                 raise UserError(f"{where}: sample {i} {error}; {REMEDY}") from error
             self._files.pop(number).close()
             copy = self.cache.drop(self.index.shards[number])
-        try:  # a copy is compared with the index's checksum when it is fetched
+        try:  # a fetched copy has been compared with the checksum in the index
             return self._read(number, i, begin, end)
         except _Damage as error:
             raise UserError(f"{where} and its copy {copy}, just fetched again: sample {i} {error}; {REMEDY}") from error
 
     def _read(self, number: int, i: int, begin: int, end: int) -> dict[str, Any]:
-        """Read and check the sample at these bytes of a shard; _Damage says what is wrong with them."""
+        """Read and check the sample at these bytes of a shard. _Damage describes the problem."""
         file = self._open(number)
         try:
             content = os.pread(file.fileno(), end - begin, begin)
@@ -306,7 +307,7 @@ class LatentDataset(Dataset):
         except (_Damage, UserError, KeyError) as error:
             what = f"no member {error}" if isinstance(error, KeyError) else error
             raise _Damage(f"is incomplete or damaged ({what})") from error
-        if not math.isfinite(moments.sum().item()):  # the sum of any 16-bit floats is finite, unless one is not
+        if not math.isfinite(moments.sum().item()):  # a sum of 16-bit floats is finite unless one of them is not
             raise _Damage(f"({key}, {meta['id']}) has moments with NaN or infinity")
         if any(len(stored[name]) > length for name, (length, _) in self._features.items() if name in stored):
             raise _Damage(f"({key}, {meta['id']}) has more text positions than the index says")
@@ -322,7 +323,7 @@ class LatentDataset(Dataset):
         return {"key": key, "moments": moments, "text": text, "text_mask": mask, "caption": caption}
 
     def _open(self, number: int) -> FileIO:
-        """Open a shard's file, which stays open until many others have been read."""
+        """Open a shard's file, and keep it open until many others have been read."""
         file = self._files.get(number)
         if file is None:
             if self.cache is None:
@@ -331,7 +332,7 @@ class LatentDataset(Dataset):
             else:
                 file = self.cache.open(self.path(number), self.index.shards[number])
             self._files[number] = file
-            # A copy that is open takes its room even when the cache has dropped it.
+            # An open copy takes disk space even after the cache has evicted it.
             if len(self._files) > (OPEN_COPIES if self.cache is not None and self.cache.max_bytes else OPEN_SHARDS):
                 self._files.popitem(last=False)[1].close()
         self._files.move_to_end(number)
@@ -350,11 +351,11 @@ def _checksums(shard: ShardEntry) -> np.ndarray | None:
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples -> {"keys", "captions", "moments" (B, 2C, H, W), "text": TextFeatures or None}."""
+    """Collate samples to {"keys", "captions", "moments" (B, 2C, H, W), "text": TextFeatures or None}."""
     text = None
     if samples[0]["text"]:
         from impact_pl.text_encoders.base import (
-            TextFeatures,  # here, so that stage 1's workers do not import transformers
+            TextFeatures,  # imported here, so that stage 1's workers do not import transformers
         )
 
         features = {name: torch.stack([sample["text"][name] for sample in samples]) for name in samples[0]["text"]}

@@ -1,9 +1,9 @@
-"""AudioCaps: its published CSV and a local folder of its audio -> manifest.jsonl.
+"""AudioCaps: convert its published CSV and a local folder of its audio to manifest.jsonl.
 
 The CSV has the columns audiocap_id, youtube_id, start_time, caption. A clip is searched as <youtube_id>, Y<youtube_id>,
-<youtube_id>_<start>, or Y<youtube_id>_<start>, optionally with _<end> behind (start and end in seconds, as 30 or
-30.000), anywhere under the folder. A file without a start in its name that lasts more than 15 s is taken for the whole
-video: then ten seconds from start_time on are used.
+<youtube_id>_<start>, or Y<youtube_id>_<start>, optionally followed by _<end> (start and end in seconds, as 30 or
+30.000), anywhere under the folder. A file longer than 15 s without a start in its name is treated as the complete
+video, of which ten seconds from start_time on are used.
 
 example: impact data audiocaps --csv train.csv --audio audiocaps/train --split train --out train.jsonl
 """
@@ -20,11 +20,11 @@ from impact_pl.datasets.base import Collection, by_stem, first_of, write_collect
 from impact_pl.files import Row, check_value, read_csv
 
 CLIP_SECONDS = 10.0
-LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the whole video
+LONGEST_CUT_SECONDS = 15.0  # a longer file without a start in its name is the complete video
 
 
 def make_manifest(table: Path, audio: Path, out: Path, split: str = "train") -> Collection:
-    """Write the manifest ``out`` of AudioCaps' CSV ``table`` and a folder of its audio."""
+    """Write the manifest ``out`` from AudioCaps' CSV ``table`` and a folder of its audio."""
     rows = read_csv(table, ["audiocap_id", "youtube_id", "start_time", "caption"])
     looked_for = f"<youtube_id>[_<start>[_<end>]], with or without a Y before it, under {audio}"
     return write_collection(collect(rows, by_stem(audio), split), out, looked_for)
@@ -49,7 +49,7 @@ def collect(rows: list[Row], files: dict[str, Path], split: str) -> Collection:
 def find_clip(
     files: dict[str, Path], youtube_id: str, start: float, length: float = CLIP_SECONDS
 ) -> tuple[Path | None, bool]:
-    """Find the file of a clip, and whether it holds the clip's seconds alone."""
+    """Find the file of a clip, and whether it contains just the clip's seconds."""
     names = [youtube_id, f"Y{youtube_id}"]
     cut = first_of(files, [name + suffix for name in names for suffix in cut_suffixes(start, length)])
     if cut is not None:
@@ -59,7 +59,7 @@ def find_clip(
 
 
 def cut_suffixes(start: float, length: float) -> list[str]:
-    """List the endings of file names that tell which seconds the file holds."""
+    """List the file name endings that state which seconds the file contains."""
     suffixes = []
     for style in ("{:g}", "{:.1f}", "{:.3f}"):
         begin, end = style.format(start), style.format(start + length)
@@ -76,4 +76,4 @@ def _is_long(path: Path) -> bool:
     try:
         return soundfile.info(path).duration > LONGEST_CUT_SECONDS
     except soundfile.LibsndfileError:
-        return False  # precomputing rejects it, and says why
+        return False  # precomputing rejects it with a reason

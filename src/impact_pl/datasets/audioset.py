@@ -1,4 +1,4 @@
-"""AudioSet: its published segments CSV and a local folder of its audio -> manifest.jsonl without captions (stage 1).
+"""AudioSet: convert its published segments CSV and a folder of its audio to manifest.jsonl without captions (stage 1).
 
 A row is `YTID, start_seconds, end_seconds, "label,label"`; comment lines begin with #. File names are those that
 `impact data audiocaps` reads. Several segment files (balanced and unbalanced) make one manifest. With --labels
@@ -28,7 +28,7 @@ from impact_pl.files import read_cells, read_csv, read_json, read_lines
 
 
 class OntologyEntry(TypedDict):
-    """What is used of a class in ontology.json; other keys are ignored."""
+    """Fields of a class in ontology.json; other keys are ignored."""
 
     id: str
     name: str
@@ -42,7 +42,7 @@ def make_manifest(
     split: str = "train",
     exclude: Sequence[Path] = (),
 ) -> Collection:
-    """Write the manifest ``out`` of AudioSet's files of segments and a folder of its audio."""
+    """Write the manifest ``out`` from AudioSet's segment files and a folder of its audio."""
     names = read_labels(labels) if labels is not None else {}
     segments = [segment for path in tables for segment in read_segments(path)]
     excluded = read_excluded(exclude)[AUDIOSET]
@@ -54,7 +54,7 @@ def read_labels(path: Path) -> dict[str, str]:
     """Map class ids (mids) to names, from class_labels_indices.csv or ontology.json.
 
     Raises:
-        UserError: neither of them.
+        UserError: The file is neither of them.
     """
     if path.suffix.lower() != ".json":
         return {row["mid"]: row["display_name"] for _, row in read_csv(path, ["mid", "display_name"])}
@@ -63,7 +63,7 @@ def read_labels(path: Path) -> dict[str, str]:
 
 
 def read_segments(path: Path) -> list[tuple[str, float, float, list[str]]]:
-    """Read (YTID, start, end, labels' mids) of every row."""
+    """Read (YTID, start, end, mids of the labels) of every row."""
     lines = ["" if line.startswith("#") else line for line in read_lines(path)]
     rows = []
     for number, row in read_cells(lines, str(path), skip_spaces=True):

@@ -1,4 +1,4 @@
-"""Shared by all data sets: find audio files, leave clips out, split, write the manifest."""
+"""Shared code of all data sets: find audio files, exclude clips, split, and write the manifest."""
 
 import hashlib
 import logging
@@ -18,14 +18,14 @@ from impact_pl.partial import write_whole
 logger = logging.getLogger(__name__)
 
 MAX_METADATA_BYTES = 1 << 30  # WavCaps' largest part has about 100 MB
-AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # the blacklists' keys
+AUDIOSET, FREESOUND = "AudioSet", "FreeSound"  # keys of the blacklists
 
 
 def read_excluded(paths: Sequence[Path]) -> dict[str, set[str]]:
-    """Read lists of clips to leave out: source (``AudioSet``, ``FreeSound``) -> ids as :func:`clip_id` writes them.
+    """Read lists of clips to exclude: source (``AudioSet``, ``FreeSound``) -> ids as returned by :func:`clip_id`.
 
     Raises:
-        UserError: a file that is neither such a blacklist nor a list of clips.
+        UserError: A file is neither such a blacklist nor a list of clips.
     """
     excluded: dict[str, set[str]] = {AUDIOSET: set(), FREESOUND: set()}
     for path in paths:
@@ -43,21 +43,21 @@ def read_excluded(paths: Sequence[Path]) -> dict[str, set[str]]:
 
 @dataclass
 class Collection:
-    """Records found so far (absolute paths), and the names of listed clips without a file, or left out on purpose."""
+    """Records (with absolute paths), and the names of listed clips that have no file or were excluded."""
 
     records: list[Record] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     excluded: list[str] = field(default_factory=list)
-    looked_for: str = ""  # where a listed clip's file was searched
+    looked_for: str = ""  # where files of listed clips were searched
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """List every audio file under ``folder``, by its suffix, sorted; links are followed.
+    """List all audio files under ``folder`` by suffix, sorted; links are followed.
 
-    What is passed over is logged by suffix.
+    Skipped files are logged by suffix.
 
     Raises:
-        UserError: no such folder, or no audio in it.
+        UserError: There is no such folder, or no audio in it.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of audio files")
@@ -71,12 +71,15 @@ def audio_files(folder: Path) -> list[Path]:
             f"{folder}: holds no audio files ({', '.join(SUFFIXES)}), but {passed_over or 'nothing'}{remedy}"
         )
     if others:
-        logger.warning("%s: %d files are passed over (%s)%s", folder, others.total(), passed_over, remedy)
+        logger.warning("%s: %d files are skipped (%s)%s", folder, others.total(), passed_over, remedy)
     return found
 
 
 def walk(folder: Path) -> list[Path]:
-    """List all files under ``folder``. Links are followed, but no folder is entered twice: links may form circles."""
+    """List all files under ``folder``.
+
+    Links are followed, but no folder is entered twice, since links may form cycles.
+    """
     files: list[Path] = []
     seen: set[tuple[int, int]] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
@@ -91,7 +94,7 @@ def walk(folder: Path) -> list[Path]:
 
 
 def by_stem(folder: Path) -> dict[str, Path]:
-    """Map file names without suffix to files; among equal names the first in sorted order counts."""
+    """Map file names without suffix to files. Of equal names the first in sorted order is used."""
     found: dict[str, Path] = {}
     for path in audio_files(folder):
         found.setdefault(path.stem, path)
@@ -104,7 +107,7 @@ def first_of(files: dict[str, Path], stems: list[str]) -> Path | None:
 
 
 def split_of(source: str, valid_share: float) -> str:
-    """Choose ``train`` or ``valid`` from the name alone: adding clips never moves another one."""
+    """Choose ``train`` or ``valid`` by the name only, so that adding clips never moves another one."""
     if not 0 <= valid_share < 1:
         raise UserError(f"--valid-share {valid_share:g}: must be in [0, 1)")
     return "valid" if draw_of(source) < valid_share else "train"
@@ -116,17 +119,17 @@ def draw_of(source: str) -> float:
 
 
 def names_of(labels: Iterable[str]) -> str | None:
-    """Join names of classes to a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar", or None."""
+    """Join class names to a caption: ``Acoustic_guitar``, ``Guitar`` -> "acoustic guitar, guitar", or None."""
     return ", ".join(label.replace("_", " ").lower() for label in labels) or None
 
 
 def write_collection(collection: Collection, out: Path, looked_for: str) -> Collection:
-    """Write the manifest (paths inside its folder relative, others absolute), and give the collection back.
+    """Write the manifest (paths inside its folder become relative) and return the collection.
 
-    The names of all clips without a file go to ``<manifest's name>.missing.txt`` next to it.
+    The names of all clips without a file are written to ``<manifest's name>.missing.txt`` next to it.
 
     Raises:
-        UserError: no listed clip has a file, or all that have one are left out.
+        UserError: No listed clip has a file, or all that have one are excluded.
     """
     collection.looked_for = looked_for
     if not collection.records and collection.excluded:
@@ -142,12 +145,12 @@ def write_collection(collection: Collection, out: Path, looked_for: str) -> Coll
         record.path = os.path.relpath(path, base) if path.is_relative_to(base) else str(path)
     write_manifest(out, collection.records)
     missing = missing_list(out)
-    missing.unlink(missing_ok=True)  # of an earlier run
+    missing.unlink(missing_ok=True)  # from an earlier run
     if collection.missing:
         write_whole(missing, "".join(f"{name}\n" for name in collection.missing))
     return collection
 
 
 def missing_list(out: Path) -> Path:
-    """Where the names of a manifest's clips without a file stand."""
+    """Return the path of the list of clips without a file."""
     return out.with_suffix(".missing.txt")

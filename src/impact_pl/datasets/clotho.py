@@ -1,9 +1,9 @@
-"""Clotho: its published captions CSV and a local folder of its audio -> manifest.jsonl.
+r"""Clotho: convert its published captions CSV and a local folder of its audio to manifest.jsonl.
 
 The CSV (clotho_captions_development.csv, ..._validation.csv, ..._evaluation.csv) has the columns file_name, caption_1
-to caption_5. Each caption makes a record, so a clip stands five times in the manifest, unless --captions 1 draws one.
+to caption_5. Each caption becomes a record, so a clip has five records in the manifest, unless --captions 1 draws one.
 
-example: impact data clotho --csv clotho_captions_development.csv --audio clotho/development \\
+example: impact data clotho --csv clotho_captions_development.csv --audio clotho/development \
              --split train --out clotho.jsonl
 """
 
@@ -21,14 +21,14 @@ COLUMNS = [f"caption_{number}" for number in range(1, NUM_CAPTIONS + 1)]
 def make_manifest(
     table: Path, audio: Path, out: Path, split: str = "train", num_captions: int = NUM_CAPTIONS
 ) -> Collection:
-    """Write the manifest ``out`` of Clotho's captions of one split and a folder of its audio."""
+    """Write the manifest ``out`` from Clotho's captions of one split and a folder of its audio."""
     rows = read_csv(table, ["file_name", *COLUMNS])
     collection = collect(rows, by_stem(audio), split, num_captions)
     return write_collection(collection, out, f"<file_name> under {audio}")
 
 
 def collect(rows: list[Row], files: dict[str, Path], split: str, num_captions: int) -> Collection:
-    """Records named ``clotho/<name>``, with ``#2`` to ``#5`` behind the further captions of a clip."""
+    """Collect records named ``clotho/<name>``, with ``#2`` to ``#5`` appended for further captions of a clip."""
     collection = Collection()
     for _, row in rows:
         name = Path(row["file_name"]).stem

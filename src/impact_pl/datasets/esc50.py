@@ -1,8 +1,8 @@
-"""ESC-50: its meta/esc50.csv and a local folder of its audio -> manifest.jsonl.
+"""ESC-50: convert its meta/esc50.csv and a local folder of its audio to manifest.jsonl.
 
 The CSV has the columns filename, fold, target, category, esc10, src_file, take. Clips of one recording are in one fold,
-so splits are made of folds. The category is the record's label; ESC-50 has no captions, unless --label-captions makes
-them of the labels ("crying baby").
+so folds are assigned to splits. The category is the record's label. ESC-50 has no captions; --label-captions uses the
+labels instead ("crying baby").
 
 example: impact data esc50 --csv ESC-50-master/meta/esc50.csv --audio ESC-50-master/audio \\
              --valid-fold 4 --test-fold 5 --out esc50.jsonl
@@ -27,7 +27,7 @@ def make_manifest(
     esc10: bool = False,
     label_captions: bool = False,
 ) -> Collection:
-    """Write the manifest ``out`` of meta/esc50.csv and a folder of its audio; ``esc10``: only the clips of ESC-10."""
+    """Write the manifest ``out`` from meta/esc50.csv and a folder of its audio; ``esc10``: only the clips of ESC-10."""
     if valid_fold == test_fold:
         raise UserError(f"--valid-fold and --test-fold are both {test_fold}: choose two folds")
     rows = read_csv(table, ["filename", "fold", "category", "esc10", "src_file"])
@@ -37,12 +37,12 @@ def make_manifest(
 
 
 def collect(rows: list[Row], files: dict[str, Path], split_of_fold: dict[int, str], label_captions: bool) -> Collection:
-    """Records named ``esc50/<filename>``; the source is the Freesound clip that a sound was cut from."""
+    """Collect records named ``esc50/<filename>``. The source is the Freesound clip that a sound was cut from."""
     collection = Collection()
     for line, row in rows:
         name = Path(row["filename"]).stem
         if not row["fold"].isdecimal() or int(row["fold"]) not in FOLDS:
-            raise UserError(f"line {line}: fold {row['fold']!r} is none of 1 to 5")
+            raise UserError(f"line {line}: fold {row['fold']!r} is not in 1 to 5")
         if name not in files:
             collection.missing.append(row["filename"])
             continue

@@ -1,8 +1,8 @@
-"""Your own sounds: a folder of audio files, with or without captions -> manifest.jsonl.
+"""Your own sounds: convert a folder of audio files, with or without captions, to manifest.jsonl.
 
 The captions file is a CSV with a header, or JSON lines, with the columns `file` (path inside the folder) and `caption`;
-`split`, `licence`, `source`, `start` and `duration` (in seconds) may stand beside them. Files that it does not name are
-left out. Without a captions file every audio file is taken, without a caption (enough for stage 1).
+`split`, `licence`, `source`, `start` and `duration` (in seconds) are optional. Files that it does not list are skipped.
+Without a captions file every audio file is used, without a caption (enough for stage 1).
 
 example: impact data folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
 """
@@ -25,9 +25,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Clip:
-    """A row of a captions file; other columns are ignored."""
+    """Row of a captions file; other columns are ignored."""
 
-    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # not strict: in a CSV numbers are text
+    __pydantic_config__ = ConfigDict(allow_inf_nan=False)  # not strict, because numbers are text in a CSV
 
     file: Annotated[str, MinLen(1)]
     caption: str | None
@@ -41,11 +41,11 @@ class Clip:
 def make_manifest(
     audio: Path, out: Path, captions: Path | None = None, valid_share: float = 0.1, licence: str = ""
 ) -> Collection:
-    """Write the manifest ``out`` of a folder of audio files, with the captions of a .csv or .jsonl file."""
+    """Write the manifest ``out`` from a folder of audio files, with the captions of a .csv or .jsonl file."""
     if captions is None:
         rows = [{"file": str(path.relative_to(audio))} for path in audio_files(audio)]
     else:
-        audio_files(audio)  # a folder without sounds is told first
+        audio_files(audio)  # report a folder without sounds first
         rows = read_captions(captions)
     return write_collection(collect(audio, rows, valid_share, licence), out, f"`file` inside {audio}")
 
@@ -62,7 +62,7 @@ def read_captions(path: Path) -> list[dict]:
 
 
 def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> Collection:
-    """Make a record per row, with the file's name without its suffix as id; the second of a name gets ``#2``."""
+    """Create a record per row, with the file's stem as id. Further records of a name get ``#2`` and so on."""
     collection = Collection()
     groups: list[str] = []
     times_seen: dict[str, int] = {}
@@ -77,7 +77,7 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
         stem = Path(name).with_suffix("").as_posix()
         times_seen[stem] = times_seen.get(stem, 0) + 1
         source = row.get("source") or name
-        group = name if one_source else source  # whose records stay in one split
+        group = name if one_source else source  # records of a group stay in one split
         record = Record(
             id=stem if times_seen[stem] == 1 else f"{stem}#{times_seen[stem]}",
             path=str(audio / name),
@@ -96,14 +96,14 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
 
 
 def _find(audio: Path, name: str) -> str | None:
-    """Find a listed file: its name may begin or end with spaces, or the cell may."""
+    """Find a listed file. Its name or the cell may have leading or trailing spaces."""
     return next((each for each in (name, name.strip()) if each.strip() and (audio / each).is_file()), None)
 
 
 def _fill_both_splits(records: list[Record], groups: list[str]) -> None:
-    """Move a group of records where the draw left a split empty: the one whose draw was nearest to it.
+    """Move a group of records to an empty split: the group whose draw was closest to it.
 
-    A single group is trained on; then nothing is held out.
+    A single group is used for training, and nothing is held out.
     """
     drawn = sorted(set(groups), key=draw_of)
     for split, nearest in (("valid", drawn[:1]), ("train", drawn[-1:])):

@@ -1,7 +1,7 @@
-"""FSD50K: its ground truth CSVs and a local folder of its audio -> manifest.jsonl.
+"""FSD50K: convert its ground truth CSVs and a local folder of its audio to manifest.jsonl.
 
 FSD50K.ground_truth/dev.csv has the columns fname, labels, mids, split (train or val); eval.csv has no split and becomes
-`test`. Labels are kept; FSD50K has no captions, unless --label-captions makes them of the labels. With --info
+`test`. Labels are kept. FSD50K has no captions; --label-captions uses the labels instead. With --info
 (FSD50K.metadata/dev_clips_info_FSD50K.json) each record has its licence.
 
 example: impact data fsd50k --csv FSD50K.ground_truth/dev.csv FSD50K.ground_truth/eval.csv \\
@@ -21,18 +21,18 @@ from impact_pl.files import Row, read_csv, read_json
 
 
 class ClipInfo(TypedDict):
-    """What is used of a clip's metadata; other keys are ignored."""
+    """Fields of a clip's metadata; other keys are ignored."""
 
     license: str
 
 
-SPLIT_NAMES = {"train": "train", "val": "valid", None: "test"}  # FSD50K's -> ours
+SPLIT_NAMES = {"train": "train", "val": "valid", None: "test"}  # FSD50K's names -> ours
 
 
 def make_manifest(
     tables: list[Path], audio: Path, out: Path, info: Sequence[Path] = (), label_captions: bool = False
 ) -> Collection:
-    """Write the manifest ``out`` of FSD50K's ground truth and a folder of its audio."""
+    """Write the manifest ``out`` from FSD50K's ground truth and a folder of its audio."""
     rows = [row for path in tables for row in read_csv(path, ["fname", "labels", "mids"])]
     licences = {clip: licence for path in info for clip, licence in read_licences(path).items()}
     collection = collect(rows, by_stem(audio), licences, label_captions)
@@ -43,7 +43,7 @@ def read_licences(path: Path) -> dict[str, str]:
     """Read the clips' licences from their metadata: {"64760": {"license": ..., ...}, ...}.
 
     Raises:
-        UserError: no such JSON file.
+        UserError: There is no such JSON file.
     """
     expected = 'expected {"<fname>": {"license": ..., ...}, ...}'
     clips = read_json(path, dict[str, ClipInfo], max_bytes=MAX_METADATA_BYTES, remedy=expected)

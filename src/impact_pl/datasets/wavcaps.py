@@ -1,14 +1,14 @@
-"""WavCaps: its published JSON parts and a local folder of its audio -> manifest.jsonl.
+"""WavCaps: convert its published JSON parts and a local folder of its audio to manifest.jsonl.
 
-A part is {"data": [{"id", "caption", "duration", ...}, ...]}. Its source is told by its path, as published:
+A part is {"data": [{"id", "caption", "duration", ...}, ...]}. Its source follows from its path, as published:
 FreeSound/fsd_final.json, AudioSet_SL/as_final.json, BBC_Sound_Effects/bbc_final.json, SoundBible/sb_final.json.
 A clip is searched by its id in the folders of its source (`FreeSound`, `FreeSound_flac`, ...) and in those that name
-no source: ids are unique within a source only. --exclude removes what is in AudioCaps, or in a test set: WavCaps
-publishes such lists of ids, blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and
+no source, because ids are only unique within a source. --exclude removes clips of AudioCaps, or of a test set; WavCaps
+publishes such lists of ids: blacklist/blacklist_exclude_all_ac.json, ..._test_ac.json and
 ..._ub8k_esc50_vggsound.json.
 
-Most of FreeSound's and BBC's recordings are long. --seconds 10 takes the first ten seconds of each, as the paper's
-1,200 hours of WavCaps and AudioCaps imply (402,958 clips of at most ten seconds are 1,100 hours; in full 7,568).
+Most FreeSound and BBC recordings are long. --seconds 10 uses the first ten seconds of each. The paper's 1,200 hours of
+WavCaps and AudioCaps imply this: 402,958 clips of at most ten seconds are 1,100 hours, complete clips 7,568 hours.
 
 example: impact data wavcaps --json json_files/*/*_final.json --audio wavcaps --seconds 10 \\
              --exclude json_files/blacklist/blacklist_exclude_all_ac.json --out wavcaps.jsonl
@@ -38,13 +38,13 @@ from impact_pl.datasets.base import (
 from impact_pl.errors import UserError
 from impact_pl.files import read_json
 
-SOURCES = {  # of parts and audio -> what their folders' or files' names begin with, in small letters
+SOURCES = {  # of parts and audio -> lower-case prefixes of their folder or file names
     AUDIOSET: ("audioset", "as_final"),
     FREESOUND: ("freesound", "fsd_final"),
     "BBC_Sound_Effects": ("bbc",),
     "SoundBible": ("soundbible", "sb_final"),
 }
-Files = dict[tuple[str | None, str], Path]  # (source, None where no folder names one; stem) -> file
+Files = dict[tuple[str | None, str], Path]  # (source, or None if no folder names one; stem) -> file
 
 
 def make_manifest(
@@ -55,7 +55,7 @@ def make_manifest(
     seconds: float | None = None,
     exclude: Sequence[Path] = (),
 ) -> Collection:
-    """Write the manifest ``out`` of WavCaps' JSON parts and a folder of its audio."""
+    """Write the manifest ``out`` from WavCaps' JSON parts and a folder of its audio."""
     if seconds is not None and not 0 < seconds < math.inf:
         raise UserError(f"--seconds {seconds:g}: must be above 0")
     read = {path: read_part(path) for path in parts}
@@ -64,14 +64,14 @@ def make_manifest(
 
 
 class Entry(TypedDict):
-    """What is used of a clip's entry; other keys are ignored."""
+    """Fields of a clip's entry; other keys are ignored."""
 
     id: str | int
     caption: str
 
 
 class Part(TypedDict):
-    """A published part."""
+    """Schema of a published part."""
 
     data: Annotated[list[Entry], MinLen(1)]
 
@@ -80,14 +80,14 @@ def read_part(path: Path) -> list[Entry]:
     """Read the entries of a part.
 
     Raises:
-        UserError: not such a JSON file, an entry without id or caption, or no entries.
+        UserError: It is not such a JSON file, an entry lacks id or caption, or there are no entries.
     """
     expected = 'expected {"data": [{"id", "caption", ...}, ...]} with at least one entry'
     return read_json(path, Part, max_bytes=MAX_METADATA_BYTES, remedy=expected)["data"]
 
 
 def find_files(folder: Path) -> Files:
-    """Map every audio file by its source, which a folder above it names (else None), and stem; the first one counts."""
+    """Map every audio file by its source (from a parent folder's name, else None) and stem; the first one is used."""
     files: Files = {}
     for path in audio_files(folder):
         files.setdefault((source_of(path.relative_to(folder.parent).parent), path.stem), path)
@@ -95,7 +95,7 @@ def find_files(folder: Path) -> Files:
 
 
 def source_of(path: Path) -> str | None:
-    """Find the source of a part or of a folder of audio by the nearest name that tells it; None where none does."""
+    """Find the source of a part or of an audio folder from the nearest name that contains it; None if there is none."""
     for name in reversed(path.parts):
         for source, beginnings in SOURCES.items():
             if name.lower().startswith(beginnings):
@@ -110,10 +110,10 @@ def collect(
     excluded: dict[str, set[str]] | None = None,
     longest: float | None = None,
 ) -> Collection:
-    """Records named ``wavcaps/<part>/<id>``; the id's own audio suffix (AudioSet's part has one) does not count.
+    """Collect records named ``wavcaps/<part>/<id>``, without the id's own audio suffix (AudioSet's part has one).
 
     Raises:
-        UserError: clips are to be left out of a part whose path does not tell its source.
+        UserError: Clips are to be excluded from a part whose path does not contain its source.
     """
     collection = Collection()
     for part, entries in parts.items():

@@ -24,7 +24,7 @@ from impact_pl.text_encoders.base import TextEncoder
 
 @dataclass
 class Shard:
-    """A shard to be: its place and the records (with their number in the manifest) that it is made of."""
+    """A planned shard: its path, and the records (with their numbers in the manifest) that it contains."""
 
     split: str
     path: Path
@@ -32,7 +32,7 @@ class Shard:
 
 
 def plan_shards(records: list[Record], out: Path, samples_per_shard: int) -> list[Shard]:
-    """The shards of all splits; a shard's position in this list is its number."""
+    """Plan the shards of all splits. A shard's index in this list is its number."""
     shards = []
     for split in dict.fromkeys(record.split for record in records):
         own = [(i, record) for i, record in enumerate(records) if record.split == split]
@@ -43,17 +43,17 @@ def plan_shards(records: list[Record], out: Path, samples_per_shard: int) -> lis
 
 
 def shard_path(out: Path, split: str, number: int) -> Path:
-    """Where a split's shard lies; they are numbered from 0."""
+    """Return the path of a split's shard, numbered from 0."""
     return out / split / f"{number:06d}.tar"
 
 
 def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[int, int]:
-    """(task, num_tasks): this call makes the shards whose number modulo ``num_tasks`` is ``task``.
+    """Return (task, num_tasks): this call writes the shards whose number modulo ``num_tasks`` is ``task``.
 
-    Keys given by the user come first, then the SLURM array that this is a task of, then the whole.
+    Explicit keys take precedence, then the SLURM array that this process belongs to; otherwise it is everything.
 
     Raises:
-        ValueError: one key without the other, out of range, or an array whose tasks do not follow each other evenly.
+        UserError: Only one key is given, a key is out of range, or the array's tasks are not evenly spaced.
     """
     task, num_tasks = config.task, config.num_tasks
     if (task, num_tasks) != (-1, 0):
@@ -73,7 +73,11 @@ def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[in
 
 
 def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
-    """ValueError for settings that cannot work."""
+    """Validate the settings of precomputing.
+
+    Raises:
+        UserError: A setting is out of range.
+    """
     for key in ("samples_per_shard", "batch_size", "workers"):
         if getattr(config, key) < 1:
             raise UserError(f"{key}={getattr(config, key)}: at least 1")

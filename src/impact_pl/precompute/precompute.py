@@ -1,8 +1,9 @@
-"""Manifest -> latent shards: codec moments of fixed-length segments, text features, and what had to be rejected.
+"""Precompute latent shards from a manifest: codec moments of fixed-length segments, and text features.
 
-``out/<split>/`` gets ``000000.tar``, ... and, when all is done, ``index.json``; ``out/rejected.jsonl`` says what was
-left out and why. The bytes of a shard are a function of (manifest, configuration) alone, whichever process makes it,
-so any number of processes on any number of machines can share the work, be killed, and be started again.
+``out/<split>/`` gets ``000000.tar``, ... and, once everything is done, ``index.json``. ``out/rejected.jsonl`` lists
+rejected records with reasons. The bytes of a shard are a function of (manifest, configuration) only, independent of the
+process that writes it, so any number of processes on any number of machines can share the work, be killed, and be
+restarted.
 
 Dimension key: B batch, S waveform samples, C latent channels, H latent frames, W latent width.
 """
@@ -45,7 +46,7 @@ Result = TypeVar("Result")
 
 
 def ahead(pool: Executor, call: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
-    """``call(item)`` of each item, in order; the next ``count`` are computed meanwhile."""
+    """Yield ``call(item)`` for each item in order, while computing the next ``count`` in the background."""
     running: deque[Future[Result]] = deque()
     for item in items:
         running.append(pool.submit(call, item))
@@ -56,13 +57,13 @@ def ahead(pool: Executor, call: Callable[[Item], Result], items: Iterable[Item],
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (a SLURM job's share, not the machine's)."""
+    """Count the cores that this process may run on (a SLURM job's share, not the machine's)."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Every thread of this process computes with one core."""
+    """Limit every thread of this process to computing on one core."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -72,18 +73,18 @@ def one_thread_each() -> Iterator[None]:
 
 
 TEXT_BATCH = 64
-SEGMENTS_AHEAD = 8  # of a record; a longer recording's further segments are read when they are needed
-MOST_THREADS = 8  # of a process; workers= gives more processes
+SEGMENTS_AHEAD = 8  # per record; further segments of a longer recording are read on demand
+MOST_THREADS = 8  # per process; workers= adds processes
 
-Loaded = tuple[Iterator[Segment], list[Reject]]  # of a record; the rejects are complete when the segments are read
+Loaded = tuple[Iterator[Segment], list[Reject]]  # of a record; rejects are complete once all segments are read
 Encoded = list[tuple[Segment, Tensor]]  # of a batch: segments and their moments (2C, H, W) in 16 bits
 
 
 class Precomputer:
-    """One run: everything that its shards depend on.
+    """A precomputing run, with everything that its shards depend on.
 
     Raises:
-        ValueError: a setting out of range, or a manifest that cannot be read.
+        UserError: A setting is out of range, or the manifest cannot be read.
     """
 
     def __init__(self, config: PrecomputeConfig, codec: AudioCodec, text_encoder: TextEncoder | None) -> None:
@@ -97,10 +98,10 @@ class Precomputer:
         self.task, self.num_tasks = find_share(config, os.environ)
 
     def run(self) -> None:
-        """Write what is missing of this task's share; a finished run says so and changes nothing.
+        """Write the missing shards of this task's share. A finished run prints so and changes nothing.
 
         Raises:
-            ValueError: ``out`` was begun with other inputs, a shard cannot be written, or not one sample was left.
+            UserError: ``out`` was started with other inputs, a shard cannot be written, or no sample is usable.
         """
         claim(self.config, self.codec, self.text_encoder, self.shards)
         for split in self.splits:
@@ -120,7 +121,7 @@ class Precomputer:
                 run_workers(write_share, self.config, todo, shown.advance)
             else:
                 self.write(todo, shown.advance)
-        missing = sum(not done_path(shard.path).is_file() for shard in self.shards)  # cheap, where it is not the end
+        missing = sum(not done_path(shard.path).is_file() for shard in self.shards)  # cheap, unless this is the end
         done = [] if missing else [read_done(shard.path) for shard in self.shards]
         missing += sum(note is None for note in done)
         if missing:
@@ -133,15 +134,15 @@ class Precomputer:
         return f"task {self.task} of {self.num_tasks}" if self.num_tasks > 1 else "records"
 
     def write(self, numbers: list[int], advance: Callable[[], None], threads: int = 0) -> None:
-        """Write the shards of these numbers.
+        """Write the shards with these numbers.
 
-        Threads read, cut, resample and encode ahead of the one that writes. Each computes with one core, so that all
-        are busy and the results do not depend on how many there are.
+        Threads read, cut, resample and encode ahead of the writing thread. Each computes on one core, so that all cores
+        are used and results do not depend on the number of threads.
 
         Args:
-            numbers: of the shards.
-            advance: called when a record is done.
-            threads: 0: one for each core that this process may use, with ``workers`` of them beside it.
+            numbers: Numbers of the shards.
+            advance: Called when a record is done.
+            threads: Number of threads; 0: one per available core, divided by ``workers``.
         """
         shards = [self.shards[number] for number in numbers]
         threads = threads or min(MOST_THREADS, max(1, usable_cores() // self.config.workers))
@@ -209,7 +210,7 @@ class Precomputer:
         return list(zip(batch, moments, strict=True))
 
     def _encode_captions(self, shard: Shard) -> dict[str, dict[str, Tensor]]:
-        """A shard's distinct captions -> feature -> (L_real, d)."""
+        """Encode a shard's distinct captions: caption -> feature -> (L_real, d)."""
         captions = list(dict.fromkeys(record.caption for _, record in shard.records if record.caption))
         encoded: dict[str, dict[str, Tensor]] = {}
         if self.text_encoder is None:
@@ -254,14 +255,18 @@ class Precomputer:
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)
-            sweep_partials(self.out / split)  # of processes that were still dying when this one began
+            sweep_partials(self.out / split)  # of processes that were still exiting when this one started
         said = ", ".join(f"{split} {count} samples" for split, count in counts.items())
         where = f" ({rejected} has the reasons)" if rejects else ""
         print(f"{self.out}: {said} of {self.config.clip_seconds:g} s; {len(rejects)} rejected{where}")
 
 
 def load_models(config: PrecomputeConfig) -> tuple[AudioCodec, TextEncoder | None]:
-    """The codec and the text encoder that ``config`` names; ValueError where one is not there."""
+    """Load the codec and the text encoder that ``config`` names.
+
+    Raises:
+        UserError: One of them is not available.
+    """
     device = find_device(config.device)
     codec = load_codec(config.codec, device)
     has_text = config.text_encoder not in ("", "none")
@@ -269,5 +274,5 @@ def load_models(config: PrecomputeConfig) -> tuple[AudioCodec, TextEncoder | Non
 
 
 def write_share(config: PrecomputeConfig, numbers: list[int], advance: Callable[[], None]) -> None:
-    """Write the shards of these numbers, in a process of its own."""
+    """Write the shards with these numbers in a separate process."""
     Precomputer(config, *load_models(config)).write(numbers, advance)

@@ -1,4 +1,7 @@
-"""Records -> segments of fixed length, and the reasons for what cannot be used. Dimension key: S waveform samples."""
+"""Cut records into segments of fixed length, and collect the reasons for unusable ones.
+
+Dimension key: S waveform samples.
+"""
 
 import math
 import re
@@ -20,17 +23,17 @@ LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others a
 
 @dataclass
 class Segment:
-    """A part of a record that becomes one sample."""
+    """Part of a record that becomes one sample."""
 
     key: str
     record: Record
     start: float  # in the file, in seconds
-    waveform: Tensor  # (S,), as long as every other
+    waveform: Tensor  # (S,), the same length for all
 
 
 @dataclass
 class Reject:
-    """A line of rejected.jsonl."""
+    """Line of rejected.jsonl."""
 
     id: str
     path: str
@@ -39,14 +42,14 @@ class Reject:
 
 
 def record_seconds(record: Record, file_seconds: float | None = None) -> float:
-    """How long a record lasts: from its start to its end or the file's, whichever comes first; below 0 behind the file.
+    """Compute the seconds from a record's start to its end or the file's; negative if it starts after the file's end.
 
     Args:
-        record: its ``duration`` may reach beyond the file.
-        file_seconds: how long the file lasts; None reads its header.
+        record: The record. Its ``duration`` may exceed the file.
+        file_seconds: Duration of the file; None reads its header.
 
     Raises:
-        ValueError: the header cannot be read.
+        UserError: The header cannot be read.
     """
     if file_seconds is None:
         file_seconds = audio_seconds(record.path)
@@ -55,12 +58,12 @@ def record_seconds(record: Record, file_seconds: float | None = None) -> float:
 
 
 def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> list[tuple[float, float]]:
-    """(start, duration) of the segments of a record, in seconds of its file.
+    """Plan the segments of a record: (start, duration) in seconds of its file.
 
-    Full segments follow each other; the rest is kept if it lasts a second, or if it is all there is.
+    Full segments are consecutive. The remainder is kept if it lasts a second, or if it is everything there is.
 
     Raises:
-        ValueError: shorter than a tenth of a second.
+        UserError: The record is shorter than a tenth of a second.
     """
     total = record_seconds(record, file_seconds)
     if total < SHORTEST_SECONDS:
@@ -76,10 +79,10 @@ def plan_segments(record: Record, file_seconds: float, clip_seconds: float) -> l
 def usable_segments(
     index: int, record: Record, clip_seconds: float, sample_rate: int, rejects: list[Reject], padding: str = "silence"
 ) -> Iterator[Segment]:
-    """The segments of the manifest's record number ``index``; reasons for what is left out go to ``rejects``.
+    """Yield the segments of the manifest's record number ``index``, appending reasons for omissions to ``rejects``.
 
-    Short ones are padded, see :func:`fit_length`: a model that hears short effects followed by silence learns to
-    be silent above all.
+    Short segments are padded, see :func:`fit_length`. A model trained on short effects followed by silence mostly
+    learns to generate silence.
     """
     try:
         file_seconds = audio_seconds(record.path)
@@ -114,7 +117,7 @@ def usable_segments(
 
 
 def batches(segments: Iterable[Segment], size: int) -> Iterator[list[Segment]]:
-    """Consecutive segments, ``size`` at a time; the last batch may be smaller."""
+    """Group consecutive segments into batches of ``size``; the last batch may be smaller."""
     batch: list[Segment] = []
     for segment in segments:
         batch.append(segment)

@@ -1,4 +1,7 @@
-"""Mean and standard deviation of a split's latents, from sums that shards note. Dimension key: C latent channels."""
+"""Compute mean and standard deviation of a split's latents from sums stored with shards.
+
+Dimension key: C latent channels.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,15 +14,15 @@ from impact_pl.errors import UserError
 
 @dataclass
 class LatentSums:
-    """Sums over raw latents z = mean + std * noise of a split, a channel each: enough for its statistics."""
+    """Per-channel sums over raw latents z = mean + std * noise, sufficient for a split's statistics."""
 
-    count: int  # latents a channel
+    count: int  # latents per channel
     total: list[float]  # of z, (C,)
     squares: list[float]  # of z^2, (C,)
 
     @classmethod
     def of(cls, samples: list[Tensor], num_channels: int) -> "LatentSums":
-        """Of samples' moments (2C, H, W)."""
+        """Sum over the moments (2C, H, W) of samples."""
         total, squares = torch.zeros(2, num_channels, dtype=torch.float64)
         count = 0
         for moments in samples:
@@ -31,7 +34,7 @@ class LatentSums:
 
     @classmethod
     def sum_of(cls, parts: Iterable["LatentSums"], num_channels: int) -> "LatentSums":
-        """All parts together, added in their order."""
+        """Add up several parts in order."""
         whole = cls(0, [0.0] * num_channels, [0.0] * num_channels)
         for part in parts:
             whole.count += part.count

@@ -25,14 +25,14 @@ CHUNK_BYTES = 1 << 22
 
 
 def verify(config: PrecomputeConfig, given: set[str]) -> None:
-    """Read every byte of ``config.out``, print a line for each finding, and say what is there.
+    """Read every byte of ``config.out``, print a line for each finding, and summarise the content.
 
     Args:
-        config: ``out``; of the others those that are ``given`` are compared with what the shards were made from.
-        given: the keys that the user gave.
+        config: ``out``, and settings to compare with what the shards were made from, if they are ``given``.
+        given: Keys that the user has set.
 
     Raises:
-        ValueError: something is wrong.
+        UserError: Something is wrong.
     """
     out = Path(config.out)
     folders = [out / split for split in SPLITS if (out / split).is_dir()]

@@ -1,4 +1,4 @@
-"""Several local processes that make shards; the first one, which only waits and tells the progress, ends them all."""
+"""Write shards in several local processes. The parent only waits, reports progress, and finally ends them."""
 
 import multiprocessing
 import signal
@@ -16,15 +16,15 @@ Write = Callable[[PrecomputeConfig, list[int], Callable[[], None]], None]  # a f
 
 
 def run_workers(write: Write, config: PrecomputeConfig, numbers: list[int], advance: Callable[[], None]) -> None:
-    """Make the shards of these numbers in ``config.workers`` processes; ``advance`` is called for each record.
+    """Write the shards with these numbers in ``config.workers`` processes; ``advance`` is called for each record.
 
-    Each calls ``write`` with the configuration, its share of the numbers, and what to call for each record.
+    Each process calls ``write`` with the configuration, its share of the numbers, and a callback for each record.
 
-    Whatever ends this call (Ctrl-C, SIGTERM, an error) ends the processes as well; one that loses its parent to a
-    kill -9 ends with the record it is at.
+    If this call ends by Ctrl-C, SIGTERM or an error, it ends the processes too. A process whose parent was killed by
+    kill -9 exits after its current record.
 
     Raises:
-        ValueError: what a worker met, or that one was killed.
+        UserError: A worker reported a user's mistake, or was killed.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process that has used OpenMP or CUDA hangs
     workers: dict[Connection, BaseProcess] = {}
@@ -33,7 +33,7 @@ def run_workers(write: Write, config: PrecomputeConfig, numbers: list[int], adva
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(write, config, share, sender), daemon=True)
             process.start()
-            sender.close()  # the worker's end alone is left: its death ends what is received
+            sender.close()  # only the worker's end remains open, so its death ends receiving
             workers[receiver] = process
         running = dict(workers)
         while running:
@@ -72,8 +72,8 @@ def _stop(processes: list[BaseProcess]) -> None:
 
 
 def _work(write: Write, config: PrecomputeConfig, numbers: list[int], sender: Connection) -> None:
-    """A worker: sends None for each record, or the message of a user's mistake."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
+    """Run a worker: send None for each record, or the message of a user's mistake."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         write(config, numbers, lambda: sender.send(None))

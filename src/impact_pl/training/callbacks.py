@@ -1,4 +1,4 @@
-"""Callbacks of a training: checkpoints, stopping on request, generated audio in TensorBoard."""
+"""Training callbacks: checkpoints, stopping on request, and generated audio samples."""
 
 import io
 import signal
@@ -24,11 +24,11 @@ from impact_pl.training.guards import StopSignal
 from impact_pl.training.loggers import tensorboard_writer
 
 NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
-NUM_CLIPS = 2  # generated each time
+NUM_CLIPS = 2  # clips per sampling
 
 
 class TrainingStopped(Exception):
-    """A signal's request has been met: all ranks have saved and leave ``fit`` together, at the same step."""
+    """Raised after a signal, once all ranks have saved and leave ``fit`` together at the same step."""
 
 
 def describe_stop(step: int) -> str:
@@ -36,14 +36,14 @@ def describe_stop(step: int) -> str:
 
 
 class Checkpoints(Callback):
-    """Saves every ``every`` steps, at the end, and when a signal has asked for it; it stands last among the callbacks.
+    """Save checkpoints every ``every`` steps, at the end, and on a signal. Must be the last callback.
 
-    Only right after an optimizer step, or after the validation that belongs to it: a checkpoint of step n exists when
-    everything that step n has to log is logged, or the checkpoint says that its validation is still owed. A signal on
-    any rank stops all ranks at the same step; only the last step is finished instead, with its validation.
+    Checkpoints are only written right after an optimizer step or after its validation. A checkpoint of step n therefore
+    exists only when everything to be logged for step n is logged, or it states that its validation is pending. A signal
+    on any rank stops all ranks at the same step; the very last step is completed with its validation instead.
 
     Raises:
-        TrainingStopped: out of ``Trainer.fit``, after a signal.
+        TrainingStopped: Leaves ``Trainer.fit`` after a signal.
     """
 
     def __init__(self, path: Path, every: int, stop: StopSignal):
@@ -63,10 +63,10 @@ class Checkpoints(Callback):
         validation.setup_data()
         self._validates = not validation.skip
         if self._is_stop_agreed(trainer):
-            self._leave(trainer)  # the last checkpoint, if there is one, is where we stand
+            self._leave(trainer)  # the last checkpoint, if any, is up to date
         if self._validation_owed and self._validates:
             self._due = True
-            trainer.validating = True  # as Lightning does it between two steps
+            trainer.validating = True  # as Lightning does between two steps
             validation.run()
             trainer.training = True
 
@@ -99,7 +99,7 @@ class Checkpoints(Callback):
 
     def _save(self, trainer: Trainer, validation_owed: bool = False) -> None:
         self._validation_owed = validation_owed
-        with torch.inference_mode(False):  # validation's is on after a validation
+        with torch.inference_mode(False):  # validation leaves inference mode on
             save_checkpoint(trainer, self.path)
 
     def _leave(self, trainer: Trainer) -> NoReturn:
@@ -109,9 +109,9 @@ class Checkpoints(Callback):
 
 
 class AudioSamples(Callback):
-    """Every ``every`` steps, clips from the averaged weights with their log-mel pictures, always from the same seed.
+    """Generate clips from the averaged weights every ``every`` steps, always with the same seed.
 
-    With text, the captions are the first of the validation set (or of the training set without one).
+    With text, the captions are the first of the validation set, or of the training set if there is none.
     """
 
     def __init__(self, every: int, decoding: DecodingConfig):
@@ -155,7 +155,7 @@ class AudioSamples(Callback):
 
 
 def write_clip(writer: SummaryWriter, index: int, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
-    """Write a clip as sound, picture and text. Each has its own tag, because TensorBoard gives a tag to one of them."""
+    """Write a clip as audio, picture and text, each under its own tag, because TensorBoard allows one kind per tag."""
     writer.add_audio(f"audio/{index}", waveform[None].clamp(-1, 1), step, sample_rate=rate)
     picture = io.BytesIO()
     spectrogram_png(waveform, rate, picture, title=title)

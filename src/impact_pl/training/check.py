@@ -67,10 +67,10 @@ ALLOWED = {
 
 
 def check_config(config: TrainConfig) -> None:
-    """Check every number, and how the generated audio would be decoded.
+    """Validate every number, and the decoding settings of audio samples.
 
     Raises:
-        ValueError: the first number out of its range, with its key, value and range.
+        UserError: A number is out of range; the message names key, value and range.
     """
     _check(asdict(config), ALLOWED, "")
     model = config.model
@@ -87,11 +87,15 @@ def check_config(config: TrainConfig) -> None:
     if config.stage == "distill":
         check_distillation(config)
     if config.trainer.max_skipped_steps and (config.trainer.strategy == "deepspeed" or config.stage == "codec"):
-        raise UserError("trainer.max_skipped_steps: neither strategy=deepspeed nor stage codec can leave out a step")
+        raise UserError("trainer.max_skipped_steps: not supported by strategy=deepspeed and stage codec")
 
 
 def check_distillation(config: TrainConfig) -> None:
-    """ValueError where there would be no teacher, or not one that can go where the head is to go."""
+    """Check that a teacher exists and supports the student's decoding.
+
+    Raises:
+        UserError: It does not.
+    """
     if not config.init_from or config.init_from.startswith("mar:"):
         raise UserError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
     if head_class(config.model.head).teacher is None:
@@ -106,7 +110,11 @@ def check_distillation(config: TrainConfig) -> None:
 
 
 def check_schedule(config: TrainConfig) -> None:
-    """ValueError where the learning rate would fall before it has risen, or where the decay would not be used."""
+    """Check that the learning rate rises before it decays, and that the decay applies.
+
+    Raises:
+        UserError: The schedule is inconsistent.
+    """
     optim, max_steps = config.optim, config.trainer.max_steps
     if optim.decay_steps and config.stage == "codec":
         raise UserError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
@@ -118,12 +126,12 @@ def check_schedule(config: TrainConfig) -> None:
 
 
 def settle_batch(config: TrainConfig) -> None:
-    """Set ``accumulate_grad_batches`` (in place) so that a step takes ``trainer.global_batch_size`` clips; 0: leave it.
+    """Set ``accumulate_grad_batches`` (in place) so that a step takes ``trainer.global_batch_size`` clips.
 
-    So the same experiment has the same batch on any number of processes.
+    The same experiment then has the same batch size on any number of processes.
 
     Raises:
-        ValueError: no whole number of micro-batches, or another one than ``accumulate_grad_batches`` asks for.
+        UserError: The size is not a multiple of a micro-batch, or contradicts ``accumulate_grad_batches``.
     """
     trainer, wanted = config.trainer, config.trainer.global_batch_size
     if not wanted:

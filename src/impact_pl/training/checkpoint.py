@@ -1,4 +1,4 @@
-"""Training checkpoints: when and where they are written, what is read from them, and what may follow from them."""
+"""Training checkpoints: writing, reading, and compatibility with the next training."""
 
 import dataclasses
 import os
@@ -17,8 +17,8 @@ from impact_pl.sampling.decoding import check_decoding
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
 EMA_PREFIX = "ema.model."
-# What decides the names and shapes of weights; the rest of ModelConfig may change from stage to stage, but for
-# text_padding where there is text already.
+# Fields that determine names and shapes of weights. The rest of ModelConfig may change from stage to stage, except
+# text_padding once there is text.
 SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches", "local_kernel"),
     *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
@@ -26,13 +26,13 @@ SHAPE_FIELDS = (
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint, a file or a folder as the strategy has it; to be called by all ranks.
+    """Write a checkpoint, a file or a folder depending on the strategy. Must be called by all ranks.
 
     At any moment :func:`find_checkpoint` finds none, the old one, or the new one.
     """
     partial = path.with_name(path.name + ".partial")
     if trainer.is_global_zero:
-        discard(partial)  # of a run that was killed while it wrote, perhaps under another strategy
+        discard(partial)  # from a run killed while writing, perhaps under another strategy
     trainer.strategy.barrier("nothing partial")
     trainer.save_checkpoint(partial)  # ends with a barrier
     if trainer.is_global_zero:
@@ -41,20 +41,20 @@ def save_checkpoint(trainer: Trainer, path: Path) -> None:
 
 
 def read_checkpoint(path: Path, kind: str = "spec") -> dict[str, Any]:
-    """A whole checkpoint of this project, memory-mapped where possible.
+    """Read a complete checkpoint of this project, memory-mapped if possible.
 
     Args:
-        path: the file or folder.
-        kind: what its ``hyper_parameters`` have to hold: a model's ``spec``, or only a ``stage`` (the codec's).
+        path: The file or folder.
+        kind: Required key of its ``hyper_parameters``: a model's ``spec``, or just a ``stage`` (the codec's).
 
     Raises:
-        ValueError: missing, damaged, or not a checkpoint of ``impact train``.
+        UserError: It is missing, damaged, or not a checkpoint of ``impact train``.
     """
     return open_checkpoint(path, kind).read()
 
 
 def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
-    """As :func:`read_checkpoint`, but large tensors are read when they are asked for."""
+    """Open a checkpoint as :func:`read_checkpoint` does, but read large tensors lazily."""
     stored = StoredCheckpoint(path)
     if not isinstance(stored.content, dict) or kind not in stored.content.get("hyper_parameters", {}):
         what = "model specification" if kind == "spec" else kind
@@ -63,7 +63,7 @@ def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
 
 
 def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
-    """The inverse of ``dataclasses.asdict`` for an ImpactSpec."""
+    """Rebuild an ImpactSpec from ``dataclasses.asdict``."""
     model = dict(plain["model"])
     model["mask_ratio"] = MaskRatioConfig(**model["mask_ratio"])
     features = {name: tuple(shape) for name, shape in plain["text_features"].items()}
@@ -71,7 +71,7 @@ def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
 
 
 def averaged_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
-    """The EMA's state dict, under Impact's own names; nothing else is read."""
+    """Read the EMA's state dict, under Impact's own names, and nothing else."""
     return {
         name[len(EMA_PREFIX) :]: stored.whole(f"state_dict/{name}", value)
         for name, value in stored.content["state_dict"].items()
@@ -90,10 +90,10 @@ def find_checkpoint(path: Path) -> Path:
 
 
 def load_averaged(path: Path) -> Impact:
-    """The EMA model of a model folder, a checkpoint, or a run directory.
+    """Load the EMA model from a model folder, a checkpoint, or a run directory.
 
     Raises:
-        ValueError: nothing of the kind at ``path``.
+        UserError: ``path`` is none of these.
     """
     if (path / "config.json").is_file():
         return Impact.from_pretrained(path)
@@ -104,16 +104,16 @@ def load_averaged(path: Path) -> Impact:
 
 
 def export(path: Path, out: Path, half: bool = False, decoding: dict[str, Any] | None = None) -> None:
-    """Write the self-contained model folder of a checkpoint or run directory: all or nothing.
+    """Write the self-contained model folder of a checkpoint or run directory, atomically.
 
     Args:
-        path: of the checkpoint or run directory.
-        out: the folder to write.
-        half: weights in half precision.
-        decoding: fields of DecodingConfig in which the model's own differs from what its training named.
+        path: The checkpoint or run directory.
+        out: The folder to write.
+        half: Store weights in half precision.
+        decoding: Fields of DecodingConfig that override those of the training.
 
     Raises:
-        ValueError: nothing to export, or it cannot be decoded like that.
+        UserError: There is nothing to export, or the decoding settings are invalid.
     """
     model = load_averaged(path)
     model.spec.decoding = model.spec.decoding | (decoding or {})
@@ -124,17 +124,20 @@ def export(path: Path, out: Path, half: bool = False, decoding: dict[str, Any] |
 
 
 def save_model(model: Impact, out: Path, half: bool = False) -> None:
-    """``save_pretrained`` into a temporary name beside ``out``, then renamed file by file."""
+    """Run ``save_pretrained`` to a temporary folder next to ``out``, then rename file by file."""
     partial = out.with_name(out.name + ".partial")
     model.save_pretrained(partial, half)
     out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(partial.iterdir(), reverse=True):  # config.json last: a folder without it is no model
+    for file in sorted(partial.iterdir(), reverse=True):  # config.json last: a folder without it is not a model
         os.replace(file, out / file.name)
     partial.rmdir()
 
 
 def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
-    """In what weights or data of ``new`` do not fit ``old``; ``text``: compare the text condition as well."""
+    """List the differences that prevent ``new`` from using the weights or data of ``old``.
+
+    ``text``: compare text too.
+    """
     pairs = [(f"model.{name}", getattr(old.model, name), getattr(new.model, name)) for name in SHAPE_FIELDS]
     pairs += [
         ("latent channels", old.latent_channels, new.latent_channels),
@@ -146,7 +149,7 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
         pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
         if new.text_features:
             pairs.append(("model.text_padding", old.num_padding, new.num_padding))
-    # Of a part the identity counts: its name holds the folder that it was in.
+    # Compare parts by identity, because their names contain the folder they were in.
     pairs += [
         (name, _identity(before), _identity(now))
         for name, before, now in parts
@@ -164,22 +167,22 @@ def _plain(features: dict[str, tuple[int, int]]) -> dict[str, list[int]]:
 
 
 def inherit_statistics(old: ImpactSpec, new: ImpactSpec) -> ImpactSpec:
-    """``new`` with the whitening of ``old``.
+    """Return ``new`` with the whitening statistics of ``old``.
 
     Note:
-        The stages' data differ (AudioSet, then AudioCaps and WavCaps), and so do their latent means and deviations,
-        slightly. The model keeps those that its weights have learned with.
+        The stages train on different data (AudioSet, then AudioCaps and WavCaps), so their latent means and deviations
+        differ slightly. The model keeps the statistics that its weights were trained with.
     """
     return dataclasses.replace(new, latent_mean=old.latent_mean, latent_std=old.latent_std)
 
 
 def start_from(model: Impact, source: Impact) -> list[str]:
-    """Copy every weight of ``source`` into ``model``; returns the names that stay new.
+    """Copy every weight of ``source`` into ``model`` and return the names that keep their initial values.
 
-    They are text parts, and where the source's head is the teacher of the model's, what this head has of its own.
+    These are text parts and, if the source's head is the teacher of the model's, that head's own weights.
 
     Raises:
-        ValueError: the source has weights that the model lacks, or lacks others than these.
+        UserError: The source has weights that the model lacks, or lacks other weights.
     """
     new: tuple[str, ...] = ("text_proj", "null_cond", "text_pos")
     weights = source.state_dict()
@@ -195,14 +198,14 @@ def start_from(model: Impact, source: Impact) -> list[str]:
 
 
 def rewind_loops(checkpoint: dict[str, Any], trainer: Trainer) -> None:
-    """Give Lightning the loop state of a training that stands right after optimizer step ``global_step`` (in place).
+    """Set Lightning's loop state in a checkpoint (in place) to right after optimizer step ``global_step``.
 
-    What Lightning saves depends on the hook in which it saves, and counts batches of the old accumulation. All that
-    matters follows from the number of steps, because the whole training is one epoch of Lightning's.
+    What Lightning saves depends on the hook in which it saves, and counts batches of the old accumulation. Everything
+    relevant follows from the number of steps, because the complete training is one Lightning epoch.
     """
     steps = checkpoint["global_step"]
     batches = steps * trainer.accumulate_grad_batches
-    state = trainer.fit_loop.state_dict()  # of a fresh loop
+    state = trainer.fit_loop.state_dict()  # of a new loop
     everything = dict.fromkeys(("ready", "started", "processed", "completed"), batches)
     done = dict.fromkeys(("ready", "completed"), steps)
     state["epoch_progress"]["total"].update(ready=1, started=1)

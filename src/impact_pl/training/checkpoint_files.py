@@ -1,12 +1,12 @@
-"""Checkpoints on disk: one file, or a folder with a shard a process. Whole or absent at any moment, never unpickled.
+"""Checkpoints on disk: one file, or a folder with one shard per process. Written atomically, never unpickled.
 
-A folder holds ``meta.pt``, the checkpoint itself with empty tensors (device ``meta``) in place of sharded ones, and one
-file a process, ``00000-of-00002.pt``, with that process's rows of each: ``{"state_dict/model.head...": rows, ...}``.
-The rows of the files in their order are the tensor, so it can be read whole, or in the parts of another number of
-processes.
+A folder holds ``meta.pt``, the checkpoint with empty tensors (device ``meta``) in place of sharded ones, and one file
+per process, ``00000-of-00002.pt``, with that process's rows of each tensor: ``{"state_dict/model.head...": rows,
+...}``. Concatenating the rows in file order gives the tensor, so a checkpoint can be read completely, or in the parts
+of a different number of processes.
 
-Each file is a zip archive with a CRC-32 of every record, which torch writes but does not check; here it is checked when
-a file is opened. The checkpoint before the last one is kept as ``last.ckpt.old`` and takes over from a damaged one.
+Each file is a zip archive with a CRC-32 of every record. torch writes the checksums but does not check them; here they
+are checked when a file is opened. The previous checkpoint is kept as ``last.ckpt.old`` and replaces a damaged one.
 """
 
 import errno
@@ -32,14 +32,14 @@ from impact_pl.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What zipfile raises, next to some OSErrors, where an archive's own headers are damaged.
+# What zipfile raises, besides some OSErrors, for damaged archive headers.
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 META = "meta.pt"
 Place = Callable[[str, Tensor], Any]
 
 
 def map_tensors(tree: Any, place: Place, name: str = "") -> Any:
-    """``tree`` of dicts, lists and tuples, with ``place(name, tensor)`` in place of tensors; names are "a/b/0/c"."""
+    """Map ``place(name, tensor)`` over the tensors in a tree of dicts, lists and tuples; names are "a/b/0/c"."""
     if isinstance(tree, Tensor):
         return place(name, tree)
     prefix = f"{name}/" if name else ""
@@ -55,16 +55,16 @@ def shard_name(rank: int, world_size: int) -> str:
 
 
 def shard_rows(num_rows: int, rank: int, world_size: int) -> tuple[int, int]:
-    """First row, and the one after the last, that ``Shard(0)`` gives to a rank (as torch.chunk)."""
+    """Compute the first row, and the one after the last, that ``Shard(0)`` assigns to a rank (as torch.chunk)."""
     size = -(-num_rows // world_size)
     return min(rank * size, num_rows), min((rank + 1) * size, num_rows)
 
 
 def write_file(content: Any, path: Path) -> None:
-    """torch.save that has reached the disk when it returns.
+    """Run torch.save and wait until the file is on disk.
 
     Raises:
-        OSError: with the file's name: a write's own error (a full disk) has none, and torch may hide it behind its own.
+        OSError: Includes the file's name, which a write error (full disk) lacks, and which torch may hide.
     """
     try:
         with path.open("wb") as file:
@@ -81,7 +81,7 @@ def write_file(content: Any, path: Path) -> None:
 
 
 def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size: int) -> None:
-    """One process's part of a folder: its rows of every DTensor; rank zero writes everything else as well."""
+    """Write one process's part of a folder: its rows of every DTensor. Rank zero writes everything else as well."""
     shards: dict[str, Tensor] = {}
 
     def split(name: str, tensor: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size
             return tensor
         assert tuple(tensor.placements) == (Shard(0),), f"{name} is laid out as {tensor.placements}"
         rows = tensor.to_local().detach()
-        is_padded = rows.untyped_storage().nbytes() > rows.nbytes  # torch.save would write all of the storage
+        is_padded = rows.untyped_storage().nbytes() > rows.nbytes  # torch.save would write the complete storage
         shards[name] = rows.clone() if is_padded else rows
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
@@ -101,7 +101,7 @@ def write_shards(checkpoint: dict[str, Any], folder: Path, rank: int, world_size
 
 
 def discard(path: Path) -> None:
-    """Delete a file or folder, if there; under another name first, so that half a folder never stands at ``path``."""
+    """Delete a file or folder if it exists, under another name first, so that ``path`` is never half a folder."""
     if path.is_dir():
         rubbish = path.with_name(path.name + ".rubbish")
         shutil.rmtree(rubbish, ignore_errors=True)
@@ -112,7 +112,7 @@ def discard(path: Path) -> None:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Rename ``partial`` to ``path`` and keep what was there: interrupted anywhere, :func:`find` has one of them."""
+    """Rename ``partial`` to ``path`` and keep the previous one; after any interruption :func:`find` finds one."""
     _sync_folder(partial.parent)
     if partial.is_dir():
         _sync_folder(partial)
@@ -124,9 +124,9 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def find(path: Path) -> Path | None:
-    """The checkpoint that was last completed as ``path``, if any; the one before it where that is damaged.
+    """Find the last checkpoint completed as ``path``, or the previous one if that is damaged.
 
-    Where both are damaged it is the last one, for :class:`StoredCheckpoint` to say so.
+    If both are damaged, the last one is returned, so that :class:`StoredCheckpoint` reports it.
     """
     places = [place for place in (path, _old(path)) if place.exists()]
     for place in places:
@@ -134,14 +134,14 @@ def find(path: Path) -> Path | None:
             StoredCheckpoint(place).check()
         except UserError as error:
             if place != places[-1]:
-                logger.warning("%s; the checkpoint before it takes its place", error)
+                logger.warning("%s; using the previous checkpoint instead", error)
         else:
             return place
     return places[0] if places else None
 
 
 def set_aside(path: Path, found: Path | None) -> None:
-    """Rename a damaged ``path`` where :func:`find` gave the one before it, or the next save would replace that one."""
+    """Rename a damaged ``path`` if :func:`find` returned the previous one, to protect that from the next save."""
     if found not in (None, path) and path.exists():
         damaged = path.with_name(path.name + ".damaged")
         discard(damaged)
@@ -153,7 +153,7 @@ def _old(path: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Names outlive a power failure only once their folder is synced."""
+    """Sync a folder, without which its names would not survive a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -162,13 +162,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 class StoredCheckpoint:
-    """A checkpoint at a path, of either form; large tensors are read when they are asked for.
+    """A checkpoint on disk in either form, whose large tensors are read lazily.
 
-    ``content`` is the checkpoint. Its tensors are memory-mapped (file) or on the device ``meta`` (folder): read them by
-    :meth:`rows` or :meth:`whole`.
+    ``content`` is the checkpoint. Its tensors are memory-mapped (file) or on the device ``meta`` (folder). Read them
+    with :meth:`rows` or :meth:`whole`.
 
     Raises:
-        ValueError: missing, damaged or incomplete.
+        UserError: It is missing, damaged or incomplete.
     """
 
     def __init__(self, path: Path):
@@ -187,17 +187,21 @@ class StoredCheckpoint:
             raise UserError(f"no checkpoint at {path}")
 
     def check(self) -> None:
-        """Check the files that were not opened yet; UserError where one is damaged."""
+        """Check the files that have not been opened yet.
+
+        Raises:
+            UserError: One of them is damaged.
+        """
         if self.path.is_dir():
             for rank in range(self.num_shards):
                 _check_sums(self.path / shard_name(rank, self.num_shards))
 
     def whole(self, name: str, tensor: Tensor) -> Tensor:
-        """The tensor ``name`` of ``content``, with its values."""
+        """Read the values of the tensor ``name`` of ``content``."""
         return self.rows(name, tensor, 0, len(tensor)) if tensor.is_meta else tensor
 
     def rows(self, name: str, tensor: Tensor, start: int, stop: int) -> Tensor:
-        """Rows ``start`` to ``stop`` of the tensor ``name`` of ``content``."""
+        """Read rows ``start`` to ``stop`` of the tensor ``name`` of ``content``."""
         if not tensor.is_meta:
             return tensor[start:stop]
         parts = []
@@ -208,7 +212,7 @@ class StoredCheckpoint:
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def read(self) -> dict[str, Any]:
-        """All of it."""
+        """Read the complete checkpoint."""
         return map_tensors(self.content, self.whole)
 
     def _shard(self, shard: int, name: str, num_rows: int) -> Tensor:
@@ -237,7 +241,11 @@ def _load(path: Path) -> Any:
 
 
 def _check_sums(path: Path) -> None:
-    """Compare a file with its own checksums; UserError where a byte of a record has changed."""
+    """Compare a file with its own checksums.
+
+    Raises:
+        UserError: A byte of a record has changed.
+    """
     stat = path.stat()
     damage = _damage(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if damage:
@@ -246,27 +254,27 @@ def _check_sums(path: Path) -> None:
 
 @functools.lru_cache(maxsize=4096)
 def _damage(path: Path, *version: int) -> str:
-    """What is wrong with the file at ``path``; once for each ``version`` of it, because a start opens it repeatedly."""
+    """Describe the damage of a file, cached per ``version`` because a start opens each file repeatedly."""
     try:
         with zipfile.ZipFile(path) as archive:
             record = archive.testzip()
     except DAMAGED_ARCHIVE as error:
         return str(error) or "cut short"
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # those come of positions and streams that make no sense
+        if error.errno not in (None, errno.EINVAL):  # those come from damaged positions and streams
             raise
         return str(error)
     return f"the checksum of its record {record} is wrong" if record else ""
 
 
 class CheckpointFiles(CheckpointIO):
-    """How the strategies that save one file write it, and read either form."""
+    """Checkpoint IO of the strategies that save one file. Reads either form."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_file(checkpoint, Path(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        # Copies: the optimizer would keep memory-mapped tensors, and the file is replaced while training goes on.
+        # Clone, because the optimizer would keep memory-mapped tensors, and the file is replaced during training.
         stored = StoredCheckpoint(Path(path))
         return map_tensors(stored.content, lambda name, tensor: stored.whole(name, tensor).clone())
 

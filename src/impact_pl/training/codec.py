@@ -1,13 +1,13 @@
 """Training of the built-in codec's decoder (`impact train experiment=codec`).
 
-The latents are principal components: fitted once at the start, or taken over with ``init_from``, and never trained. The
-decoder learns on crops whose latents carry errors like a generator's: white, of up to ``latent_noise`` of the latents'
-overall standard deviation.
+The latents are principal components: they are fitted once at the start, or taken from ``init_from``, and never trained.
+The decoder trains on crops whose latents have errors like a generator's: white noise of up to ``latent_noise`` times
+the latents' overall standard deviation.
 
-All randomness of step n derives from (seed, n), and crops are drawn inside the step, so a run that continues from
-last.ckpt goes on exactly where it stopped.
+All randomness of step n derives from (seed, n), and crops are drawn inside the step, so a resumed run continues exactly
+where it stopped.
 
-Dimension key: B batch, S samples of a crop, C latent channels, H latent frames.
+Dimension key: B batch, S samples per crop, C latent channels, H latent frames.
 """
 
 import dataclasses
@@ -38,18 +38,18 @@ from impact_pl.training.strategies import check_devices
 from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit, quiet_lightning
 
 NUM_VALID_CROPS = 64
-MAX_FIT_SECONDS = 10  # of a clip, for the principal components
-TRAINING, VALIDATION = range(2)  # what a derived seed is for
+MAX_FIT_SECONDS = 10  # per clip, for the principal components
+TRAINING, VALIDATION = range(2)  # purposes of derived seeds
 
 
 class CodecTraining(LightningModule):
-    """Energy-distance training of the decoder, with an EMA of its weights, which is what gets exported.
+    """Energy-distance training of the decoder, with an EMA of its weights, which is exported.
 
     Args:
-        codec: with fitted latents (or to be filled from a checkpoint).
-        clips: training recordings, each (S_i,) int16.
-        valid_clips: the same for validation; may be empty.
-        config: the whole configuration; stored in checkpoints as plain dicts.
+        codec: Codec with fitted latents, or one to be filled from a checkpoint.
+        clips: Training recordings, each (S_i,) int16.
+        valid_clips: Validation recordings; may be empty.
+        config: The complete configuration, stored in checkpoints as plain dicts.
     """
 
     def __init__(self, codec: BuiltinCodec, clips: list[Tensor], valid_clips: list[Tensor], config: TrainConfig):
@@ -78,7 +78,7 @@ class CodecTraining(LightningModule):
         self.batch_done_at = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.batch_done_at = time.perf_counter()  # callbacks are through
+        self.batch_done_at = time.perf_counter()  # after all callbacks
 
     def on_validation_end(self) -> None:
         self.batch_done_at = time.perf_counter()
@@ -87,7 +87,7 @@ class CodecTraining(LightningModule):
         self._valid_losses: list[float] = []
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Energy distance of the averaged decoder, on crops and noise that are the same in all trainings."""
+        """Compute the energy distance of the averaged decoder, on the same crops and noise in all trainings."""
         generator = Generator().manual_seed(derive_seed(batch_idx, VALIDATION))
         with self.averaged_decoder():
             self._valid_losses.append(float(self._loss(self.valid_clips, generator)))
@@ -97,7 +97,7 @@ class CodecTraining(LightningModule):
         self.log_dict({"valid/loss": mean, "step": float(self.global_step)})
 
     def _loss(self, clips: list[Tensor], generator: Generator) -> Tensor:
-        """Energy distance on B random crops; one in eleven keeps clean latents."""
+        """Compute the energy distance on B random crops; one in eleven has clean latents."""
         crops = draw_crops(clips, self.config.data.batch_size, self.crop_samples, generator).to(self.device)  # (B, S)
         amount = (1.1 * torch.rand(len(crops), 1, 1, 1, generator=generator) - 0.1).clamp(min=0)
         with torch.autocast(self.device.type, enabled=False):
@@ -110,7 +110,7 @@ class CodecTraining(LightningModule):
 
     @contextmanager
     def averaged_decoder(self) -> Iterator[None]:
-        """Within it, the codec decodes with the averaged weights."""
+        """Decode with the averaged weights inside this context."""
         trained, self.codec.decoder = self.codec.decoder, self.ema.model
         try:
             yield
@@ -123,7 +123,7 @@ class CodecTraining(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm, and stop on one that is not finite, before the optimizer has taken it in."""
+        """Clip by the global norm. Stop on a non-finite norm before the optimizer uses it."""
         limit = gradient_clip_val or math.inf
         self.gradient_norm = float(torch.nn.utils.clip_grad_norm_(self.codec.decoder.parameters(), limit))
         if not math.isfinite(self.gradient_norm):
@@ -139,7 +139,7 @@ class CodecTraining(LightningModule):
         self.ema.update(self.codec.decoder, step)
 
     def configure_optimizers(self) -> Any:
-        """AdamW; linear warm-up, then a cosine to zero at ``max_steps``."""
+        """Configure AdamW with linear warm-up, then a cosine to zero at ``max_steps``."""
         optimizer = build_optimizer(self.codec.decoder, self.config.optim)
 
         def factor(step: int) -> float:
@@ -150,7 +150,7 @@ class CodecTraining(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def train_dataloader(self) -> DataLoader:
-        """One number a step: the crops are drawn in ``training_step``."""
+        """Yield one index per step; ``training_step`` draws the crops."""
         return self._numbers(self.config.trainer.max_steps)
 
     def val_dataloader(self) -> DataLoader:
@@ -164,24 +164,24 @@ class CodecTraining(LightningModule):
 
 
 def check_codec_config(config: TrainConfig) -> None:
-    """Refuse what the codec's training cannot do: several devices, micro-batches, no steps."""
+    """Check that the codec's training supports the configuration: one device, no micro-batches, at least one step."""
     if config.trainer.devices * config.trainer.num_nodes != 1:
         raise UserError("the codec trains on one device: set trainer.devices=1 and trainer.num_nodes=1")
     for name, without in (("global_batch_size", (0, config.data.batch_size)), ("accumulate_grad_batches", (1,))):
         if (value := getattr(config.trainer, name)) not in without:
-            raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops a step, set that instead")
+            raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops per step, set that instead")
     if config.trainer.max_steps == 0:
         raise UserError("trainer.max_steps=0: the codec needs at least one step")
 
 
 def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
-    """Train, or go on training, the decoder on the manifest ``data.path``; at the end write ``runs/<name>/model``.
+    """Train or resume the decoder on the manifest ``data.path``; finally write ``runs/<name>/model``.
 
-    Records of split ``train`` are trained on, those of ``valid`` (there may be none) validated on. ``init_from``, a
-    codec folder, gives latents and decoder to start from.
+    Records of split ``train`` are used for training, those of ``valid`` (if any) for validation. ``init_from``, a codec
+    folder, provides initial latents and decoder.
 
     Raises:
-        UserError: no manifest, no training records, too little audio, or ``init_from`` is no codec.
+        UserError: There is no manifest, no training record or too little audio, or ``init_from`` is not a codec.
     """
     check_devices(config.trainer)
     quiet_lightning()
@@ -207,7 +207,7 @@ def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
 
 
 def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
-    """Say where the training continues; refuse the checkpoint of another one."""
+    """Determine where the training continues, and reject the checkpoint of another one."""
     checkpoint = read_checkpoint(last, "stage")
     stage = checkpoint["hyper_parameters"]["stage"]
     changed = [] if stage == "codec" else [f"stage {stage} -> codec"]
@@ -225,7 +225,7 @@ def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
 
 
 def _initial_codec(config: TrainConfig) -> BuiltinCodec:
-    """The codec that ``init_from`` names (latents and decoder are taken over), or a fresh one."""
+    """Load the codec that ``init_from`` names (its latents and decoder), or create a new one."""
     if config.init_from:
         return BuiltinCodec.from_pretrained(config.init_from).train()
     torch.manual_seed(config.seed)

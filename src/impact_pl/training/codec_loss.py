@@ -1,4 +1,4 @@
-"""The codec decoder's loss: the energy distance between its random waveforms and the recording.
+"""Loss of the codec decoder: the energy distance between its random waveforms and the recording.
 
 Dimension key: B batch, S samples, K STFT bins or mel bins, M frames.
 """
@@ -34,12 +34,12 @@ class SpectralFeatures(nn.Module):
 
 
 class EnergyDistance(nn.Module):
-    """Energy distance of two independent draws y1, y2 to the recording x: 1/2 [L(y1,x) + L(y2,x)] - 1/2 L(y1,y2).
+    """Energy distance between two independent draws y1, y2 and the recording x: 1/2 [L(y1,x) + L(y2,x)] - 1/2 L(y1,y2).
 
-    L is the mean absolute difference of ``SpectralFeatures``. The second term rewards variety: the distance is smallest
-    when draws are distributed as recordings are, where L alone is smallest at the median, which buzzes (Szekely and
-    Rizzo 2013; for a vocoder, Gritsenko et al. 2020, "A Spectral Energy Distance for Parallel Speech Synthesis").
-    Independent noise at ``dither_db`` on all three keeps silence from dominating.
+    L is the mean absolute difference of ``SpectralFeatures``. The second term rewards variety: the distance is minimal
+    when draws follow the distribution of recordings, whereas L alone is minimal at the median, which buzzes (Szekely
+    and Rizzo 2013; for a vocoder, Gritsenko et al. 2020, "A Spectral Energy Distance for Parallel Speech Synthesis").
+    Independent noise at ``dither_db`` on all three prevents silence from dominating.
     """
 
     def __init__(self, sample_rate: int, dither_db: float = -60.0):
@@ -48,7 +48,7 @@ class EnergyDistance(nn.Module):
         self.dither = 10 ** (dither_db / 20)
 
     def forward(self, target: Tensor, draws: Tensor, generator: Generator) -> Tensor:
-        """Target (B, S) and draws (2B, S), both draws of clip i at i and B + i -> the distance, a scalar."""
+        """Compute the distance (scalar) of target (B, S) and draws (2B, S), with the draws of clip i at i and B + i."""
         waveforms = torch.cat([target, draws])  # (3B, S)
         noise = torch.randn(waveforms.shape, generator=generator).to(waveforms.device)
         distance = waveforms.new_zeros(())

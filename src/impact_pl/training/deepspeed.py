@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO 1 and 2 under Lightning, with the numerics and the checkpoints of the other strategies."""
+"""DeepSpeed's ZeRO 1 and 2 under Lightning, with the numerics and checkpoints of the other strategies."""
 
 import warnings
 from argparse import Namespace
@@ -10,51 +10,51 @@ from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, Strategy
 from torch import Tensor, nn
 
-STATES = ("exp_avg", "exp_avg_sq")  # of AdamW, a number for each of the parameter's
+STATES = ("exp_avg", "exp_avg_sq")  # of AdamW, with one number per parameter number
 
 
 class EnginePrecision(DeepSpeedPrecision):
-    """32-true, or bf16-mixed by autocast inside the engine: weights, gradients and optimizer are float32 in both."""
+    """32-true, or bf16-mixed by autocast inside the engine. Weights, gradients and optimizer are float32 in both."""
 
     def __init__(self, precision: Any):
         super().__init__(precision)
-        self._desired_dtype = torch.float32  # of the inputs
+        self._desired_dtype = torch.float32  # dtype of the inputs
 
     def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        # Lightning has divided the loss by the number of micro-batches already.
+        # Lightning has already divided the loss by the number of micro-batches.
         super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 class ZeroStrategy(DeepSpeedStrategy):
-    """ZeRO ``stage`` 1 (optimizer state is split over processes) or 2 (gradients as well), on GPUs or processors.
+    """ZeRO ``stage`` 1 (sharded optimizer state) or 2 (sharded gradients as well), on GPUs or CPUs.
 
-    A checkpoint is the ordinary single file: the optimizer's state is gathered by parameter, which takes rank zero
-    8 bytes a parameter of host memory, and split again when it is read. So any number of processes, and any other
-    strategy, continues it.
+    A checkpoint is the usual single file: the optimizer's state is gathered by parameter, which takes 8 bytes of host
+    memory per parameter on rank zero, and is sharded again when it is read. Any number of processes and any other
+    strategy can therefore resume it.
     """
 
     def __init__(self, stage: int, precision: str):
         for text in ("Since DeepSpeed handles gradient clipping", "`torch.distributed.all_gather_into_tensor`"):
-            warnings.filterwarnings("ignore", message=text)  # clip_in_engine; DeepSpeed's own business
+            warnings.filterwarnings("ignore", message=text)  # clip_in_engine; internal to DeepSpeed
         super().__init__(stage=stage, precision_plugin=EnginePrecision(precision))
         assert isinstance(self.config, dict)
         if precision == "bf16-mixed":
-            # The engine switches autocast off around itself unless told so; without a list of modules it would also
-            # send their gradients in bf16.
+            # The engine disables autocast around itself unless told otherwise. Without a list of modules it would also
+            # reduce their gradients in bf16.
             self.config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}
 
     def _format_config(self) -> None:
-        # Not Lightning's, which turns bf16-mixed into DeepSpeed's bf16 (weights in bf16, a float32 copy of them).
+        # Lightning's own would turn bf16-mixed into DeepSpeed's bf16 (weights in bf16, with a float32 copy).
         self._format_batch_size_and_grad_accum_config()
 
     def setup_environment(self) -> None:
-        DDPStrategy.setup_environment(self)  # Lightning's class refuses processors
+        DDPStrategy.setup_environment(self)  # Lightning's class rejects CPUs
 
     def setup_distributed(self) -> None:
         import deepspeed
 
         if self.root_device.type == "cpu":
-            # An all-reduce by shared memory that would be compiled now, for a minute; gloo's serves as well.
+            # A shared-memory all-reduce, which would be compiled now for a minute; gloo's is sufficient.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self.set_world_ranks()
         self._init_deepspeed_distributed()
@@ -90,10 +90,10 @@ class ZeroStrategy(DeepSpeedStrategy):
         assert self.lightning_module is not None
         self.lightning_module.load_state_dict(checkpoint["state_dict"], strict=strict)
         zero: Any = self.optimizers[0]
-        zero.refresh_fp32_params()  # the shards that it steps on
+        zero.refresh_fp32_params()  # the shards that it updates
 
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
-        """As AdamW's own, on rank zero; the others take part in gathering only."""
+        """Return AdamW's state dict on rank zero; the other ranks only take part in gathering."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         _link_states(optimizer)
@@ -118,7 +118,7 @@ class ZeroStrategy(DeepSpeedStrategy):
         (stored,) = checkpoint["optimizer_states"]
         for group, saved in zip(zero.optimizer.param_groups, stored["param_groups"], strict=True):
             group.update({key: value for key, value in saved.items() if key not in ("params", "param_names")})
-        for partition in zero.single_partition_of_fp32_groups:  # what AdamW makes in its first step
+        for partition in zero.single_partition_of_fp32_groups:  # what AdamW creates in its first step
             step = torch.zeros((), dtype=torch.float32, device=partition.device)
             step.fill_(stored["state"][0]["step"])
             zero.optimizer.state[partition] = {"step": step, **{name: torch.zeros_like(partition) for name in STATES}}
@@ -129,14 +129,14 @@ class ZeroStrategy(DeepSpeedStrategy):
 
 
 def _link_states(zero: Any) -> None:
-    """Let parameters know where their share of the optimizer's state lies.
+    """Link parameters to their share of the optimizer's state.
 
-    DeepSpeed does it once, when the first parameter group has stepped for the first time: too early for the second.
+    DeepSpeed does this once, after the first step of the first parameter group, which is too early for the second.
     """
     zero._hp_optimizer_states_linked = False
     zero._lazy_init_hp_params_optimizer_state()
 
 
 def clip_in_engine(model: nn.Module, optimizer: Any, max_norm: float | None) -> float:
-    """The global norm; the engine clips by it when it steps, right after. Infinite where it is not a number."""
+    """Return the global norm, infinite if it is not a number. The engine clips by it in the following step."""
     return float(optimizer.scaled_global_norm())

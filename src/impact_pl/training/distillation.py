@@ -1,6 +1,6 @@
-"""Distillation: a one-step head learns the paths of the diffusion head that it was made of.
+"""Distillation: the consistency head learns the paths of the diffusion head that it is initialised from.
 
-Dimensions: B clips, K positions, D width of hidden, P numbers a patch, S steps.
+Dimension key: B clips, K positions, D width of hidden, P numbers per patch, S steps.
 """
 
 import dataclasses
@@ -18,20 +18,19 @@ from impact_pl.models.impact import Impact, ImpactLoss, drop_captions
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.modules import TextConditionalTraining
 
-SCHEDULED = 0.5  # of the clips: guided as S1's schedule would, the others by any scale
+SCHEDULED = 0.5  # fraction of clips with the guidance of IMPACT's schedule, the others with any scale
 
 
 class Teacher(nn.Module):
-    """A trained diffusion head that stays as it is, and goes from noise to a patch without adding noise on its way.
+    """Frozen trained diffusion head that samples patches deterministically.
 
-    It starts where the student will (``decoding.temperature``, ``decoding.min_alpha_bar``), and is guided by every
-    strength from 1 to ``decoding.guidance_scale``; half of the time by the one that S1's schedule has where so much is
-    masked.
+    It starts like the student (``decoding.temperature``, ``decoding.min_alpha_bar``). Guidance scales range from 1 to
+    ``decoding.guidance_scale``; half of them are those of IMPACT's schedule at the mask ratio.
 
     Args:
-        spec: of the student, which the teacher equals but for the head.
+        spec: Specification of the student, which equals the teacher's except for the head.
         patch_dim: P.
-        config: how many steps and positions.
+        config: Numbers of steps and positions.
     """
 
     def __init__(self, spec: ImpactSpec, patch_dim: int, config: DistillConfig) -> None:
@@ -45,15 +44,15 @@ class Teacher(nn.Module):
     def walk(
         self, hidden: Tensor, null_hidden: Tensor, mask_ratio: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Paths (S + 1, B, K, P), the timesteps (S,) of their points but the last, and guidance scales (B, 1, 1).
+        """Sample paths (S + 1, B, K, P), timesteps (S,) of all points except the last, and guidance scales (B, 1, 1).
 
-        S1 reveals so that cos(pi/2 t/T) is the masked share, and guides by 1 + cos(pi/2 t/T) (beta_max - 1).
+        IMPACT's schedule has a masked fraction of cos(pi/2 t/T) and guidance 1 + cos(pi/2 t/T) (beta_max - 1).
 
         Args:
             hidden: (B, K, D).
-            null_hidden: (B, K, D), of the null condition.
-            mask_ratio: share of the clips that is masked.
-            generator: of noise and scales.
+            null_hidden: (B, K, D), from the null condition.
+            mask_ratio: Masked fraction of the clips.
+            generator: Source of noise and scales.
         """
         share, kind = torch.rand(2, len(hidden), 1, 1, generator=generator, device=generator.device).to(hidden.device)
         scale = 1 + torch.where(kind < SCHEDULED, mask_ratio, share) * (self.decoding.guidance_scale - 1)
@@ -71,7 +70,7 @@ class Teacher(nn.Module):
         generator: torch.Generator,
         batch_mul: int = 1,
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`ConsistencyHead.loss_of_path` of the student on new paths."""
+        """Compute the student's :meth:`ConsistencyHead.loss_of_path` on new paths."""
         student = cast(ConsistencyHead, student)
         path, timesteps, scale = self.walk(hidden, null_hidden, mask_ratio, generator)
         cond = student.condition(hidden, null_hidden, scale)
@@ -86,7 +85,7 @@ def distillation_loss(
     generator: torch.Generator,
     caption_dropout: float = 0.0,
 ) -> ImpactLoss:
-    """:meth:`ConsistencyHead.loss_of_path` on new paths of the teacher; arguments as :meth:`Impact.loss`."""
+    """Compute :meth:`ConsistencyHead.loss_of_path` on new teacher paths; for arguments see :meth:`Impact.loss`."""
     patches = model.patchify(latents)
     order, num_masked = model.draw_mask(patches, generator)
     text = drop_captions(text, caption_dropout, generator)
@@ -99,10 +98,10 @@ def distillation_loss(
 
 
 class Distillation(TextConditionalTraining):
-    """After stage 2: a one-step head learns where the trained head goes, on an encoder that stays as it is."""
+    """Train a consistency head after stage 2, on the frozen encoder of its teacher."""
 
     stage = "distill"
-    teacher: Teacher  # part of checkpoints, not of the model
+    teacher: Teacher  # saved in checkpoints, not in the model
 
     def __init__(self, spec: ImpactSpec, config: TrainConfig):
         super().__init__(spec, config)
@@ -112,7 +111,7 @@ class Distillation(TextConditionalTraining):
 
     def train(self, mode: bool = True) -> "Distillation":
         super().train(mode)
-        self.model.encoder.eval()  # used as it will be: no dropout
+        self.model.encoder.eval()  # no dropout, as in generation
         return self
 
     def loss(

@@ -1,4 +1,4 @@
-"""One call for a stage of training: start, resume, stop and finish, with everything in one run directory."""
+"""Run a training stage: start, resume, stop and finish, with all files in one run directory."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -32,15 +32,15 @@ from impact_pl.training.trainer import Surroundings, TrainingResult, build_train
 def train(
     config: TrainConfig, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] | None = None
 ) -> TrainingResult:
-    """Train one stage to ``trainer.max_steps``, from scratch or from where this run directory stands.
+    """Train one stage to ``trainer.max_steps``, from scratch or from the last checkpoint in its run directory.
 
     Args:
-        config: of the training; stage ``codec`` trains the built-in codec's decoder.
-        callbacks: Lightning callbacks of your own, besides this project's.
-        loggers: Lightning loggers, instead of those that ``config.logger`` names.
+        config: Training configuration. Stage ``codec`` trains the built-in codec's decoder.
+        callbacks: Additional Lightning callbacks.
+        loggers: Lightning loggers to use instead of those in ``config.logger``.
 
     Raises:
-        UserError: whatever a user can set right: data, shapes, names, a run directory of another training.
+        UserError: The user can fix it: data, shapes, names, or a run directory of another training.
     """
     is_codec = config.stage == "codec"
     check_config(config)
@@ -89,7 +89,7 @@ def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
     if exit_code:
         return TrainingResult(trainer.global_step, None, exit_code)
     if trainer.is_global_zero:
-        # From the checkpoint, which all processes have just written: here the average may be sharded.
+        # Read the checkpoint that all processes have just written, because here the average may be sharded.
         export(run_dir / "checkpoints" / "last.ckpt", run_dir / "model")
         say(f"trained to {trainer.global_step} steps: the model is in {run_dir / 'model'}")
     return TrainingResult(trainer.global_step, run_dir / "model")
@@ -109,7 +109,7 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig, last: Path | None) -> N
 
 @rank_zero_only
 def _write_initial(config: TrainConfig, spec: ImpactSpec, data: LatentDataModule, folder: Path) -> None:
-    """The model before its first step; one that is there already is kept, for it may have been trained."""
+    """Write the model before its first step. An existing one is kept, since it may be trained."""
     if not (folder / "config.json").is_file():
         save_model(new_module(config, spec, data.cache).ema.model, folder)
         say(f"trainer.max_steps=0: the initial model is in {folder}")

@@ -21,21 +21,22 @@ from impact_pl.config import OptimConfig
 from impact_pl.errors import UserError
 
 LOCK = "lock"
-PATIENCE = 15.0  # seconds; a training that was killed, or that runs on a node just lost, may still hold the lock
+PATIENCE = 15.0  # seconds; a killed training, or one on a lost node, may still hold the lock
 
 
 @contextmanager
 def only_training(run_dir: Path) -> Iterator[None]:
-    """Within it, no other process enters for the same ``run_dir``, on any node whose file system shares locks.
+    """Prevent other processes from training in the same ``run_dir``, on any node whose file system shares locks.
 
-    For all ranks, of which rank zero alone holds the lock. The kernel releases it with the process, however that ends.
-    A directory that is still empty at the end is removed.
+    All ranks call this, and rank zero holds the lock. The kernel releases it with the process. A directory that is
+    still empty at the end is removed.
 
     Note:
-        A POSIX lock (lockf): unlike flock's, forked DataLoader workers do not hold it when their parent is gone.
+        It is a POSIX lock (lockf). Unlike with flock, forked DataLoader workers do not hold it after their parent is
+        gone.
 
     Raises:
-        ValueError: another training holds it, and goes on holding it for ``PATIENCE`` seconds.
+        UserError: Another training holds it for more than ``PATIENCE`` seconds.
     """
     if not _is_first_process():
         yield
@@ -50,12 +51,12 @@ def only_training(run_dir: Path) -> Iterator[None]:
 
 
 def _is_first_process() -> bool:
-    """Rank zero, before there is a trainer to ask; Lightning's launcher sets no rank in a node's first process."""
+    """Check for rank zero before there is a trainer; Lightning's launcher sets no rank in a node's first process."""
     return getattr(rank_zero_only, "rank", 0) == 0 and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def _lock(run_dir: Path) -> IO[str]:
-    """The lock file, open; closing it releases the lock."""
+    """Open and lock the lock file; closing it releases the lock."""
     deadline = time.monotonic() + PATIENCE
     is_told = False
     while True:
@@ -73,7 +74,7 @@ def _lock(run_dir: Path) -> IO[str]:
         file.close()
         if time.monotonic() > deadline:
             raise UserError(
-                f"another training is at work in {run_dir} (the same name=...): stop it, or choose another name=..."
+                f"another training is running in {run_dir} (the same name=...): stop it, or choose another name=..."
             )
         if not is_told:
             print(f"waiting for another training in {run_dir} to end", flush=True)
@@ -82,17 +83,18 @@ def _lock(run_dir: Path) -> IO[str]:
 
 
 class StallGuard(Callback):
-    """Ends the process when no batch has begun or ended for ``minutes``: a rank that never arrived, a network, a disk.
+    """Abort the process if no batch starts or ends for ``minutes``, e.g. due to a missing rank, network or disk.
 
-    The stacks of all threads go to the error output, then SIGALRM ends the process, so its exit code is 142. All ranks
-    of a stalled training do that at about the same time. The same command continues from the last checkpoint, and
-    slurm/job.sh puts the job back into the queue.
+    The stacks of all threads are written to stderr, then SIGALRM ends the process with exit code 142. All ranks of a
+    stalled training do so at about the same time. The same command resumes from the last checkpoint, and slurm/job.sh
+    requeues the job.
 
-    A context manager, armed within it; a callback, to be told of batches. The kernel counts the time and faulthandler
-    answers in C: the process may be stuck in a lock, a collective or a fork. DataLoader workers inherit no timer.
+    This is both a context manager, which arms the guard, and a callback, which observes batches. The kernel keeps the
+    time and faulthandler responds in C, since the process may be stuck in a lock, a collective or a fork. DataLoader
+    workers do not inherit the timer.
 
     Args:
-        minutes: 0 for no guard.
+        minutes: Time limit; 0 disables the guard.
     """
 
     def __init__(self, minutes: float):
@@ -116,14 +118,14 @@ class StallGuard(Callback):
 
 
 class StopSignal:
-    """Handlers that only set a flag; training reads it between two batches (a handler must never save by itself).
+    """Signal handlers that only set a flag, which training checks between batches. A handler must never save by itself.
 
-    A context manager: the handlers are in place within it.
+    This is a context manager that installs the handlers.
 
-    A job script may start the process with SIGTERM and SIGUSR1 blocked (slurm/train.sh): then they wait, during the
-    start-up too, in which child processes are spared, until ``release`` lets them in. At the end the previous
-    handlers come back; what was blocked is ignored from then on, because a late signal must not kill a process that is
-    about to end well.
+    A job script may start the process with SIGTERM and SIGUSR1 blocked (slurm/train.sh). They then stay pending during
+    start-up, which also protects child processes, until ``release`` unblocks them. On exit the previous handlers are
+    restored. Signals that were blocked are ignored from then on, because a late signal must not kill a process that is
+    about to finish.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -140,7 +142,7 @@ class StopSignal:
         return self
 
     def release(self) -> None:
-        """Let in what has waited since before the process began."""
+        """Unblock the signals that have been pending since before the process started."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
 
     def __exit__(self, *error: object) -> None:
@@ -160,7 +162,7 @@ class StopSignal:
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells count; SIGTERM's where another process got the signal."""
+        """128 + the signal's number, the shell convention; SIGTERM's if another process received the signal."""
         return 128 + (self.signum or signal.SIGTERM)
 
 

@@ -1,6 +1,7 @@
-"""How a training's processes were started: by Lightning, torchrun or SLURM; one check for all of them.
+"""Check how a training's processes were launched: by Lightning, torchrun or SLURM.
 
-Requeueing is the job script's (slurm/job.sh): it sees from the exit code that a warning signal stopped the training.
+Requeueing is done by the job script (slurm/job.sh), which sees from the exit code that a warning signal stopped the
+training.
 """
 
 import os
@@ -26,7 +27,7 @@ class TorchrunEnvironment(TorchElasticEnvironment):
 
     def __init__(self) -> None:
         super().__init__()
-        self._port = super().main_port + 1  # torchrun's agent listens at MASTER_PORT itself
+        self._port = super().main_port + 1  # MASTER_PORT itself is used by torchrun's agent
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
     @property
@@ -35,11 +36,11 @@ class TorchrunEnvironment(TorchElasticEnvironment):
 
 
 def cluster_plugins() -> list[Any]:
-    """The environment of a SLURM job step, without Lightning's own requeueing, or of torchrun.
+    """Return the environment plugin for a SLURM job step, without Lightning's requeueing, or for torchrun.
 
     Note:
-        Lightning's requeueing saves from inside the signal handler: ranks that are signalled apart wait for each other
-        forever, and DataLoader workers overwrite the checkpoint (lightning issue 21406).
+        Lightning's requeueing saves inside the signal handler: ranks that receive the signal at different times wait
+        for each other forever, and DataLoader workers overwrite the checkpoint (lightning issue 21406).
     """
     if SLURMEnvironment.detect():
         return [SLURMEnvironment(auto_requeue=False)]
@@ -52,12 +53,13 @@ RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 
 
 def check_processes(config: TrainerConfig) -> None:
-    """Check that there is one process for every rank, whatever started them.
+    """Check that there is one process per rank, however they were launched.
 
-    With too many, each would be a whole training in one run directory; with too few, they would wait for each other.
+    With too many, each would run a complete training in the same run directory; with too few, they would wait for each
+    other.
 
     Raises:
-        UserError: there is not, or variables in the environment contradict the configuration.
+        UserError: The number is wrong, or environment variables contradict the configuration.
     """
     if is_launched_by_lightning():
         return
@@ -88,7 +90,7 @@ def _product(config: TrainerConfig) -> str:
 
 
 def _check_slurm(config: TrainerConfig, ranks: int) -> None:
-    if not SLURMEnvironment.detect():  # a shell for people, where Lightning starts its ranks by itself
+    if not SLURMEnvironment.detect():  # an interactive shell, where Lightning starts its ranks itself
         if os.environ["SLURM_PROCID"] != "0":
             raise UserError(
                 f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
@@ -108,7 +110,7 @@ def _check_slurm(config: TrainerConfig, ranks: int) -> None:
 
 
 def is_launched_by_lightning() -> bool:
-    """Whether Lightning started this process for a rank of the training that is its parent."""
+    """Check whether Lightning started this process as a rank of its parent's training."""
     return os.environ.get(LAUNCHED) == str(os.getppid())
 
 
@@ -128,7 +130,7 @@ def as_launcher() -> Iterator[None]:
 
 
 def describe_job() -> str:
-    """Job, restart count and nodes; empty outside a job."""
+    """Describe job, restart count and nodes; empty outside a job."""
     if not SLURMEnvironment.detect():
         return ""
     environment = os.environ

@@ -1,4 +1,4 @@
-"""Measure a training and log the measurements: losses, learning rate, gradient norm, speed, memory."""
+"""Measure a training and log losses, learning rate, gradient norm, speed and memory."""
 
 import itertools
 import resource
@@ -22,7 +22,15 @@ from impact_pl.training.start import say
 
 
 def first_lines(trainer: Trainer, model: Module, stage: str, num_clips: int, batch_size: int) -> list[str]:
-    """Args: ``num_clips`` of the training set; ``batch_size``: clips a process and micro-batch."""
+    """Describe the training in a few lines.
+
+    Args:
+        trainer: The trainer.
+        model: The module in training.
+        stage: Name of the stage.
+        num_clips: Clips in the training set.
+        batch_size: Clips per process and micro-batch.
+    """
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = [
@@ -38,7 +46,7 @@ def first_lines(trainer: Trainer, model: Module, stage: str, num_clips: int, bat
 
 @rank_zero_only
 def announce(run_dir: Path, lines: list[str]) -> None:
-    """Print them, and append them to the run directory's run.log, which has an entry for every start."""
+    """Print lines, and append them to the run directory's run.log, which has an entry for every start."""
     for line in lines:
         say(line)
     with (run_dir / "run.log").open("a", encoding="utf-8") as file:
@@ -46,7 +54,7 @@ def announce(run_dir: Path, lines: list[str]) -> None:
 
 
 def git_revision(file: Path) -> str:
-    """Commit of the checkout that ``file`` is tracked in, ``+changes`` added when anything tracked has been edited."""
+    """Return the commit of the checkout that tracks ``file``, with ``+changes`` if tracked files are modified."""
     git = ["git", "-C", str(file.parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", file.name], check=True, capture_output=True)
@@ -59,7 +67,7 @@ def git_revision(file: Path) -> str:
 MASK_RATIO_EDGES = (0.7, 0.8, 0.9)
 MASK_RATIO_BUCKETS = ("below-0.7", "0.7-0.8", "0.8-0.9", "0.9-1.0")
 NUM_TIMESTEP_BUCKETS = 4
-# TensorBoard sorts groups by name: these names put learning rate and loss on its first screen.
+# TensorBoard sorts groups by name. These names put learning rate and loss on its first screen.
 MEASUREMENTS = (
     "lr-AdamW",
     "grad_norm",
@@ -73,8 +81,8 @@ MEASUREMENTS = (
 class BucketMeans:
     """Mean loss since the last ``pop``: overall, by quarter of the diffusion time, and by mask ratio.
 
-    Sums stay on the device, so that adding a batch does not wait for it. Float64 (where the device has it) gives the
-    same means to all digits that are written when they have gone through a checkpoint, as one sum of all ranks.
+    Sums stay on the device, so that adding a batch does not synchronise. With float64 (if the device supports it) the
+    means stay the same to all written digits when they pass through a checkpoint as the sum over ranks.
     """
 
     def __init__(self, num_timesteps: int | None, device: torch.device):
@@ -91,8 +99,15 @@ class BucketMeans:
         timesteps: Tensor | None = None,
         mask_ratio: float | None = None,
     ) -> None:
-        """Args: loss (), per_position (K,) and timesteps (K,), if there are any, of one batch, and its mask ratio."""
-        finite = torch.isfinite(loss).to(self._sums)  # of a step that is left out, see trainer.max_skipped_steps
+        """Add the losses of one batch.
+
+        Args:
+            loss: Scalar.
+            per_position: (K,), if any.
+            timesteps: (K,), if any.
+            mask_ratio: Mask ratio of the batch, if any.
+        """
+        finite = torch.isfinite(loss).to(self._sums)  # excludes skipped steps, see trainer.max_skipped_steps
         loss = loss.nan_to_num(0.0, 0.0, 0.0).to(self._sums)
         self._sums[:, 0] += torch.stack([loss * finite, finite])
         if mask_ratio is None:
@@ -107,13 +122,13 @@ class BucketMeans:
         self._sums[1, ratio_bucket] += finite
 
     def pop(self, trainer: Trainer) -> dict[str, float]:
-        """Means over all ranks (empty buckets left out); starts again at zero."""
+        """Return the means over all ranks (without empty buckets) and reset the sums."""
         sums, counts = self.over_ranks(trainer).tolist()
         self._sums.zero_()
         return {name: s / n for name, s, n in zip(self.names, sums, counts, strict=True) if n > 0}
 
     def over_ranks(self, trainer: Trainer) -> Tensor:
-        """(2, buckets) sums and counts of all ranks."""
+        """Sum over ranks: (2, buckets) loss sums and counts."""
         return torch.as_tensor(trainer.strategy.reduce(self._sums.clone(), reduce_op="sum"))
 
     def start_from(self, sums: Tensor) -> None:
@@ -127,25 +142,25 @@ def bucket_names(num_timesteps: int) -> list[str]:
 
 
 def metric_names(num_timesteps: int | None) -> list[str]:
-    """Columns of metrics.csv in their order; without diffusion times (the codec) there are no buckets."""
+    """List the columns of metrics.csv in order. Without diffusion times (the codec) there are no buckets."""
     losses = bucket_names(num_timesteps) if num_timesteps else ["train/loss"]
     return [*losses, *MEASUREMENTS, "valid/loss"]
 
 
 class TrainingLog(Callback):
-    """Log the mean loss since the last row, and what else was measured, every ``every`` steps, to all loggers.
+    """Log the mean loss since the last row, and other measurements, to all loggers every ``every`` steps.
 
-    Not by ``self.log``: a row's means span the steps since the last one, over all ranks and over an interruption, and
-    a row is written before the checkpoint of its step. The validation loss is logged by the module.
+    ``self.log`` is not used: the means of a row cover the steps since the last one, over all ranks and across an
+    interruption, and a row is written before the checkpoint of its step. The module logs the validation loss.
 
-    It stands first among the callbacks; time spent in the others, in validation and in checkpoints is not counted as
-    training.
+    This must be the first callback. Time spent in other callbacks, in validation and in checkpoints does not count as
+    training time.
 
     Args:
-        every: optimizer steps between two rows.
-        num_timesteps: of the diffusion, for the buckets; None where there are none.
-        clips_per_step: global batch.
-        config: the training's, as plain dicts, for loggers that show it.
+        every: Optimizer steps between two rows.
+        num_timesteps: Diffusion timesteps, for the buckets; None: no buckets.
+        clips_per_step: Global batch size.
+        config: Training configuration as plain dicts, for loggers that display it.
     """
 
     def __init__(self, every: int, num_timesteps: int | None, clips_per_step: int, config: dict[str, Any]):
@@ -154,7 +169,7 @@ class TrainingLog(Callback):
         self._seconds = self._waited = 0.0
         self._steps = 0
         self._resumed_sums: Tensor | None = None
-        self._row: dict[str, float] = {}  # the last one, and its step
+        self._row: dict[str, float] = {}  # the last row, and its step
         self._row_step = -1
         self._validation_owed = False
 
@@ -163,7 +178,7 @@ class TrainingLog(Callback):
         self._logged_step = trainer.global_step
         if trainer.is_global_zero and self._resumed_sums is not None:
             self._means.start_from(self._resumed_sums)
-        if trainer.global_step == 0:  # MLflow refuses to change what it has
+        if trainer.global_step == 0:  # MLflow rejects changes of logged parameters
             for logger in trainer.loggers:
                 logger.log_hyperparams(self.config)
         writer = tensorboard_writer(trainer)
@@ -171,7 +186,7 @@ class TrainingLog(Callback):
             text = yaml.safe_dump(self.config, sort_keys=False).replace("\n", "\n    ")
             writer.add_text("config", f"    {text}", trainer.global_step)  # indented: a code block in Markdown
         if self._validation_owed and self._row_step == trainer.global_step:
-            self._write(trainer, self._row)  # dropped with its step's validation, see build_loggers
+            self._write(trainer, self._row)  # was dropped with the validation of its step, see build_loggers
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._started = time.perf_counter()
@@ -190,7 +205,7 @@ class TrainingLog(Callback):
             self._write(trainer, self._means.pop(trainer) | self._measure(trainer, pl_module))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Nothing logged before a checkpoint may be lost by a kill after it; steps since the last row go with it."""
+        """Flush the loggers, so that no row is lost by a kill, and store the sums of steps since the last row."""
         checkpoint["loss_sums"] = self._means.over_ranks(trainer).cpu()
         checkpoint["last_row"] = {"step": self._row_step, "values": self._row}
         checkpoint["logger_versions"] = logger_versions(trainer)
@@ -224,7 +239,7 @@ class TrainingLog(Callback):
 
 
 def peak_memory(device: torch.device) -> Tensor:
-    """Most memory that this process has had so far, in GB (10^9 bytes): allocated on the GPU, or resident on a CPU."""
+    """Measure the peak memory of this process in GB (10^9 bytes): allocated on the GPU, or resident on a CPU."""
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
     else:

@@ -1,4 +1,4 @@
-"""Lightning's loggers by name (``logger=tensorboard``, ``logger=[csv,wandb]``), set up to continue a run exactly."""
+"""Lightning loggers by name (``logger=tensorboard``, ``logger=[csv,wandb]``), configured to resume a run exactly."""
 
 import csv
 import importlib.util
@@ -21,9 +21,9 @@ from impact_pl.partial import write_whole
 
 
 class MetricsTable:
-    """``metrics.csv``: one row per logged step, one column per metric, empty where a row has none.
+    """``metrics.csv``: one row per logged step, one column per metric, empty cells for missing values.
 
-    Rows beyond ``kept_steps`` are dropped: a resumed run writes them again. A new metric adds a column.
+    Rows after ``kept_steps`` are dropped, because a resumed run writes them again. A new metric adds a column.
     """
 
     def __init__(self, path: Path, columns: list[str], kept_steps: int):
@@ -39,7 +39,7 @@ class MetricsTable:
         self._file.flush()  # type: ignore[union-attr]
 
     def save(self) -> None:
-        """Every row is flushed when it is written."""
+        """Do nothing; every row is flushed when written."""
 
     def close(self) -> None:
         if self._file is not None:
@@ -49,7 +49,7 @@ class MetricsTable:
         if not self.path.is_file():
             return []
         with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))  # a kill may cut the last line
+            rows = list(csv.DictReader(line for line in file if line.endswith("\n")))  # the last may be cut
         self.columns += [name for name in (rows[0] if rows else {}) if name not in self.columns]
         return rows
 
@@ -69,7 +69,8 @@ class MetricsTable:
 class MetricsLogger(CSVLogger):
     """Lightning's CSVLogger for a run directory.
 
-    A subclass because Lightning's deletes an existing metrics.csv, while a resumed run keeps the rows up to its step.
+    This is a subclass because Lightning's logger deletes an existing metrics.csv, whereas a resumed run keeps the rows
+    up to its step.
     """
 
     def __init__(self, run_dir: Path, columns: list[str], kept_steps: int):
@@ -90,7 +91,7 @@ class MetricsLogger(CSVLogger):
         self.experiment.log_metrics(metrics, step)
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """They stand in config.yaml."""
+        """Do nothing; config.yaml contains the hyperparameters."""
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -99,9 +100,9 @@ class MetricsLogger(CSVLogger):
 
 
 class LineLogger(Logger):
-    """Plain lines on standard output where a progress bar cannot be drawn, such as a job's log.
+    """Print plain lines to stdout where a progress bar cannot be drawn, such as in a job's log.
 
-    At most one line in ``interval`` seconds; always one for a validation and for the last step.
+    At most one line is printed per ``interval`` seconds, and always one for a validation and for the last step.
     """
 
     name, version = "lines", 0
@@ -127,11 +128,11 @@ class LineLogger(Logger):
         print(f"step {step}/{self.max_steps}  {text}", flush=True)
 
     def log_hyperparams(self, params: Any = None) -> None:
-        """They stand in config.yaml."""
+        """Do nothing; config.yaml contains the hyperparameters."""
 
 
 def _tensorboard(run_dir: Path, columns: list[str], kept_steps: int, version: str | None, **settings: Any) -> Logger:
-    # purge_step hides what a run does again, also one that began again at 0
+    # purge_step hides the steps that a run repeats, including a run restarted at 0
     return TensorBoardLogger(
         run_dir, name="", version="", default_hp_metric=False, purge_step=kept_steps + 1, **settings
     )
@@ -151,7 +152,7 @@ def _mlflow(run_dir: Path, columns: list[str], kept_steps: int, version: str | N
     _require("mlflow", "mlflow")
     uri = settings.pop("tracking_uri", "") or os.environ.get("MLFLOW_TRACKING_URI") or f"file:{run_dir / 'mlruns'}"
     if uri.startswith("file:"):
-        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3.17 refuses its file store unless told so
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # MLflow 3.17 needs this to use its file store
     return MLFlowLogger(tracking_uri=uri, run_id=version, **{"run_name": run_dir.name} | settings)
 
 
@@ -164,10 +165,10 @@ LOGGERS: dict[str, Callable[..., Logger]] = {
 
 
 def check_loggers(settings: dict[str, dict[str, Any]]) -> None:
-    """Whether ``logger`` names known loggers that are installed.
+    """Check that ``logger`` names known and installed loggers.
 
     Raises:
-        UserError: it does not.
+        UserError: It does not.
     """
     for name in settings:
         if name not in LOGGERS:
@@ -183,14 +184,14 @@ def build_loggers(
     kept_steps: int = 0,
     versions: dict[str, str] | None = None,
 ) -> list[Logger]:
-    """The loggers that ``settings`` names, with Lightning's arguments for each.
+    """Build the loggers in ``settings``, with Lightning's arguments for each.
 
     Args:
-        settings: name -> arguments, as ``logger`` has them in a configuration.
-        run_dir: gets their files.
-        columns: metrics.csv's first columns.
-        kept_steps: metrics of later steps are dropped, where a logger can do so; a resumed run logs them again.
-        versions: name -> id of the run that is continued (wandb, mlflow).
+        settings: name -> arguments, like ``logger`` in a configuration.
+        run_dir: Folder for their files.
+        columns: First columns of metrics.csv.
+        kept_steps: Drop metrics of later steps if the logger supports it; a resumed run logs them again.
+        versions: name -> id of the run to resume (wandb, mlflow).
     """
     check_loggers(settings)
     built = []
@@ -208,7 +209,7 @@ def _require(package: str, extra: str) -> None:
 
 
 def logger_versions(trainer: Trainer) -> dict[str, str]:
-    """Name -> id of the runs that a resumed training has to continue."""
+    """Collect name -> id of the runs that a resumed training has to continue."""
     kinds = {"wandb": WandbLogger, "mlflow": MLFlowLogger}
     found = {
         name: logger.version for name, kind in kinds.items() for logger in trainer.loggers if isinstance(logger, kind)
@@ -217,14 +218,14 @@ def logger_versions(trainer: Trainer) -> dict[str, str]:
 
 
 def finish_runs(trainer: Trainer) -> None:
-    """Let wandb write what it still holds; Lightning leaves that to the end of the process."""
+    """Let wandb write its remaining data, which Lightning would leave to the end of the process."""
     for logger in trainer.loggers:
         if isinstance(logger, WandbLogger) and trainer.is_global_zero:
             logger.experiment.finish()
 
 
 def tensorboard_writer(trainer: Trainer) -> SummaryWriter | None:
-    """TensorBoard's writer, if that is among the loggers; on rank zero only."""
+    """Return TensorBoard's writer if it is among the loggers, on rank zero only."""
     if not trainer.is_global_zero:
         return None
     return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)

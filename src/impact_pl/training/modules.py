@@ -26,18 +26,18 @@ from impact_pl.training.strategies import clipping, prepare
 
 logger = logging.getLogger(__name__)
 
-NOISE, DROPOUT, VALIDATION = range(3)  # what a derived seed is for
+NOISE, DROPOUT, VALIDATION = range(3)  # purposes of derived seeds
 
 
 class ImpactTraining(LightningModule):
     """What the stages share.
 
-    Noise, masks, timesteps and dropout of a batch come from (seed, step, slot), see ``data.order``: they depend
-    neither on what ran before nor on how the slots are spread over processes.
+    Noise, masks, timesteps and dropout of a batch derive from (seed, step, slot), see ``data.order``. They depend
+    neither on earlier steps nor on how the slots are distributed over processes.
 
     Args:
-        spec: of the model, which starts with random weights drawn from ``config.seed``.
-        config: the whole training configuration; stored in checkpoints as plain dicts.
+        spec: Specification of the model, which is initialised with random weights from ``config.seed``.
+        config: The complete training configuration, stored in checkpoints as plain dicts.
     """
 
     stage: str
@@ -56,36 +56,36 @@ class ImpactTraining(LightningModule):
         self.last_losses: dict[str, Any] = {}  # of the last micro-batch: loss, per_position, timesteps, mask_ratio
         self.batch_done_at = time.perf_counter()
         self.skipped_steps = 0
-        self._step = -1  # the optimizer step that is being accumulated
-        self._losses: list[tuple[Tensor, list[str]]] = []  # of its micro-batches: loss, keys
+        self._step = -1  # optimizer step being accumulated
+        self._losses: list[tuple[Tensor, list[str]]] = []  # loss and keys of its micro-batches
         self._is_prepared = False
 
     @classmethod
     def from_config(cls, config: TrainConfig, data: LatentDataModule) -> Self:
-        """Build a module with random weights that fits ``data``, for a Trainer of your own.
+        """Build a module with random weights that fits ``data``, for your own Trainer.
 
-        Of ``config``, model, optim and decoding count. Its trainer and run directory are not looked at, except
+        From ``config``, model, optim and decoding are used. Its trainer and run directory are ignored, except
         ``trainer.compile``, ``trainer.activation_checkpointing`` and ``trainer.strategy`` (deepspeed clips by itself).
         """
         config = dataclasses.replace(config, stage=cls.stage, data=data.config, seed=data.seed)
         return cls(build_spec(config, data.index, cls.has_text), config)
 
     def condition(self, batch: dict) -> Any:
-        """TextFeatures of a batch, or None where the stage has no text."""
+        """Return the TextFeatures of a batch, or None in a stage without text."""
         raise NotImplementedError
 
     def loss(
         self, model: Impact, latents: Tensor, text: Any, generator: torch.Generator, caption_dropout: float = 0.0
     ) -> ImpactLoss:
-        """What ``model``, the trained one or its average, is trained to lower; arguments as :meth:`Impact.loss`."""
+        """Compute the loss of ``model``, the trained one or its average; for arguments see :meth:`Impact.loss`."""
         return model(latents, text, generator, caption_dropout)
 
     def start_from(self, source: Impact) -> list[str]:
-        """Take the weights of a trained model; returns the names of those that it could not give."""
+        """Copy the weights of a trained model and return the names of those that it lacks."""
         return start_from(self.model, source)
 
     def configure_model(self) -> None:
-        """Called by Lightning, perhaps more than once. Only sharding strategies give the module a mesh."""
+        """Shard the model and its average. Lightning may call this repeatedly; only sharding strategies set a mesh."""
         if not self._is_prepared:
             self._is_prepared = True
             mesh = self.device_mesh["data_parallel"] if self.device_mesh is not None else None
@@ -111,7 +111,7 @@ class ImpactTraining(LightningModule):
         return result.loss
 
     def _next_micro_batch(self) -> int:
-        """Index of this batch within its optimizer step."""
+        """Return the index of this batch within its optimizer step."""
         if self.global_step != self._step:
             self._step = self.global_step
             self._losses.clear()
@@ -119,7 +119,7 @@ class ImpactTraining(LightningModule):
 
     @property
     def _is_last_micro_batch(self) -> bool:
-        """Whether the optimizer step is due. Some strategies call the hooks below after every micro-batch."""
+        """Check whether the optimizer step is due. Some strategies call the hooks below after every micro-batch."""
         return len(self._losses) == self.trainer.accumulate_grad_batches
 
     @property
@@ -128,14 +128,17 @@ class ImpactTraining(LightningModule):
 
     @property
     def data(self) -> LatentDataModule:
-        """The trainer's."""
+        """Data module of the trainer."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_validation_epoch_start(self) -> None:
         self._valid_sums = torch.zeros(2, device=self.device)  # loss times clips, clips
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Loss of the averaged weights; every batch has its own fixed noise and mask, the same in all trainings."""
+        """Compute the loss of the averaged weights.
+
+        Every batch has fixed noise and masks, the same in all trainings.
+        """
         averaged = self.ema.model
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank
         generator = torch.Generator(self.device).manual_seed(derive_seed(number, VALIDATION))
@@ -147,7 +150,7 @@ class ImpactTraining(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         total, clips = self.trainer.strategy.reduce(self._valid_sums, reduce_op="sum").tolist()
-        if clips:  # "step" is where loggers put it
+        if clips:  # loggers expect "step" here
             self.log_dict({"valid/loss": total / clips, "step": float(self.global_step)})
 
     def configure_optimizers(self) -> Any:
@@ -161,10 +164,10 @@ class ImpactTraining(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the global norm and keep it.
+        """Clip by the global norm, and store the norm.
 
-        Gradients are averaged over ranks by now, so one rank's non-finite loss shows in every rank's norm: all stop at
-        the same step, before the optimizer or a checkpoint has taken it in.
+        Gradients are averaged over ranks by now, so a non-finite loss on one rank shows in every rank's norm: all ranks
+        stop at the same step, before the optimizer or a checkpoint uses it.
         """
         if not self._is_last_micro_batch:
             return
@@ -176,10 +179,10 @@ class ImpactTraining(LightningModule):
         self.log("grad_norm", self.gradient_norm)
 
     def _skip_or_stop(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave this step's gradients out; they are none for AdamW, which then changes nothing.
+        """Skip this step by removing its gradients, so that AdamW changes nothing.
 
         Raises:
-            UserError: ``trainer.max_skipped_steps`` have been left out already.
+            UserError: ``trainer.max_skipped_steps`` have been skipped already.
         """
         allowed, norm = self.config.trainer.max_skipped_steps, self.gradient_norm
         if self.skipped_steps >= allowed:
@@ -198,7 +201,7 @@ class ImpactTraining(LightningModule):
             self.ema.update(self.model, step)
 
     def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
-        self.batch_done_at = time.perf_counter()  # callbacks are through: from here the next batch is waited for
+        self.batch_done_at = time.perf_counter()  # after all callbacks; from here on the loop waits for the next batch
 
     def on_train_start(self) -> None:
         self.batch_done_at = time.perf_counter()
@@ -216,7 +219,7 @@ class ImpactTraining(LightningModule):
 
 
 def shift_in_time(latents: Tensor, generator: torch.Generator) -> Tensor:
-    """Every clip of latents (B, C, H, W) begins at another of its frames, and its beginning follows its end."""
+    """Rotate every clip of latents (B, C, H, W) in time, so that it begins at a random frame and wraps around."""
     batch, _, frames, _ = latents.shape
     first = torch.randint(frames, (batch, 1), generator=generator, device=generator.device).to(latents.device)
     order = (first + torch.arange(frames, device=latents.device)) % frames  # (B, H)
@@ -224,7 +227,7 @@ def shift_in_time(latents: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class UnconditionalPretraining(ImpactTraining):
-    """Stage 1: masked patches from unmasked ones; captions, if the shards have any, are not looked at."""
+    """Stage 1: predict masked patches from unmasked ones. Captions in the shards are ignored."""
 
     stage = "pretrain"
     has_text = False
@@ -234,7 +237,7 @@ class UnconditionalPretraining(ImpactTraining):
 
 
 class TextConditionalTraining(ImpactTraining):
-    """Stage 2: with the caption's features, a share of them replaced by the null condition (for guidance)."""
+    """Stage 2: condition on caption features, a fraction of them replaced by the null condition (for guidance)."""
 
     stage = "text"
 

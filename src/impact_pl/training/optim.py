@@ -11,11 +11,11 @@ from impact_pl.errors import UserError
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """As MAR: weight decay on all but biases, norms (everything with one dimension) and the diffusion head.
+    """Group parameters as MAR: weight decay on all except biases, norms (1-d parameters) and the diffusion head.
 
-    The last group is the one without decay; it is the only one where the head alone is trained (stage distill).
+    The last group is the one without decay. It is the only group if only the head is trained (stage distill).
     """
-    decayed: list[tuple[str, nn.Parameter]] = []  # with names, which the optimizer keeps beside its state
+    decayed: list[tuple[str, nn.Parameter]] = []  # with names, which the optimizer keeps with its state
     plain: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over ``model``'s trainable parameters, fused (torch has the fused kernel on CPU and CUDA)."""
+    """Create AdamW over the trainable parameters of ``model``, fused (torch has fused kernels for CPU and CUDA)."""
     device = next(model.parameters()).device.type
     return torch.optim.AdamW(
         parameter_groups(model, config.weight_decay),
@@ -38,29 +38,29 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def warmup(step: int, warmup_steps: int) -> float:
-    """Factor on the learning rate in step n (from 0): min(1, (n + 1) / warmup_steps)."""
+    """Compute the learning rate factor in step n (from 0): min(1, (n + 1) / warmup_steps)."""
     return min(1.0, (step + 1) / max(1, warmup_steps))
 
 
 def decay(step: int, decay_steps: int, max_steps: int) -> float:
-    """Factor on the learning rate in step n: over the last ``decay_steps`` it falls linearly, to 0 after the last."""
+    """Compute the learning rate factor in step n: linear over the last ``decay_steps``, reaching 0 after the last."""
     return min(1.0, max(0, max_steps - step) / decay_steps) if decay_steps else 1.0
 
 
 def learning_rate_factor(step: int, config: OptimConfig, max_steps: int) -> float:
-    """Linear warm-up, then constant, then the decay, if there is one."""
+    """Compute the learning rate factor: linear warm-up, constant, then the decay, if any."""
     return warmup(step, config.warmup_steps) * decay(step, config.decay_steps, max_steps)
 
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, config: OptimConfig, max_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """:func:`learning_rate_factor` as PyTorch's."""
+    """Create a PyTorch scheduler from :func:`learning_rate_factor`."""
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, config, max_steps))
 
 
 def set_hyperparameters(checkpoint: dict, config: OptimConfig, max_steps: int) -> None:
-    """Let the present configuration win over the learning rate, betas and decay stored in a checkpoint (in place)."""
+    """Override learning rate, betas and decay stored in a checkpoint by the current configuration (in place)."""
     for state in checkpoint["optimizer_states"]:
         groups = state["param_groups"]
         for group, decay in zip(groups, (config.weight_decay, 0.0)[-len(groups) :], strict=True):

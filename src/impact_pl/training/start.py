@@ -1,4 +1,4 @@
-"""What a training starts from: random weights, another model's, or its own last checkpoint."""
+"""Initialise a training: with random weights, from another model, or from its own last checkpoint."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ STAGES: dict[str, type[ImpactTraining]] = {
 }
 MAR = "mar:"
 BUILTIN = "builtin"
-LEARNED_DECODING = ("temperature", "min_alpha_bar", "guidance_scale")  # by stage distill
+LEARNED_DECODING = ("temperature", "min_alpha_bar", "guidance_scale")  # settings that stage distill learns
 
 
 @rank_zero_only
@@ -44,10 +44,10 @@ def say(line: str) -> None:
 
 @dataclass
 class Progress:
-    """Where a training continues."""
+    """Position at which a training continues."""
 
     step: int = 0
-    kept_steps: int = 0  # steps whose logged metrics stay; one less where a step's validation is made again
+    kept_steps: int = 0  # steps whose logged metrics are kept; one less if a step's validation is repeated
     logger_versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -60,10 +60,10 @@ class Progress:
 def check_resume(
     config: TrainConfig, spec: ImpactSpec, last: Path, data: LatentDataModule
 ) -> tuple[ImpactSpec, Progress]:
-    """Return the spec to resume with (it has the checkpoint's statistics), and from where.
+    """Return the spec to resume with (including the checkpoint's statistics), and the position.
 
     Raises:
-        UserError: the checkpoint is of another training, or of other data.
+        UserError: The checkpoint belongs to another training, or to other data.
     """
     checkpoint = open_checkpoint(last).content
     stored = checkpoint["hyper_parameters"]
@@ -73,7 +73,7 @@ def check_resume(
     changed = differences(old, spec, text=True)
     if stored["stage"] != config.stage:
         changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
-    if config.stage == "distill":  # what the head learns: training/distillation.py
+    if config.stage == "distill":  # see training/distillation.py
         pairs = {name: (old.decoding.get(name), spec.decoding.get(name)) for name in LEARNED_DECODING}
         changed += [f"decoding.{name} {was} -> {now}" for name, (was, now) in pairs.items() if was != now]
     if changed:
@@ -86,22 +86,22 @@ def check_resume(
 
 
 def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None = None) -> ImpactTraining:
-    """A module with fresh weights, or with those of ``init_from``.
+    """Build a module with random weights, or with those of ``init_from``.
 
     Args:
-        config: of the training.
-        spec: of its model.
-        cache: where copies of its shards are kept, for a head that wants to see patches first.
+        config: Training configuration.
+        spec: Specification of its model.
+        cache: Cache of its shards, for a head that is fitted to patches first.
 
     Raises:
-        ValueError: nothing at ``init_from``, or another model; too few patches for the head.
+        UserError: ``init_from`` does not exist or is another model, or there are too few patches for the head.
     """
     source = config.init_from
     if source and not source.startswith(MAR):
-        folder = find_model(source)  # builtin has one, too
+        folder = find_model(source)  # also resolves builtin
         if not folder.exists():
             raise UserError(
-                f"init_from={source}: there is nothing there. Train it first (impact train "
+                f"init_from={source}: there is no such run. Train it first (impact train "
                 f"experiment={Path(source).name} ..., if it is that experiment's directory), or say where it is"
             )
         module = _from_impact(config, spec, load_averaged(folder))
@@ -118,9 +118,9 @@ def new_module(config: TrainConfig, spec: ImpactSpec, cache: ShardCache | None =
 
 
 def _fit_head(config: TrainConfig, model: Impact, cache: ShardCache | None) -> None:
-    """Show the head patches of the training set, from clips that the seed chooses.
+    """Fit the head to patches of the training set, from clips that the seed selects.
 
-    Every process does so for itself, with the same outcome, before any of them trains.
+    Every process does this by itself with the same result, before any of them trains.
     """
     clips = LatentDataset(join(config.data.path, "train"), cache, with_text=False)
     generator = torch.Generator().manual_seed(config.seed)
@@ -157,7 +157,7 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
 
 
 def _as_builtin(spec: ImpactSpec, builtin: ImpactSpec) -> ImpactSpec:
-    """Take the shipped model's shape, and of its decoding what the configuration leaves at its default; say so."""
+    """Copy the shipped model's shape, and its decoding where the configuration has defaults; print both."""
     shape = {name: getattr(builtin.model, name) for name in SHAPE_FIELDS if name != "head"}
     changed = [f"{name}={value}" for name, value in shape.items() if getattr(spec.model, name) != value]
     if changed:
@@ -169,7 +169,7 @@ def _as_builtin(spec: ImpactSpec, builtin: ImpactSpec) -> ImpactSpec:
 
 
 def _overrides(learned: ImpactSpec, spec: ImpactSpec) -> str:
-    """What to write so that the model has the shape of the one that it starts from."""
+    """Format the overrides that give the model the shape of the one that it starts from."""
     pairs = {name: getattr(learned.model, name) for name in SHAPE_FIELDS}
     changed = [f"model.{name}={value}" for name, value in pairs.items() if getattr(spec.model, name) != value]
     return f" ({' '.join(changed)})" if changed else ""

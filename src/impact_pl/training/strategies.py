@@ -1,6 +1,6 @@
-"""Precision and strategies by name, and what they do to the model, which knows nothing of them.
+"""Precision and strategies by name, and how they transform the model, which is unaware of them.
 
-What is checkpointed, compiled and sharded, how gradients are clipped, and FSDP2's checkpoints of plain tensors.
+This covers activation checkpointing, compilation, sharding, gradient clipping, and FSDP2 checkpoints of plain tensors.
 """
 
 import functools
@@ -29,12 +29,12 @@ from impact_pl.training.deepspeed import ZeroStrategy, clip_in_engine
 class FSDP2Strategy(ModelParallelStrategy):
     """Data parallelism over all processes, with parameters, gradients, average and optimizer state sharded.
 
-    What is sharded stands in :mod:`impact_pl.training.strategies`. Lightning's own class reads and writes by
-    torch.distributed.checkpoint, which pickles; here a checkpoint goes through the same hooks as under the other
+    :mod:`impact_pl.training.strategies` decides what is sharded. Lightning's own class uses
+    torch.distributed.checkpoint, which pickles. Here a checkpoint passes through the same hooks as in the other
     strategies, with DTensors in it, and :mod:`impact_pl.training.checkpoint_files` writes and reads their shards.
 
     Args:
-        num_processes: over all nodes.
+        num_processes: Number of processes over all nodes.
     """
 
     def __init__(self, num_processes: int):
@@ -82,22 +82,23 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def prepare(model: Impact, averaged: Impact, config: TrainerConfig, mesh: DeviceMesh | None) -> None:
-    """Fit the trained model and its average to ``trainer``, in place; names of parameters stay as they are.
+    """Prepare the model and its average for ``trainer``, in place. Parameter names do not change.
 
     Args:
-        model: the one that is trained; the only one that needs activation checkpointing and compilation.
-        averaged: sharded in the same way, so that averaging needs no communication.
-        config: of the trainer.
-        mesh: processes to shard over, one dimension; None: every process keeps everything.
+        model: The model in training, the only one that needs activation checkpointing and compilation.
+        averaged: The average, sharded in the same way, so that averaging needs no communication.
+        config: Trainer configuration.
+        mesh: One-dimensional mesh of processes to shard over; None: no sharding.
     """
     for block in transformer_blocks(model):
         if config.compile:
-            # Not the whole encoder: its blocks are all alike, so that one compilation serves them all, and sharding
-            # gathers weights between them. The number of kept patches changes from step to step.
+            # Compile block by block rather than the whole encoder: all blocks are alike, so one compilation serves them
+            # all, sharding gathers weights between them, and the number of visible patches changes in every step.
             block.forward = torch.compile(block.forward, dynamic=True)
         if config.activation_checkpointing:
-            # Autocast and the dropout's random state are restored for the second forward. Around the compiled block:
-            # compiled itself (torch 2.13), it reads weights that FSDP2 has freed, as zeros and without a word.
+            # Autocast and the dropout's random state are restored for the second forward. Checkpointing wraps the
+            # compiled block, because compiling it as well (torch 2.13) silently reads weights that FSDP2 has freed as
+            # zeros.
             block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
     if mesh is not None:
         shard(model, mesh)
@@ -109,19 +110,19 @@ def transformer_blocks(model: Impact) -> Iterator[nn.Module]:
 
 
 def sharded_blocks(model: Impact) -> Iterator[nn.Module]:
-    """What FSDP2 gathers one by one."""
+    """List the modules that FSDP2 gathers one by one."""
     yield from (*transformer_blocks(model), *model.head.blocks)
 
 
 def shard(model: Impact, mesh: DeviceMesh) -> None:
-    """FSDP2: every block's parameters are cut along their first dimension, and whole only while the block computes.
+    """Shard with FSDP2: every block's parameters are split along their first dimension, and gathered while it computes.
 
-    What is not in a block (projections, positions, the head's ends) is gathered once a forward. It is freed after it,
-    like the blocks: while nothing computes, ``parameters()`` are shards, which is what optimizer and average work on.
+    Parameters outside blocks (projections, positions, the head's input and output) are gathered once per forward and
+    freed afterwards, like the blocks. In between, ``parameters()`` are shards, on which optimizer and average operate.
 
     Note:
-        Weights are drawn whole in every process, so that they equal those of one process with the same seed. That
-        takes 8 bytes a parameter (model and average) of host memory in each process before it shards.
+        Weights are initialised completely in every process, so that they equal those of one process with the same seed.
+        This takes 8 bytes of host memory per parameter (model and average) in each process before sharding.
     """
     for block in sharded_blocks(model):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
@@ -130,9 +131,9 @@ def shard(model: Impact, mesh: DeviceMesh) -> None:
 
 
 def clip_gradients(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> float:
-    """Clip by the global norm over all parameters and processes; returns it as it was before."""
+    """Clip by the global norm over all parameters and processes, and return the norm before clipping."""
     norm: Tensor = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm or math.inf)
-    return float(norm)  # of a DTensor: over all shards
+    return float(norm)  # a DTensor's norm covers all shards
 
 
 ACCELERATORS = ("auto", "cpu", "gpu")
@@ -140,10 +141,11 @@ PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 def check_devices(config: TrainerConfig) -> None:
-    """Whether there are the processors and the strategy that ``trainer`` asks for.
+    """Check that the devices and the strategy in ``trainer`` are available.
 
     Raises:
-        ValueError: an unknown accelerator or strategy, a missing package, no GPU, or fewer than ``trainer.devices``.
+        UserError: Accelerator or strategy are unknown, a package is missing, or there are fewer GPUs than
+            ``trainer.devices``.
     """
     if config.strategy not in STRATEGIES:
         raise UserError(f"trainer.strategy={config.strategy}: choose one of {', '.join(STRATEGIES)}")
@@ -163,10 +165,10 @@ def check_devices(config: TrainerConfig) -> None:
 
 
 def resolve_precision(config: TrainerConfig) -> str:
-    """``auto`` is bf16-mixed where the processor computes in bf16, else 32-true. fp16 is not offered: it gives NaN.
+    """Resolve ``auto`` to bf16-mixed if bf16 is native, else 32-true. fp16 gives NaN and is not offered.
 
     Raises:
-        ValueError: an unknown name.
+        UserError: The name is unknown.
     """
     if config.precision not in PRECISIONS:
         raise UserError(f"trainer.precision={config.precision}: choose one of {', '.join(PRECISIONS)}")
@@ -207,10 +209,10 @@ CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm
 
 
 def build_strategy(config: TrainerConfig) -> str | Strategy:
-    """Lightning's ``strategy`` argument for ``trainer.strategy``, which :func:`check_devices` has checked."""
+    """Return Lightning's ``strategy`` argument for ``trainer.strategy``, which :func:`check_devices` has checked."""
     return STRATEGIES[config.strategy](config)
 
 
 def clipping(config: TrainerConfig) -> Callable[..., float]:
-    """How gradients are clipped under ``trainer.strategy``: (model, optimizer, max_norm) -> norm before clipping."""
+    """Return the function that clips gradients under ``trainer.strategy``: (model, optimizer, max_norm) -> norm."""
     return CLIPPING.get(config.strategy, clip_gradients)

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with this project's callbacks, loggers and checkpoints, for every stage and the codec."""
+"""Build Lightning's Trainer with this project's callbacks, loggers and checkpoints, for every stage and the codec."""
 
 import dataclasses
 import logging
@@ -50,22 +50,22 @@ LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind
 
 @dataclass
 class Surroundings:
-    """What a training is given besides its configuration."""
+    """Inputs of a training besides its configuration."""
 
     stop: StopSignal
     guard: StallGuard
-    plugins: list[Any]  # Lightning's, of the cluster
+    plugins: list[Any]  # cluster plugins for Lightning
     callbacks: list[Callback]
-    loggers: Sequence[Logger] | None  # instead of the configured ones
+    loggers: Sequence[Logger] | None  # override the configured ones
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended."""
+    """Result of a training."""
 
     step: int  # optimizer steps so far
-    model: Path | None  # folder of the finished model (stage codec: of the codec); None while steps are left
-    exit_code: int = 0  # 130, 138 or 143: SIGINT, SIGUSR1 or SIGTERM stopped it, and the same call continues
+    model: Path | None  # folder of the finished model (stage codec: of the codec); None if steps remain
+    exit_code: int = 0  # 130, 138 or 143: stopped by SIGINT, SIGUSR1 or SIGTERM; the same call resumes
 
 
 def build_trainer(
@@ -74,11 +74,11 @@ def build_trainer(
     """Build the Trainer of a run.
 
     Args:
-        config: the whole configuration.
-        run_dir: where everything is written.
-        around: guards, plugins, and the caller's own callbacks and loggers.
-        num_timesteps: of the diffusion; None for the codec, which has none and generates no samples.
-        progress: where it continues.
+        config: The complete configuration.
+        run_dir: Folder for all outputs.
+        around: Guards, plugins, and additional callbacks and loggers.
+        num_timesteps: Diffusion timesteps; None for the codec, which has none and generates no samples.
+        progress: Position at which it continues.
     """
     settings = config.trainer
     batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
@@ -102,19 +102,19 @@ def build_trainer(
         precision=resolve_precision(settings),  # type: ignore[arg-type]
         plugins=[CheckpointFiles(), *around.plugins],
         max_steps=settings.max_steps,
-        max_epochs=-1,  # steps count; the whole training is one epoch
+        max_epochs=-1,  # steps count; the complete training is one epoch
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=config.optim.gradient_clip,
         val_check_interval=max(1, settings.validate_every_steps) * settings.accumulate_grad_batches,
-        check_val_every_n_epoch=None,  # validation counts steps, too
+        check_val_every_n_epoch=None,  # validation is scheduled by steps
         limit_val_batches=None if settings.validate_every_steps else 0,
-        num_sanity_val_steps=0,  # a resumed run would log and count what an uninterrupted one does not
-        inference_mode=False,  # weights that FSDP2 gathered in inference mode could not be gathered again outside
-        use_distributed_sampler=False,  # data/order.py shares the samples out, the same on any number of processes
-        log_every_n_steps=0,  # TrainingLog writes the rows: means since the last row, exact over an interruption
+        num_sanity_val_steps=0,  # a resumed run would otherwise log and count differently
+        inference_mode=False,  # weights that FSDP2 gathers in inference mode cannot be gathered again outside
+        use_distributed_sampler=False,  # data/order.py distributes the samples, equally for any number of processes
+        log_every_n_steps=0,  # TrainingLog writes rows: means since the last row, exact across interruptions
         logger=[*loggers, *([] if is_terminal() else [LineLogger(settings.max_steps)])],
-        enable_checkpointing=False,  # Checkpoints saves: whole or absent, after all that its step logs
-        enable_progress_bar=is_terminal(),  # a log gets LineLogger's lines
+        enable_checkpointing=False,  # Checkpoints saves atomically, after everything of its step is logged
+        enable_progress_bar=is_terminal(),  # LineLogger prints to logs instead
         callbacks=callbacks,
         default_root_dir=run_dir,
     )
@@ -164,10 +164,10 @@ def fit(
     last: Path | None,
     data: LightningDataModule | None = None,
 ) -> int:
-    """Run ``trainer.fit``; returns the exit code of this process: 0, or that of the signal that stopped the training.
+    """Run ``trainer.fit`` and return the exit code of this process: 0, or that of the signal that stopped the training.
 
-    Every rank has that code, except processes that Lightning itself started: those end with 0, or Lightning would
-    kill rank zero for it.
+    Every rank returns that code, except processes that Lightning itself started. Those return 0, because Lightning
+    would otherwise kill rank zero.
     """
     is_child = is_launched_by_lightning()
     try:
@@ -193,7 +193,7 @@ def fit(
 
 
 def _without_worker_traceback(message: str) -> str:
-    """Cut the traceback that a DataLoader worker puts before its dataset's message."""
+    """Remove the traceback that a DataLoader worker prepends to its dataset's message."""
     if " DataLoader worker process " not in message:
         return message
     return message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2]

@@ -17,6 +17,7 @@ from impact_pl.audio import (
     resample,
     save_audio,
     spectrogram_png,
+    within_full_scale,
 )
 
 
@@ -165,3 +166,10 @@ def test_silence_is_told():
     assert not measure_level(tone(0.002), 16_000).is_silent
     assert not measure_level(torch.cat([torch.zeros(160_000), tone(0.01, seconds=0.1)]), 16_000).is_silent
     assert measure_level(torch.ones(1), 16_000).is_clipped
+
+
+def test_a_sound_beyond_full_scale_is_turned_down_and_others_stay():
+    loud, quiet = torch.tensor([0.5, -4.0, 1.0]), torch.tensor([0.5, -1.0, 0.1])
+    both = within_full_scale(torch.stack([loud, quiet]))
+    assert torch.equal(both[0], loud / 4)
+    assert torch.equal(both[1], quiet)

@@ -17,6 +17,7 @@ from impact_pl.audio import (
     resample,
     save_audio,
     spectrogram_png,
+    within_full_scale,
 )
 
 
@@ -185,3 +186,10 @@ def test_a_float_file_far_beyond_full_scale_is_refused(tmp_path):
         load_audio(tmp_path / "a.wav")
     soundfile.write(tmp_path / "b.wav", (1.2 * tone / tone.abs().max()).numpy(), 16_000, subtype="FLOAT")
     assert load_audio(tmp_path / "b.wav").abs().max() == 1
+
+
+def test_a_sound_beyond_full_scale_is_turned_down_and_others_stay():
+    loud, quiet = torch.tensor([0.5, -4.0, 1.0]), torch.tensor([0.5, -1.0, 0.1])
+    both = within_full_scale(torch.stack([loud, quiet]))
+    assert torch.equal(both[0], loud / 4)
+    assert torch.equal(both[1], quiet)

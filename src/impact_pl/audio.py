@@ -146,6 +146,11 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(from_rate, to_rate)
 
 
+def within_full_scale(waveforms: Tensor) -> Tensor:
+    """Turn down sounds (B, S) whose peak exceeds full scale, so that nothing is clipped; others stay unchanged."""
+    return waveforms / waveforms.abs().amax(dim=-1, keepdim=True).clamp(min=1)
+
+
 def save_audio(path: str | Path, waveform: Tensor, sample_rate: int = SAMPLE_RATE) -> None:
     """Write a mono waveform (S,) with 16 bits per sample; samples beyond [-1, 1] are clipped.
 

@@ -69,6 +69,7 @@ class DecodingConfig:
     guidance_schedule: str = "cosine"  # cosine (IMPACT: from beta_max to 1) | constant | linear (MAR: increases)
     temperature: float = 1.0  # scales the noise added by steps; with ddim or head=consistency also the initial noise
     min_alpha_bar: float = 1e-3  # fraction of signal at which sampling starts; 0: last timestep, as in MAR
+    max_rms: float = 0.0  # bound on the RMS of a denoised patch, in standard deviations of the data; 0: none, as in MAR
     order: str = "random"  # random (IMPACT) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive
     confidence_steps: int = 10  # diffusion steps per such draw

@@ -147,6 +147,7 @@ def test_guidance_in_the_loop_and_none_at_scale_one():
         ("guidance_scale", float("nan")),
         ("temperature", -0.1),
         ("min_alpha_bar", 0.9),
+        ("max_rms", -1.0),
         ("guidance_schedule", "sine"),
         ("order", "left"),
         ("reveal", "parabola"),

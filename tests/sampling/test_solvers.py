@@ -77,3 +77,19 @@ def test_ddim_goes_where_the_flow_of_a_gaussian_goes():
     want = 3 + 2 * (start - signal.sqrt() * 3) / std
     got = solve(denoise, SOLVERS["ddim"](schedule), start, [])
     torch.testing.assert_close(got, want, rtol=0, atol=0.03)
+
+
+def test_max_rms_scales_down_what_leaves_the_range_and_nothing_else():
+    """A denoiser that overshoots ends at the bound; patches within it come out as without a bound."""
+    schedule = make_schedule(1000, 12, min_alpha_bar=1e-3)
+    timesteps, noises = schedule.timesteps.flip(0), [normals((50, 8), i) for i in range(1, 12)]
+
+    def run(mean, max_rms):
+        noise = gaussian(schedule, mean=mean, std=0.1)
+        denoise = lambda x, i: (noise(x, timesteps[i : i + 1]), torch.full_like(x, -1.0))  # noqa: E731
+        return solve(denoise, ancestral(schedule), normals((50, 8), 0), noises, max_rms)
+
+    rms = run(4.0, 1.5).square().mean(dim=-1).sqrt()
+    assert torch.all(rms <= 1.5 + 1e-5)
+    assert torch.all(rms > 1.4)
+    torch.testing.assert_close(run(0.5, 3.0), run(0.5, 0.0))

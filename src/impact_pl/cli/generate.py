@@ -29,6 +29,7 @@ DECODING = {  # option -> (field of DecodingConfig, help text)
         "scales the noise that sampling adds; with ddim and consistency heads also the initial noise",
     ),
     "--min-alpha-bar": ("min_alpha_bar", "fraction of signal at which sampling starts; 0: last timestep, as MAR"),
+    "--max-rms": ("max_rms", "bound on the RMS of a denoised patch, in standard deviations; 0: none, as MAR"),
     "--order": ("order", "order in which patches are revealed"),
     "--confidence-candidates": ("confidence_candidates", "draws per position to compute the confidence from"),
     "--confidence-steps": ("confidence_steps", "diffusion steps per such draw"),

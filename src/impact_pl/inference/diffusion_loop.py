@@ -85,7 +85,8 @@ class DiffusionLoop:
         """Run the steps from x_T (R, P) to a sample (R, P), with cond (G, R, V) and noise (S - 1 or 0, R, P)."""
         steps, times = self._plan(sampling, x.device)
         modulations = self._modulations(times, cond)
-        return solve(lambda x, step: self._denoise(x, next(modulations), guidance_scale), steps, x, noise)
+        denoise = lambda x, step: self._denoise(x, next(modulations), guidance_scale)  # noqa: E731
+        return solve(denoise, steps, x, noise, sampling.max_rms)
 
     def _modulations(self, times: Tensor, cond: Tensor) -> Iterator[Tensor]:
         """Yield modulations (G, R, M, V) per timestep from timestep embeddings (S, V) and conditions (G, R, V)."""

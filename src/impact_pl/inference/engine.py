@@ -167,7 +167,12 @@ class Bound:
     ) -> Tensor:
         decoding = self.decoding
         sampling = Sampling(
-            guidance_scale, num_diffusion_steps, decoding.temperature, decoding.min_alpha_bar, decoding.solver
+            guidance_scale,
+            num_diffusion_steps,
+            decoding.temperature,
+            decoding.min_alpha_bar,
+            decoding.solver,
+            decoding.max_rms,
         )
         return self.head.sample(hidden, null_hidden, sampling, self.generator)
 

@@ -19,7 +19,7 @@ from typing import TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from impact_pl.audio import resample
+from impact_pl.audio import resample, within_full_scale
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig, with_preset
@@ -47,6 +47,7 @@ class DecodingOptions(TypedDict, total=False):
     guidance_schedule: str
     temperature: float
     min_alpha_bar: float
+    max_rms: float
     order: str
     confidence_candidates: int
     confidence_steps: int
@@ -216,7 +217,7 @@ class ImpactPipeline:
                 engine=self._prepared(decoding),
             )  # (B, C, H, W), raw
             waveforms = self.codec.decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
-        return GeneratedAudio(waveforms.clamp(-1, 1).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
+        return GeneratedAudio(within_full_scale(waveforms).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
@@ -239,7 +240,7 @@ class ImpactPipeline:
         raw = self.model.unwhiten(latents.to(self.device))
         own = [torch.Generator().manual_seed(seed) for _ in raw]
         with self._lock:
-            return self.codec.decode(raw, own).clamp(-1, 1)
+            return within_full_scale(self.codec.decode(raw, own))
 
     def _prepared(self, decoding: DecodingConfig) -> Engine:
         """Return the engine that ``decoding`` names, cached until another one is needed or the weights change."""

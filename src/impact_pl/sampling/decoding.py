@@ -97,6 +97,8 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
         raise UserError(f"temperature = {config.temperature}: choose 0 or more.")
     if not 0 <= config.min_alpha_bar <= 0.5:
         raise UserError(f"min_alpha_bar = {config.min_alpha_bar}: choose 0 (as MAR) to 0.5.")
+    if not (math.isfinite(config.max_rms) and config.max_rms >= 0):
+        raise UserError(f"max_rms = {config.max_rms}: choose 0 (no bound) or more; real patches have about 1.")
     num_usable = len(usable_alpha_bars(num_timesteps, config.min_alpha_bar))
     for name in ("num_diffusion_steps", "confidence_steps"):
         if not 1 <= getattr(config, name) <= num_usable:

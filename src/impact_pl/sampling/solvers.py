@@ -67,10 +67,14 @@ SOLVERS: dict[str, Callable[..., list[Step]]] = {"ancestral": ancestral, "ddim":
 
 
 def solve(
-    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
+    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    steps: list[Step],
+    start: Tensor,
+    noise: Iterable[Tensor],
+    max_rms: float = 0.0,
 ) -> Tensor:
     """Run the steps from ``start`` = x_T to a sample (K, P), the last point of :func:`trajectory`."""
-    return last(trajectory(denoise, steps, start, noise))
+    return last(trajectory(denoise, steps, start, noise, max_rms))
 
 
 def last(points: Iterable[Tensor]) -> Tensor:
@@ -81,7 +85,11 @@ def last(points: Iterable[Tensor]) -> Tensor:
 
 
 def trajectory(
-    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]], steps: list[Step], start: Tensor, noise: Iterable[Tensor]
+    denoise: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    steps: list[Step],
+    start: Tensor,
+    noise: Iterable[Tensor],
+    max_rms: float = 0.0,
 ) -> Iterator[Tensor]:
     """Yield the result (K, P) of every step.
 
@@ -90,11 +98,16 @@ def trajectory(
         steps: Steps from :func:`ancestral` or :func:`ddim`.
         start: Standard normal (K, P), scaled by the temperature if no noise follows.
         noise: Standard normal (K, P) for every step that adds noise: all but the last, or none.
+        max_rms: Patches of x_0 with a larger root mean square are scaled down to it in every step, as guidance would
+            otherwise drive them out of the range of the data (compare the dynamic thresholding of arXiv 2205.11487,
+            Sec. 2.3); 0: never.
     """
     x = start
     for i, (step, drawn) in enumerate(zip_longest(steps, noise)):
         output, variance = denoise(x, i)
         x0 = (step.x0_of_x * x).add_(output, alpha=step.x0_of_y)
+        if max_rms:
+            x0 = x0 * (max_rms / x0.square().mean(dim=-1, keepdim=True).sqrt()).clamp(max=1)
         x = (step.keep * x).add_(x0, alpha=step.mean)
         if drawn is not None:
             x.addcmul_(drawn, torch.exp(step.slope * variance), value=step.std)

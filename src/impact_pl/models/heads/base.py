@@ -19,8 +19,8 @@ from impact_pl.randomness import Generators
 class Sampling:
     """Sampling parameters of a head.
 
-    Heads without diffusion ignore ``num_diffusion_steps``, ``min_alpha_bar`` and ``solver``. Deterministic heads ignore
-    ``temperature``.
+    Heads without diffusion ignore ``num_diffusion_steps``, ``min_alpha_bar``, ``solver`` and ``max_rms``. Deterministic
+    heads ignore ``temperature``.
     """
 
     guidance_scale: float | Tensor = 1.0  # 1: no guidance; (B, 1, 1): per clip (only in a head's own ``sample``)
@@ -28,6 +28,7 @@ class Sampling:
     temperature: float = 1.0
     min_alpha_bar: float = 0.0  # sampling starts where this fraction of signal is left
     solver: str = "ancestral"  # a key of SOLVERS
+    max_rms: float = 0.0  # bound on the RMS of a denoised patch in every step; 0: none
 
     @property
     def num_noises(self) -> int:

@@ -179,7 +179,8 @@ class DiffusionHead(AdaLNHead):
         noises = draw_normals(1 + sampling.num_noises, shape, generator, hidden.device)
         start = sampling.start_std * next(noises)
         yield start
-        yield from trajectory(lambda x, step: denoise(x, timesteps[step : step + 1]), steps, start, noises)
+        at_step = lambda x, step: denoise(x, timesteps[step : step + 1])  # noqa: E731
+        yield from trajectory(at_step, steps, start, noises, sampling.max_rms)
 
     def denoiser(self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float | Tensor) -> Denoiser:
         """The function of (noisy (..., P), timestep (1,)) that sampling iterates.

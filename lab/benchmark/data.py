@@ -24,8 +24,8 @@ from torch.utils.data import DataLoader
 
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.config import PrecomputeConfig
-from impact_pl.data.datamodule import latent_loader
 from impact_pl.data.index import Latents, Maker, ShardIndex
+from impact_pl.data.loader import latent_loader
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard

@@ -24,7 +24,7 @@ from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
-from impact_pl.data.datamodule import latent_loader
+from impact_pl.data.loader import latent_loader
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from impact_pl.config import TrainConfig
-from impact_pl.data.datamodule import LatentDataModule, end_workers
+from impact_pl.data.datamodule import LatentDataModule
+from impact_pl.data.loader import end_workers
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.partial import write_whole

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 
 from impact_pl.config import TrainConfig
-from impact_pl.data.datamodule import lost_worker
+from impact_pl.data.loader import lost_worker
 from impact_pl.errors import UserError
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop

@@ -48,8 +48,8 @@ def cluster_plugins() -> list[Any]:
 
 
 LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
-_has_trained = False  # in this process
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_left_by_lightning: dict[str, str] = {}  # rank variables that it set for an earlier training of this process
 
 
 def check_processes(config: TrainerConfig) -> None:
@@ -67,10 +67,8 @@ def check_processes(config: TrainerConfig) -> None:
     if SLURMEnvironment.detect() or "SLURM_STEP_ID" in os.environ:
         _check_slurm(config, ranks)
         return
-    found = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
-    if "WORLD_SIZE" not in found and _has_trained:
-        return  # after a first training Lightning has removed WORLD_SIZE and left the others
-    if not found or found.get("WORLD_SIZE") == str(ranks):
+    found = _rank_variables()
+    if not found or found == _left_by_lightning or found.get("WORLD_SIZE") == str(ranks):
         return
     if TorchElasticEnvironment.detect():
         raise UserError(
@@ -82,6 +80,10 @@ def check_processes(config: TrainerConfig) -> None:
         f"the environment has {said}, but {_product(config)}: unset {' '.join(found)} if they are left over, or start "
         "the processes with torchrun, with srun, or by trainer=ddp trainer.devices=N alone"
     )
+
+
+def _rank_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
 
 
 def _product(config: TrainerConfig) -> str:
@@ -117,16 +119,18 @@ def is_launched_by_lightning() -> bool:
 @contextmanager
 def as_launcher() -> Iterator[None]:
     """Let the processes that Lightning starts within it know that it did, and no process that is started later."""
-    global _has_trained
-    _has_trained = True
+    global _left_by_lightning
     if is_launched_by_lightning():
         yield
         return
     os.environ[LAUNCHED] = str(os.getpid())
+    before = _rank_variables()
     try:
         yield
     finally:
         del os.environ[LAUNCHED]
+        if _rank_variables() != before:
+            _left_by_lightning = _rank_variables()
 
 
 def describe_job() -> str:

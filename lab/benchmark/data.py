@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from impact_pl.audio import load_audio, save_audio
 from impact_pl.config import PrecomputeConfig
-from impact_pl.data.index import Latents, Maker, ShardIndex
+from impact_pl.data.index import Latents, Producer, ShardIndex
 from impact_pl.data.loader import latent_loader
 from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
@@ -260,8 +260,8 @@ def random_shards(
                 moments = torch.rand(shape, generator=generator)
                 writer.add(f"{index:08d}", moments, text, {"id": str(index), "caption": "noise", "split": split})
     features = {name: list(size) for name, size in spec.text_features.items()}
-    made_by: Maker = {"name": "random", "identity": "random"}
-    encoder: Maker | None = {**made_by, "features": features} if features else None
+    made_by: Producer = {"name": "random", "identity": "random"}
+    encoder: Producer | None = {**made_by, "features": features} if features else None
     latents: Latents = {"shape": [shape[0] // 2, *shape[1:]], "mean": spec.latent_mean, "std": spec.latent_std}
     shards = [describe_shard(path) for path in paths]
     ShardIndex(made_by, encoder, latents, num_frames / 25, shards).save(out)

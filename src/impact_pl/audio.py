@@ -147,7 +147,7 @@ def _resampler(from_rate: int, to_rate: int) -> torchaudio.transforms.Resample:
 
 
 def within_full_scale(waveforms: Tensor) -> Tensor:
-    """Turn down sounds (B, S) whose peak exceeds full scale, so that nothing is clipped; others stay unchanged."""
+    """Scale sounds (B, S) that exceed full scale to a peak of 1 instead of clipping them; leave others unchanged."""
     return waveforms / waveforms.abs().amax(dim=-1, keepdim=True).clamp(min=1)
 
 

@@ -42,12 +42,12 @@ class ModelConfig:
     attention_dropout: Share = 0.0  # MAR: 0.1; a value above 0 disables SDPA's fused kernels on CPUs
     patch_size: Count = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: Length = 256
-    local_kernel: int = 0  # size of a depthwise convolution over patches (for short trainings); 0: none, as in MAR
+    local_kernel: int = 0  # size of a depthwise convolution over patches (for short runs); 0: none, as in MAR
     text_padding: int = -1  # learned positions attended to in addition to a caption's; -1: all (docs/recipes.md)
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
     head_width: Size = 1024
     head_depth: Depth = 3
-    prediction: str = "noise"  # target of the diffusion head: noise (MAR) | velocity (for short trainings)
+    prediction: str = "noise"  # target of the diffusion head: noise (MAR) | velocity (for short runs)
     num_timesteps: Length = 1000
     diffusion_batch_mul: Count = 4  # timesteps drawn per masked position
     num_codebooks: Count = 8  # head=discrete: residual codebooks, each quantising the remainder of the previous ones
@@ -132,7 +132,7 @@ class OptimConfig:
     decay_steps: int = 0  # linear decay of the learning rate to 0 over the last steps; 0: no decay
     gradient_clip: float = 3.0
     ema_decay: float = 0.9999
-    ema_warmup: bool = True  # a faster average at first, so that short trainings have one; MAR: false
+    ema_warmup: bool = True  # a faster average at first, so that short runs have one; MAR: false
 
 
 @dataclass
@@ -205,7 +205,9 @@ class TrainConfig:
     stage: str = "pretrain"  # pretrain | text | distill | codec
     runs_dir: str = "runs"
     seed: int = 0
-    init_from: str = ""  # checkpoint or model folder of the previous stage, or mar:/path/to/mar.safetensors
+    init_from: str = (
+        ""  # run directory, checkpoint or model folder to start from, builtin, or mar:/path/to/mar.safetensors
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)

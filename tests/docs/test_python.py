@@ -12,7 +12,7 @@ def block_with(page: str, text: str) -> str:
 def test_a_trainer_of_ones_own(latents, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(latents, "data/mine/latents")
-    block = block_with("docs/training.md", "Trainer(max_steps=100)")
+    block = block_with("docs/training.md", "Trainer(max_steps=100")
     block = block.replace("max_steps=100", "max_steps=2, logger=False, enable_checkpointing=False, accelerator='cpu'")
     names: dict = {}
     exec(block, names)

@@ -183,7 +183,7 @@ def test_other_inputs_are_refused(config, tmp_path):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("clip_seconds", 0.996, r"no multiple of 0\.01 s.*the nearest is 1"),
+        ("clip_seconds", 0.996, r"not a multiple of 0\.01 s.*the nearest is 1"),
         ("clip_seconds", -1.0, "must be above 0"),
         ("clip_seconds", math.nan, "must be above 0"),
         ("padding", "loop", "choose silence or repeat"),

@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
     add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
-    add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets the paper's)"))
+    add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets DecodingConfig's)"))
     return parser
 
 
@@ -96,9 +96,9 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         default="exact",
         help="exact: the model's own settings (the default); fast: fewer steps; explicit options take precedence",
     )
-    paper = DecodingConfig()
+    defaults = DecodingConfig()
     for flag, (field, text) in DECODING.items():
-        default, choices = getattr(paper, field), DECODING_CHOICES.get(field)
+        default, choices = getattr(defaults, field), DECODING_CHOICES.get(field)
         metavar = None if choices else "N" if isinstance(default, int) else "X"
         kind = type(default)
         group.add_argument(flag, dest=field, type=kind, choices=choices, metavar=metavar, help=f"{text} ({default})")

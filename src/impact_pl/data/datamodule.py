@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from impact_pl.config import DataConfig
 from impact_pl.data.cache import ShardCache, default_folder
-from impact_pl.data.index import INDEX_NAME, Maker, ShardIndex
+from impact_pl.data.index import INDEX_NAME, Producer, ShardIndex
 from impact_pl.data.loader import latent_loader
 from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
@@ -26,7 +26,7 @@ ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples"
 
 
 @dataclass
-class Alone:
+class SingleProcess:
     """Stand-in for the Trainer attributes used here, for reading without a Trainer."""
 
     max_steps: int
@@ -81,9 +81,9 @@ class LatentDataModule(LightningDataModule):
         self._step_at_resume = 0
 
     @property
-    def _place(self) -> "Trainer | Alone":
+    def _trainer_like(self) -> "Trainer | SingleProcess":
         """The trainer, or a stand-in for a single process that reads one epoch."""
-        return self.trainer or Alone(max_steps=-(-self.index.num_samples // self.config.batch_size))
+        return self.trainer or SingleProcess(max_steps=-(-self.index.num_samples // self.config.batch_size))
 
     def setup(self, stage: str = "fit") -> None:
         self.train_set = self._open("train")
@@ -91,7 +91,7 @@ class LatentDataModule(LightningDataModule):
         self.valid_set: LatentDataset | None = None
         if Path(valid, INDEX_NAME).is_file():
             self.valid_set = self._open("valid")
-        elif is_url(valid) and self._place.limit_val_batches != 0:
+        elif is_url(valid) and self._trainer_like.limit_val_batches != 0:
             try:
                 self.valid_set = self._open("valid")
             except ValueError as error:
@@ -123,7 +123,7 @@ class LatentDataModule(LightningDataModule):
                     "text_encoder= that one, or set data.encode_captions=true to encode captions while training"
                 )
             return None
-        self.index.text_encoder = cast(Maker, encoder.describe())
+        self.index.text_encoder = cast(Producer, encoder.describe())
         return encoder
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -153,12 +153,14 @@ class LatentDataModule(LightningDataModule):
     @property
     def samples_consumed(self) -> int:
         """Training samples used by the optimizer steps so far, over all ranks."""
-        return self._consumed_at_resume + (self._place.global_step - self._step_at_resume) * self.global_batch_size
+        return (
+            self._consumed_at_resume + (self._trainer_like.global_step - self._step_at_resume) * self.global_batch_size
+        )
 
     @property
     def global_batch_size(self) -> int:
         """Clips per optimizer step."""
-        return self.config.batch_size * self._place.world_size * self._place.accumulate_grad_batches
+        return self.config.batch_size * self._trainer_like.world_size * self._trainer_like.accumulate_grad_batches
 
     @property
     def num_valid_batches(self) -> int:
@@ -166,7 +168,7 @@ class LatentDataModule(LightningDataModule):
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int]:
-        return {"samples_consumed": self.samples_consumed, "step": self._place.global_step, **self._order()}
+        return {"samples_consumed": self.samples_consumed, "step": self._trainer_like.global_step, **self._order()}
 
     def _order(self) -> dict[str, int]:
         """Return what determines the order of the samples, besides the position in it."""
@@ -200,7 +202,7 @@ class LatentDataModule(LightningDataModule):
         self._step_at_resume = state_dict["step"]
 
     def train_dataloader(self) -> DataLoader:
-        trainer = self._place
+        trainer = self._trainer_like
         if trainer.max_steps < 0:
             raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
         sampler = SlotSampler(
@@ -218,13 +220,13 @@ class LatentDataModule(LightningDataModule):
 
     def _prefetch(self, shards: list[int]) -> None:
         """Fetch shards in order. The processes of a node start at different shards, so that each fetches some."""
-        first = len(shards) * self._place.local_rank // max(1, self._place.num_devices)
+        first = len(shards) * self._trainer_like.local_rank // max(1, self._trainer_like.num_devices)
         self.train_set.prefetch(shards[first:] + shards[:first])
 
     def val_dataloader(self) -> DataLoader | list:
         if self.valid_set is None or len(self.valid_set) == 0:
             return []
-        trainer = self._place
+        trainer = self._trainer_like
         sampler = ValidationSampler(
             len(self.valid_set), self.config.batch_size, trainer.global_rank, trainer.world_size
         )

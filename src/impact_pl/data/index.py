@@ -29,7 +29,7 @@ PartName = Annotated[str, StringConstraints(pattern=r"\A[^/]+\z")]
 
 
 @with_config(ConfigDict(strict=True, extra="allow", allow_inf_nan=False))
-class Maker(TypedDict):
+class Producer(TypedDict):
     """The codec or text encoder that made the latents or features."""
 
     name: str
@@ -64,8 +64,8 @@ class ShardIndex:
 
     __pydantic_config__ = STRICT
 
-    codec: Maker
-    text_encoder: Maker | None
+    codec: Producer
+    text_encoder: Producer | None
     latents: Latents
     clip_seconds: Annotated[float, Gt(0)]
     shards: list[ShardEntry]

@@ -68,10 +68,10 @@ def end_workers() -> None:
 
 
 def lost_worker() -> str:
-    """Name a worker that something else has ended, such as the kernel where memory runs out; "" if there is none.
+    """Describe a DataLoader worker that died unexpectedly (for example, killed by the OOM killer); "" if none did.
 
-    PyTorch names it only if it notices the death itself: the loss of a batch that is just being handed over shows as a
-    ConnectionResetError or as another error of the connection.
+    PyTorch reports the worker only if it notices the death itself. A worker lost while handing over a batch shows up as
+    a ConnectionResetError or similar.
     """
     for worker in LoaderWorker.started:
         code = worker.exitcode
@@ -87,10 +87,11 @@ atexit.register(end_workers)  # registered last to run first, before multiproces
 def worker_context() -> WorkerContext:
     """Create a context that forks workers from a server process without threads.
 
-    A fork copies locks but only the forking thread. A training has library threads (such as those of a process group),
-    and a worker forked while one of them holds a lock hangs before its first line, and the training with it: about one
-    in 200 starts of two ranks on a busy machine. Workers forked from a running training also copy each page of its
-    memory that is written later: a step of the base model (batch 8, two cores) then took 48 s instead of 15.
+    A fork copies locks but only the forking thread. A training process has library threads (such as those of a process
+    group), and a worker forked while one of them holds a lock hangs before its first line, and the training with it:
+    about one in 200 starts of two ranks on a busy machine. Workers forked from a running training process also copy
+    each page of its memory that is written later: a step of the base model (batch 8, two cores) then took 48 s instead
+    of 15.
     """
     context = WorkerContext()
     context.set_forkserver_preload(["impact_pl.data.datamodule"])  # imported once for all workers

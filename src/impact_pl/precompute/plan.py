@@ -90,7 +90,7 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
     if num_samples != frames * codec.samples_per_latent:
         step = codec.samples_per_latent / codec.sample_rate
         raise UserError(
-            f"clip_seconds={config.clip_seconds:g} is no multiple of {step:g} s, a latent frame of codec "
+            f"clip_seconds={config.clip_seconds:g} is not a multiple of {step:g} s, a latent frame of codec "
             f"{codec.name}; the nearest is {frames * step:g}"
         )
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import PrecomputeConfig
-from impact_pl.data.index import Latents, Maker
+from impact_pl.data.index import Latents, Producer
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
 from impact_pl.errors import UserError
@@ -242,7 +242,7 @@ class Precomputer:
             raise UserError(f"not one usable sample ({rejected} has the reasons), first: {rejects[0].reason}")
         sums = [part for split, note in done if split in measured for part in note.sums]
         mean, std = latent_statistics(sums)
-        codec: Maker = {
+        codec: Producer = {
             "name": self.codec.name,
             "identity": self.codec.identity,
             "sample_rate": self.codec.sample_rate,
@@ -251,7 +251,7 @@ class Precomputer:
         frames = round(self.config.clip_seconds * self.codec.sample_rate) // self.codec.samples_per_latent  # H
         shape = [self.codec.latent_channels, frames, self.codec.latent_width]
         latents: Latents = {"shape": shape, "mean": mean, "std": std}
-        text = cast(Maker, self.text_encoder.describe()) if self.text_encoder else None
+        text = cast(Producer, self.text_encoder.describe()) if self.text_encoder else None
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)

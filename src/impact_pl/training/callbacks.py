@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from impact_pl.audio import spectrogram_png
+from impact_pl.audio import spectrogram_png, within_full_scale
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
@@ -156,7 +156,7 @@ class AudioSamples(Callback):
 
 def write_clip(writer: SummaryWriter, index: int, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
     """Write a clip as audio, picture and text, each under its own tag, because TensorBoard allows one kind per tag."""
-    writer.add_audio(f"audio/{index}", waveform[None].clamp(-1, 1), step, sample_rate=rate)
+    writer.add_audio(f"audio/{index}", within_full_scale(waveform[None]), step, sample_rate=rate)
     picture = io.BytesIO()
     spectrogram_png(waveform, rate, picture, title=title)
     picture.seek(0)

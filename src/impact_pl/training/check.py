@@ -1,4 +1,4 @@
-"""Check a training's configuration before anything is read or written, and describe the model that it means."""
+"""Check a training run's configuration before anything is read or written, and describe the model that it means."""
 
 import math
 from dataclasses import asdict, replace

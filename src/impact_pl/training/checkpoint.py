@@ -80,9 +80,9 @@ def averaged_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint that stands as ``path``, or the last one of the run directory ``path``.
+    """Return the checkpoint at ``path``, or the last one if ``path`` is a run directory.
 
-    Where there is none, the place where it should be.
+    If there is none, return the path where it would be.
     """
     if path.is_dir() and not (path / META).is_file():
         path = path / "checkpoints" / "last.ckpt"
@@ -110,7 +110,7 @@ def export(path: Path, out: Path, half: bool = False, decoding: dict[str, Any] |
         path: The checkpoint or run directory.
         out: The folder to write.
         half: Store weights in half precision.
-        decoding: Fields of DecodingConfig that override those of the training.
+        decoding: Fields of DecodingConfig that override those of the training run.
 
     Raises:
         UserError: There is nothing to export, or the decoding settings are invalid.

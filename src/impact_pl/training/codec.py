@@ -35,7 +35,7 @@ from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, warmup
 from impact_pl.training.start import Progress
 from impact_pl.training.strategies import check_devices
-from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit, quiet_lightning
+from impact_pl.training.trainer import RunContext, TrainingResult, build_trainer, fit, quiet_lightning
 
 NUM_VALID_CROPS = 64
 MAX_FIT_SECONDS = 10  # per clip, for the principal components
@@ -87,7 +87,7 @@ class CodecTraining(LightningModule):
         self._valid_losses: list[float] = []
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """Compute the energy distance of the averaged decoder, on the same crops and noise in all trainings."""
+        """Compute the energy distance of the averaged decoder, on the same crops and noise in all training runs."""
         generator = Generator().manual_seed(derive_seed(batch_idx, VALIDATION))
         with self.averaged_decoder():
             self._valid_losses.append(float(self._loss(self.valid_clips, generator)))
@@ -174,7 +174,7 @@ def check_codec_config(config: TrainConfig) -> None:
         raise UserError("trainer.max_steps=0: the codec needs at least one step")
 
 
-def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
+def train_codec(config: TrainConfig, context: RunContext) -> TrainingResult:
     """Train or resume the decoder on the manifest ``data.path``; finally write ``runs/<name>/model``.
 
     Records of split ``train`` are used for training, those of ``valid`` (if any) for validation. ``init_from``, a codec
@@ -196,8 +196,8 @@ def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
     path.parent.mkdir(parents=True, exist_ok=True)
     set_aside(path, last)
     module = CodecTraining(codec, clips, valid_clips, config)
-    trainer = build_trainer(config, run_dir, around, None, progress)
-    exit_code = fit(trainer, module, around, last)
+    trainer = build_trainer(config, run_dir, context, None, progress)
+    exit_code = fit(trainer, module, context, last)
     if exit_code:
         return TrainingResult(trainer.global_step, None, exit_code)
     with module.averaged_decoder():
@@ -207,7 +207,7 @@ def train_codec(config: TrainConfig, around: Surroundings) -> TrainingResult:
 
 
 def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
-    """Determine where the training continues, and reject the checkpoint of another one."""
+    """Determine where the run continues, and reject the checkpoint of another one."""
     checkpoint = read_checkpoint(last, "stage")
     stage = checkpoint["hyper_parameters"]["stage"]
     changed = [] if stage == "codec" else [f"stage {stage} -> codec"]

@@ -27,7 +27,7 @@ from impact_pl.training.log import announce, first_lines
 from impact_pl.training.loggers import check_loggers
 from impact_pl.training.start import STAGES, Progress, check_resume, new_module, say
 from impact_pl.training.strategies import check_devices
-from impact_pl.training.trainer import Surroundings, TrainingResult, build_trainer, fit, quiet_lightning
+from impact_pl.training.trainer import RunContext, TrainingResult, build_trainer, fit, quiet_lightning
 
 
 def train(
@@ -41,7 +41,7 @@ def train(
         loggers: Lightning loggers to use instead of those in ``config.logger``.
 
     Raises:
-        UserError: The user can fix it: data, shapes, names, or a run directory of another training.
+        UserError: The user can fix it: data, shapes, names, or the run directory of another training run.
     """
     is_codec = config.stage == "codec"
     check_config(config)
@@ -53,14 +53,14 @@ def train(
     check_loggers(config.logger or {})
     guard = StallGuard(config.trainer.stall_minutes)
     with StopSignal() as stop, only_training(Path(config.runs_dir) / config.name), guard:
-        around = Surroundings(stop, guard, cluster_plugins(), list(callbacks), loggers)
+        context = RunContext(stop, guard, cluster_plugins(), list(callbacks), loggers)
         try:
-            return train_codec(config, around) if is_codec else _train(config, around)
+            return train_codec(config, context) if is_codec else _train(config, context)
         finally:
             end_workers()
 
 
-def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
+def _train(config: TrainConfig, context: RunContext) -> TrainingResult:
     if config.stage not in STAGES:
         raise UserError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
     quiet_lightning()
@@ -80,13 +80,13 @@ def _train(config: TrainConfig, around: Surroundings) -> TrainingResult:
         return TrainingResult(0, run_dir / "model")
     check_devices(config.trainer)
     module = STAGES[config.stage](spec, config) if last is not None else new_module(config, spec, data.cache)
-    if around.stop.requested and not around.plugins:  # SLURM's and torchrun's ranks agree at the first step
+    if context.stop.requested and not context.plugins:  # SLURM's and torchrun's ranks agree at the first step
         say(NOTHING_TO_SAVE)
-        return TrainingResult(0, None, around.stop.exit_code)
-    trainer = build_trainer(config, run_dir, around, module.model.spec.model.num_timesteps, progress)
+        return TrainingResult(0, None, context.stop.exit_code)
+    trainer = build_trainer(config, run_dir, context, module.model.spec.model.num_timesteps, progress)
     _prepare_run_dir(run_dir, config, last)
     announce(run_dir, first_lines(trainer, module.model, config.stage, data.index.num_samples, config.data.batch_size))
-    exit_code = fit(trainer, module, around, last, data)
+    exit_code = fit(trainer, module, context, last, data)
     if exit_code:
         return TrainingResult(trainer.global_step, None, exit_code)
     if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""Guard a training: one at a time per run directory, a stop on request, an end where it stalls or is not finite."""
+"""Guard a training run: one at a time per run directory, a stop on request, an end where it stalls or is not finite."""
 
 import errno
 import faulthandler
@@ -36,7 +36,7 @@ def only_training(run_dir: Path) -> Iterator[None]:
         gone.
 
     Raises:
-        UserError: Another training holds it for more than ``PATIENCE`` seconds.
+        UserError: Another training run holds it for more than ``PATIENCE`` seconds.
     """
     if not _is_first_process():
         yield
@@ -169,13 +169,13 @@ class StopSignal:
 def explain_non_finite(
     step: int, gradient_norm: float, losses: list[tuple[Tensor, list[str]]], config: OptimConfig
 ) -> str:
-    """Say which clips a loss or gradient that is not finite came from, and what to try.
+    """Explain which clips produced a non-finite loss or gradient, and what to try.
 
     Args:
-        step: which the optimizer has not taken.
-        gradient_norm: over all ranks.
-        losses: of this rank's micro-batches, with the keys of their clips.
-        config: its learning rate and clipping are named.
+        step: The optimizer step that was not taken.
+        gradient_norm: Gradient norm over all ranks.
+        losses: Losses of this rank's micro-batches, with the keys of their clips.
+        config: Source of the learning rate and clipping named in the message.
     """
     bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
     if bad:

@@ -1,4 +1,4 @@
-"""Check how a training's processes were launched: by Lightning, torchrun or SLURM.
+"""Check how the processes of a training run were launched: by Lightning, torchrun or SLURM.
 
 Requeueing is done by the job script (slurm/job.sh), which sees from the exit code that a warning signal stopped the
 training.

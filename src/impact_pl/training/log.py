@@ -1,4 +1,4 @@
-"""Measure a training and log losses, learning rate, gradient norm, speed and memory."""
+"""Measure a training run and log losses, learning rate, gradient norm, speed and memory."""
 
 import itertools
 import resource
@@ -22,7 +22,7 @@ from impact_pl.training.start import say
 
 
 def first_lines(trainer: Trainer, model: Module, stage: str, num_clips: int, batch_size: int) -> list[str]:
-    """Describe the training in a few lines.
+    """Describe the training run in a few lines.
 
     Args:
         trainer: The trainer.

@@ -32,7 +32,7 @@ class MetricsTable:
         self._rewrite([row for row in self._read() if int(row["step"]) <= kept_steps])
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
-        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}  # a training is one epoch
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}  # a run is one epoch
         if not values.keys() <= set(self.columns):
             self._rewrite(self._read(), [name for name in values if name not in self.columns])
         self._writer.writerow({"step": step, **{name: f"{value:.6g}" for name, value in values.items()}})

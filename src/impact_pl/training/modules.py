@@ -30,7 +30,7 @@ NOISE, DROPOUT, VALIDATION = range(3)  # purposes of derived seeds
 
 
 class ImpactTraining(LightningModule):
-    """What the stages share.
+    """Base class of the training stages.
 
     Noise, masks, timesteps and dropout of a batch derive from (seed, step, slot), see ``data.order``. They depend
     neither on earlier steps nor on how the slots are distributed over processes.
@@ -137,7 +137,7 @@ class ImpactTraining(LightningModule):
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Compute the loss of the averaged weights.
 
-        Every batch has fixed noise and masks, the same in all trainings.
+        Every batch has fixed noise and masks, the same in all training runs.
         """
         averaged = self.ema.model
         number = batch_idx * self.trainer.world_size + self.trainer.global_rank

@@ -78,12 +78,12 @@ class ExponentialMovingAverage(nn.Module):
     """``model`` holds the averaged copy: use it like the original, in evaluation mode.
 
     With ``warmup``, the decay after optimizer step n (counted from 0) is min(decay, (1 + n) / (10 + n)), so that short
-    trainings do not average in their initial weights. Buffers are copied, not averaged.
+    runs do not average in their initial weights. Buffers are copied, not averaged.
 
     Args:
-        model: the model that is trained; its present weights start the average.
-        decay: in [0, 1); 0.9999 in the paper.
-        warmup: whether the average follows faster at first; MAR's does not.
+        model: The trained model; the EMA starts from its current weights.
+        decay: Decay in [0, 1); 0.9999 in the paper.
+        warmup: Ramp up the decay from 0.1 (MAR does not).
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = True):

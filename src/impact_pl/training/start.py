@@ -1,4 +1,4 @@
-"""Initialise a training: with random weights, from another model, or from its own last checkpoint."""
+"""Initialise a training run: with random weights, from another model, or from its own last checkpoint."""
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -44,7 +44,7 @@ def say(line: str) -> None:
 
 @dataclass
 class Progress:
-    """Position at which a training continues."""
+    """Position at which a training run continues."""
 
     step: int = 0
     kept_steps: int = 0  # steps whose logged metrics are kept; one less if a step's validation is repeated
@@ -63,7 +63,7 @@ def check_resume(
     """Return the spec to resume with (including the checkpoint's statistics), and the position.
 
     Raises:
-        UserError: The checkpoint belongs to another training, or to other data.
+        UserError: The checkpoint belongs to another training run, or to other data.
     """
     checkpoint = open_checkpoint(last).content
     stored = checkpoint["hyper_parameters"]

@@ -49,8 +49,8 @@ LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind
 
 
 @dataclass
-class Surroundings:
-    """Inputs of a training besides its configuration."""
+class RunContext:
+    """Inputs of a training run besides its configuration."""
 
     stop: StopSignal
     guard: StallGuard
@@ -61,7 +61,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Result of a training."""
+    """Result of a training run."""
 
     step: int  # optimizer steps so far
     model: Path | None  # folder of the finished model (stage codec: of the codec); None if steps remain
@@ -69,30 +69,30 @@ class TrainingResult:
 
 
 def build_trainer(
-    config: TrainConfig, run_dir: Path, around: Surroundings, num_timesteps: int | None, progress: Progress
+    config: TrainConfig, run_dir: Path, context: RunContext, num_timesteps: int | None, progress: Progress
 ) -> Trainer:
     """Build the Trainer of a run.
 
     Args:
         config: The complete configuration.
         run_dir: Folder for all outputs.
-        around: Guards, plugins, and additional callbacks and loggers.
+        context: Guards, plugins, and additional callbacks and loggers.
         num_timesteps: Diffusion timesteps; None for the codec, which has none and generates no samples.
         progress: Position at which it continues.
     """
     settings = config.trainer
     batch = config.data.batch_size * settings.devices * settings.num_nodes * settings.accumulate_grad_batches
     names = metric_names(num_timesteps)
-    loggers = around.loggers
+    loggers = context.loggers
     if loggers is None:
         loggers = build_loggers(config.logger or {}, run_dir, names, progress.kept_steps, progress.logger_versions)
     callbacks: list[Any] = [
         TrainingLog(settings.log_every_steps, num_timesteps, batch, without_secrets(dataclasses.asdict(config))),
         *([TQDMProgressBar(refresh_rate=10)] if is_terminal() else []),
-        around.guard,
+        context.guard,
         *_samples(config, loggers, num_timesteps),
-        *around.callbacks,
-        Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, around.stop),
+        *context.callbacks,
+        Checkpoints(run_dir / "checkpoints" / "last.ckpt", settings.checkpoint_every_steps, context.stop),
     ]
     trainer = Trainer(
         accelerator=settings.accelerator,
@@ -100,7 +100,7 @@ def build_trainer(
         num_nodes=settings.num_nodes,
         strategy=build_strategy(settings),
         precision=resolve_precision(settings),  # type: ignore[arg-type]
-        plugins=[CheckpointFiles(), *around.plugins],
+        plugins=[CheckpointFiles(), *context.plugins],
         max_steps=settings.max_steps,
         max_epochs=-1,  # steps count; the complete training is one epoch
         accumulate_grad_batches=settings.accumulate_grad_batches,
@@ -160,7 +160,7 @@ def _samples(config: TrainConfig, loggers: Sequence[Logger], num_timesteps: int 
 def fit(
     trainer: Trainer,
     module: LightningModule,
-    around: Surroundings,
+    context: RunContext,
     last: Path | None,
     data: LightningDataModule | None = None,
 ) -> int:
@@ -175,7 +175,7 @@ def fit(
             trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=True)
     except TrainingStopped:
         say(describe_stop(trainer.global_step))
-        return 0 if is_child else around.stop.exit_code
+        return 0 if is_child else context.stop.exit_code
     except UserError as error:
         raise UserError(_without_worker_traceback(str(error))) from error
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
@@ -187,7 +187,7 @@ def fit(
             "data.num_workers"
         ) from error
     finally:
-        if around.loggers is None:
+        if context.loggers is None:
             finish_runs(trainer)
     return 0
 

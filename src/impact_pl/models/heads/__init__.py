@@ -38,12 +38,11 @@ def check_order(name: str, order: str, reveal: str = "cosine", solver: str = "an
     if solver != "ancestral" and not head_class(name).takes_solver:
         takers = ", ".join(name for name, head in HEADS.items() if head.takes_solver)
         raise UserError(
-            f"solver = {solver}, but the head {name!r} has no use for one (it is for {takers}): choose ancestral."
+            f"solver = {solver}, but head {name!r} does not support it (only {takers} do): choose ancestral."
         )
     if order == "confidence" and confidence == "none":
         raise UserError(
-            f"order = confidence, but the head {name!r} gives one answer at a position and no idea of how sure it is "
-            "of it: choose order = random."
+            f"order = confidence, but head {name!r} is deterministic and provides no confidence: choose order = random."
         )
     if reveal == "adaptive" and confidence != "draws":
-        raise UserError(f"reveal = adaptive, but the head {name!r} has no draws whose spread tells: choose cosine.")
+        raise UserError(f"reveal = adaptive, but head {name!r} provides no sample variance: choose cosine.")

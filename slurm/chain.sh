@@ -2,7 +2,7 @@
 # Submit the full pipeline as four dependent jobs: precompute (array) -> pretrain -> text -> evaluate.
 #   bash slurm/chain.sh manifest=data/mine/manifest.jsonl name=mine [model=nano ...] [--dry-run]
 # Latents go to runs/NAME/latents, models to runs/NAME/{pretrain,text}, sounds and metrics to runs/NAME, or below another
-# runs_dir=DIR. Other arguments apply to both trainings; with the prefix precompute., pretrain., text. or evaluate. they
+# runs_dir=DIR. Other arguments apply to both training runs; with the prefix precompute., pretrain., text. or evaluate. they
 # apply to that job only:
 #   precompute.clip_seconds=5.12 pretrain.experiment=demo_pretrain text.experiment=demo_text evaluate.iterations=32
 # Nodes, GPUs and the number of array tasks are set in env.sh. A failed job stops the later ones; the same command then

@@ -9,8 +9,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1} # srun does not inherit it
 trap : USR1 TERM                                    # the steps handle signals; this shell waits for them
 
-WARNED=138  # exit code of a training that saved after SIGUSR1, and of any other program ended by it
-STALLED=142 # of a training without progress for trainer.stall_minutes; its log has the stacks
+WARNED=138  # exit code of a run that saved after SIGUSR1, and of any other program ended by it
+STALLED=142 # of a run without progress for trainer.stall_minutes; its log has the stacks
 MAX_RESTARTS=10 # per job, for any reason; after that a stall fails the job, since it may recur
 
 # step COMMAND...: run it in every task. A failed task ends them all, and the job ends with srun's exit code. The job is

@@ -56,19 +56,19 @@ def test_generates_under_both_orders(name, order):
 
 
 def test_a_head_without_confidence_says_so():
-    with pytest.raises(ValueError, match=r"'mse' gives one answer .* choose order = random"):
+    with pytest.raises(ValueError, match=r"'mse' is deterministic .* choose order = random"):
         generate(model_with("mse"), captions(), 12, 2, dataclasses.replace(QUICK, order="confidence"), rng())
 
 
 @pytest.mark.parametrize("name", ["mse", "discrete"])
 def test_a_head_without_spread_reveals_nothing_adaptively(name):
-    with pytest.raises(ValueError, match=f"reveal = adaptive, but the head '{name}'"):
+    with pytest.raises(ValueError, match=f"reveal = adaptive, but head '{name}'"):
         generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, reveal="adaptive"), rng())
 
 
 @pytest.mark.parametrize("name", ["mse", "discrete", "consistency"])
 def test_a_head_that_takes_no_solver_says_so(name):
-    with pytest.raises(ValueError, match=f"solver = ddim, but the head '{name}' .* choose ancestral"):
+    with pytest.raises(ValueError, match=f"solver = ddim, but head '{name}' .* choose ancestral"):
         generate(model_with(name), captions(), 12, 2, dataclasses.replace(QUICK, solver="ddim"), rng())
 
 

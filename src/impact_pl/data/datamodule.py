@@ -179,7 +179,7 @@ class LatentDataModule(LightningDataModule):
         }
 
     def check_state(self, state_dict: dict[str, int]) -> None:
-        """Check that a training with this state can continue on this data.
+        """Check that a training run with this state can continue on this data.
 
         Raises:
             UserError: The samples would come in another order.

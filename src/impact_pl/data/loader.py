@@ -106,7 +106,7 @@ def worker_context() -> WorkerContext:
 
 
 def begin_worker(worker: int) -> None:
-    """Initialise a worker: ignore the signals that stop a training, and exit when the training exits.
+    """Initialise a worker: ignore the signals that stop a training run, and exit when it exits.
 
     A worker's parent is the server, which lives as long as its workers. Without the thread, workers would outlive a
     killed training.

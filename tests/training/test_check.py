@@ -21,6 +21,8 @@ def test_the_defaults_pass():
     ("key", "value"),
     [
         ("seed", -1),
+        ("name", ""),
+        ("name", "../elsewhere"),
         ("model.num_heads", 0),
         ("model.num_heads", 3),
         ("model.patch_size", 0),

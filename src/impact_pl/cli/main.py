@@ -41,6 +41,9 @@ Text-to-audio generation with IMPACT: masked parallel decoding over continuous l
 def main(argv: list[str] | None = None) -> None:
     """Entry point of ``impact`` and of ``python -m impact_pl``."""
     argv = sys.argv[1:] if argv is None else argv
+    for name in ("stdout", "stderr"):  # a daemon may have closed them, which leaves None
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     prepare_process()
     try:
         run(argv)

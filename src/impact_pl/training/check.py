@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from impact_pl.config import TrainConfig
@@ -72,6 +73,8 @@ def check_config(config: TrainConfig) -> None:
     Raises:
         UserError: A number is out of range; the message names key, value and range.
     """
+    if not config.name.strip() or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
+        raise UserError(f"name={config.name}: name a folder inside runs_dir={config.runs_dir}, such as name=mine/text")
     _check(asdict(config), ALLOWED, "")
     model = config.model
     if model.dim % model.num_heads:

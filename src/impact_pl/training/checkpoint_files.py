@@ -134,7 +134,8 @@ def find(path: Path) -> Path | None:
             StoredCheckpoint(place).check()
         except UserError as error:
             if place != places[-1]:
-                logger.warning("%s; using the previous checkpoint instead", error)
+                damage = str(error).removesuffix(": delete it")
+                logger.warning("%s; using the previous checkpoint instead, and keeping it as *.damaged", damage)
         else:
             return place
     return places[0] if places else None

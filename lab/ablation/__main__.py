@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     workers = args.workers or (min(4, os.cpu_count() or 1) if plan.device == "cpu" else 1)
     failure = run_tasks(chosen, out, workers)
-    if read_result(out, tasks[0]) is None:  # not even the data
+    if failure and read_result(out, tasks[0]) is None:  # not even the data
         raise UserError(failure)
     facts |= {"workers": workers, "manifest": str(args.data)}
     if not plan.model:

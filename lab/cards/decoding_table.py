@@ -9,6 +9,7 @@ Dimension key: N sounds, D numbers per embedding, L labels.
 import argparse
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Probe:
         return float(np.mean([list(ESC10)[index] == label for index, label in zip(found, sounds.labels, strict=True)]))
 
 
-def figures(sounds: Scored, reference: Scored, probe: Probe, class_names: list[str]) -> list[str]:
+def figures(sounds: Scored, reference: Scored, probe: Probe, class_names: Sequence[str]) -> list[str]:
     """One row of the table."""
     heard = heard_labels(sounds.scores, class_names)
     distance = frechet(SetFeatures(list(reference.yamnet[:, None])), SetFeatures(list(sounds.yamnet[:, None])))

@@ -80,7 +80,7 @@ for argv in {HELPS}:
 """
     done = subprocess.run([sys.executable, optimised, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "AudioCaps: its published CSV" in done.stdout
+    assert "AudioCaps: convert its published CSV" in done.stdout
 
 
 def test_a_reader_that_has_gone_is_nobodys_error(tmp_path):

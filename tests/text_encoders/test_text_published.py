@@ -171,15 +171,15 @@ def test_mistakes_name_what_is_missing(folders, tmp_path, monkeypatch):
         load_text_encoder(f"t5:{bare}")
     cut = (folders[0] / "model.safetensors").read_bytes()[:1000]
     damaged = changed(folders[0], tmp_path, "cut", lambda copy: (copy / "model.safetensors").write_bytes(cut))
-    with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+    with pytest.raises(ValueError, match="not a readable T5EncoderModel"):
         load_text_encoder(f"t5:{damaged}")
     (damaged / "model.safetensors").unlink()
     for content in (b"", b"no weights", cut):
         (damaged / "pytorch_model.bin").write_bytes(content)
-        with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+        with pytest.raises(ValueError, match="not a readable T5EncoderModel"):
             load_text_encoder(f"t5:{damaged}")
     torch.save(Trap(), damaged / "pytorch_model.bin")
-    with pytest.raises(ValueError, match="not a T5EncoderModel that can be read"):
+    with pytest.raises(ValueError, match="not a readable T5EncoderModel"):
         load_text_encoder(f"t5:{damaged}")
     (damaged / "model.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match="not an index of weights"):

@@ -116,7 +116,7 @@ def test_an_encoder_that_moved_is_named_anew_and_another_is_refused(runs, parts,
     )
     assert run(generate.main, *given, "--text-encoder", parts[1]) == 0
     assert run(generate.main, *given, "--text-encoder", "minilm") == 2
-    assert "use the text encoder of the training" in capsys.readouterr().err
+    assert "use the text encoder it was trained with" in capsys.readouterr().err
 
 
 def test_features_of_another_encoder_are_refused_or_encoded_anew(shards, parts, run, runs, tmp_path, capsys):

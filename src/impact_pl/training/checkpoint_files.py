@@ -28,7 +28,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -237,8 +237,8 @@ def _load(path: Path) -> Any:
     _check_sums(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} is not a readable checkpoint ({str(error).splitlines()[0]}): delete it") from error
+    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError) as error:  # of damaged names, too
+        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)}): delete it") from error
 
 
 def _check_sums(path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_trained_codec_is_noted_by_its_folder(sounds, tmp_path, monkeypatch, c
     Path("out/train/index.json").unlink()
     Path("out/train/000000.done.json").write_text('{"shard":')
     said = fails(capsys, *given)
-    assert "000000.done.json: damaged" in said
+    assert "000000.done.json: not JSON" in said
     assert "delete that file" in said
     Path("out/run.json").write_text("")
     said = fails(capsys, *given)

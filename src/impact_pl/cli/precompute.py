@@ -63,5 +63,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _stop(*_: object) -> None:
-    print("stopped: what was finished is kept; the same command continues.", file=sys.stderr)
+    print("stopped: finished shards are kept; the same command continues.", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)

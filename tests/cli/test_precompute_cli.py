@@ -86,7 +86,7 @@ def test_a_trained_codec_is_noted_by_its_folder(sounds, tmp_path, monkeypatch, c
     assert "delete that file" in said
     Path("out/run.json").write_text("")
     said = fails(capsys, *given)
-    assert "run.json: damaged" in said
+    assert "run.json: is empty" in said
     assert "delete out to begin again" in said
 
 

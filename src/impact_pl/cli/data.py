@@ -21,8 +21,8 @@ SHOWN = 10  # number of missing clips to print
 HELP = """
 usage: impact data SET ...
 
-Write the manifest of a data set: one JSON line per clip, with its file, caption, split, source and labels. It is what
-`impact precompute` and `impact evaluate` read.
+Write the manifest of a data set: one JSON line per clip, with its file, caption, split, source and labels. `impact
+precompute` and `impact evaluate` read it.
 
   folder       your own sounds, with or without captions
   audiocaps    AudioCaps
@@ -34,15 +34,17 @@ Write the manifest of a data set: one JSON line per clip, with its file, caption
   join         several manifests -> one
 
   impact data folder --audio my_sounds --captions my_sounds/captions.csv --out manifest.jsonl
-  impact data SET --help     what a set's files are called, and its options
+  impact data SET --help     the files and options of a set
 """
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
     parser.add_argument("--captions", type=Path, help="captions, .csv or .jsonl")
-    parser.add_argument("--valid-share", type=float, default=0.1, help="for data without splits (default: %(default)s)")
-    parser.add_argument("--licence", default="", help="of clips without one of their own")
+    parser.add_argument(
+        "--valid-share", type=float, default=0.1, help="held-out share, if there are no splits (default: %(default)s)"
+    )
+    parser.add_argument("--licence", default="", help="licence of clips for which none is given")
 
 
 def add_audiocaps(parser: argparse.ArgumentParser) -> None:
@@ -104,12 +106,12 @@ def add_wavcaps(parser: argparse.ArgumentParser) -> None:
 
 
 def add_join(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="the manifests to join")
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="manifests to join")
 
 
 def _add_audio_and_split(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--audio", type=Path, required=True, help="folder of audio files")
-    parser.add_argument("--split", choices=SPLITS, default="train", help="of all clips (default: %(default)s)")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="split of all clips (default: %(default)s)")
 
 
 def _add_exclude(parser: argparse.ArgumentParser) -> None:

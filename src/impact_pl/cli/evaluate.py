@@ -38,14 +38,14 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--generated", type=Path, required=True, metavar="DIR", help="folder of generated sounds")
     add("--reference", type=Path, required=True, metavar="PATH", help="real sounds: a folder or a manifest .jsonl")
-    add("--reference-split", metavar="SPLIT", help="of a reference manifest: only this split")
+    add("--reference-split", metavar="SPLIT", help="use only this split of a reference manifest")
     add(
         "--floor",
         type=Path,
         metavar="PATH",
         help="other real sounds, for the floor (default: spare reference sounds)",
     )
-    add("--floor-split", metavar="SPLIT", help="of a floor manifest: only this split")
+    add("--floor-split", metavar="SPLIT", help="use only this split of a floor manifest")
     add("--baseline", action="append", default=[], metavar="NAME=DIR", help="another row, e.g. codec=DIR; may repeat")
     add(
         "--test-list",
@@ -136,7 +136,7 @@ def compare(args: argparse.Namespace) -> None:
 
 
 def make_request(args: argparse.Namespace) -> "EvaluationRequest":
-    """Read every set that the options name, restricted to the test list where there is one."""
+    """Read every set that the options name, restricted to the test list if there is one."""
     from impact_pl.data.lists import read_clip_list, restrict
     from impact_pl.evaluation.request import EvaluationRequest
     from impact_pl.evaluation.sounds import find_captions, find_labels, list_sounds
@@ -210,7 +210,7 @@ def show_progress(what: str, done: int, total: int) -> None:
 
 
 def print_table(result: dict) -> None:
-    """Print the rows and the notes that a reader needs."""
+    """Print the table and its notes."""
     from rich.console import Console
     from rich.table import Table
 

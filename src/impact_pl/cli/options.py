@@ -34,7 +34,7 @@ def seconds(text: str) -> float:
 
 
 def names(text: str) -> list[str]:
-    """Parse distinct names separated by commas."""
+    """Parse distinct, comma-separated names."""
     found = [name.strip() for name in text.split(",")]
     if "" in found or len(set(found)) < len(found):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of distinct names separated by commas")

@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{key} is missing: impact precompute manifest=FILE out=FOLDER (see --help)")
     from impact_pl.data.manifest import read_manifest  # late: --help and a misspelt key respond at once
 
-    read_manifest(config.manifest)  # its mistakes are told before anything is loaded
+    read_manifest(config.manifest)  # reports its errors before anything is loaded
     from impact_pl.precompute.precompute import Precomputer, load_models
 
     before = signal.signal(signal.SIGTERM, _stop)

@@ -24,7 +24,7 @@ from impact_pl.data.remote import download
 from impact_pl.errors import UserError
 from impact_pl.partial import partial_path, sweep_partials
 
-ROOT = 0  # may have made the link to a disk of this node
+ROOT = 0  # the user id that may own a link to a disk of this node
 COPY_NAME = re.compile(r"[0-9a-f]{64}\.tar")
 
 
@@ -42,8 +42,8 @@ class ShardCache:
             Copies being fetched are not counted, so each process may exceed the limit by one shard.
 
     Raises:
-        UserError: the folder cannot be written, or it or the link to it belongs to another user, who could change what
-            is read, or lead writing to another place.
+        UserError: The folder cannot be written, or it or the link to it belongs to another user, who could change its
+            content or redirect writes.
     """
 
     def __init__(self, folder: Path, max_bytes: int = 0):
@@ -142,7 +142,7 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        """One process (or thread) at a time; the system releases it when its holder dies."""
+        """Hold a lock that one process (or thread) has at a time; the system releases it when its holder dies."""
         with self._explained():
             file = open(self.folder / f".{name}.lock", "w", opener=_open_no_link)  # noqa: SIM115  # closed below
         with file:
@@ -164,7 +164,7 @@ class ShardCache:
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """An opener for which a link in the folder leads nowhere."""
+    """Open a file without following a symbolic link: an ``opener`` for :func:`open`."""
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 

@@ -1,4 +1,4 @@
-"""Recordings kept in memory, and random crops of them: what the codec's decoder is trained on."""
+"""Keep recordings in memory and draw random crops from them, to train the codec's decoder."""
 
 import torch
 from torch import Generator, Tensor
@@ -16,7 +16,7 @@ def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]
     Unreadable ones are left out and counted.
 
     Raises:
-        UserError: no manifest, or nothing to train on.
+        UserError: The manifest is missing, or has nothing to train on.
     """
     if not path:
         raise UserError("the codec trains on recordings: give their manifest as data.path=manifest.jsonl")
@@ -39,7 +39,7 @@ def load_clips(path: str, sample_rate: int) -> tuple[list[Tensor], list[Tensor]]
 
 
 def to_float(clip: Tensor) -> Tensor:
-    """16-bit samples as numbers in [-1, 1]."""
+    """Convert 16-bit samples to floats in [-1, 1]."""
     return clip.float() / 32767
 
 

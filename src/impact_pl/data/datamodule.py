@@ -171,7 +171,7 @@ class LatentDataModule(LightningDataModule):
         return {"samples_consumed": self.samples_consumed, "step": self._trainer_like.global_step, **self._order()}
 
     def _order(self) -> dict[str, int]:
-        """Return what determines the order of the samples, besides the position in it."""
+        """Return the settings that determine the order of the samples."""
         return {
             "block_shards": self.config.block_shards,
             "seed": self.seed,
@@ -182,7 +182,7 @@ class LatentDataModule(LightningDataModule):
         """Check that a training run with this state can continue on this data.
 
         Raises:
-            UserError: The samples would come in another order.
+            UserError: The order of the samples would change.
         """
         before = {"block_shards": 0, **state_dict}  # missing in states of earlier versions
         changed = [

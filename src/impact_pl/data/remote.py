@@ -1,8 +1,8 @@
-"""Read files behind URLs: everything that ``fsspec`` opens, and what a command prints.
+"""Read files from URLs: those that ``fsspec`` opens, and the output of commands.
 
-https:// and hf:// need nothing more, s3:// the package s3fs, gs:// gcsfs; ``pipe:COMMAND`` runs a shell command in
-which ``%s`` stands for the file's name: ``pipe:aws s3 cp s3://bucket/latents/%s -``.
-Only the user's own ``data.path`` gets here: the names that an index adds to it are checked (``data.index``).
+https:// and hf:// work without further packages, s3:// needs s3fs, gs:// needs gcsfs. ``pipe:COMMAND`` runs a shell
+command in which ``%s`` stands for the file's name: ``pipe:aws s3 cp s3://bucket/latents/%s -``.
+URLs come from the user's own ``data.path`` only; the names that an index adds to it are checked (``data.index``).
 """
 
 import errno
@@ -23,15 +23,15 @@ logger = logging.getLogger(__name__)
 
 URL = re.compile(r"(pipe|file):|[a-z0-9+.-]+://")
 ATTEMPTS = 7
-FIRST_WAIT_SECONDS = 0.5  # doubled with each further attempt: half a minute in all
+FIRST_WAIT_SECONDS = 0.5  # doubles with each attempt, half a minute in total
 CHUNK_BYTES = 1 << 20
-TIMEOUT_SECONDS = 60  # without a byte from an HTTP server; a whole file may take as long as it takes
+TIMEOUT_SECONDS = 60  # between two bytes from an HTTP server; there is no limit per file
 
 Result = TypeVar("Result")
 
 
 def is_url(location: str) -> bool:
-    """Whether ``location`` is a URL rather than a path."""
+    """Check whether ``location`` is a URL rather than a path."""
     return URL.match(location) is not None
 
 
@@ -39,7 +39,7 @@ def join(location: str, name: str) -> str:
     """Join the URL of ``name`` (a file or a folder) below ``location``.
 
     Raises:
-        UserError: a pipe: without a place for the name.
+        UserError: A ``pipe:`` command has no ``%s`` for the name.
     """
     if not location.startswith("pipe:"):
         return f"{location.rstrip('/')}/{name}"
@@ -50,10 +50,10 @@ def join(location: str, name: str) -> str:
 
 
 def read_url(url: str) -> bytes:
-    """Read what a URL holds into memory.
+    """Read the file at a URL into memory.
 
     Raises:
-        UserError: it could not be read, in several attempts.
+        UserError: Several attempts to read it have failed.
     """
 
     def read() -> bytes:
@@ -72,10 +72,10 @@ def read_url(url: str) -> bytes:
 
 
 def download(url: str, path: Path, num_bytes: int, sha256: str) -> None:
-    """Write what a URL holds to the file ``path``.
+    """Download the file at a URL to ``path``.
 
     Raises:
-        UserError: it could not be read, or was not these bytes, in several attempts.
+        UserError: Several attempts to read it have failed, or gave other bytes.
     """
 
     def copy() -> None:
@@ -113,7 +113,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
 
 
 def _run(url: str, output: BinaryIO) -> None:
-    """Copy what the command of a pipe: prints."""
+    """Copy the output of a ``pipe:`` command."""
     with subprocess.Popen(url.removeprefix("pipe:"), shell=True, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         shutil.copyfileobj(process.stdout, output)

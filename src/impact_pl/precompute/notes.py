@@ -45,17 +45,21 @@ class ShardNote:
 
 
 def done_path(shard: Path) -> Path:
-    """Name the file next to a shard that marks it as finished."""
+    """Return the path of the note that marks a shard as finished."""
     return shard.with_suffix(".done.json")
 
 
 def read_shard_note(shard: Path) -> ShardNote:
-    """Read the note of a finished shard; UserError where it is damaged."""
+    """Read the note of a finished shard.
+
+    Raises:
+        UserError: It is damaged.
+    """
     return read_json(done_path(shard), ShardNote, remedy=REMEDY)
 
 
 def read_done(shard: Path) -> ShardNote | None:
-    """Read the note of a shard; None where the shard is not finished, missing or cut short."""
+    """Read the note of a shard; None if the shard is missing, unfinished or truncated."""
     if not (done_path(shard).is_file() and shard.is_file()):
         return None
     note = read_shard_note(shard)

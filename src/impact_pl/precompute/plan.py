@@ -50,7 +50,7 @@ def shard_path(out: Path, split: str, number: int) -> Path:
 def find_share(config: PrecomputeConfig, environ: Mapping[str, str]) -> tuple[int, int]:
     """Return (task, num_tasks): this call writes the shards whose number modulo ``num_tasks`` is ``task``.
 
-    Explicit keys take precedence, then the SLURM array that this process belongs to; otherwise it is everything.
+    Explicit keys take precedence over the SLURM array that this process belongs to. The default is (0, 1), everything.
 
     Raises:
         UserError: Only one key is given, a key is out of range, or the array's tasks are not evenly spaced.
@@ -96,7 +96,7 @@ def check_settings(config: PrecomputeConfig, codec: AudioCodec) -> None:
 
 
 def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | None, shards: list[Shard]) -> None:
-    """Note in ``out/run.json`` what the shards depend on, or compare with what an earlier call noted.
+    """Write everything that the shards depend on to ``out/run.json``, or compare it with an earlier call's.
 
     Raises:
         UserError: ``out`` was begun with other inputs.
@@ -130,7 +130,7 @@ def manifest_identity(path: str | Path) -> str:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a split has its index and all shards that this lists."""
+    """Check whether a split has its index and all shards in it."""
     try:
         LatentDataset(folder)
     except UserError:

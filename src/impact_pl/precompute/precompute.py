@@ -225,12 +225,12 @@ class Precomputer:
         return encoded
 
     def _finish(self, done: list[tuple[str, ShardNote]]) -> None:
-        """Statistics of the train split, an index a split, all rejects in one file, and a word on what was done.
+        """Compute the latents' statistics, write the indexes and the list of rejects, and print a summary.
 
-        Two processes may do this at once: they write the same bytes.
+        Two processes may do this at the same time, because they write the same bytes.
 
         Args:
-            done: (split, what was noted) of every shard.
+            done: (split, note) of every shard.
         """
         rejects = [reject for _, part in done for reject in part.rejected]
         rejected = self.out / "rejected.jsonl"
@@ -255,7 +255,7 @@ class Precomputer:
         for split, shards in entries.items():
             filled = [entry for entry in shards if entry["num_samples"]]
             ShardIndex(codec, text, latents, self.config.clip_seconds, filled).save(self.out / split)
-            sweep_partials(self.out / split)  # of processes that were still exiting when this one started
+            sweep_partials(self.out / split)  # left by processes that were still exiting when this one started
         said = ", ".join(f"{split} {count} samples" for split, count in counts.items())
         where = f" ({rejected} has the reasons)" if rejects else ""
         print(f"{self.out}: {said} of {self.config.clip_seconds:g} s; {len(rejects)} rejected{where}")

@@ -16,9 +16,9 @@ from impact_pl.errors import UserError
 
 SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
-TOLERANCE_SECONDS = 0.01  # of a duration that was rounded on its way through a resampler
-SHORTEST_REST_SECONDS = 1.0  # of what is left behind the last full segment
-LONG_SECONDS = 600.0  # longer recordings are read a segment at a time; others at once, for seeking in MP3 is inexact
+TOLERANCE_SECONDS = 0.01  # rounding error of a duration after resampling
+SHORTEST_REST_SECONDS = 1.0  # of the remainder after the last full segment
+LONG_SECONDS = 600.0  # longer recordings are read segment by segment; others at once, as seeking in MP3 is inexact
 
 
 @dataclass
@@ -90,7 +90,7 @@ def usable_segments(
         whole = None
         if spans[-1][0] - record.start <= LONG_SECONDS:
             whole = load_audio(record.path, sample_rate, record.start, record_seconds(record, file_seconds))
-            there = record.start + len(whole) / sample_rate  # what can be read; a header may claim more
+            there = record.start + len(whole) / sample_rate  # end of the readable part; a header may claim more
             if there < record.start + sum(duration for _, duration in spans) - TOLERANCE_SECONDS:
                 spans = plan_segments(record, there, clip_seconds)
     except UserError as error:
@@ -106,7 +106,7 @@ def usable_segments(
                 waveform = whole[first : first + round(duration * sample_rate)]
             if waveform.abs().max() < SILENT_PEAK:
                 raise UserError(f"silent: its peak is below {SILENT_PEAK:g}")
-        except NoAudioError as error:  # the file ends earlier than its header says: so do the spans that follow
+        except NoAudioError as error:  # the file ends before its header says; later spans are missing too
             rejects.append(Reject(record.id, record.path, start, str(error)))
             return
         except UserError as error:

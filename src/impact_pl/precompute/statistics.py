@@ -44,7 +44,7 @@ class LatentSums:
 
 
 def latent_statistics(parts: Iterable[LatentSums]) -> tuple[list[float], float]:
-    """Mean of each channel (C,) and one standard deviation over all.
+    """Compute each channel's mean (C,) and one standard deviation over all channels.
 
     Note:
         One standard deviation keeps the channels' relative scale, which is the codec's choice: it is the root of the

@@ -1,4 +1,4 @@
-"""`impact verify`: is a set of shards what its notes say, and made by the codec that is here?"""
+"""Verify that a folder of shards matches its notes, and was made by the installed codec (`impact verify`)."""
 
 import hashlib
 from collections import Counter
@@ -20,7 +20,7 @@ from impact_pl.progress import progress
 from impact_pl.text_encoders.registry import load_text_encoder
 
 AGAIN = "run the impact precompute command that made it again"
-ANEW = "delete the folder and precompute again"
+FROM_SCRATCH = "delete the folder and precompute again"
 CHUNK_BYTES = 1 << 22
 
 
@@ -32,7 +32,7 @@ def verify(config: PrecomputeConfig, given: set[str]) -> None:
         given: Keys that the user has set.
 
     Raises:
-        UserError: Something is wrong.
+        UserError: There are no shards, or there are findings.
     """
     out = Path(config.out)
     folders = [out / split for split in SPLITS if (out / split).is_dir()]
@@ -59,14 +59,14 @@ def _findings(
     out = Path(config.out)
     run = None
     try:
-        run = read_json(out / "run.json", RunNote, remedy=ANEW)
+        run = read_json(out / "run.json", RunNote, remedy=FROM_SCRATCH)
     except UserError as error:
-        yield str(error) if (out / "run.json").is_file() else f"{out / 'run.json'}: missing; {ANEW}"
+        yield str(error) if (out / "run.json").is_file() else f"{out / 'run.json'}: missing; {FROM_SCRATCH}"
     noted = run.shards if run else None
     expected = {shard_path(out, split, i) for split in noted for i in range(noted[split])} if noted else None
     if "manifest" in given and run:
         if manifest_identity(config.manifest) != run.manifest:
-            yield f"{out / 'run.json'}: made from another manifest than {config.manifest}; {ANEW}"
+            yield f"{out / 'run.json'}: made from another manifest than {config.manifest}; {FROM_SCRATCH}"
         else:
             shards = plan_shards(read_manifest(config.manifest), out, run.samples_per_shard)
             expected = {shard.path for shard in shards}
@@ -77,7 +77,7 @@ def _findings(
     gone = Counter(path.parent for path in expected or () if path.parent not in folders)
     for folder, count in sorted(gone.items()):
         yield f"{folder}: missing, with its {count} shard(s) and their index; {AGAIN}"
-    if not gone:  # or these would only follow from it
+    if not gone:  # a missing split would only repeat itself in these findings
         if len(indices) == len(folders):
             yield from _statistics_findings(indices, notes)
         yield from _rejects_findings(out, notes)
@@ -94,7 +94,7 @@ def _split_findings(
     notes: dict[Path, ShardNote],
     advance: Callable[[int], None],
 ) -> Iterator[str]:
-    """Shards, their notes and the index of a split; what could be read goes to ``indices`` and ``notes``."""
+    """Check a split's shards, notes and index. Those that can be read are added to ``indices`` and ``notes``."""
     entries: dict[str, ShardEntry] = {}
     try:
         indices[folder] = ShardIndex.load(folder)
@@ -141,14 +141,14 @@ def _shard_findings(
 
 
 def _statistics_findings(indices: dict[Path, ShardIndex], notes: dict[Path, ShardNote]) -> Iterator[str]:
-    """Whether all splits' indexes say what the train split's shards sum up to."""
+    """Compare the statistics in every index with those of the train split's notes."""
     names = [folder.name for folder in indices]
     measured = [path for path in sorted(notes) if path.parent.name == "train" or "train" not in names]
     measured.sort(key=lambda path: (SPLITS.index(path.parent.name), path.name))
     try:
         mean, std = latent_statistics(part for path in measured for part in notes[path].sums)
     except UserError as error:
-        yield f"{next(iter(indices)).parent}: no statistics from the .done.json files ({error}); {ANEW}"
+        yield f"{next(iter(indices)).parent}: no statistics from the .done.json files ({error}); {FROM_SCRATCH}"
         return
     first = next(iter(indices.values()))
     for folder, index in indices.items():
@@ -178,7 +178,7 @@ def _rejects_findings(out: Path, notes: dict[Path, ShardNote]) -> Iterator[str]:
 def _maker_findings(
     config: PrecomputeConfig, given: set[str], run: RunNote | None, indices: dict[Path, ShardIndex]
 ) -> Iterator[str]:
-    """Whether run.json, every index and the codec and encoder that are here agree."""
+    """Compare codec and text encoder in run.json, in every index, and as installed."""
     for kind, load in (("codec", load_codec), ("text_encoder", load_text_encoder)):
         made = [(Path(config.out) / "run.json", getattr(run, kind))] if run else []
         for folder, index in indices.items():
@@ -186,7 +186,7 @@ def _maker_findings(
             made.append((folder / INDEX_NAME, f"{maker['name']} {maker['identity']}" if maker else None))
         for path, maker in made[1:]:
             if maker != made[0][1]:
-                yield f"{path}: {kind} {maker}, but {made[0][0].name} says {made[0][1]}; {ANEW}"
+                yield f"{path}: {kind} {maker}, but {made[0][0].name} says {made[0][1]}; {FROM_SCRATCH}"
         if not made or made[0][1] is None:
             continue
         name, _, identity = made[0][1].rpartition(" ")
@@ -197,7 +197,7 @@ def _maker_findings(
             yield f"{made[0][0]}: its {kind} cannot be compared ({error}); pass {kind}=... where it is now"
             continue
         if here != identity:
-            yield f"{made[0][0]}: stale {kind}: made by {name} {identity}, here is {wanted} {here}; {ANEW}"
+            yield f"{made[0][0]}: stale {kind}: made by {name} {identity}, here is {wanted} {here}; {FROM_SCRATCH}"
 
 
 def _sha256(path: Path, advance: Callable[[int], None]) -> str:

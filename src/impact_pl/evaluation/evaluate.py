@@ -1,6 +1,6 @@
 """Compare generated sounds with real ones: a table of metrics with baselines, all rows under equal conditions.
 
-What makes the rows comparable:
+The conditions:
 - **Equal N.** Frechet distance and inception score depend on N, so every row has the same number of sounds, drawn with
   a seed.
 - **Equal duration.** For YAMNet every sound, real or generated, is cut or zero-padded to one duration first. The length
@@ -218,31 +218,31 @@ def resample_noise(noise: np.ndarray, sample_rate: int) -> np.ndarray:
 def notes(
     request: EvaluationRequest, num: int, has_floor: bool, networks: Sequence[Network], scorers: dict
 ) -> list[str]:
-    """Write the notes that a reader of this table needs."""
+    """Write the notes below the table: how to read its values, and why some are missing."""
     if request.test_list is None:
         lines = [f"No test list was given: N = {num} sounds, drawn with seed {request.seed} where there were more."]
     else:
         lines = [f"Test list: {request.test_list.name}, N = {num}; metrics on other lists are not comparable."]
     lines += [network.note for network in networks if network.note is not None]
     lines.append(
-        "Intervals are of 95 %: bootstrap over sounds for means (KL, cosine, CLAP), a grouped jackknife over sounds "
-        "for FD, FAD and IS of the whole set, Student's t over the ten splits for IS-CNN14. They are about this N, and "
-        "do not remove the bias that a small N gives FD, FAD and IS."
+        "Intervals cover 95 %: bootstrap over sounds for means (KL, cosine, CLAP), a grouped jackknife over sounds "
+        "for FD, FAD and IS of the whole set, Student's t over the ten splits for IS-CNN14. They hold for this N, and "
+        "do not remove the bias of FD, FAD and IS at a small N."
     )
     if has_floor:
         lines.append(
-            "Real sounds make the floor: others than the reference, against it, at the same N. Their inception score "
-            "is their own; their text metrics are those of the reference sounds, whose captions are known."
+            "The floor is the result of other real sounds against the reference, at the same N. Its inception score is "
+            "that of these sounds; its text metrics are those of the reference sounds, whose captions are known."
         )
     else:
         lines.append(f"No floor: it needs {num} real sounds that are not compared with the generated ones (--floor).")
     if request.paired:
         lines.append(
             "Generated sounds and baselines share captions with the reference, other real sounds do not, so a row can "
-            "come below the floor (codec reconstructions may: they are the reference sounds, coded)."
+            "be below the floor (codec reconstructions often are, since they are the reference sounds, coded)."
         )
     if has_floor and not request.floor:
-        lines.append("No floor set was given: sounds of the reference that are compared with nothing else make it.")
+        lines.append("No floor set was given: the floor uses reference sounds that no other row uses.")
     for network in networks:
         if network.text_metric is not None and scorers[network.name] is None:
             lines.append(f"No {network.text_metric}: it needs a caption for every generated sound and a text encoder.")

@@ -16,11 +16,11 @@ from impact_pl.errors import UserError
 NUM_SPLITS = 10  # of the inception score in published tables
 EPSILON = 1e-6  # inside a logarithm, as in audioldm_eval
 
-Features = Any  # what np.asarray takes: an array, a tensor, nested lists; checked by _matrix
+Features = Any  # an array, a tensor or nested lists, checked by _matrix
 
 
 def frechet_distance(first: Features, second: Features) -> float:
-    """Squared Frechet distance between Gaussians fitted to two sets of embeddings (N1, D) and (N2, D).
+    """Compute the squared Frechet distance between Gaussians fitted to embeddings (N1, D) and (N2, D).
 
     |mean1 - mean2|^2 + tr C1 + tr C2 - 2 tr (C1 C2)^(1/2), with unbiased covariances. It decreases with N even between
     equal distributions, so compare only values at equal N, next to the distance between real sounds.
@@ -49,7 +49,7 @@ def frechet_distance(first: Features, second: Features) -> float:
 
 
 def frechet_distance_of_moments(mean1: Features, cov1: Features, mean2: Features, cov2: Features) -> float:
-    """Squared Frechet distance between two Gaussians: means (D,), covariances (D, D), singular ones allowed.
+    """Compute the squared Frechet distance of two Gaussians: means (D,), covariances (D, D), possibly singular.
 
     tr (C1 C2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric R C2 R with R = C1^(1/2). This
     avoids the root of a non-symmetric matrix and its complex rounding errors.
@@ -78,7 +78,7 @@ def frechet_audio_distance(reference: Sequence, generated: Sequence) -> float:
 
 
 def class_distribution(scores: Features) -> np.ndarray:
-    """Independent class probabilities (N, K), as YAMNet's sigmoids give, -> one distribution over classes a sound.
+    """Turn independent class probabilities (N, K), such as YAMNet's, into one distribution per sound (N, K).
 
     This is the softmax of their logits, as audioldm_eval does for PANNs: each class in proportion to its odds.
     """
@@ -88,7 +88,7 @@ def class_distribution(scores: Features) -> np.ndarray:
 
 
 def kl_divergence(reference: Features, generated: Features) -> np.ndarray:
-    """KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
+    """Compute KL(reference || generated) of each pair of class distributions (N, K) -> (N,), in nats.
 
     Row i of both inputs belongs to the same caption. The mean over pairs is audioldm_eval's
     ``kullback_leibler_divergence_softmax`` (including its 1e-6 inside the logarithm of the generated side).
@@ -99,7 +99,7 @@ def kl_divergence(reference: Features, generated: Features) -> np.ndarray:
 
 
 def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
-    """KL of each pair's softmax distributions, from logits (N, K) -> (N,), in nats: the KL of published tables.
+    """Compute the KL of published tables: of each pair's softmax distributions, logits (N, K) -> (N,), in nats.
 
     The mean over pairs is audioldm_eval's ``kullback_leibler_divergence_softmax``, and with ``epsilon`` 0 that of
     av-benchmark. The epsilon added to the generated probability makes nearly equal pairs slightly negative (by K
@@ -113,7 +113,7 @@ def kl_softmax(reference: Features, generated: Features, epsilon: float = EPSILO
 
 
 def kl_sigmoid(reference: Features, generated: Features, epsilon: float = EPSILON) -> np.ndarray:
-    """audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
+    """Compute audioldm_eval's ``kullback_leibler_divergence_sigmoid`` of each pair of logits (N, K) -> (N,).
 
     It is the sum of p log (p / q) over independent class probabilities. Without the terms of 1 - p this is not a
     divergence: it may be negative, and it may be 0 for different inputs. Some systems report it next to KL, so it is
@@ -127,7 +127,7 @@ def kl_sigmoid(reference: Features, generated: Features, epsilon: float = EPSILO
 
 
 def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, seed: int = 2020) -> tuple[float, float]:
-    """IS of published tables: mean and standard deviation over splits of shuffled logits (N, K), as audioldm_eval.
+    """Compute the IS of published tables: mean and deviation over splits of shuffled logits (N, K), as audioldm_eval.
 
     Args:
         logits: Before the softmax.
@@ -149,7 +149,7 @@ def inception_score_in_splits(logits: Features, num_splits: int = NUM_SPLITS, se
 
 
 def clap_score(audio: Features, text: Features) -> np.ndarray:
-    """Cosines of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
+    """Compute the cosine of every caption's CLAP embedding (N, D) with every sound's (M, D) -> (N, M).
 
     The mean of the diagonal is the CLAP score; the other entries give the chance level. Values are neither clipped at 0
     nor scaled, unlike CLIPScore (as in frechet-audio-distance and av-benchmark).
@@ -158,7 +158,7 @@ def clap_score(audio: Features, text: Features) -> np.ndarray:
 
 
 def inception_score(distributions: Features) -> float:
-    """exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
+    """Compute exp of the mean KL of each sound's class distribution (N, K) to their mean: 1 (all alike) to min(N, K).
 
     There are no splits because N is small here. The score grows with N, so compare values at equal N only.
     """
@@ -169,19 +169,19 @@ def inception_score(distributions: Features) -> float:
 
 
 def embedding_cosine(reference: Features, generated: Features) -> np.ndarray:
-    """Cosine of each pair of embeddings (N, D) -> (N,)."""
+    """Compute the cosine of each pair of embeddings (N, D) -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (_unit(reference) * _unit(generated)).sum(axis=1)
 
 
 def top1_agreement(reference: Features, generated: Features) -> np.ndarray:
-    """1 where both class scores (N, K) of a pair peak at the same class, else 0 -> (N,)."""
+    """Return 1 for pairs whose class scores (N, K) peak at the same class, else 0 -> (N,)."""
     reference, generated = _same_shape(reference, generated)
     return (reference.argmax(axis=1) == generated.argmax(axis=1)).astype(np.float64)
 
 
 def text_relevance(captions: Features, class_names: Features, scores: Features) -> np.ndarray:
-    """How well sounds fit captions, without a joint audio-text model: cosines of every caption with every sound.
+    """Compute the relevance of every sound for every caption, without a joint audio-text model.
 
     A sound is described by its detected classes: the sum of the class names' sentence embeddings, weighted by the class
     scores. The relevance is the cosine similarity between that description and the caption's sentence embedding.

@@ -21,7 +21,7 @@ Interval = tuple[float, float]
 
 
 def bootstrap_interval(values: ArrayLike, generator: np.random.Generator, num_resamples: int = 1000) -> Interval:
-    """Percentile bootstrap interval of the mean of values (N,), resampling sounds with replacement."""
+    """Estimate the percentile bootstrap interval of the mean of values (N,), resampling with replacement."""
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
         raise UserError("a bootstrap interval needs at least one value")

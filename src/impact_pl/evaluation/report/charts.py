@@ -91,7 +91,7 @@ def loss_chart_uri(train: Curve, valid: Curve) -> str:
 
 
 def running_mean(points: Curve) -> Curve:
-    """Centred mean over a window of points, narrower at both ends so that they are not drawn towards the middle."""
+    """Average over a centred window, which narrows towards both ends so that they are not biased."""
     half = int(len(points) * SMOOTHING / 2)
     smooth = []
     for index, (step, _) in enumerate(points):

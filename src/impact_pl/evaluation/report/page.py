@@ -137,7 +137,7 @@ def choose_captions(sounds: dict[str, Sounds], captions: dict[str, str], limit: 
 
 
 def headline(metrics: EvaluationResult | None) -> dict | None:
-    """Summarise the result in two sentences: the distance of generated sounds, and of other rows."""
+    """Summarise the result in two sentences: the distance of the generated sounds, and those of the other rows."""
     if metrics is None:
         return None
     rows = metrics.by_name

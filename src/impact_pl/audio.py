@@ -7,6 +7,8 @@ Dimension key: B batch, S waveform samples, F mel bins, M mel frames.
 
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -42,6 +44,86 @@ class NoAudioError(UserError):
     """A file ends before the place that is asked for, though its header says otherwise."""
 
 
+class AudioFile:
+    """A sound file whose parts are read as mono waveforms. Use it as a context manager.
+
+    Parts in the order of their times are read without seeking: to seek in an MP3 is to decode it from its beginning, so
+    that the cost of all parts would grow with the square of the length.
+
+    Raises:
+        UserError: The file is missing, not audio, or has an implausible header.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such audio file")
+        with self._explained():
+            self._file = soundfile.SoundFile(self.path)
+        self.rate, self.num_frames = self._file.samplerate, self._file.frames
+        self._position = 0
+        try:
+            check_header(self.path, self.rate, self.num_frames)
+        except UserError:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> "AudioFile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def seconds(self) -> float:
+        """Duration that the header claims."""
+        return self.num_frames / self.rate
+
+    def load(self, sample_rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None) -> Tensor:
+        """Read a part as :func:`load_audio` does."""
+        samples = self.read(start, duration)
+        if not np.isfinite(samples).all():
+            raise UserError(f"{self.path}: holds NaN or infinite samples")
+        peak = float(np.abs(samples).max())
+        if peak > HIGHEST_PEAK:
+            raise UserError(
+                f"{self.path}: its peak is {peak:.3g} times full scale, which would be clipped: scale it to [-1, 1]"
+            )
+        mono = torch.from_numpy(samples).mean(dim=1)
+        if mono.abs().max() < CANCELLED_SHARE * peak:
+            raise UserError(
+                f"{self.path}: its channels cancel each other when they are mixed to mono: invert one, or keep one"
+            )
+        return resample(mono, self.rate, sample_rate).clamp(-1.0, 1.0)
+
+    def read(self, start: float = 0.0, duration: float | None = None) -> np.ndarray:
+        """Read the original samples (S, channels) of a part, float32."""
+        first = round(start * self.rate)
+        last = self.num_frames if duration is None else round((start + duration) * self.rate)
+        if not 0 <= first < self.num_frames or first >= last:
+            raise UserError(f"{self.path}: no audio at {start:g} s (the file lasts {self.seconds:g} s)")
+        with self._explained():
+            if abs(first - self._position) <= 1:  # times are rounded to samples
+                first = self._position
+            else:
+                self._file.seek(first)
+            self._position = -2  # next to no part, in case that reading fails
+            samples = self._file.read(last - first, dtype="float32", always_2d=True)
+            self._position = first + len(samples)
+        if not samples.size:
+            raise NoAudioError(
+                f"{self.path}: holds no audio samples at {start:g} s: it ends earlier than its header says"
+            )
+        return samples
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{self.path}: cannot be read as audio ({error.error_string})") from error
+
+
 def load_audio(
     path: str | Path, sample_rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None
 ) -> Tensor:
@@ -60,16 +142,8 @@ def load_audio(
         UserError: The file is missing, not audio, damaged, empty at that place, holds NaN or infinity, is far
             beyond full scale, or has channels in antiphase.
     """
-    samples, rate = read_samples(path, start, duration)
-    if not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
-    peak = float(np.abs(samples).max())
-    if peak > HIGHEST_PEAK:
-        raise UserError(f"{path}: its peak is {peak:.3g} times full scale, which would be clipped: scale it to [-1, 1]")
-    mono = torch.from_numpy(samples).mean(dim=1)
-    if mono.abs().max() < CANCELLED_SHARE * peak:
-        raise UserError(f"{path}: its channels cancel each other when they are mixed to mono: invert one, or keep one")
-    return resample(mono, rate, sample_rate).clamp(-1.0, 1.0)
+    with AudioFile(path) as file:
+        return file.load(sample_rate, start, duration)
 
 
 def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:
@@ -78,24 +152,8 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
     Raises:
         UserError: The file is missing, not audio, damaged, or empty at that place.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate, total = file.samplerate, file.frames
-            check_header(path, rate, total)
-            first = round(start * rate)
-            count = -1 if duration is None else round(duration * rate)
-            if not 0 <= first < total or count == 0:
-                raise UserError(f"{path}: no audio at {start:g} s (the file lasts {total / rate:g} s)")
-            file.seek(first)
-            samples = file.read(count, dtype="float32", always_2d=True)  # (S, channels)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
-    if not samples.size:
-        raise NoAudioError(f"{path}: holds no audio samples at {start:g} s: it ends earlier than its header says")
-    return samples, rate
+    with AudioFile(path) as file:
+        return file.read(start, duration), file.rate
 
 
 def audio_seconds(path: str | Path) -> float:
@@ -104,15 +162,8 @@ def audio_seconds(path: str | Path) -> float:
     Raises:
         UserError: The file is missing or not audio.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
-    try:
-        info = soundfile.info(path)
-    except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
-    check_header(path, info.samplerate, info.frames)
-    return info.duration
+    with AudioFile(path) as file:
+        return file.seconds
 
 
 def check_header(path: Path, rate: int, num_frames: int) -> None:

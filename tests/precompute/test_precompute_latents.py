@@ -291,3 +291,35 @@ def test_a_header_that_claims_too_much_is_not_believed(tmp_path, monkeypatch):
     assert [reject.reason.partition(": ")[2] for reject in rejects] == [
         "holds no audio samples at 6 s: it ends earlier than its header says"
     ]
+
+
+@pytest.mark.parametrize(("name", "options"), [("mp3", {"format": "MP3"}), ("flac", {}), ("ogg", {})])
+def test_reading_is_linear_in_the_length_of_a_recording(tmp_path, monkeypatch, name, options):
+    """To seek in an MP3 decodes everything before: a sample counts as decoded when it is read or sought over."""
+    decoded = 0
+
+    class Counting(soundfile.SoundFile):
+        def seek(self, frames, whence=soundfile.SEEK_SET):
+            nonlocal decoded
+            if whence == soundfile.SEEK_SET and frames != self.tell():  # SoundFile.read ends with a seek to where it is
+                decoded += frames
+            return super().seek(frames, whence)
+
+        def read(self, *args, **kwargs):
+            nonlocal decoded
+            samples = super().read(*args, **kwargs)
+            decoded += len(samples)
+            return samples
+
+    monkeypatch.setattr(segments, "LONG_SECONDS", 0.0)
+    costs = []
+    for seconds in (10, 40):
+        path = tmp_path / f"{seconds}.{name}"
+        soundfile.write(path, 0.3 * noise(seconds, 0).repeat_interleave(11).numpy(), 11_025, **options)
+        with monkeypatch.context() as patch:
+            patch.setattr(soundfile, "SoundFile", Counting)
+            decoded = 0
+            found = list(usable_segments(0, Record("a", str(path)), 0.97, RATE, []))
+        assert len(found) >= seconds
+        costs.append(decoded / soundfile.info(path).frames)
+    assert max(costs) <= 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from impact_pl.audio import NoAudioError, audio_seconds, fit_length, load_audio
+from impact_pl.audio import AudioFile, NoAudioError, audio_seconds, fit_length
 from impact_pl.data.manifest import Record
 from impact_pl.errors import UserError
 
@@ -18,7 +18,7 @@ SILENT_PEAK = 1e-3  # -60 dB
 SHORTEST_SECONDS = 0.1
 TOLERANCE_SECONDS = 0.01  # rounding error of a duration after resampling
 SHORTEST_REST_SECONDS = 1.0  # of the remainder after the last full segment
-LONG_SECONDS = 600.0  # longer recordings are read segment by segment; others at once, as seeking in MP3 is inexact
+LONG_SECONDS = 600.0  # longer recordings are read a segment at a time, which bounds the memory
 
 
 @dataclass
@@ -85,22 +85,34 @@ def usable_segments(
     learns to generate silence.
     """
     try:
-        file_seconds = audio_seconds(record.path)
-        spans = plan_segments(record, file_seconds, clip_seconds)
-        whole = None
-        if spans[-1][0] - record.start <= LONG_SECONDS:
-            whole = load_audio(record.path, sample_rate, record.start, record_seconds(record, file_seconds))
-            there = record.start + len(whole) / sample_rate  # end of the readable part; a header may claim more
-            if there < record.start + sum(duration for _, duration in spans) - TOLERANCE_SECONDS:
-                spans = plan_segments(record, there, clip_seconds)
+        with AudioFile(record.path) as file:
+            yield from _segments(file, index, record, clip_seconds, sample_rate, rejects, padding)
     except UserError as error:
         rejects.append(Reject(record.id, record.path, record.start, str(error)))
-        return
+
+
+def _segments(
+    file: AudioFile,
+    index: int,
+    record: Record,
+    clip_seconds: float,
+    sample_rate: int,
+    rejects: list[Reject],
+    padding: str,
+) -> Iterator[Segment]:
+    """Yield what :func:`usable_segments` does. UserError: nothing of the record can be used."""
+    spans = plan_segments(record, file.seconds, clip_seconds)
+    whole = None
+    if spans[-1][0] - record.start <= LONG_SECONDS:
+        whole = file.load(sample_rate, record.start, record_seconds(record, file.seconds))
+        there = record.start + len(whole) / sample_rate  # end of the readable part; a header may claim more
+        if there < record.start + sum(duration for _, duration in spans) - TOLERANCE_SECONDS:
+            spans = plan_segments(record, there, clip_seconds)
     slug = re.sub(r"[^A-Za-z0-9]+", "-", record.id).strip("-")[:40]
     for number, (start, duration) in enumerate(spans):
         try:
             if whole is None:
-                waveform = load_audio(record.path, sample_rate, start, duration)
+                waveform = file.load(sample_rate, start, duration)
             else:
                 first = round((start - record.start) * sample_rate)
                 waveform = whole[first : first + round(duration * sample_rate)]

@@ -1,4 +1,4 @@
-"""Other ways to say a caption: "a dog barks" -> "a dog is barking", "the sound of a dog barking", "a dog barking".
+"""Other ways to say a caption: "a dog barks" -> "a dog is barking", "dog barking", "the sound of a dog barking".
 
 Only the grammar changes, never what is said. A caption that these few rules do not understand keeps its one form.
 """
@@ -22,50 +22,42 @@ whoosh wind yell yelp yowl zap
 VERBS = frozenset(_VERBS.split())
 DOUBLED = frozenset("bdglmnprtv")  # hum -> humming
 ARTICLES = ("a", "an", "the")
-ESC10 = {  # category -> what a person would say; no detail that only some of its clips have
-    "dog": ["a dog barks", "a dog barking", "a dog is barking", "barking of a dog", "a barking dog"],
-    "rooster": ["a rooster crows", "a rooster crowing", "a rooster is crowing", "crowing of a rooster"],
-    "rain": ["rain falls", "falling rain", "rain is falling", "the sound of rain", "it is raining"],
-    "sea_waves": [
-        "sea waves",
-        "waves of the sea",
-        "the sound of sea waves",
-        "ocean waves",
-        "waves roll in from the sea",
-    ],
-    "crackling_fire": ["a fire crackles", "a crackling fire", "a fire is crackling", "crackling of a fire"],
-    "crying_baby": ["a baby cries", "a crying baby", "a baby is crying", "crying of a baby", "a baby crying"],
-    "sneezing": ["a person sneezes", "someone sneezes", "a sneeze", "a person sneezing", "someone is sneezing"],
-    "clock_tick": ["a clock ticks", "a clock ticking", "a ticking clock", "ticking of a clock", "a clock is ticking"],
-    "helicopter": ["a helicopter flies", "a helicopter", "a flying helicopter", "the sound of a helicopter"],
-    "chainsaw": ["a chainsaw runs", "a chainsaw", "a running chainsaw", "the sound of a chainsaw"],
-}
 
 
 def phrasings(caption: str) -> list[str]:
-    """The caption itself first, then what it can be turned into.
+    """Return the caption itself, then what it can be turned into.
 
-    A caption with exactly one known verb in the present tense, third person, becomes continuous, or a noun phrase; one
-    without a verb ("a snare drum hit") can be called a sound.
+    A caption with exactly one known verb in the present tense, third person, becomes continuous, or a noun phrase; so
+    does a passive. A caption without a verb ("a snare drum hit") can be called a sound.
     """
     words = caption.split()
     places = [i for i in range(1, len(words)) if _is_verb(words, i)]
-    if not places:
-        passive = {"is", "are"} & set(words)
-        return [caption] if passive or words[0] not in ("a", "an") else [caption, f"the sound of {caption}"]
-    if len(places) > 1 or {"and", "while", "as"} & set(words):
+    auxiliaries = [i for i, word in enumerate(words) if word in ("is", "are")]
+    if len(places) + len(auxiliaries) > 1 or {"and", "while", "as"} & set(words):
         return [caption]
+    if auxiliaries:
+        return [caption, *_named(" ".join("being" if i in auxiliaries else word for i, word in enumerate(words)))]
+    if not places:
+        return [caption] if words[0] == "the" else [*dict.fromkeys([caption, *_named(caption)])]
     place = places[0]
     be = "is" if _singular(words[place]) else "are"
-    before, after = words[:place], words[place + 1 :]
-    gerund = " ".join([*before, _gerund(_base(words[place])), *after])
-    return [caption, " ".join([*before, be, gerund[len(" ".join(before)) + 1 :]]), gerund, f"the sound of {gerund}"]
+    gerund = [*words[:place], _gerund(_base(words[place])), *words[place + 1 :]]
+    continuous = [*gerund[:place], be, *gerund[place:]]
+    return [caption, " ".join(continuous), *_named(" ".join(gerund))]
 
 
-def choose(caption: str, key: str) -> str:
-    """One of the caption's phrasings, the same for the same ``key`` (a clip's id)."""
-    ways = phrasings(caption)
-    return ways[int(draw_of(f"phrasing of {key}") * len(ways))]
+def _named(phrase: str) -> list[str]:
+    """Ways to name a sound after a noun phrase: without its article, and as what it is."""
+    first, _, rest = phrase.partition(" ")
+    bare = rest if first in ARTICLES and rest else phrase
+    ways = (bare, phrase, f"{phrase} can be heard", f"a recording of {phrase}", f"sound of {phrase}")
+    return [*dict.fromkeys(ways), f"the sound of {phrase}"]
+
+
+def rotated(ways: list[str], key: str) -> list[str]:
+    """Begin a list at a place that follows from ``key``, such as a clip's id."""
+    first = int(draw_of(f"phrasing of {key}") * len(ways))
+    return ways[first:] + ways[:first]
 
 
 def is_clause(caption: str) -> bool:

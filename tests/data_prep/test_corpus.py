@@ -12,7 +12,10 @@ import pytest
 import soundfile
 
 from data_prep.corpus import builtin, corpus
-from data_prep.corpus.captions import ESC10, phrasings
+from data_prep.corpus.captions import phrasings
+from data_prep.corpus.esc10_phrasings import TRAIN
+from data_prep.corpus.variants import RATES
+from impact_pl.audio import audio_seconds
 from impact_pl.data.manifest import read_manifest
 
 RATE = 16_000
@@ -91,10 +94,8 @@ def test_one_command_makes_everything(lists, esc50, tmp_path, capsys):
     assert records["toy/0"].caption is None
     assert records["toy/1"].caption in phrasings("a dog barks")
     assert records["toy/7"].split in ("valid", "test")
-    dogs = [records[f"esc50/1-100-A-dog-{i}"] for i in range(3)]
-    assert len({dog.caption for dog in dogs}) == 3
-    assert {dog.caption for dog in dogs} < set(ESC10["dog"])
-    assert len({dog.path for dog in dogs}) == 1
+    dog = records["esc50/1-100-A-dog"]
+    assert dog.caption in TRAIN["dog"]
     held_out = records["esc50/4-400-A-dog"]
     assert (held_out.split, held_out.labels, held_out.source) == ("test", ("dog",), "freesound/400")
     assert not any("cat" in name for name in records)  # no class of ESC-10
@@ -103,7 +104,14 @@ def test_one_command_makes_everything(lists, esc50, tmp_path, capsys):
     training = read_manifest(out / "training.jsonl")
     assert len({record.id for record in training}) == len(training)
     assert all(record.split != "test" for record in training)
-    assert [record.path for record in training].count(dogs[0].path) == 3 * corpus.ESC10_TIMES
+    varied = [record for record in training if record.id.startswith(f"{dog.id}/variant")]
+    assert len(varied) == len({record.path for record in varied}) == corpus.ESC10_VARIANTS
+    assert len({record.caption for record in [dog, *varied]}) == 1 + corpus.ESC10_VARIANTS
+    assert {record.caption for record in varied} < set(TRAIN["dog"])
+    assert all((record.labels, record.source) == (dog.labels, dog.source) for record in varied)
+    lasting = {round(audio_seconds(record.path), 2) for record in varied}
+    assert lasting <= {round(5 * rate / 16_000, 2) for rate in RATES}
+    assert len(lasting) > 2
     short = {record.path for record in composed if record.split == "train" and record.duration <= 5}
     assert {record.path for record in training if "composed" in record.path} == short
     lines = {name: (out / f"{name}.jsonl").read_text().splitlines() for name in ("manifest", "composed", "training")}

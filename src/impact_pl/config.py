@@ -22,12 +22,19 @@ PADDINGS = ("silence", "repeat")  # how short sounds are padded (audio.fit_lengt
 
 @dataclass
 class MaskRatioConfig:
-    """Masked fraction: ``truncated_normal`` (MAR; mean 1, std 0.25, on [low, 1]) or ``fixed`` (IMPACT's q)."""
+    """Masked fraction: ``truncated_normal`` (MAR; mean 1, std 0.25, on [low, 1]) or ``fixed`` (IMPACT's q).
+
+    Both scatter the mask. With probability ``span_share`` a batch is masked by spans instead, as editing does: one
+    contiguous stretch per clip, at a place of its own, whose fraction is uniform in [span_low, span_high].
+    """
 
     kind: str = "truncated_normal"
     low: float = 0.7  # lower bound of truncated_normal
     std: float = 0.25
     value: float = 0.7  # q, for kind=fixed
+    span_share: float = 0.0  # fraction of the batches that are masked by spans
+    span_low: float = 0.1
+    span_high: float = 0.5
 
 
 @dataclass

@@ -7,12 +7,15 @@ import torch
 from impact_pl.config import MaskRatioConfig
 from impact_pl.sampling.masking import (
     REVEALS,
+    draw_mask,
     draw_mask_ratio,
     mask_from_order,
     masked_counts,
     num_masked,
     random_order,
 )
+
+SPANS = MaskRatioConfig(span_share=0.25, span_low=0.1, span_high=0.5)
 
 
 def test_masks_nest_and_sum():
@@ -101,3 +104,42 @@ def test_fixed_ratio_and_counts():
 def test_impossible_ratios(config):
     with pytest.raises(ValueError, match="mask_ratio"):
         draw_mask_ratio(config, torch.Generator())
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_a_span_is_one_stretch_of_time_at_its_own_place_per_clip(width):
+    always = MaskRatioConfig(span_share=1.0, span_low=0.1, span_high=0.5)
+    generator, lengths, starts = torch.Generator().manual_seed(0), set(), set()
+    for _ in range(200):
+        order, count = draw_mask(always, 3, 20, width, generator, "cpu")
+        assert torch.equal(order.sort(dim=1).values, torch.arange(20 * width).expand(3, -1))
+        frames = mask_from_order(order, count).view(3, 20, width)
+        assert (frames.all(dim=2) == frames.any(dim=2)).all()  # whole frames
+        masked = frames[..., 0]
+        edges = masked[:, 1:].int() - masked[:, :-1].int()
+        assert ((edges == 1).sum(dim=1) + masked[:, 0] == 1).all()  # one stretch
+        lengths.add(count // width)
+        starts.update(masked.int().argmax(dim=1).tolist())
+    assert lengths == set(range(3, 11))  # ceil of 10 to 50 % of 20 frames
+    assert min(starts) == 0
+    assert max(starts) > 14
+    assert len(set(masked.int().argmax(dim=1).tolist())) > 1
+
+
+def test_spans_are_masked_in_a_share_of_the_batches():
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([draw_mask(SPANS, 1, 100, 1, generator, "cpu")[1] for _ in range(2000)])
+    assert (counts <= 50).double().mean().item() == pytest.approx(0.25, abs=0.03)  # others mask at least .7
+
+
+def test_without_spans_the_draws_are_those_of_before():
+    order, count = draw_mask(MaskRatioConfig(), 2, 5, 2, torch.Generator().manual_seed(3), "cpu")
+    again = torch.Generator().manual_seed(3)
+    assert count == num_masked(10, draw_mask_ratio(MaskRatioConfig(), again))
+    assert torch.equal(order, random_order(2, 10, again, "cpu"))
+
+
+def test_impossible_spans():
+    config = MaskRatioConfig(span_share=1.0, span_low=0.6, span_high=0.5)
+    with pytest.raises(ValueError, match=r"span_low = 0.6, span_high = 0.5"):
+        draw_mask(config, 1, 5, 1, torch.Generator(), "cpu")

@@ -32,6 +32,8 @@ def test_a_run_stays_inside_runs_dir(name):
         ("model.patch_size", 0),
         ("model.dropout", 1.0),
         ("model.mask_ratio.value", 0.0),
+        ("model.mask_ratio.span_share", 1.1),
+        ("model.mask_ratio.span_low", 0.6),
         ("data.batch_size", 0),
         ("data.num_workers", -1),
         ("data.caption_dropout", 1.1),

@@ -30,7 +30,7 @@ from impact_pl.models.heads.base import LearnsFromData
 from impact_pl.models.latent_encoder import LatentEncoder
 from impact_pl.models.spec import FILES, ImpactSpec, find_model, read_spec, read_weights_sha256, write_spec
 from impact_pl.randomness import draw_normal, draw_uniform
-from impact_pl.sampling.masking import draw_mask_ratio, mask_from_order, num_masked, random_order, take
+from impact_pl.sampling.masking import draw_mask, mask_from_order, take
 
 if TYPE_CHECKING:
     from impact_pl.text_encoders.base import TextFeatures
@@ -131,6 +131,11 @@ class Impact(nn.Module):
             self._latent_means[key] = mean.view(1, -1, 1, 1)
         return self._latent_means[key]
 
+    @property
+    def patches_per_frame(self) -> int:
+        """Patches at one time, W/q."""
+        return self.spec.latent_width // self.spec.patch_shape[1]
+
     def patchify(self, latents: Tensor) -> Tensor:
         """Split latents (B, C, H, W) into patches (B, N, P).
 
@@ -149,7 +154,7 @@ class Impact(nn.Module):
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Reassemble patches (B, N, P) into latents (B, C, H, W)."""
         p, q = self.spec.patch_shape
-        w = self.spec.latent_width // q
+        w = self.patches_per_frame
         return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", w=w, p=p, q=q)
 
     def embed_text(self, text: "TextFeatures | None", batch: int) -> Condition | None:
@@ -225,11 +230,10 @@ class Impact(nn.Module):
         return ImpactLoss.of(losses, timesteps, num_masked / patches.shape[1])
 
     def draw_mask(self, patches: Tensor, generator: torch.Generator) -> tuple[Tensor, int]:
-        """Draw a random order (B, N) of the patches, and the number of patches at its beginning to mask."""
+        """Draw an order (B, N) of the patches, and the number of patches at its beginning to mask."""
         batch, num_patches, _ = patches.shape
-        mask_ratio = draw_mask_ratio(self.spec.model.mask_ratio, generator)
-        order = random_order(batch, num_patches, generator, patches.device)
-        return order, num_masked(num_patches, mask_ratio)
+        width = self.patches_per_frame
+        return draw_mask(self.spec.model.mask_ratio, batch, num_patches // width, width, generator, patches.device)
 
     def encode(
         self, patches: Tensor, text: "TextFeatures | None", order: Tensor, num_masked: int, positions: Tensor

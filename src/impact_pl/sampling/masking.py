@@ -14,6 +14,41 @@ from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_uniform, host_generator
 
 
+def draw_mask(
+    config: MaskRatioConfig, batch: int, num_frames: int, width: int, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, int]:
+    """Draw an order (B, N) of the patches, and the number of patches at its beginning to mask in training.
+
+    A batch is masked in one way and by one fraction, because the encoder takes the same number of patches per clip.
+
+    Args:
+        config: Distribution of the masks.
+        batch: B.
+        num_frames: Frames of patches; N = num_frames * width.
+        width: Patches per frame.
+        generator: Source of the mask.
+        device: Device of the order.
+    """
+    if config.span_share and _uniform(generator) < config.span_share:
+        length = num_masked(num_frames, draw_span_ratio(config, generator))
+        return span_order(batch, num_frames, length, width, generator, device), length * width
+    mask_ratio = draw_mask_ratio(config, generator)
+    order = random_order(batch, num_frames * width, generator, device)
+    return order, num_masked(num_frames * width, mask_ratio)
+
+
+def draw_span_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
+    """Draw the fraction of a clip that one span masks."""
+    low, high = config.span_low, config.span_high
+    if not 0 < low <= high <= 1:
+        raise UserError(f"mask_ratio.span_low = {low}, span_high = {high}: need 0 < span_low <= span_high <= 1.")
+    return low + (high - low) * _uniform(generator)
+
+
+def _uniform(generator: torch.Generator) -> float:
+    return torch.rand(1, generator=host_generator(generator), dtype=torch.float64).item()
+
+
 def draw_mask_ratio(config: MaskRatioConfig, generator: torch.Generator) -> float:
     """Draw the fraction of patches to mask in a batch: fixed (IMPACT), or MAR's normal around 1 truncated to [low, 1].
 
@@ -40,6 +75,19 @@ def num_masked(num_patches: int, mask_ratio: float) -> int:
 def random_order(batch: int, num_patches: int, generator: Generators, device: torch.device | str) -> Tensor:
     """Draw a random permutation of the patches per clip, (B, N)."""
     return draw_uniform((batch, num_patches), generator, device).argsort(dim=1)
+
+
+def span_order(
+    batch: int, num_frames: int, length: int, width: int, generator: Generators, device: torch.device | str
+) -> Tensor:
+    """Draw an order (B, N) per clip that begins with the patches of ``length`` consecutive frames, at a random place.
+
+    Both the patches of the span and the others are in random order.
+    """
+    starts = (draw_uniform((batch, 1), generator, device) * (num_frames - length + 1)).long()  # (B, 1)
+    frame = torch.arange(num_frames, device=device).repeat_interleave(width)  # (N,)
+    inside = (frame >= starts) & (frame < starts + length)  # (B, N)
+    return (draw_uniform(inside.shape, generator, device) - inside.float()).argsort(dim=1)
 
 
 def mask_from_order(order: Tensor, count: int) -> Tensor:

@@ -37,7 +37,12 @@ ALLOWED = {
         **dict.fromkeys(("num_codebooks", "codebook_size"), AT_LEAST_1),
         "mlp_ratio": POSITIVE,
         **dict.fromkeys(("dropout", "attention_dropout"), BELOW_1),
-        "mask_ratio": {"low": BELOW_1, "std": POSITIVE, "value": "above 0, at most 1"},
+        "mask_ratio": {
+            "low": BELOW_1,
+            "std": POSITIVE,
+            "span_share": SHARE,
+            **dict.fromkeys(("value", "span_low", "span_high"), "above 0, at most 1"),
+        },
     },
     "data": {
         "batch_size": AT_LEAST_1,
@@ -80,6 +85,9 @@ def check_config(config: TrainConfig) -> None:
     model = config.model
     if model.dim % model.num_heads:
         raise UserError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
+    if model.mask_ratio.span_low > model.mask_ratio.span_high:
+        spans = f"span_low={model.mask_ratio.span_low}, span_high={model.mask_ratio.span_high}"
+        raise UserError(f"model.mask_ratio: {spans}; give the smaller fraction as span_low")
     if config.stage in ("pretrain", "text") and head_class(model.head).teacher:
         raise UserError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
     check_schedule(config)

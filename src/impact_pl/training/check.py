@@ -86,8 +86,8 @@ def check_config(config: TrainConfig) -> None:
     if model.dim % model.num_heads:
         raise UserError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
     if model.mask_ratio.span_low > model.mask_ratio.span_high:
-        spans = f"span_low={model.mask_ratio.span_low}, span_high={model.mask_ratio.span_high}"
-        raise UserError(f"model.mask_ratio: {spans}; give the smaller fraction as span_low")
+        low, high = model.mask_ratio.span_low, model.mask_ratio.span_high
+        raise UserError(f"model.mask_ratio.span_low={low}: choose at most model.mask_ratio.span_high={high}")
     if config.stage in ("pretrain", "text") and head_class(model.head).teacher:
         raise UserError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
     check_schedule(config)

@@ -1,7 +1,7 @@
 """Phrasings of the ten classes of ESC-10 that no model of ours is trained on.
 
-``VALID`` serves for choices, such as decoding settings, and ``TEST`` for the figures of a model card. Phrasings that are
-trained on are in ``data_prep/corpus/esc10_phrasings.py``.
+``VALID`` serves for choices, such as decoding settings, and ``TEST`` for the figures of a model card. Phrasings that
+are trained on are in ``data_prep/corpus/esc10_phrasings.py``.
 """
 
 VALID = {

@@ -51,6 +51,7 @@ class ModelConfig:
     max_patches: Length = 256
     local_kernel: int = 0  # size of a depthwise convolution over patches (for short runs); 0: none, as in MAR
     text_padding: int = -1  # learned positions attended to in addition to a caption's; -1: all (docs/recipes.md)
+    pooled_text: bool = False  # add the mean of a caption's token states, projected, to every text position
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)
     head_width: Size = 1024
     head_depth: Depth = 3
@@ -165,6 +166,7 @@ class DataConfig:
     num_workers: int = 0
     random_shift: bool = False  # start clips at a random frame and wrap around (for small data sets)
     caption_dropout: float = 0.1  # fraction of captions replaced by the null condition (stage 2)
+    token_dropout: float = 0.0  # largest share of a caption's positions replaced likewise; the first is kept
     text_encoder: str = ""  # stage 2: expected text encoder; empty: whichever the shards were made with
     encode_captions: bool = False  # run text_encoder during training, even if the shards have features
     text_features: list[str] = field(default_factory=list)  # names of the features to train with; empty: all

@@ -7,7 +7,7 @@ import yaml
 
 from impact_pl.config import DecodingConfig, MaskRatioConfig, ModelConfig
 from impact_pl.inference.generate import generate
-from impact_pl.models.impact import Impact
+from impact_pl.models.impact import Impact, drop_tokens
 from impact_pl.models.spec import ImpactSpec
 from tests.helpers.models import FEATURES, QUICK, TINY, Text, build, captions, latents, rng
 
@@ -123,6 +123,36 @@ def test_null_condition_is_a_mask_that_is_all_false(padding):
     without = model.loss(latents(), Text(text.features, torch.zeros_like(text.mask)), rng(), caption_dropout=1.0)
     assert torch.equal(dropped.per_position, without.per_position)
     assert not torch.equal(dropped.per_position, model.loss(latents(), text, rng(), 1e-9).per_position)
+
+
+def test_pooled_text_starts_at_nothing_and_does_not_depend_on_where_words_stand():
+    torch.manual_seed(0)
+    assert not any(parameter.any() for parameter in Impact(build(pooled_text=True).spec).text_pool.parameters())
+    model, without = build(pooled_text=True), build(pooled_text=True)
+    torch.nn.init.zeros_(without.text_pool["clap"].weight)
+    torch.nn.init.zeros_(without.text_pool["words"].weight)
+    text = Text(captions().features, torch.ones(2, 4, dtype=torch.bool))
+    turned = Text(text.features | {"words": text.features["words"].flip(1)}, text.mask)
+    added = [model.embed_text(each, 2).states - without.embed_text(each, 2).states for each in (text, turned)]
+    torch.testing.assert_close(added[0], added[1])
+    assert added[0].abs().sum() > 0
+    torch.testing.assert_close(added[0], added[0][:, :1].expand_as(added[0]))
+    null = model.embed_text(Text(text.features, torch.zeros_like(text.mask)), 2)
+    assert torch.equal(null.states, model.embed_text(None, 2).states)
+
+
+def test_token_dropout_keeps_the_first_position_and_never_adds_one():
+    mask = torch.tensor([[True] * 30, [True] * 10 + [False] * 20, [False] * 30]).repeat(100, 1)
+    text = Text({"words": torch.ones(300, 30, 1)}, mask)
+    assert drop_tokens(text, 0.0, rng()) is text
+    assert drop_tokens(None, 0.5, rng()) is None
+    kept = drop_tokens(text, 1.0, rng()).mask
+    assert not (kept & ~mask).any()
+    assert torch.equal(kept[:, 0], mask[:, 0])
+    shares = kept[::3].float().mean(dim=1)
+    assert shares.mean().item() == pytest.approx(0.5, abs=0.1)
+    assert shares.min() < 0.2 < 0.8 < shares.max()
+    assert drop_tokens(text, 0.2, rng()).mask[::3].float().mean().item() == pytest.approx(0.9, abs=0.02)
 
 
 def test_padded_text_does_not_matter():

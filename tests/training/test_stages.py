@@ -117,6 +117,22 @@ def test_text_padding_is_what_the_text_was_learned_with(config, stage1):
     assert train(config).exit_code == 0
 
 
+def test_pooled_text_can_be_added_but_not_taken_away(config, stage1):
+    config.init_from, config.trainer.max_steps = str(stage1), 3
+    assert train(config).exit_code == 0
+    config.name, config.init_from = "next", str(Path(config.runs_dir) / "run")
+    config.model.pooled_text, config.data.token_dropout = True, 0.5
+    assert train(config).exit_code == 0
+    weights = Impact.from_pretrained(Path(config.runs_dir) / "next" / "model").text_pool.parameters()
+    assert all(weight.any() for weight in weights)
+    config.trainer.max_steps, config.model.pooled_text = 6, False
+    with pytest.raises(ValueError, match=r"holds another training: model\.pooled_text True -> False\."):
+        train(config)
+    config.name, config.init_from = "last", str(Path(config.runs_dir) / "next")
+    with pytest.raises(ValueError, match=r"does not fit this training: model\.pooled_text True -> False\."):
+        train(config)
+
+
 @pytest.mark.parametrize("same", [6, 99])
 def test_all_text_positions_have_several_names(config, same):
     assert train(config).exit_code == 0

@@ -4,10 +4,11 @@ Encoder: four log-mel frames of 64 bins (40 ms) are projected onto 64 principal 
 second of 64 numbers. Nothing in it is trained by gradients: latents stay valid when the decoder improves, and
 ``identity`` covers the encoder only.
 
-Decoder: :class:`NoiseExcitedDecoder`, trained by ``training.codec``. Measurements are in ``assets/codec/README.md``.
+Decoder: what the projection drops is drawn (``residual_basis``), then :class:`NoiseExcitedDecoder`, trained by
+``training.codec``, makes the waveform. Measurements are in ``assets/codec/README.md``.
 
-Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, H latent frames, K STFT
-bins.
+Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, R directions of the
+residual, H latent frames, K STFT bins.
 """
 
 import hashlib
@@ -162,6 +163,7 @@ class BuiltinCodecSpec:
     decoder_dim: int = 256
     decoder_depth: int = 8
     mel_corrections: int = 0  # steps of ``correct_mel`` after the decoder
+    residual_channels: int = 0  # R, directions that the projection drops and the decoder draws
 
 
 ENCODER_FIELDS = tuple(BuiltinCodecSpec.__dataclass_fields__)[:8]
@@ -181,6 +183,7 @@ class BuiltinCodec(AudioCodec):
     pca_mean: Tensor  # (4F,)
     pca_basis: Tensor  # (C, 4F), orthonormal rows
     eigenvalues: Tensor  # (C,), variances of the components
+    residual_basis: Tensor  # (R, 4F), dropped components times their deviations
     unit_noise_mel: Tensor  # (F,)
     interpolation: Tensor  # (K, F)
     floor: Tensor  # (F,) log-mel of the noise under every sound
@@ -197,6 +200,9 @@ class BuiltinCodec(AudioCodec):
         self.register_buffer("pca_mean", torch.zeros(patch_dim))
         self.register_buffer("pca_basis", torch.eye(patch_dim)[: spec.latent_channels])
         self.register_buffer("eigenvalues", torch.ones(spec.latent_channels))
+        self.register_buffer(
+            "residual_basis", torch.zeros(spec.residual_channels, patch_dim), persistent=spec.residual_channels > 0
+        )
         self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)
         floor = self.unit_noise_mel + math.log(10) * spec.floor_db / 20
         self.register_buffer("floor", floor, persistent=False)

@@ -18,6 +18,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 # The first matching rule wins. Initialisation as in MAR (LTH14/mar models/mar.py, diffloss.py; arXiv 2406.11838).
 INIT_RULES: tuple[tuple[str, Callable[[Tensor], object]], ...] = (
-    (r"head\.(.*modulation|final_proj|guidance_proj)\.", nn.init.zeros_),
+    (r"head\.(.*modulation|final_proj|guidance_proj)\.|text_pool\.", nn.init.zeros_),
     (r"head\.time_embed\..*weight$", lambda weight: nn.init.normal_(weight, std=0.02)),
     (r"(_pos|_embed|null_cond)$", lambda weight: nn.init.normal_(weight, std=0.02)),
     (r"local\.conv\.weight$", lambda weight: nn.init.normal_(weight, std=weight.shape[-1] ** -0.5)),
@@ -92,6 +93,8 @@ class Impact(nn.Module):
         self.encoder = LatentEncoder(config, self.patch_dim, spec.text_length)
         self.head = head_class(config.head)(config, self.patch_dim)
         self.text_proj = nn.ModuleDict({name: nn.Linear(d, config.dim) for name, (_, d) in spec.text_features.items()})
+        widths = {name: d for name, (_, d) in spec.text_features.items()} if config.pooled_text else {}
+        self.text_pool = nn.ModuleDict({name: nn.Linear(d, config.dim, bias=False) for name, d in widths.items()})
         self._latent_means: dict[tuple[torch.device, torch.dtype], Tensor] = {}
         self.null_cond = nn.Parameter(torch.zeros(1, spec.text_length, config.dim)) if spec.text_features else None
         self.init_weights()
@@ -158,7 +161,8 @@ class Impact(nn.Module):
         """Embed text features, using ``null_cond`` at positions without text.
 
         Of the positions without text, only the first ``model.text_padding`` are attended to (all if it is -1). Features
-        that the model was not built with (``data.text_features``) are ignored.
+        that the model was not built with (``data.text_features``) are ignored. With ``model.pooled_text`` a projection
+        of each feature's mean is added to all positions, which does not depend on where a word stands.
 
         Args:
             text: Text features of the captions. None, or an all-False mask, gives the null condition.
@@ -176,6 +180,8 @@ class Impact(nn.Module):
             text_mask = text.mask
             known = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
             states = torch.where(text_mask[..., None], known, states.to(known.dtype))
+            for name, pool in self.text_pool.items():
+                states = states + pool(pooled(text.features[name], text_mask))[:, None]
         if self.spec.num_padding == self.spec.text_length:
             return Condition(states)
         return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding))
@@ -277,6 +283,15 @@ class Impact(nn.Module):
         return model.to(device).eval()
 
 
+def pooled(feature: Tensor, text_mask: Tensor) -> Tensor:
+    """Average a feature (B, L_i, d), whose padding is 0, to vectors (B, d) of unit RMS; 0 without text.
+
+    Positions that :func:`drop_tokens` masks are included.
+    """
+    mean = F.normalize(feature.float().sum(dim=1), dim=-1) * feature.shape[-1] ** 0.5
+    return (mean * text_mask.any(dim=1, keepdim=True)).to(feature.dtype)
+
+
 def drop_captions(
     text: "TextFeatures | None", caption_dropout: float, generator: torch.Generator
 ) -> "TextFeatures | None":
@@ -284,4 +299,14 @@ def drop_captions(
     if text is None or caption_dropout <= 0:
         return text
     kept = draw_uniform((len(text.mask), 1), generator, text.mask.device) >= caption_dropout
+    return dataclasses.replace(text, mask=text.mask & kept)
+
+
+def drop_tokens(text: "TextFeatures | None", token_dropout: float, generator: torch.Generator) -> "TextFeatures | None":
+    """Mask out text positions, each caption's at a rate drawn from 0 to ``token_dropout``. The first is kept."""
+    if text is None or token_dropout <= 0:
+        return text
+    rates = token_dropout * draw_uniform((len(text.mask), 1), generator, text.mask.device)
+    kept = draw_uniform(text.mask.shape, generator, text.mask.device) >= rates
+    kept[:, 0] = True
     return dataclasses.replace(text, mask=text.mask & kept)

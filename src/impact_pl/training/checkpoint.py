@@ -18,7 +18,7 @@ from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard,
 
 EMA_PREFIX = "ema.model."
 # Fields that determine names and shapes of weights. The rest of ModelConfig may change from stage to stage, except
-# text_padding once there is text.
+# text_padding and pooled_text once there is text.
 SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches", "local_kernel"),
     *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
@@ -149,6 +149,7 @@ def differences(old: ImpactSpec, new: ImpactSpec, text: bool) -> list[str]:
         pairs.append(("text features", _plain(old.text_features), _plain(new.text_features)))
         if new.text_features:
             pairs.append(("model.text_padding", old.num_padding, new.num_padding))
+            pairs.append(("model.pooled_text", old.model.pooled_text, new.model.pooled_text))
     # Compare parts by identity, because their names contain the folder they were in.
     pairs += [
         (name, _identity(before), _identity(now))
@@ -184,7 +185,7 @@ def start_from(model: Impact, source: Impact) -> list[str]:
     Raises:
         UserError: The source has weights that the model lacks, or lacks other weights.
     """
-    new: tuple[str, ...] = ("text_proj", "null_cond", "text_pos")
+    new: tuple[str, ...] = ("text_proj", "text_pool", "null_cond", "text_pos")
     weights = source.state_dict()
     if source.spec.model.head != model.spec.model.head:
         own = tuple(f"head.{name}." for name in model.head.own_weights)

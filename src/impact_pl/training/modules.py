@@ -15,7 +15,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
-from impact_pl.models.impact import Impact, ImpactLoss
+from impact_pl.models.impact import Impact, ImpactLoss, drop_tokens
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.secrets import without_secrets
 from impact_pl.training.check import build_spec
@@ -99,7 +99,8 @@ class ImpactTraining(LightningModule):
         latents = self.model.whiten(batch["moments"], generator)  # (B, C, H, W)
         if self.config.data.random_shift:
             latents = shift_in_time(latents, generator)
-        result = self.loss(self.model, latents, self.condition(batch), generator, self.caption_dropout)
+        text = drop_tokens(self.condition(batch), self.config.data.token_dropout, generator)
+        result = self.loss(self.model, latents, text, generator, self.caption_dropout)
         self._losses.append((result.loss.detach(), batch["keys"]))
         self.last_losses = {
             "loss": result.loss.detach(),

@@ -143,6 +143,8 @@ def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> Impac
         spec = _as_builtin(spec, learned)
     if head_class(spec.model.head).teacher == learned.model.head:
         learned = replace(learned, model=replace(learned.model, head=spec.model.head))
+    if spec.model.pooled_text:  # which may be added to a model: its new weights are 0
+        learned = replace(learned, model=replace(learned.model, pooled_text=True))
     changed = differences(learned, spec, text=bool(source.spec.text_features))
     if changed:
         raise UserError(
@@ -164,7 +166,8 @@ def _as_builtin(spec: ImpactSpec, builtin: ImpactSpec) -> ImpactSpec:
         say(f"the model has the shape of init_from=builtin: {' '.join(changed)}")
     default = asdict(DecodingConfig())
     kept = {name: value for name, value in spec.decoding.items() if value != default[name]}
-    model = replace(spec.model, **shape, text_padding=builtin.model.text_padding)
+    pooled = builtin.model.pooled_text or spec.model.pooled_text
+    model = replace(spec.model, **shape, text_padding=builtin.model.text_padding, pooled_text=pooled)
     return replace(spec, model=model, decoding=builtin.decoding | kept)
 
 

@@ -1,4 +1,4 @@
-"""Identities: short hashes that change whenever the weights of a codec, text encoder or network do."""
+"""Checksums, and identities: short hashes that change whenever the weights of a codec, text encoder or network do."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -6,6 +6,12 @@ from pathlib import Path
 
 from torch import Tensor
 
+try:  # the same numbers as zlib's, computed ten times as fast
+    from isal.isal_zlib import crc32
+except ImportError:  # no wheel for this kind of processor
+    from zlib import crc32
+
+__all__ = ["crc32", "files_identity", "files_sha256", "tensors_identity"]
 CHUNK_BYTES = 1 << 22
 
 

@@ -17,7 +17,6 @@ import math
 import os
 import re
 import tarfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from io import FileIO
@@ -37,6 +36,7 @@ from impact_pl.data.index import ShardEntry, ShardIndex
 from impact_pl.data.remote import is_url, join
 from impact_pl.errors import UserError
 from impact_pl.files import parse_json
+from impact_pl.identity import crc32
 from impact_pl.partial import partial_path
 
 BLOCK = tarfile.BLOCKSIZE
@@ -209,7 +209,7 @@ def describe_shard(path: str | Path) -> ShardEntry:
         "bytes": len(content),
         "sha256": hashlib.sha256(content).hexdigest(),
         "offsets": offsets,
-        "crc32": [zlib.crc32(view[begin:end]) for begin, end in pairwise([*offsets.values(), len(content)])],
+        "crc32": [crc32(view[begin:end]) for begin, end in pairwise([*offsets.values(), len(content)])],
     }
 
 
@@ -295,7 +295,7 @@ class LatentDataset(Dataset):
         if len(content) < end - begin:
             raise _Damage(f"is truncated at byte {begin + len(content)}")
         checksums = self.checksums[number]
-        if checksums is not None and zlib.crc32(content) != checksums[i - self.first[number]]:
+        if checksums is not None and crc32(content) != checksums[i - self.first[number]]:
             raise _Damage(f"is damaged (its bytes {begin} to {end} do not have the checksum of the index)")
         try:
             key, members = split_members(content)

@@ -1,6 +1,6 @@
 """Read published weights without running code from them: torch checkpoints, transformers and diffusers folders.
 
-Also the weight files of our own folders, whose checksum stands in the config.json next to them.
+Also read and write the weight files of our own model folders, with the checksum in their config.json.
 """
 
 import json
@@ -155,19 +155,19 @@ def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def save_weights(weights: dict[str, Tensor], path: Path) -> str:
-    """Write a safetensors file with the rights of any other file of ours; returns its SHA-256."""
+    """Write a safetensors file with the usual permissions, and return its SHA-256."""
     path.touch()
     mode = path.stat().st_mode
     save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, path)
-    path.chmod(mode)  # safetensors leaves it to its owner alone
+    path.chmod(mode)  # safetensors makes it readable by its owner only
     return files_sha256([path])
 
 
 def load_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read what :func:`save_weights` wrote; ``sha256`` is None where a folder of an earlier version notes none.
+    """Read a file of :func:`save_weights`; ``sha256`` is None in folders of earlier versions.
 
     Raises:
-        UserError: the file has other bytes than when it was written, or is no safetensors file.
+        UserError: The file has changed since it was written, or is not a safetensors file.
     """
     if sha256 is None:
         logger.warning("%s cannot be checked: its config.json notes no weights_sha256", path)

@@ -34,7 +34,7 @@ def read_text(path: str | Path, max_bytes: int | None = None) -> str:
     """Read a text file in UTF-8, without its byte order mark.
 
     Raises:
-        UserError: no such file, above ``max_bytes``, or not text in UTF-8 (UTF-16, NUL characters); names the line.
+        UserError: The file is missing, exceeds ``max_bytes``, or is not UTF-8 (names the line).
     """
     path = Path(path)
     if not path.is_file():

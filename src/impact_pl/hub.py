@@ -15,7 +15,7 @@ _may_download = ContextVar("may_download", default=True)
 
 @contextmanager
 def without_downloads() -> Iterator[None]:
-    """Use what the hub's cache holds and nothing else: for names that stand in a file, which nobody has typed."""
+    """Use only the hub's local cache. For names that come from a file instead of the user."""
     token = _may_download.set(False)
     try:
         yield

@@ -58,7 +58,7 @@ def create_whole(path: Path, content: str) -> bool:
 def sweep_partials(folder: Path) -> None:
     """Remove temporary files of this machine's killed processes.
 
-    Those of other machines stay: their age could only be told by clocks that disagree, and a live file would be lost.
+    Those of other machines are kept: the machines' clocks may disagree about their age, and a live file would be lost.
     Machines are identified by host name and processes by number. Containers that share a folder and a host name, but do
     not see each other's processes, would remove each other's files. Give them different host names.
     """

@@ -13,7 +13,9 @@ CLASSES = r"### Ten classes.*?\n\| {} \| \d+ \| ([\d.]+)"
 CAPTIONS = r"### Held-out captions.*?\n\| {} \| ([\d.]+)"
 LATENCY = r"\n\| `{}` \|(?:[^|]*\|){{5}} ([\d.]+) ±"
 DECODING = r"\| {} \| 1 \| {} \| ([\d.]+) \|"
+EXACT, EXACT_BF16 = DECODING.format("fused, 32-true", "64 x 100"), DECODING.format("fused, bf16", "64 x 100")
 FAST = r"full/num_iterations=16,num_diffusion_steps=25,final_diffusion_steps=5,precision=auto"
+PRESET = DECODING.format("preset fast, bf16", "16 x 25")
 FIGURES = [  # (page, its figure, the page that a command makes, the figure there)
     ("README.md", r"class accuracy ([\d.]+)", CARD, CLASSES.format("generated")),
     ("README.md", r"\(real ([\d.]+)", CARD, CLASSES.format("real, held out")),
@@ -22,9 +24,9 @@ FIGURES = [  # (page, its figure, the page that a command makes, the figure ther
     ("README.md", r"real against real ([\d.]+)", CARD, CAPTIONS.format(r"other real sounds \(the floor\)")),
     ("README.md", r"`builtin` \|.*8 clips of 5.12 s: ([\d.]+) s", ABLATION, LATENCY.format("full")),
     ("README.md", r"`builtin` \|.*`--preset fast` ([\d.]+) s", ABLATION, LATENCY.format(FAST)),
-    ("README.md", r"`base` \|.*one clip of 10 s: ([\d.]+) s", PERFORMANCE, DECODING.format("fused, 32-true", "64 x 100")),
-    ("README.md", r"`base` \|.*bf16 ([\d.]+) s", PERFORMANCE, DECODING.format("fused, bf16", "64 x 100")),
-    ("README.md", r"`base` \|.*`--preset fast` ([\d.]+) s", PERFORMANCE, DECODING.format("preset fast, bf16", "16 x 25")),
+    ("README.md", r"`base` \|.*one clip of 10 s: ([\d.]+) s", PERFORMANCE, EXACT),
+    ("README.md", r"`base` \|.*bf16 ([\d.]+) s", PERFORMANCE, EXACT_BF16),
+    ("README.md", r"`base` \|.*`--preset fast` ([\d.]+) s", PERFORMANCE, PRESET),
 ]
 
 

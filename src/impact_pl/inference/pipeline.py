@@ -99,8 +99,8 @@ class ImpactPipeline:
             device: Device for all parts: cpu, cuda, cuda:1, mps. auto prefers a GPU.
             codec: Name or folder of the codec, if it has moved since the training.
             text_encoder: Name of the text encoder, likewise.
-            allow_hub: Download a codec or text encoder that only the model folder names, if it is a repository on the
-                Hugging Face hub and not yet on this machine. What ``codec`` and ``text_encoder`` name always is.
+            allow_hub: Allow downloads of parts that only the model folder names as repositories of the Hugging Face
+                hub. Those that ``codec`` and ``text_encoder`` name are downloaded in any case.
 
         Raises:
             UserError: There is no model folder at ``path``, or codec or text encoder are unknown or not those of the

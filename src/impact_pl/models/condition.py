@@ -1,4 +1,4 @@
-"""The text condition of a batch, packed to the positions that hold something.
+"""The text condition of a batch, packed to the positions that hold text.
 
 Dimension key: B clips, L text positions of the model, L' computed text positions, K patches, D width.
 """

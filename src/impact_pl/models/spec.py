@@ -103,7 +103,7 @@ def write_spec(spec: ImpactSpec, path: Path, weights_sha256: str | None = None) 
 
 
 def read_weights_sha256(path: Path) -> str | None:
-    """Read the checksum of the weights next to a config.json; None where an earlier version wrote it."""
+    """Read the checksum of the weights from a config.json; None if an earlier version wrote it."""
     return read_json(path, SpecFile, remedy=REMEDY).weights_sha256
 
 

@@ -68,8 +68,8 @@ bench-gpu: setup ## speed on a CUDA device -> $(BENCH)/*.json and $(BENCH).md
 	$(BENCHMARK) latency --device cuda --model large --batch 8 --preset fast --json $(BENCH)/gpu-latency-large.json
 	$(BENCHMARK) throughput --device cuda --preset fast --json $(BENCH)/gpu-throughput.json
 	$(BENCHMARK) scaling --device cuda --preset fast --json $(BENCH)/gpu-scaling.json
-	$(BENCHMARK) training --device cuda --batch 32 --variants 1 2 3 4 5 6 7 8 9 10 11 12 --steps 50 --json $(BENCH)/gpu-training.json
-	$(BENCHMARK) training --device cuda --model large --batch 32 --variants 6 11 12 --steps 50 --json $(BENCH)/gpu-training-large.json
+	$(BENCHMARK) training --device cuda --batch 32 --variants 1 2 3 4 5 6 7 8 9 10 11 12 --json $(BENCH)/gpu-training.json
+	$(BENCHMARK) training --device cuda --model large --batch 32 --variants 6 11 12 --json $(BENCH)/gpu-training-large.json
 	$(BENCHMARK) reading --workers 0 1 2 4 8 --json $(BENCH)/gpu-reading.json
 	$(BENCHMARK) peers --device cuda --whole --preset fast --json $(BENCH)/gpu-peers.json
 	$(BENCHMARK) document $(BENCH)/*.json --out $(BENCH).md

@@ -57,12 +57,11 @@ def prepare(args: argparse.Namespace) -> None:
 def recording(
     args: argparse.Namespace, spec: "ImpactSpec | None" = None, product_rates: dict[str, float] | None = None
 ) -> Iterator["BenchmarkRecord"]:
-    """Yield a record of this command. When it is complete, its tables are printed and its plots drawn.
+    """Yield a record of this command. When it is complete, its tables are printed.
 
     With ``spec``, it includes the number of computed text positions per caption.
     """
     from lab.benchmark.document import body
-    from lab.benchmark.plots import plot
     from lab.benchmark.record import BenchmarkRecord
     from lab.benchmark.subject import text_positions
 
@@ -72,13 +71,10 @@ def recording(
     record = BenchmarkRecord(args.part, args.command, args.device, settings, product_rates, args.json)
     yield record
     print("\n" + "\n".join(body(record.content)))
-    if args.plots is not None:
-        for path in plot(record.content, args.plots, args.part):
-            print(path)
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    left_out = ("part", "command", "json", "plots", "device")
+    left_out = ("part", "command", "json", "device")
     kept = {key: value for key, value in vars(args).items() if key not in left_out}
     return {key: str(value) if isinstance(value, Path) else value for key, value in kept.items()}
 
@@ -136,7 +132,6 @@ def generation(args: argparse.Namespace) -> None:
 
 def training(args: argparse.Namespace) -> None:
     from lab.benchmark import training as timed
-    from lab.benchmark.data import random_shards
     from lab.benchmark.machine import product_rates
 
     subject = subject_of(args, args.duration, parts=False)
@@ -145,13 +140,9 @@ def training(args: argparse.Namespace) -> None:
     say("measuring the machine's matrix products")
     rates = product_rates(args.device)
     say(f"{len(variants)} variants of a step, {2 * args.repeats} steps of each")
-    with recording(args, spec, rates) as record, tempfile.TemporaryDirectory() as scratch:
-        data = args.data or random_shards(Path(scratch), spec, num_frames, clips=max(64, 8 * args.batch))
-        timed.check_data(stepper, data / "train")  # before minutes of timing
+    with recording(args, spec, rates) as record:
         for row in timed.measure(stepper, variants, rates, args.repeats):
             record.add(row)
-        for workers in args.workers:
-            record.add(timed.data_wait(stepper, timed.ours(args.device), data / "train", workers, args.steps))
 
 
 def step_variants(args: argparse.Namespace, spec: "ImpactSpec") -> "dict[str, StepVariant]":
@@ -175,17 +166,6 @@ def reading(args: argparse.Namespace) -> None:
         folder = args.data or data.random_shards(Path(scratch), spec, num_frames=256)
         setting = data.Reading(folder, args.split, tuple(args.workers), args.batch_size, args.epochs)
         for row in data.measure(*data.reading_variants(setting), args.repeats):
-            record.add(row)
-
-
-def making(args: argparse.Namespace) -> None:
-    from lab.benchmark import data
-
-    setting = data.Making(
-        args.manifest, args.clips, args.clip_seconds, args.text_encoder, tuple(args.workers), args.rate
-    )
-    with recording(args) as record, tempfile.TemporaryDirectory() as scratch:
-        for row in data.measure(*data.precompute_variants(setting, Path(scratch)), args.repeats):
             record.add(row)
 
 
@@ -214,7 +194,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "scaling": generation,
     "training": training,
     "reading": reading,
-    "precompute": making,
     "peers": peers,
 }
 

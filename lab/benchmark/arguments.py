@@ -14,7 +14,6 @@ SUMMARIES = {
     "scaling": "seconds by audio duration",
     "training": "clips per second, memory and utilization of a training step, and what each optimization adds",
     "reading": "the training's DataLoader against simpler ways to read the same shards",
-    "precompute": "`impact precompute` against a plain loop",
     "peers": "other text-to-audio systems in their published sizes, and ours",
     "document": "records (what --json wrote) as a Markdown page with plots",
 }
@@ -35,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     for part in ("latency", "throughput", "scaling", "peers"):
         add_generation(parsers.add_parser(part, help=SUMMARIES[part]), part)
     add_training(parsers.add_parser("training", help=SUMMARIES["training"]))
-    add_data(parsers)
+    add_reading(parsers.add_parser("reading", help=SUMMARIES["reading"]))
     document = parsers.add_parser("document", help=SUMMARIES["document"])
     document.add_argument("records", type=Path, nargs="+", help="files that --json wrote")
     document.add_argument("--out", type=Path, default=Path("performance.md"), help="(default: %(default)s)")
@@ -52,7 +51,6 @@ def add_common(parser: argparse.ArgumentParser, device: bool = True) -> Callable
     add("--threads", type=options.positive_int, help="of the CPU (default: PyTorch's choice)")
     add("--repeats", type=options.positive_int, default=3, help="of what takes less than 5 s (default: %(default)s)")
     add("--json", type=Path, help="write the record there, each row when it is complete")
-    add("--plots", type=Path, help="a folder for plots (SVG)")
     return add
 
 
@@ -103,24 +101,12 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=options.positive_int, default=8, help="clips per step (default: %(default)s)")
     add("--duration", type=options.seconds, default=DURATION, help="seconds of a clip (default: %(default)s)")
     add("--variants", nargs="+", help="by number, from 1 (default: all that the device computes, except the compiled)")
-    add("--data", type=Path, help="the `out` folder of `impact precompute` to read (default: random shards)")
-    add("--workers", type=int, nargs="+", default=[0, 1], help="DataLoader processes to try (default: %(default)s)")
-    add("--steps", type=options.positive_int, default=4, help="steps in which waiting is timed (default: %(default)s)")
 
 
-def add_data(parsers: Any) -> None:
-    reading = parsers.add_parser("reading", help=SUMMARIES["reading"])
-    add = add_common(reading, device=False)
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    add = add_common(parser, device=False)
     add("--data", type=Path, help="the `out` folder of `impact precompute` (default: random shards)")
     add("--split", default="train")
     add("--workers", type=int, nargs="+", default=[0, 1, 2], help="DataLoader processes to try")
     add("--batch-size", type=options.positive_int, default=16)
     add("--epochs", type=options.positive_int, default=3, help="of the set, in a repeat")
-    making = parsers.add_parser("precompute", help=SUMMARIES["precompute"])
-    add = add_common(making, device=False)
-    add("--manifest", type=Path, required=True)
-    add("--clips", type=options.positive_int, default=200, help="records, drawn from the manifest")
-    add("--clip-seconds", type=options.seconds, default=DURATION)
-    add("--text-encoder", default="none")
-    add("--workers", type=options.positive_int, nargs="+", default=[1, 2], help="processes to try")
-    add("--rate", type=options.positive_int, help="write the clips as WAV of this rate first")

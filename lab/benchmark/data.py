@@ -1,43 +1,28 @@
-"""Time reading and making shards, against simple alternatives.
+"""Time reading shards: clips/s and MB/s of the training's DataLoader in its shuffled order, per number of workers.
 
-reading: clips/s and MB/s of the training's DataLoader in its shuffled order, for each number of worker processes,
-against (a) reading the same files' bytes from end to end, (b) a webdataset pipeline that decodes, shuffles and batches
-the same shards to the same tensors.
-
-precompute: clips/s of `impact precompute` with one process and with two (in the middle half of the records, when all
-processes are at work), against the plain loop: one clip after the other is loaded, resampled, encoded and written.
-
-All variants are repeated in turns, so that a change of the machine's load affects all of them; medians are reported.
+Two simple alternatives stand next to it: (a) reading the same files' bytes from end to end, (b) a webdataset pipeline
+that decodes, shuffles and batches the same shards to the same tensors. All variants are repeated in turns, so that a
+change of the machine's load affects all of them; medians are reported.
 """
 
-import random
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from impact_pl.audio import load_audio, save_audio
-from impact_pl.config import PrecomputeConfig
 from impact_pl.data.index import Latents, Producer, ShardIndex
 from impact_pl.data.loader import latent_loader
-from impact_pl.data.manifest import read_manifest, write_manifest
 from impact_pl.data.order import SampleStream, SlotSampler
 from impact_pl.data.shards import LatentDataset, ShardWriter, collate, describe_shard
 from impact_pl.errors import UserError
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.precompute.notes import read_shard_note
-from impact_pl.precompute.precompute import Precomputer, load_models, write_share
-from impact_pl.precompute.segments import usable_segments
-from impact_pl.precompute.workers import run_workers
 
 CAPTION_POSITIONS = 15
-FEWEST_CLIPS = 4  # needed to time the middle half
 BATCHES_A_WORKER = 8  # at least, because up to two batches per worker are read ahead
 Timed = Callable[[], tuple[int, int, float]]  # clips, bytes and seconds of one repetition
 Against = dict[str, dict[str, str]]  # column -> row -> baseline row
@@ -52,18 +37,6 @@ class Reading:
     workers: tuple[int, ...] = (0, 1, 2)  # DataLoader processes to try
     batch_size: int = 16
     epochs: int = 3  # over the set, per repetition
-
-
-@dataclass(frozen=True)
-class Making:
-    """Options of ``python -m lab.benchmark precompute``. With ``rate``, clips are first written as WAV at that rate."""
-
-    manifest: Path
-    clips: int = 200  # records, drawn from the manifest
-    clip_seconds: float = 10.24
-    text_encoder: str = "none"
-    workers: tuple[int, ...] = (1, 2)  # processes to try
-    rate: int | None = None
 
 
 def measure(variants: dict[str, Timed], against: Against, repeats: int) -> list[dict]:
@@ -165,77 +138,6 @@ def webdataset_pipeline(dataset: LatentDataset, args: Reading) -> Any:
     pipeline = webdataset.WebDataset(urls, shardshuffle=len(urls), empty_check=False)
     pipeline = pipeline.repeat(args.epochs).shuffle(1000).decode().map(to_sample)
     return pipeline.batched(args.batch_size, collation_fn=collate)
-
-
-def precompute_variants(args: Making, folder: Path) -> tuple[dict[str, Timed], Against]:
-    """Define what is timed by name, and the baseline of each; outputs are written to ``folder``."""
-    write_clips(args, folder)
-    config = PrecomputeConfig(
-        manifest=str(folder / "manifest.jsonl"),
-        out=str(folder),
-        clip_seconds=args.clip_seconds,
-        text_encoder=args.text_encoder,
-        samples_per_shard=max(1, args.clips // 8),
-    )
-    maker = Precomputer(config, *load_models(config))
-    numbers = list(range(len(maker.shards)))
-    (folder / "train").mkdir()
-
-    def pipeline(workers: int) -> tuple[int, int, float]:
-        times: list[float] = []
-        if workers == 1:
-            maker.write(numbers, lambda: times.append(time.perf_counter()))
-        else:
-            parallel = replace(config, workers=workers)
-            run_workers(write_share, parallel, numbers, lambda: times.append(time.perf_counter()))
-        # Only the middle half is timed, because processes start and end at different times.
-        first, last = len(times) // 4, 3 * len(times) // 4
-        share = (last - first) / len(times)
-        entries = [read_shard_note(shard.path).shard for shard in maker.shards]
-        clips, num_bytes = (round(share * sum(entry[key] for entry in entries)) for key in ("num_samples", "bytes"))
-        return clips, num_bytes, times[last] - times[first]
-
-    variants: dict[str, Timed] = {"(a) plain loop": lambda: plain_loop(maker, folder / "plain.tar")}
-    for workers in args.workers:
-        variants[f"impact precompute, {workers} process(es)"] = partial(pipeline, workers)
-    return variants, {"(a)": dict.fromkeys(variants, "(a) plain loop")}
-
-
-def write_clips(args: Making, folder: Path) -> None:
-    """Write ``folder/manifest.jsonl`` with ``clips`` records, and the sounds as well if there is a ``rate``.
-
-    Raises:
-        UserError: There are too few records.
-    """
-    records = read_manifest(args.manifest)
-    records = random.Random(0).sample(records, min(args.clips, len(records)))
-    if len(records) < FEWEST_CLIPS:
-        raise UserError(
-            f"{len(records)} records of {args.manifest} with --clips {args.clips}: at least {FEWEST_CLIPS} are needed"
-        )
-    for number, record in enumerate(records):
-        record.split = "train"
-        if args.rate:
-            waveform = load_audio(record.path, args.rate, record.start, record.duration)
-            record.path, record.start, record.duration = str(folder / f"{number}.wav"), 0.0, None
-            save_audio(record.path, waveform, args.rate)
-    write_manifest(folder / "manifest.jsonl", records)
-
-
-@torch.no_grad()
-def plain_loop(maker: Precomputer, path: Path) -> tuple[int, int, float]:
-    """Process segments one by one, with PyTorch's default number of threads."""
-    config, codec, encoder = maker.config, maker.codec, maker.text_encoder
-    start, count = time.perf_counter(), 0
-    with ShardWriter(path) as writer:
-        for index, record in enumerate(maker.records):
-            for segment in usable_segments(index, record, config.clip_seconds, codec.sample_rate, []):
-                text = {}
-                if encoder is not None and record.caption:
-                    text = {name: x[0] for name, x in encoder.encode([record.caption]).features.items()}
-                writer.add(segment.key, codec.encode(segment.waveform[None])[0], text, asdict(record))
-                count += 1
-    return count, path.stat().st_size, time.perf_counter() - start
 
 
 def random_shards(

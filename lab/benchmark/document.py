@@ -35,7 +35,6 @@ TITLES = {
     "scaling": "Cost by duration",
     "training": "Training",
     "reading": "Reading shards",
-    "precompute": "Making shards",
     "peers": "Other systems",
     "outside": "Timed outside",
 }
@@ -43,7 +42,6 @@ TABLES: dict[str, Callable[[Content], str]] = {  # parts with a single table
     "throughput": tables.throughput_table,
     "scaling": tables.scaling_table,
     "reading": tables.data_table,
-    "precompute": tables.data_table,
     "peers": tables.peers_table,
     "outside": tables.outside_table,
 }
@@ -77,11 +75,12 @@ def write_document(paths: list[Path], out: Path) -> None:
 
 
 def section(record: Content, stem: str, outside: list[Content], out: Path) -> list[str]:
-    """Write the section of a record: origin, tables, pictures."""
+    """Write the section of a record: origin, tables, picture."""
     lines = [f"### {TITLES[record['part']]}{title_of(record)}\n", f"`{record['command']}`, {record['taken']}\n"]
     lines += body(record, outside)
-    for path in plot(record, out.with_suffix(""), stem):
-        lines.append(f"![{path.stem}]({os.path.relpath(path, out.parent)})\n")
+    picture = out.with_suffix("") / f"{stem}.svg"
+    if plot(record, picture):
+        lines.append(f"![{stem}]({os.path.relpath(picture, out.parent)})\n")
     return lines
 
 
@@ -92,7 +91,7 @@ def body(record: Content, outside: Sequence[Content] = ()) -> list[str]:
     if part == "latency":
         lines += [tables.latency_table(record, outside), tables.parts_table(record["rows"])]
     elif part == "training":
-        lines += [tables.training_table(record, outside), tables.waiting_table(record)]
+        lines.append(tables.training_table(record, outside))
     else:
         lines.append(TABLES[part](record))
     return [line + "\n" for line in lines if line]

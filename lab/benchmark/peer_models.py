@@ -1,9 +1,10 @@
 """Other text-to-audio systems in their published sizes, with random weights; text encoders are left out.
 
-Each is timed in the parts that it repeats: a U-Net's step, a pass over masked tokens, a token's step; and in what turns
-the result into sound. All work on 2B rows: guidance.
+Each is timed in the part that it repeats (a U-Net's step, a pass over masked tokens, a token's step) and in the part
+that turns the result into sound. All work on 2B rows, for guidance.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from lab.benchmark.subject import VAE, VOCODER, Subject
 from lab.benchmark.timing import median_seconds, seconds_of
 
 TEXT_LENGTH = 77  # positions of a caption's tokens
+GUIDANCE = 3.0
 Sizes = dict[str, Any]  # of a model
-UNET: Sizes = {  # what AudioLDM's and AudioLDM2's have in common: 10.24 s are latents of 8 x 256 x 16
+UNET: Sizes = {  # shared by AudioLDM and AudioLDM2: 10.24 s are latents of 8 x 256 x 16
     "in_channels": 8, "out_channels": 8, "sample_size": 128, "layers_per_block": 2,
     "block_out_channels": [128, 256, 384, 640],
     "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 3,
@@ -35,11 +37,19 @@ TANGO: Sizes = {  # declare-lab/tango, configs/diffusion_model_config.json
     "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     "use_linear_projection": True, "upcast_attention": True,
 }  # fmt: skip
+UNETS: dict[str, tuple[str, Sizes, dict[str, tuple[int, ...]]]] = {  # class in diffusers, sizes, shapes of conditions
+    "AudioLDM-S": ("UNet2DConditionModel", AUDIOLDM_S, {"class_labels": (512,)}),  # one vector of CLAP
+    "AudioLDM2": (
+        "AudioLDM2UNet2DConditionModel", AUDIOLDM2,
+        {"encoder_hidden_states": (8, 768), "encoder_hidden_states_1": (TEXT_LENGTH, 1024)},  # GPT-2's, T5's
+    ),
+    "Tango": ("UNet2DConditionModel", TANGO, {"encoder_hidden_states": (TEXT_LENGTH, 1024)}),  # Flan-T5-large's
+}  # fmt: skip
 MAGNET_SMALL: Sizes = {  # audiocraft, small.yaml
     "dim": 1024, "depth": 24, "num_heads": 16, "codebooks": 4, "codes": 2048,
 }  # fmt: skip
-MAGNET_PASSES = (20, 10, 10, 10)  # a codebook; audiocraft, audio_magnet_16khz.yaml
-ENCODEC_16KHZ: Sizes = {  # audiocraft, encodec_large_nq4_s320.yaml: 50 frames a second
+MAGNET_PASSES = (20, 10, 10, 10)  # per codebook; audiocraft, audio_magnet_16khz.yaml
+ENCODEC_16KHZ: Sizes = {  # audiocraft, encodec_large_nq4_s320.yaml: 50 frames per second
     "sampling_rate": 16_000, "upsampling_ratios": [8, 5, 4, 2], "num_filters": 64, "codebook_size": 2048,
     "target_bandwidths": [2.2], "use_causal_conv": False, "use_conv_shortcut": False, "norm_type": "weight_norm",
 }  # fmt: skip
@@ -54,14 +64,14 @@ LATENT_SHAPE = (8, 256, 16)  # 10.24 s
 
 @dataclass
 class Peer:
-    """A system of B clips.
+    """A system that generates B clips.
 
     Attributes:
-        steps: how often ``step`` is called for one clip, one after the other.
-        step: of the number of the step.
-        finish: to sound.
-        parameters: of the part that is repeated.
-        start: makes the next step the one after so many, where a step's cost depends on how many were before.
+        steps: Number of sequential calls of ``step``.
+        step: Runs the step of this index.
+        finish: Decodes the result to sound.
+        parameters: Number of parameters of the repeated part.
+        start: Prepares the step after this many, where its cost depends on the steps before.
     """
 
     steps: int
@@ -75,67 +85,41 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def unet_peer(
-    unet: Any, condition: Callable[[int], dict], batch: int, dtype: torch.dtype, device: torch.device
-) -> Peer:
+def guided(both: Tensor) -> Tensor:
+    """Combine conditional and null predictions (2B, ...) to (B, ...)."""
+    conditional, null = both.chunk(2)
+    return null + GUIDANCE * (conditional - null)
+
+
+def unet_peer(name: str, batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
     """A U-Net with 200 steps of DDIM, and AudioLDM's VAE and vocoder."""
-    from diffusers import AutoencoderKL, DDIMScheduler
+    import diffusers
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-    def here(module: Any) -> Any:
-        return module.to(device, dtype).eval()
-
-    unet, vae, vocoder = here(unet), here(AutoencoderKL(**VAE)), here(SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)))
-    scheduler: Any = DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", steps_offset=1)
+    kind, sizes, conditions = UNETS[name]
+    unet, vae, vocoder = (
+        module.to(device, dtype).eval()
+        for module in (
+            getattr(diffusers, kind)(**sizes),
+            diffusers.AutoencoderKL(**VAE),
+            SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)),
+        )
+    )
+    scheduler: Any = diffusers.DDIMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", steps_offset=1
+    )
     scheduler.set_timesteps(200)
     latents = torch.randn(batch, *LATENT_SHAPE, device=device, dtype=dtype)
-    extra = condition(2 * batch)
+    inputs: dict[str, Any] = {"encoder_hidden_states": None}
+    inputs |= {key: torch.randn(2 * batch, *shape, device=device, dtype=dtype) for key, shape in conditions.items()}
 
     def step(index: int) -> None:
         nonlocal latents
         timestep = scheduler.timesteps[index]
-        both = unet(torch.cat([latents, latents]), timestep, **extra, return_dict=False)[0]
-        null, conditional = both.chunk(2)
-        latents = scheduler.step(null + 3.0 * (conditional - null), timestep, latents).prev_sample
+        predicted = guided(unet(torch.cat([latents, latents]), timestep, **inputs, return_dict=False)[0])
+        latents = scheduler.step(predicted, timestep, latents).prev_sample
 
-    def finish() -> Tensor:
-        return vocoder(vae.decode(latents, return_dict=False)[0][:, 0])
-
-    return Peer(200, step, finish, count(unet))
-
-
-def audioldm_s(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
-    """AudioLDM-S: the caption is one vector of CLAP."""
-    from diffusers import UNet2DConditionModel
-
-    def condition(rows: int) -> dict:
-        labels = torch.randn(rows, 512, device=device, dtype=dtype)
-        return {"encoder_hidden_states": None, "class_labels": labels}
-
-    return unet_peer(UNet2DConditionModel(**AUDIOLDM_S), condition, batch, dtype, device)
-
-
-def audioldm2(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
-    """AudioLDM2: 8 states of GPT-2 and those of T5."""
-    from diffusers import AudioLDM2UNet2DConditionModel
-
-    def condition(rows: int) -> dict:
-        return {
-            "encoder_hidden_states": torch.randn(rows, 8, 768, device=device, dtype=dtype),
-            "encoder_hidden_states_1": torch.randn(rows, TEXT_LENGTH, 1024, device=device, dtype=dtype),
-        }
-
-    return unet_peer(AudioLDM2UNet2DConditionModel(**AUDIOLDM2), condition, batch, dtype, device)
-
-
-def tango(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
-    """Tango: states of Flan-T5-large."""
-    from diffusers import UNet2DConditionModel
-
-    def condition(rows: int) -> dict:
-        return {"encoder_hidden_states": torch.randn(rows, TEXT_LENGTH, 1024, device=device, dtype=dtype)}
-
-    return unet_peer(UNet2DConditionModel(**TANGO), condition, batch, dtype, device)
+    return Peer(200, step, lambda: vocoder(vae.decode(latents, return_dict=False)[0][:, 0]), count(unet))
 
 
 class MaskedTokens(nn.Module):
@@ -164,29 +148,26 @@ def magnet_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
     tokens = torch.full((batch, MAGNET_SMALL["codebooks"], TOKEN_FRAMES), codes, device=device)
     text = torch.randn(2 * batch, TEXT_LENGTH, MAGNET_SMALL["dim"], device=device, dtype=dtype)
     codebooks = [index for index, passes in enumerate(MAGNET_PASSES) for _ in range(passes)]
-    sound = encodec(ENCODEC_16KHZ, batch, dtype, device)
 
     def step(index: int) -> None:
         codebook = codebooks[index]
-        conditional, null = model(torch.cat([tokens, tokens]), text, codebook).float().chunk(2)
-        chance = (null + 3.0 * (conditional - null)).softmax(dim=-1)
+        chance = guided(model(torch.cat([tokens, tokens]), text, codebook).float()).softmax(dim=-1)
         tokens[:, codebook] = torch.multinomial(chance.flatten(0, 1), 1).view(batch, -1)
 
-    return Peer(len(codebooks), step, lambda: sound(tokens), count(model))
+    return Peer(len(codebooks), step, encodec(ENCODEC_16KHZ, tokens, dtype), count(model))
 
 
-def encodec(config: Sizes, batch: int, dtype: torch.dtype, device: torch.device) -> Callable[[Tensor], object]:
-    """EnCodec's decoder: tokens (B, 4, S) -> sound; those beyond its codes are taken as the last."""
+def encodec(config: Sizes, tokens: Tensor, dtype: torch.dtype) -> Callable[[], object]:
+    """Return EnCodec's decoding of tokens (B, 4, S); those beyond its codes are taken as the last."""
     from transformers import EncodecConfig, EncodecModel
 
     model: Any = EncodecModel(EncodecConfig(**config))
-    model = model.to(device, dtype).eval()
-    last = config["codebook_size"] - 1
-    return lambda tokens: model.decode(tokens.clamp(max=last)[None], [None])
+    model = model.to(tokens.device, dtype).eval()
+    return lambda: model.decode(tokens.clamp(max=config["codebook_size"] - 1)[None], [None])
 
 
 def musicgen_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer:
-    """MusicGen small: 500 steps of 4 tokens and 3 of the delay pattern, with a cache of keys and values; EnCodec."""
+    """500 steps of 4 tokens and 3 of the delay pattern, with a cache of keys and values; EnCodec at 32 kHz."""
     from transformers import MusicgenForCausalLM
     from transformers.cache_utils import DynamicCache, EncoderDecoderCache
     from transformers.models.musicgen.configuration_musicgen import MusicgenDecoderConfig
@@ -198,8 +179,6 @@ def musicgen_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer
     text = torch.randn(2 * batch, TEXT_LENGTH, config.hidden_size, device=device, dtype=dtype)
     tokens = torch.zeros(batch * books, 1, dtype=torch.long, device=device)
     cache = None
-    sound = encodec(ENCODEC_32KHZ, batch, dtype, device)
-    all_tokens = torch.zeros(batch, books, TOKEN_FRAMES, dtype=torch.long, device=device)
 
     def start(done: int) -> None:
         nonlocal cache
@@ -211,78 +190,49 @@ def musicgen_small(batch: int, dtype: torch.dtype, device: torch.device) -> Peer
     def step(index: int) -> None:
         nonlocal tokens
         logits = model(torch.cat([tokens, tokens]), encoder_hidden_states=text, past_key_values=cache).logits
-        conditional, null = logits[:, -1].float().chunk(2)
-        chance = (null + 3.0 * (conditional - null)).softmax(dim=-1)
-        tokens = torch.multinomial(chance, 1)
+        tokens = torch.multinomial(guided(logits[:, -1].float()).softmax(dim=-1), 1)
 
-    return Peer(TOKEN_FRAMES + books - 1, step, lambda: sound(all_tokens), count(model), start)
+    whole = tokens.new_zeros(batch, books, TOKEN_FRAMES)
+    return Peer(TOKEN_FRAMES + books - 1, step, encodec(ENCODEC_32KHZ, whole, dtype), count(model), start)
 
 
 PEERS: dict[str, Callable[[int, torch.dtype, torch.device], Peer]] = {
-    "AudioLDM-S": audioldm_s,
-    "AudioLDM2": audioldm2,
-    "Tango": tango,
+    **{name: functools.partial(unet_peer, name) for name in UNETS},
     "MAGNeT-small-shaped": magnet_small,
     "MusicGen small": musicgen_small,
 }
 
 
 def measure(name: str, precision: str, batch: int, device: torch.device, repeats: int, whole: bool) -> dict:
-    """A row of a record."""
+    """Measure a row of a record: with ``whole`` all steps, else the middle one, which is the mean step, times all."""
     torch.manual_seed(0)
     # Not in inference mode: with weights made in it a pass of MAGNeT in bf16 took 15 times as long on a CPU.
     peer = PEERS[name](batch, PRECISIONS[precision], device)
-    with torch.inference_mode():
-        steps = run_steps(peer) if whole else peer.steps * middle_step(peer, repeats, device)
-        sound = median_seconds(peer.finish, repeats, device)
-    return {
-        "system": name,
-        "precision": precision,
-        "batch": batch,
-        "parameters": peer.parameters,
-        "steps": peer.steps,
-        "whole": whole,
-        "steps_seconds": steps,
-        "sound_seconds": sound,
-        "seconds": steps + sound,
-    }
-
-
-def middle_step(peer: Peer, repeats: int, device: torch.device) -> float:
-    """Seconds of the step in the middle, which is the mean step also where steps grow with their number."""
     middle = peer.steps // 2
-    peer.start(middle)
-    return median_seconds(lambda: peer.step(middle), repeats, device)
-
-
-def run_steps(peer: Peer) -> float:
-    """Seconds of all steps, after one that is not counted."""
-
-    def run() -> None:
-        for index in range(peer.steps):
-            peer.step(index)
-
-    peer.start(0)
-    peer.step(0)
-    peer.start(0)
-    return seconds_of(run)
+    with torch.inference_mode():
+        peer.start(0 if whole else middle)
+        if whole:
+            peer.step(0)  # warm-up
+            peer.start(0)
+            steps = seconds_of(lambda: [peer.step(index) for index in range(peer.steps)])
+        else:
+            steps = peer.steps * median_seconds(lambda: peer.step(middle), repeats, device)
+        sound = median_seconds(peer.finish, repeats, device)
+    row = {"system": name, "precision": precision, "batch": batch, "parameters": peer.parameters, "steps": peer.steps}
+    return row | {"whole": whole, "steps_seconds": steps, "sound_seconds": sound, "seconds": steps + sound}
 
 
 def own_row(subject: Subject, row: dict) -> dict:
     """Turn a row of ``latency`` into one of this record: without the text encoder, as for all systems."""
     sound = row["parts"]["codec"]
     size = f"{row['iterations']} x {row['diffusion_steps']}"
-    return {
+    same = ("precision", "batch", "whole", "iterations", "diffusion_steps")
+    return {key: row[key] for key in same} | {
         "system": f"IMPACT {subject.name}, {row['variant'].split(',')[0]}, {size}",
         "ours": True,
-        "precision": row["precision"],
-        "batch": row["batch"],
-        "parameters": sum(parameter.numel() for parameter in subject.model.parameters()),
+        "parameters": count(subject.model),
         "steps": row["iterations"],
-        "whole": row["whole"],
         "steps_seconds": row["generation_seconds"],
         "sound_seconds": sound,
         "seconds": row["generation_seconds"] + sound,
-        "iterations": row["iterations"],
-        "diffusion_steps": row["diffusion_steps"],
     }

@@ -19,7 +19,7 @@ FORMAT = 1  # of the files that --json writes and of those that are written by h
 REQUIRED = ("command", "taken", "machine", "settings", "rows")
 OUTSIDE_REQUIRED = ("how",)  # of a record of another implementation, which somebody wrote by hand
 OUTSIDE_ROW = ("batch", "duration", "precision", "seconds", "whole")  # and what a generation has
-PARTS = ("latency", "throughput", "scaling", "training", "reading", "precompute", "peers", "outside")
+PARTS = ("latency", "throughput", "scaling", "training", "reading", "peers", "outside")
 
 
 class BenchmarkRecord:

@@ -155,15 +155,8 @@ def training_table(record: Content, outside: Sequence[Content] = ()) -> str:
     return table([*columns, "peak, GiB", "of measured products", "of the data sheet's"], lines)
 
 
-def waiting_table(record: Content) -> str:
-    """Share of training that waits for data; empty where it was not measured."""
-    rows = [row for row in record["rows"] if "wait_share" in row]
-    lines = [[str(row["workers"]), number(row["seconds"]), f"{100 * row['wait_share']:.2f} %"] for row in rows]
-    return table(["DataLoader processes", "s per step", "waiting for data"], lines) if rows else ""
-
-
 def data_table(record: Content) -> str:
-    """Reading or precomputing."""
+    """Rates of each way to read shards."""
     columns = list(dict.fromkeys(key for row in record["rows"] for key in row["times"]))
     lines = []
     for row in record["rows"]:

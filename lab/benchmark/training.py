@@ -14,19 +14,14 @@ import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.benchmark import timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from impact_pl.config import MaskRatioConfig, OptimConfig, TrainerConfig
-from impact_pl.data.loader import latent_loader
-from impact_pl.data.order import SampleStream, SlotSampler
-from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
 from impact_pl.models.condition import packed
 from impact_pl.models.heads.base import LearnsFromData
@@ -94,11 +89,6 @@ def default_variants(device: torch.device, packs: bool) -> dict[str, StepVariant
             there = dataclasses.replace(variant, packed_text=variant.packed_text and packs, quick_dropout=quick)
             found.setdefault(there, name)
     return {name: VARIANTS[name] for name in found.values()}
-
-
-def ours(device: torch.device) -> StepVariant:
-    """Return our step in the precision that suits ``device``."""
-    return dataclasses.replace(OURS, precision=resolve("auto", device))
 
 
 def mean_mask_ratio(config: MaskRatioConfig) -> float:
@@ -251,36 +241,3 @@ def peak_bytes(stepper: Stepper, variant: StepVariant) -> int | None:
     stepper.step(variant)
     torch.cuda.synchronize(stepper.device)
     return torch.cuda.max_memory_allocated(stepper.device)
-
-
-def check_data(stepper: Stepper, folder: Path) -> None:
-    """Check that the shards of ``folder`` hold latents that fit the stepper's model.
-
-    Raises:
-        UserError: They do not.
-    """
-    found, _, width = LatentDataset(folder).index.latents["shape"]
-    spec = stepper.model.spec
-    if (found, width) != (spec.latent_channels, spec.latent_width):
-        raise UserError(
-            f"{folder}: latents of {found} channels and width {width}, but this model takes {spec.latent_channels} and "
-            f"{spec.latent_width}: choose another --model, or leave --data out for random shards"
-        )
-
-
-def data_wait(stepper: Stepper, variant: StepVariant, folder: Path, workers: int, steps: int) -> dict[str, Any]:
-    """Measure the fraction of training time spent waiting for the next batch from the shards of ``folder``."""
-    dataset = LatentDataset(folder)
-    stream = SampleStream(dataset.sizes, seed=0)
-    sampler = SlotSampler(stream, stepper.batch, start=0, steps_done=0, max_steps=steps + 1)
-    batches = iter(latent_loader(dataset, sampler, workers))
-    next(batches)  # the workers are running
-    waited, start = 0.0, timer()
-    for _ in range(steps):
-        asked = timer()
-        moments = next(batches)["moments"].to(stepper.device)
-        waited += timer() - asked
-        stepper.latents = stepper.model.whiten(moments, stepper.generator)
-        stepper.step(variant)
-    total = timer() - start
-    return {"workers": workers, "batch": stepper.batch, "wait_share": waited / total, "seconds": total / steps}

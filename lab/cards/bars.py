@@ -15,6 +15,7 @@ from impact_pl.data.lists import Sounds
 from impact_pl.data.manifest import Record, file_stem, write_manifest
 from impact_pl.errors import UserError
 from impact_pl.evaluation.cache import extract
+from impact_pl.evaluation.copies import envelope, nearest_embeddings, nearest_envelopes
 from impact_pl.evaluation.estimates import SetFeatures
 from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.labels import labels_of
@@ -27,7 +28,7 @@ from impact_pl.precompute.segments import plan_segments
 from impact_pl.progress import progress
 from impact_pl.text_encoders.registry import load_text_encoder
 from lab.cards.class_bars import CAPTIONS, Labelled, class_rows
-from lab.cards.replay import envelope, nearest_embeddings, nearest_envelopes, replay_rows
+from lab.cards.replay import replay_rows
 
 REPLAYED = "codec, training"  # shows what replaying would look like
 CLASS_ROWS = ("real, held out", "real, training", "codec, held out", REPLAYED, "generated", "white noise")

@@ -164,6 +164,8 @@ class DataConfig:
     block_shards: int = 0  # shards that are shuffled together; 0: all; see data/order.py
     batch_size: int = 16  # clips per process and step
     num_workers: int = 0
+    replay: str = ""  # folder of further shards, such as sounds of an earlier model, against forgetting it
+    replay_share: float = 0.25  # fraction of each batch that comes from them
     random_shift: bool = False  # start clips at a random frame and wrap around (for small data sets)
     caption_dropout: float = 0.1  # fraction of captions replaced by the null condition (stage 2)
     token_dropout: float = 0.0  # largest share of a caption's positions replaced likewise; the first is kept

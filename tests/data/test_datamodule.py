@@ -9,8 +9,9 @@ import torch
 
 from impact_pl.config import DataConfig
 from impact_pl.data.datamodule import LatentDataModule
-from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler, derive_seed
-from impact_pl.data.shards import ShardIndex, ShardWriter, describe_shard
+from impact_pl.data.order import MixedStream, SampleStream, SlotSampler, ValidationSampler, derive_seed
+from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from tests.helpers.latents import CODEC, write_latents, write_split
 
 
 def flat(batches) -> list[int]:
@@ -139,3 +140,34 @@ def test_a_set_without_checksums_says_so_once(shards, caplog):
     next(iter(data.train_dataloader()))
     (record,) = caplog.records
     assert "made without checksums" in record.message
+
+
+def test_replayed_clips_have_their_share_of_every_batch_and_their_own_order():
+    own, replayed = SampleStream([10], 0), SampleStream([4], 0)
+    stream = MixedStream(own, replayed, share=0.25)
+    batches = list(SlotSampler(stream, 8, start=0, steps_done=0, max_steps=6))
+    assert {sum(index >= 10 for index in batch) for batch in batches} == {2}
+    assert [i for i in flat(batches) if i < 10] == [own[p] for p in range(36)]
+    assert [i - 10 for i in flat(batches) if i >= 10] == [replayed[p] for p in range(12)]
+    assert list(SlotSampler(stream, 8, start=24, steps_done=3, max_steps=6)) == batches[3:]
+    assert flat(SlotSampler(MixedStream(own, replayed, 0.0), 5, 0, 0, 4)) == [own[p] for p in range(20)]
+
+
+def test_replay_comes_from_shards_that_fit(tmp_path):
+    write_latents(tmp_path / "own")
+    write_split(tmp_path / "old", 3, seed=5)
+    data = LatentDataModule(tmp_path / "own", batch_size=4, replay=str(tmp_path / "old"), replay_share=0.5)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    old = LatentDataset(tmp_path / "old")
+    stored = [old[i]["moments"] for i in range(3)]
+    assert sum(any(torch.equal(moments, each) for each in stored) for moments in batch["moments"]) == 2
+    assert data.state_dict()["replay"] == 50
+    with pytest.raises(ValueError, match=r"percent of data\.replay=50\.0, but this training began with 0"):
+        data.load_state_dict({"samples_consumed": 0, "step": 0})
+    with pytest.raises(ValueError, match=r"percent of data\.replay=0, but this training began with 50"):
+        LatentDataModule(tmp_path / "own").load_state_dict(data.state_dict())
+    write_split(tmp_path / "other", 3, seed=5, codec=CODEC | {"identity": "aaaa"})
+    data = LatentDataModule(tmp_path / "own", replay=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"does not fit data.path=.*: codec aaaa, not 0123456789abcdef"):
+        data.setup()

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning import LightningDataModule, Trainer
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
 
 from impact_pl.config import DataConfig
 from impact_pl.data.cache import ShardCache, default_folder
 from impact_pl.data.index import INDEX_NAME, Producer, ShardIndex
 from impact_pl.data.loader import latent_loader
-from impact_pl.data.order import SampleStream, SlotSampler, ValidationSampler
+from impact_pl.data.order import MixedStream, SampleStream, SlotSampler, ValidationSampler
 from impact_pl.data.remote import is_url, join
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
@@ -22,7 +22,12 @@ from impact_pl.text_encoders.registry import load_text_encoder
 
 logger = logging.getLogger(__name__)
 
-ORDER_KEYS = {"block_shards": "data.block_shards", "seed": "seed", "num_samples": "clips in data.path"}
+ORDER_KEYS = {
+    "block_shards": "data.block_shards",
+    "seed": "seed",
+    "num_samples": "clips in data.path",
+    "replay": "percent of data.replay",
+}
 
 
 @dataclass
@@ -87,6 +92,7 @@ class LatentDataModule(LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         self.train_set = self._open("train")
+        self.replay_set = self._open_replay()
         valid = join(self.config.path, "valid")
         self.valid_set: LatentDataset | None = None
         if Path(valid, INDEX_NAME).is_file():
@@ -101,6 +107,22 @@ class LatentDataModule(LightningDataModule):
 
     def _open(self, split: str) -> LatentDataset:
         return LatentDataset(join(self.config.path, split), self.cache, with_text=self.text_encoder is None)
+
+    def _open_replay(self) -> LatentDataset | None:
+        """Open the shards of ``data.replay``, None without.
+
+        Raises:
+            UserError: They were made with another codec or text encoder, or have clips of another length.
+        """
+        folder = self.config.replay
+        if not folder:
+            return None
+        replay = LatentDataset(folder, with_text=self.text_encoder is None)
+        own, other = _made_with(self.index), _made_with(replay.index)
+        changed = [f"{what} {other[what]}, not {own[what]}" for what in own if own[what] != other[what]]
+        if changed:
+            raise UserError(f"data.replay={folder} does not fit data.path={self.config.path}: {'; '.join(changed)}")
+        return replay
 
     def _find_text_encoder(self) -> TextEncoder | None:
         """Return the encoder for captions.
@@ -176,6 +198,7 @@ class LatentDataModule(LightningDataModule):
             "block_shards": self.config.block_shards,
             "seed": self.seed,
             "num_samples": self.index.num_samples,
+            **({"replay": 100 * self.config.replay_share} if self.config.replay else {}),
         }
 
     def check_state(self, state_dict: dict[str, int]) -> None:
@@ -184,10 +207,10 @@ class LatentDataModule(LightningDataModule):
         Raises:
             UserError: The order of the samples would change.
         """
-        before = {"block_shards": 0, **state_dict}  # missing in states of earlier versions
+        before = {"block_shards": 0, "replay": 0, **state_dict}  # missing in states of earlier versions
         changed = [
             f"{ORDER_KEYS[key]}={now}, but this training began with {before[key]}"
-            for key, now in self._order().items()
+            for key, now in {"replay": 0, **self._order()}.items()
             if before.get(key, now) != now
         ]
         if changed:
@@ -205,8 +228,13 @@ class LatentDataModule(LightningDataModule):
         trainer = self._trainer_like
         if trainer.max_steps < 0:
             raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
+        stream: SampleStream | MixedStream = SampleStream(self.train_set.sizes, self.seed, self.config.block_shards)
+        clips: LatentDataset | ConcatDataset = self.train_set
+        if self.replay_set is not None:
+            stream = MixedStream(stream, SampleStream(self.replay_set.sizes, self.seed), self.config.replay_share)
+            clips = ConcatDataset([self.train_set, self.replay_set])
         sampler = SlotSampler(
-            SampleStream(self.train_set.sizes, self.seed, self.config.block_shards),
+            stream,
             self.config.batch_size,
             start=self.samples_consumed,
             steps_done=trainer.global_step,
@@ -216,7 +244,7 @@ class LatentDataModule(LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
             prefetch=self._prefetch if self.cache else None,
         )
-        return latent_loader(self.train_set, sampler, self.config.num_workers)
+        return latent_loader(clips, sampler, self.config.num_workers)
 
     def _prefetch(self, shards: list[int]) -> None:
         """Fetch shards in order. The processes of a node start at different shards, so that each fetches some."""
@@ -231,3 +259,9 @@ class LatentDataModule(LightningDataModule):
             len(self.valid_set), self.config.batch_size, trainer.global_rank, trainer.world_size
         )
         return latent_loader(self.valid_set, sampler, self.config.num_workers)
+
+
+def _made_with(index: ShardIndex) -> dict[str, Any]:
+    """Return what two sets must have in common to share a batch."""
+    text = index.text_encoder["identity"] if index.text_encoder else None
+    return {"codec": index.codec["identity"], "text encoder": text, "latents": tuple(index.latents["shape"])}

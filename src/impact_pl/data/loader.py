@@ -10,14 +10,14 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import ClassVar
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from impact_pl.data.shards import LatentDataset, collate
+from impact_pl.data.shards import collate
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; for the training only
 
 
-def latent_loader(dataset: LatentDataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:
+def latent_loader(dataset: Dataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:
     """Create the loader of training batches.
 
     Args:

@@ -10,6 +10,7 @@ epochs, each with its own permutation, without dropping a remainder. The complet
 consumed, which stays valid when the number of processes changes.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -90,6 +91,35 @@ class SampleStream:
         return samples[_permutation(len(samples), derive_seed(self.seed, epoch, number + 1))]
 
 
+class MixedStream:
+    """Stream of two sets: of every n consecutive samples, ``round(n * share)`` (give or take one) are from the second.
+
+    Indices of the second set follow those of the first, as in torch's ConcatDataset. Position p is a pure function of
+    (seed, p) here too, because the number of samples that each set has given before p is.
+
+    Args:
+        first: Order of the first set.
+        second: Order of the second set.
+        share: Fraction of samples from the second set, in [0, 1).
+    """
+
+    def __init__(self, first: SampleStream, second: SampleStream, share: float):
+        self.first, self.second, self.share = first, second, share
+
+    def __getitem__(self, position: int) -> int:
+        before = self._from_second(position)
+        if self._from_second(position + 1) > before:
+            return self.first.num_samples + self.second[before]
+        return self.first[position - before]
+
+    def next_shards(self, position: int) -> tuple[tuple[int, int], list[int]]:
+        """Return what the first set's stream returns; the second one is read in place."""
+        return self.first.next_shards(position - self._from_second(position))
+
+    def _from_second(self, position: int) -> int:
+        return math.floor(position * self.share + 1e-9)
+
+
 def _permutation(count: int, seed: int) -> np.ndarray:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
 
@@ -112,7 +142,7 @@ class SlotSampler(Sampler[list[int]]):
 
     def __init__(
         self,
-        stream: SampleStream,
+        stream: SampleStream | MixedStream,
         batch_size: int,
         start: int,
         steps_done: int,

@@ -49,6 +49,7 @@ ALLOWED = {
         **dict.fromkeys(("num_workers", "cache_gb", "block_shards"), AT_LEAST_0),
         "caption_dropout": SHARE,
         "token_dropout": SHARE,
+        "replay_share": BELOW_1,
     },
     "trainer": {
         **dict.fromkeys(("devices", "num_nodes", "accumulate_grad_batches", "log_every_steps"), AT_LEAST_1),

@@ -5,6 +5,7 @@ own. It works without scripts, using the browser's own players.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +27,8 @@ KINDS = {  # in the order of the page
     "reconstructed": "Codec reconstruction",
     "generated": "Generated",
     "untrained": "Untrained model",
+    "before": "Before tuning",
+    "after": "After tuning",
 }
 HEADLINES = {"fd_cnn14": "FD on CNN14", "fd_yamnet": "FD-YAMNet", "fad_vggish": "FAD on VGGish"}  # first available
 OTHER_ROWS = {"real": "other real sounds", "untrained": "an untrained model", "noise": "white noise"}
@@ -41,6 +44,16 @@ class CaptionSounds:
 
 
 @dataclass
+class Table:
+    """A further section of the page: a paragraph, and rows of cells."""
+
+    title: str
+    words: str
+    headings: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+@dataclass
 class Report:
     """Content of the page. Empty fields are left out."""
 
@@ -50,6 +63,7 @@ class Report:
     ratings: RatingsResult | None = None
     own_name: str = "this model"  # in the published table, and in the ratings
     losses: dict[str, Path] = field(default_factory=dict)  # stage -> metrics.csv
+    tables: list[Table] = field(default_factory=list)
     commands: str = ""
     facts: dict[str, str] = field(default_factory=dict)
 
@@ -64,6 +78,7 @@ def write_report(report: Report, path: str | Path) -> int:
         "Listen": [(each.caption, [take(kind, file) for kind, file in _in_order(each)]) for each in report.captions],
         "Measures": metrics_table(report.metrics) if report.metrics else None,
         "Published systems": published_table(report.metrics, report.ratings, report.own_name),
+        **{table.title: table for table in report.tables},
         "Training": [chart(name, path) for name, path in report.losses.items()],
         "How it was made": bool(report.facts or report.commands.strip()),
     }

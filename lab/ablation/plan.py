@@ -12,12 +12,14 @@ import dataclasses
 import itertools
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import ConfigDict, Field
 
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError
+from impact_pl.files import check_value
 
 CONF = Path(__file__).parent / "conf"
 FULL = "full"  # the row that all others are compared with, and whose sounds the sweeps generate
@@ -25,6 +27,7 @@ SETTINGS = "settings"  # name of all settings together, where a row name is expe
 OWN, NONE, SKIPPED = "own", "none", "skipped"
 OF_THE_METHOD = ("smoke", "quick", "full")  # sizes that cover all claims of the paper
 SIZES = (*OF_THE_METHOD, "text", "builtin", "distilled")
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass
@@ -40,6 +43,8 @@ class ModelPlan:
         decoding: Differences of its generation from the plan's decoding.
         model: A trained model, a folder or ``builtin``; only in a plan that has a ``model``.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     experiment: str = "text"
     train: list[str] = field(default_factory=list)
@@ -71,9 +76,11 @@ class Plan:
         speed_batch, speed_repeats: Batch size and repetitions for latency and memory.
     """
 
-    seeds: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    seeds: Count
     clip_seconds: float
-    num_samples: int
+    num_samples: Count
     pretrain_steps: int = 0
     text_steps: int = 0
     model: str = ""
@@ -82,15 +89,15 @@ class Plan:
     text_encoder: str = "minilm"
     device: str = "cpu"
     num_labelled: int = 0
-    batch_size: int = 32
+    batch_size: Count = 32
     train: list[str] = field(default_factory=list)
     decoding: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, ModelPlan] = field(default_factory=dict)
     without_encoders: bool = True
     sweeps: dict[str, dict[str, list]] = field(default_factory=dict)
     combinations: list[dict[str, Any]] = field(default_factory=list)
-    speed_batch: int = 8
-    speed_repeats: int = 3
+    speed_batch: Count = 8
+    speed_repeats: Count = 3
 
     def settings(self) -> dict[str, dict[str, Any]]:
         """Map names to overrides for every setting other than the plan's own decoding, each once."""
@@ -126,7 +133,8 @@ class Plan:
             UserError: It names an unknown field of the decoding.
         """
         row, _, said = name.partition("/")
-        return self.setting_name({key: yaml.safe_load(value) for key, value in _pairs(said)}) if said else row
+        pairs = [part.partition("=") for part in said.split(",")]
+        return self.setting_name({key: yaml.safe_load(value) for key, _, value in pairs}) if said else row
 
 
 def load_plan(size: str, **changes: Any) -> Plan:
@@ -145,8 +153,8 @@ def make_plan(values: dict[str, Any], where: str) -> Plan:
     Raises:
         UserError: A key is missing or unknown, or a number is out of range. The message begins with ``where``.
     """
-    rows = {name: _build(ModelPlan, row or {}, f"{where}: rows.{name}") for name, row in values.get("rows", {}).items()}
-    plan = _build(Plan, {**values, "rows": rows}, where)
+    rows = {name: row or {} for name, row in values.get("rows", {}).items()}
+    plan = check_value({**values, "rows": rows}, Plan, where)
     if FULL in plan.rows and plan.without_encoders and not plan.model:
         plan.rows |= rows_without(plan.text_encoder, plan.rows[FULL])
     _check(plan, where)
@@ -184,68 +192,34 @@ def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
         UserError: A field is unknown.
     """
     known = [each.name for each in dataclasses.fields(DecodingConfig)]
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
+    if unknown := sorted(set(overrides) - set(known)):
         raise UserError(f"decoding: there is no {unknown[0]!r}; choose from {', '.join(known)}")
-    values: dict[str, Any] = {}
-    for name, value in overrides.items():  # convert YAML's 3 to a guidance_scale of 3.0
-        values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
-    return DecodingConfig(**values)
-
-
-def _pairs(said: str) -> list[tuple[str, str]]:
-    """Split ``a=1,b=2`` into keys and values."""
-    return [(key, value) for key, _, value in (part.partition("=") for part in said.split(","))]
-
-
-def _build(kind: type, values: Any, where: str) -> Any:
-    if not isinstance(values, dict):
-        raise UserError(f"{where}: expected keys and values, got {values!r}")
-    known = {each.name: each for each in dataclasses.fields(kind)}
-    unknown = sorted(set(values) - set(known))
-    if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; choose from {', '.join(known)}")
-    required = [
-        name
-        for name, each in known.items()
-        if each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING
-    ]
-    missing = [name for name in required if name not in values]
-    if missing:
-        raise UserError(f"{where}: {missing[0]} is missing")
-    return kind(**values)
+    floats = {name for name in overrides if isinstance(getattr(DecodingConfig, name), float)}  # YAML's 3 means 3.0
+    return DecodingConfig(**{name: float(x) if name in floats else x for name, x in overrides.items()})
 
 
 def _check(plan: Plan, where: str) -> None:
+    """Check what a schema cannot: rows that name each other, models, and fields of decodings."""
     if FULL not in plan.rows:
         raise UserError(f"{where}: rows need {FULL!r}, with which all others are compared")
-    if plan.model and any(name != FULL and not row.model for name, row in plan.rows.items()):
-        raise UserError(
-            f"{where}: its rows are trained, and model = {plan.model!r} would stand for all of them: take a plan with "
-            f"the row {FULL!r} alone, as builtin, or name a model for each other row"
-        )
-    if strange := [name for name, row in plan.rows.items() if row.model and (name == FULL or not plan.model)]:
-        raise UserError(f"{where}: rows.{strange[0]}.model: name the plan's model first, which {FULL!r} is")
-    for name, row in plan.rows.items():
-        if row.model and row != ModelPlan(decoding=row.decoding, model=row.model):
-            raise UserError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
-    steps = () if plan.model else ("pretrain_steps", "text_steps")
-    for name in ("seeds", "num_samples", *steps, "batch_size", "speed_batch", "speed_repeats"):
-        if getattr(plan, name) < 1:
-            raise UserError(f"{where}: {name} = {getattr(plan, name)}: choose 1 or more")
-    for sweep, fields in plan.sweeps.items():
-        for name, values in fields.items():
-            if not isinstance(values, list):
-                raise UserError(f"{where}: sweeps.{sweep}.{name}: expected a list of values, got {values!r}")
     for name, row in plan.rows.items():
         if "/" in name or name in (OWN, NONE, SKIPPED, SETTINGS):
             raise UserError(
                 f"{where}: rows.{name}: choose another name, without / and none of own, none, skipped, settings"
             )
+        if bool(row.model) != bool(plan.model and name != FULL):
+            raise UserError(
+                f"{where}: rows.{name}.model = {row.model!r} with model = {plan.model!r}: in a plan with a trained "
+                f"model, which {FULL!r} is, every other row names its own; in other plans none does"
+            )
+        if row.model and row != ModelPlan(decoding=row.decoding, model=row.model):
+            raise UserError(f"{where}: rows.{name}: its model is trained already, give a decoding and nothing else")
         if row.pretrain not in (OWN, NONE, SKIPPED) and row.pretrain not in plan.rows:
             choices = ", ".join([OWN, NONE, SKIPPED, *plan.rows])
             raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}: choose from {choices}")
         if row.pretrain in plan.rows and plan.rows[row.pretrain].pretrain != OWN:
             raise UserError(f"{where}: rows.{name}.pretrain = {row.pretrain!r}, which has no stage 1 of its own")
+    if not plan.model and min(plan.pretrain_steps, plan.text_steps) < 1:
+        raise UserError(f"{where}: pretrain_steps and text_steps: choose 1 or more")
     for overrides in [plan.decoding, *(row.decoding for row in plan.rows.values()), *plan.settings().values()]:
         decoding_config(overrides)

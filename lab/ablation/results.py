@@ -9,6 +9,7 @@ from typing import Any
 
 from impact_pl.errors import UserError
 from impact_pl.evaluation.evaluate import versions
+from impact_pl.files import read_json
 from impact_pl.partial import write_whole
 from lab.ablation.plan import Plan
 from lab.ablation.run import read_result
@@ -93,13 +94,8 @@ def read_results(path: Path) -> dict[str, Any]:
     Raises:
         UserError: It is not such a file.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such results of an ablation")
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not the results of an ablation ({error})") from error
-    known = isinstance(results, dict) and results.get("format") == FORMAT
+    results = read_json(path, dict[str, Any])
+    known = results.get("format") == FORMAT
     if not known or not all(isinstance(results.get(key), dict) for key in ("facts", "plan", "rows")):
         raise UserError(f"{path}: not the results of an ablation in format {FORMAT}")
     return results

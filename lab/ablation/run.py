@@ -123,12 +123,8 @@ def run_together(tasks: Sequence[Task], out: Path, workers: int, say: Say) -> li
 
 def begin(task: Task, out: Path) -> None:
     """Record the start of a task, and remove results started for another key, which its commands would continue."""
-    note, result = result_path(out, task).with_suffix(".begun"), result_path(out, task)
-    if note.is_file():
-        before = note.read_text(encoding="utf-8")
-    else:
-        before = json.loads(result.read_text(encoding="utf-8"))["key"] if result.is_file() else task.key
-    if before != task.key:
+    note = result_path(out, task).with_suffix(".begun")
+    if note.is_file() and note.read_text(encoding="utf-8") != task.key:
         for folder in task.outputs:
             shutil.rmtree(folder, ignore_errors=True)
     note.parent.mkdir(parents=True, exist_ok=True)

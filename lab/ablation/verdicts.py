@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
+from pydantic import ConfigDict
 
 from impact_pl.errors import UserError
+from impact_pl.files import check_value
 from lab.ablation.plan import CONF, SIZES, Plan
 from lab.ablation.results import METRICS, Rows
 
@@ -43,6 +45,8 @@ class Claim:
         margin: Fraction of the second's mean.
         size: The only plan that can decide it; empty: any that has the rows.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     text: str
     source: str
@@ -121,11 +125,7 @@ def judge_one(claim: Claim, metric: str, plan: Plan, rows: Rows) -> Verdict:
     pairs = [first[seed] for seed in common], [second[seed] for seed in common]
     difference = compare(*pairs)
     means = statistics.fmean(pairs[0]), statistics.fmean(pairs[1])
-    more_is_better = METRICS[metric][2]
-    if claim.better:
-        verdict = is_better(difference, more_is_better)
-    else:
-        verdict = is_as_good(difference, more_is_better, claim.margin * abs(means[1]))
+    verdict = decide(difference, METRICS[metric][2], None if claim.better else claim.margin * abs(means[1]))
     return Verdict(claim, metric, verdict, difference, means)
 
 
@@ -141,19 +141,12 @@ def compare(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(statistics.fmean(differences), quantile * error, spread, num)
 
 
-def is_better(difference: Difference, more_is_better: bool) -> str:
-    worst, best = advantage(difference, more_is_better)
-    return HOLDS if worst > 0 else REVERSED if best < 0 else UNRESOLVED
-
-
-def is_as_good(difference: Difference, more_is_better: bool, margin: float) -> str:
-    worst, best = advantage(difference, more_is_better)
-    return HOLDS if worst >= -margin else FAILS if best < -margin else UNRESOLVED
-
-
-def advantage(difference: Difference, more_is_better: bool) -> tuple[float, float]:
-    """Compute by how much the first is better, at worst and at best."""
-    return (difference.low, difference.high) if more_is_better else (-difference.high, -difference.low)
+def decide(difference: Difference, more_is_better: bool, margin: float | None) -> str:
+    """Apply the rule: *better than* without a margin, *as good as* with one."""
+    low, high = (difference.low, difference.high) if more_is_better else (-difference.high, -difference.low)
+    if margin is None:
+        return HOLDS if low > 0 else REVERSED if high < 0 else UNRESOLVED
+    return HOLDS if low >= -margin else FAILS if high < -margin else UNRESOLVED
 
 
 def load_claims() -> list[Claim]:
@@ -165,9 +158,9 @@ def make_claims(values: list[dict[str, Any]]) -> list[Claim]:
     """Build claims from plain values.
 
     Raises:
-        UserError: A claim names an unknown metric, or not exactly one pair of rows.
+        UserError: A claim has another form, names an unknown metric, or not exactly one pair of rows.
     """
-    claims = [Claim(**each) for each in values]
+    claims = check_value(values, list[Claim], "claims.yaml")
     for claim in claims:
         unknown = [metric for metric in claim.metrics if metric not in METRICS]
         if unknown or not claim.metrics:

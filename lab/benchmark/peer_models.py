@@ -97,14 +97,9 @@ def unet_peer(name: str, batch: int, dtype: torch.dtype, device: torch.device) -
     from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
     kind, sizes, conditions = UNETS[name]
-    unet, vae, vocoder = (
-        module.to(device, dtype).eval()
-        for module in (
-            getattr(diffusers, kind)(**sizes),
-            diffusers.AutoencoderKL(**VAE),
-            SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)),
-        )
-    )
+    vocoder = SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER))
+    modules: list[Any] = [getattr(diffusers, kind)(**sizes), diffusers.AutoencoderKL(**VAE), vocoder]
+    unet, vae, vocoder = (module.to(device, dtype).eval() for module in modules)
     scheduler: Any = diffusers.DDIMScheduler(
         beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear", steps_offset=1
     )

@@ -29,7 +29,6 @@ def tables(result: dict) -> str:
         + ".",
         "",
         *class_lines(result),
-        *bar_lines(result["classes"]),
         *caption_lines(result["captions"]),
         *replay_lines(result),
     ]
@@ -37,62 +36,42 @@ def tables(result: dict) -> str:
 
 
 def class_lines(result: dict) -> list[str]:
+    """Format accuracy and distance of the ten classes, and state whether the acceptance thresholds are met."""
     rows = result["classes"]
-    made, size = rows["generated"], rows["generated"]["set_size"]
-    shuffled = [
-        "generated, captions shuffled",
-        str(made["num_sounds"]),
-        f"{made['shuffled']:.3f}",
-        "",
-        "as generated",
-        "",
+    made = rows["generated"]
+    size, accuracy = made["set_size"], made["accuracy"]
+    above = made["fd_yamnet"] - rows["codec, held out"]["fd_yamnet"]
+    shuffled = ["generated, captions shuffled", str(made["num_sounds"]), f"{made['shuffled']:.3f}"]
+    body = [*(_class_row(*row) for row in rows.items()), [*shuffled, "", "as generated", ""]]
+    by_label = [
+        [CAPTIONS[label], *(f"{row['accuracy_by_label'][label]:.2f}" for row in rows.values())] for label in CAPTIONS
     ]
-    lines = [
+    reached = {True: "reached", False: "missed"}
+    return [
         f"### Ten classes, {made['num_sounds'] // len(CAPTIONS)} clips each of {result['seconds']:g} s",
         "",
         f"Accuracy is over all sounds of a row, with its 95 % interval; FD-YAMNet over sets of {size} sounds, each "
         f"class as often as in the {size} held-out real clips that are the reference: mean ± deviation of the sets.",
         "",
-        table(
-            ["", "sounds", "class accuracy", "interval", "FD-YAMNet", "sets"],
-            [*(_class_row(*row) for row in rows.items()), shuffled],
-        ),
+        table(["", "sounds", "class accuracy", "interval", "FD-YAMNet", "sets"], body),
+        "",
+        "Accuracy of each class:",
+        "",
+        table(["caption", *(SAID.get(name, name) for name in rows)], by_label),
+        "",
+        f"Bars: class accuracy of at least {ACCURACY_BAR:.2f}: {accuracy:.3f}, {reached[accuracy >= ACCURACY_BAR]}. "
+        f"FD-YAMNet at most {DISTANCE_BAR:g} above the codec's reconstruction of the held-out clips: {above:+.1f}, "
+        f"{reached[above <= DISTANCE_BAR]}.",
+        "",
     ]
-    heads = ["caption", *(SAID.get(name, name) for name in rows)]
-    by_label = [
-        [CAPTIONS[label], *(f"{row['accuracy_by_label'][label]:.2f}" for row in rows.values())] for label in CAPTIONS
-    ]
-    return [*lines, "", "Accuracy of each class:", "", table(heads, by_label), ""]
 
 
 def _class_row(name: str, row: dict) -> list[str]:
     low, high = row["accuracy_interval"]
     spread = "" if row["fd_yamnet_std"] is None else f" ± {row['fd_yamnet_std']:.1f}"
     distance = "the reference" if row["fd_yamnet"] is None else f"{row['fd_yamnet']:.1f}{spread}"
-    sets = str(row["num_sets"] or "")
-    return [
-        SAID.get(name, name),
-        str(row["num_sounds"]),
-        f"{row['accuracy']:.3f}",
-        f"{low:.3f} to {high:.3f}",
-        distance,
-        sets,
-    ]
-
-
-def bar_lines(rows: dict) -> list[str]:
-    """State in words whether the acceptance thresholds are met."""
-    reached = {True: "reached", False: "missed"}
-    accuracy, above = (
-        rows["generated"]["accuracy"],
-        rows["generated"]["fd_yamnet"] - rows["codec, held out"]["fd_yamnet"],
-    )
-    return [
-        f"Bars: class accuracy of at least {ACCURACY_BAR:.2f}: {accuracy:.3f}, {reached[accuracy >= ACCURACY_BAR]}. "
-        f"FD-YAMNet at most {DISTANCE_BAR:g} above the codec's reconstruction of the held-out clips: {above:+.1f}, "
-        f"{reached[above <= DISTANCE_BAR]}.",
-        "",
-    ]
+    cells = [str(row["num_sounds"]), f"{row['accuracy']:.3f}", f"{low:.3f} to {high:.3f}", distance]
+    return [SAID.get(name, name), *cells, str(row["num_sets"] or "")]
 
 
 def caption_lines(metrics: dict) -> list[str]:

@@ -5,9 +5,9 @@ generator's. A control follows the built-in codec: the same latents, decoded to 
 
 Columns: numbers per second of the latents; errors, relative to the latents' overall standard deviation; FD-YAMNet and
 FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of YAMNet's embeddings and classes; L1 of
-the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; seconds of decoding
-per second of sound: CPU time (all threads together), and GPU time if there is one. Networks get both sides dithered at
--60 dB. The row "real" compares the same number of other real clips with these: the real-vs-real baseline at this N.
+the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; CPU seconds of
+decoding per second of sound, all threads together. Networks get both sides dithered at -60 dB. The row "real" compares
+the same number of other real clips with these: the real-vs-real baseline at this N.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def griffin_lim(codec: BuiltinCodec) -> Callable[[Tensor, Generator], Tensor]:
 
 
 Decode = Callable[[Tensor, Generator], Tensor]
-DIGITS = {"FD-YAMNet": 1, "FD-aisfx": 1, "cosine": 3, "top-1": 2, "mel L1": 3, "STFT L1": 3, "CPU": 3, "GPU": 4}
+DIGITS = {"FD-YAMNet": 1, "FD-aisfx": 1, "cosine": 3, "top-1": 2, "mel L1": 3, "STFT L1": 3, "CPU": 3}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -87,7 +87,8 @@ def expression(text: str) -> re.Pattern[str]:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
-    codecs = {label: load_codec(name) for label, name in map(labelled, args.codec)}
+    named = [(label, name or label) for label, _, name in (argument.partition("=") for argument in args.codec)]
+    codecs = {label: load_codec(name) for label, name in named}
     records = [record for path in args.manifest for record in read_manifest(path) if args.ids.search(record.id)]
     real = load(records, args.split, args.limit, args)
     others = load(records, args.floor_split, len(real), args)
@@ -102,33 +103,19 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{label}: {codec.name}, latents {codec.identity}")
     columns = [name for name in DIGITS if name != "FD-aisfx" or args.aisfx]
     print(header(["system", "numbers/s", "errors", *columns]))
-    floor = judge.distances(others)
+    floor = judge.distances(judge.scorers(others))
     print(row(["real", "-", "-", *(show(floor, name) for name in columns)]), flush=True)
-    for label, system, codec in systems(codecs, not args.no_control):
+    systems = [(label, codec.decode, codec) for label, codec in codecs.items()]
+    builtin = [(label, codec) for label, codec in codecs.items() if isinstance(codec, BuiltinCodec)]
+    if not args.no_control:  # once for codecs of equal latents, with the first one's label
+        mels = {codec.identity: (label, codec) for label, codec in reversed(builtin)}
+        systems += [(f"{label}, Griffin-Lim", griffin_lim(codec), codec) for label, codec in mels.values()]
+    for label, system, codec in systems:
         for error in args.errors:
             sounds, speed = reconstruct(codec, system, real, error, args.seed)
             figures = {**judge(sounds), "CPU": speed}
-            if torch.cuda.is_available() and system == codec.decode:
-                figures["GPU"] = gpu_speed(codec, real, args.seed)
             rate = codec.latent_channels * codec.latent_width * codec.sample_rate / codec.samples_per_latent
             print(row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)]), flush=True)
-
-
-def labelled(argument: str) -> tuple[str, str]:
-    """Parse ``LABEL=NAME``; ``NAME`` alone is its own label."""
-    label, equals, name = argument.partition("=")
-    return (label, name) if equals else (argument, argument)
-
-
-def systems(codecs: dict[str, AudioCodec], control: bool) -> list[tuple[str, Decode, AudioCodec]]:
-    """List (label, decode, codec) of each row: the decoders, and Griffin-Lim once for codecs with equal mel latents."""
-    found: list[tuple[str, Decode, AudioCodec]] = [(label, codec.decode, codec) for label, codec in codecs.items()]
-    controlled: set[str] = set()
-    for label, codec in codecs.items():
-        if control and isinstance(codec, BuiltinCodec) and codec.identity not in controlled:
-            controlled.add(codec.identity)
-            found.append((f"{label}, Griffin-Lim", griffin_lim(codec), codec))
-    return found
 
 
 def show(figures: dict[str, float], name: str) -> str:
@@ -171,24 +158,6 @@ def reconstruct(
 def encode(codec: AudioCodec, waveform: Tensor) -> Tensor:
     """Encode a waveform (S,) at 16 kHz to the mean (1, C, H, W) of its latents."""
     return codec.encode(resample(waveform, SAMPLE_RATE, codec.sample_rate)[None]).chunk(2, dim=1)[0]
-
-
-@torch.inference_mode()
-def gpu_speed(codec: AudioCodec, real: list[Tensor], seed: int) -> float:
-    """Measure decoding time over audio duration on the GPU, one clip at a time, each after a warm-up."""
-    latents = [encode(codec, waveform).cuda() for waveform in real]
-    codec.cuda()
-    try:
-        for _ in range(2):
-            torch.cuda.synchronize()
-            start = time.perf_counter()
-            for each in latents:
-                codec.decode(each, Generator().manual_seed(seed))
-            torch.cuda.synchronize()
-            elapsed = time.perf_counter() - start
-    finally:
-        codec.cpu()
-    return elapsed / seconds(real)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ one table only.
 Dimension key: N sounds, S samples, K STFT bins, M frames.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,50 +23,53 @@ STFT_SIZES = (512, 1024, 2048)  # the hop is a quarter of it
 STFT_FLOOR = 1e-3  # -60 dB of full scale
 
 
-class ReconstructionJudge:
-    """Compare decoded sounds with the recordings, each (S_i,) at 16 kHz.
+@dataclass
+class Heard:
+    """What the networks say of N sounds: embeddings (N, D) by metric, means over their patches, and YAMNet's scores."""
 
-    Args:
-        real: The N recordings.
-        num_threads: Threads of the networks.
-        aisfx: Checkpoint of the second network; None skips its figure.
-    """
+    embeddings: dict[str, np.ndarray]
+    scores: np.ndarray  # (N, 521)
+
+
+class Scorers:
+    """YAMNet and, with the path of its checkpoint, aiSFX; both take sounds (S_i,) at 16 kHz."""
+
+    def __init__(self, num_threads: int = 1, aisfx: Path | None = None) -> None:
+        self.yamnet, self.aisfx = YamNet(num_threads), Aisfx(aisfx) if aisfx else None
+
+    def __call__(self, sounds: list[Tensor]) -> Heard:
+        features = [self.yamnet(sound) for sound in sounds]
+        embeddings = {"FD-YAMNet": np.stack([f.embeddings.mean(axis=0) for f in features])}
+        if network := self.aisfx:
+            waveforms = (dither(resample(sound, SAMPLE_RATE, network.sample_rate).numpy()) for sound in sounds)
+            embeddings["FD-aisfx"] = np.stack([network(waveform).embeddings.mean(axis=0) for waveform in waveforms])
+        return Heard(embeddings, np.stack([f.scores.mean(axis=0) for f in features]))
+
+
+class ReconstructionJudge:
+    """Compare decoded sounds with the recordings ``real``, each (S_i,) at 16 kHz."""
 
     def __init__(self, real: list[Tensor], num_threads: int = 1, aisfx: Path | None = None):
-        self.real = real
-        self._yamnet, self._aisfx = YamNet(num_threads), Aisfx(aisfx) if aisfx else None
+        self.real, self.scorers = real, Scorers(num_threads, aisfx)
         self._measure = BuiltinCodec()  # for its mel spectrogram, floored at -60 dB
-        self._embeddings, self._scores = self._hear(real)
+        self._heard = self.scorers(real)
 
-    def distances(self, sounds: list[Tensor]) -> dict[str, float]:
-        """Compute Frechet distances of sounds (S_i,) to the recordings, by network."""
-        return self._distances(self._hear(sounds)[0])
+    def distances(self, heard: Heard) -> dict[str, float]:
+        """Compute Frechet distances of sounds to the recordings, by network."""
+        return {name: frechet_distance(self._heard.embeddings[name], x) for name, x in heard.embeddings.items()}
 
     def __call__(self, sounds: list[Tensor]) -> dict[str, float]:
         """Compute all figures; sound i (S_i,) is the reconstruction of recording i."""
-        embeddings, scores = self._hear(sounds)
-        pairs = list(zip(self.real, sounds, strict=True))
+        heard, pairs = self.scorers(sounds), list(zip(self.real, sounds, strict=True))
+        embeddings = (each.embeddings["FD-YAMNet"] for each in (self._heard, heard))
+        stft = [mean_difference([[log_stft(x, n_fft) for x in pair] for pair in pairs]) for n_fft in STFT_SIZES]
         return {
-            **self._distances(embeddings),
-            "cosine": float(embedding_cosine(self._embeddings["FD-YAMNet"], embeddings["FD-YAMNet"]).mean()),
-            "top-1": float(top1_agreement(self._scores, scores).mean()),
+            **self.distances(heard),
+            "cosine": float(embedding_cosine(*embeddings).mean()),
+            "top-1": float(top1_agreement(self._heard.scores, heard.scores).mean()),
             "mel L1": mean_difference([[self._measure.mel_patches(x[None]) for x in pair] for pair in pairs]),
-            "STFT L1": float(
-                np.mean([mean_difference([[log_stft(x, n_fft) for x in p] for p in pairs]) for n_fft in STFT_SIZES])
-            ),
+            "STFT L1": float(np.mean(stft)),
         }
-
-    def _hear(self, sounds: list[Tensor]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """One embedding a sound (N, D), the mean over its patches, by figure; and YAMNet's class scores (N, 521)."""
-        features = [self._yamnet(sound) for sound in sounds]
-        embeddings = {"FD-YAMNet": np.stack([f.embeddings.mean(axis=0) for f in features])}
-        if network := self._aisfx:
-            waveforms = (dither(resample(sound, SAMPLE_RATE, network.sample_rate).numpy()) for sound in sounds)
-            embeddings["FD-aisfx"] = np.stack([network(waveform).embeddings.mean(axis=0) for waveform in waveforms])
-        return embeddings, np.stack([f.scores.mean(axis=0) for f in features])
-
-    def _distances(self, embeddings: dict[str, np.ndarray]) -> dict[str, float]:
-        return {name: frechet_distance(self._embeddings[name], value) for name, value in embeddings.items()}
 
 
 def log_stft(waveform: Tensor, n_fft: int) -> Tensor:

@@ -85,7 +85,7 @@ def test_the_page_needs_nothing_but_its_folder(results, tmp_path):
 
 
 def test_unreadable_results_are_named(tmp_path):
-    with pytest.raises(ValueError, match="no such results"):
+    with pytest.raises(ValueError, match="no such file"):
         read_results(tmp_path / "x.json")
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(ValueError, match="not the results of an ablation"):

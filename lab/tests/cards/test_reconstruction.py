@@ -34,7 +34,7 @@ def test_recordings_themselves_are_perfect_and_noise_is_not(checkpoint):
         assert noisy[name] > same[name] + 0.01
     assert noisy["FD-aisfx"] > same["FD-aisfx"] + 1e-6  # its weights are random here
     assert noisy["cosine"] < 0.99
-    assert judge.distances(sounds(0.05)) == {name: noisy[name] for name in ("FD-YAMNet", "FD-aisfx")}
+    assert judge.distances(judge.scorers(sounds(0.05))) == {name: noisy[name] for name in ("FD-YAMNet", "FD-aisfx")}
 
 
 def test_without_aisfx_its_figure_is_left_out():

@@ -4,6 +4,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from impact_pl.cli.options import Parser
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError, user_errors
 
@@ -11,9 +12,8 @@ HOW_TO_COMPUTE = ("engine", "precision")  # chosen by the user's machine, not st
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="impact export",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write the self-contained model folder (EMA weights) of a checkpoint.",
         epilog="example:\n  impact export runs/mine/text model --half --decoding num_iterations=32 temperature=0.9",
     )

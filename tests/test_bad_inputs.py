@@ -225,6 +225,15 @@ def test_export_of_something_else(fails, sounds, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_replaces_no_model_unasked(fails, run, trained, tmp_path):
+    argv = [trained / "pretrain", tmp_path / "model"]
+    assert run(export.main, *argv) == 0
+    assert "model has a config.json already: choose another folder, or replace it with --force" in fails(
+        export.main, *argv, "--half"
+    )
+    assert run(export.main, *argv, "--half", "--force") == 0
+
+
 def test_a_pickle_is_not_unpickled(fails, tmp_path):
     """A checkpoint from a stranger must not run code: pickle's REDUCE of os.system is refused unread."""
     import os

@@ -163,19 +163,29 @@ def save_weights(weights: dict[str, Tensor], path: Path) -> str:
     return files_sha256([path])
 
 
-def load_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read a file of :func:`save_weights`; ``sha256`` is None in folders of earlier versions.
+def check_weights(path: Path, sha256: str) -> None:
+    """Check that a weight file still has the bytes that :func:`save_weights` wrote.
 
     Raises:
-        UserError: The file has changed since it was written, or is not a safetensors file.
+        UserError: The bytes differ.
     """
-    if sha256 is None:
-        logger.warning("%s cannot be checked: its config.json notes no weights_sha256", path)
-    elif files_sha256([path]) != sha256:
+    if files_sha256([path]) != sha256:
         raise UserError(
             f"{path} is damaged, or not of this folder: its SHA-256 is not weights_sha256 of the config.json there; "
             "copy or export the folder again"
         )
+
+
+def load_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    """Read what :func:`save_weights` wrote; ``sha256`` is None where a folder of an earlier version notes none.
+
+    Raises:
+        UserError: :func:`check_weights` rejects the file, or it is no safetensors file.
+    """
+    if sha256 is None:
+        logger.warning("%s cannot be checked: its config.json notes no weights_sha256", path)
+    else:
+        check_weights(path, sha256)
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -51,8 +51,13 @@ def test_overrides_reach_the_dataclass():
         ("optim=fast", "optim: it is a group of keys, such as optim.lr"),
         ("experiment=pretain", "did you mean experiment=pretrain?"),
         ("+logger=wandb", "write logger=wandb"),
-        ("~data", "expected key=value"),
+        ("~data", "write data=VALUE"),
+        ("data.", "expected key=value"),
         ("--seed=3", "write seed=3"),
+        ("+foo=1", "there is no key foo"),
+        ("++trainer.max_step=1", "there is no key trainer.max_step; did you mean trainer.max_steps?"),
+        ("--max-steps", "without dashes here; did you mean trainer.max_steps?"),
+        ("seed", "write seed=VALUE"),
     ],
 )
 def test_mistakes_are_named(override, named):

@@ -57,6 +57,24 @@ def test_an_unknown_command_names_the_nearest(capsys):
     assert "did you mean audiocaps?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["generate", "x", "--spectogram"], "unrecognized arguments: --spectogram; did you mean --spectrogram?"),
+        (["generate", "x", "--seed", "-1"], "--seed: -1: a seed is from 0 to 2147483647"),
+        (["info", "a", "b"], "unrecognized arguments: b"),
+        (["data", "folder", "--audio", "x"], "missing: --out"),
+        (["listening", "ratings"], "missing: --key, CSV"),
+    ],
+)
+def test_a_mistaken_option_is_one_line_that_names_the_help(capsys, argv, told):
+    with pytest.raises(SystemExit) as stop:
+        main(argv)
+    assert stop.value.code == 2
+    program = " ".join(["impact", *(name for name in argv[:2] if name in (*COMMANDS, *data.SETS, "ratings"))])
+    assert capsys.readouterr().err == f"error: {told} (`{program} --help` lists the options)\n"
+
+
 def test_threads_sleep_unless_the_user_says_otherwise(monkeypatch, capsys):
     for given, kept in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
         monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)

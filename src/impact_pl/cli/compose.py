@@ -35,7 +35,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip("+~-") == key:
-            raise UserError(f"configuration: {override}: {_spelling(override, overrides)}")
+            raise UserError(f"configuration: {override}: {_spelling(override, overrides, [*groups, *kinds], name)}")
         if key in groups:
             _check_choices(key, value)
             choices.append(override)
@@ -137,14 +137,19 @@ def _check_choices(group: str, value: str) -> None:
             )
 
 
-def _spelling(override: str, overrides: list[str]) -> str:
+def _spelling(override: str, overrides: list[str], known: list[str], name: str) -> str:
     """Suggest how to write an argument that is not ``key=value``."""
-    bare = override.lstrip("+~-")
-    if "=" not in bare and override.startswith("-"):
+    key, equals, value = override.lstrip("+~-").partition("=")
+    key = key if key in known else key.replace("-", "_")
+    if key not in known:
+        near = _nearest(key, known, name)
+        wanted = "options are written without dashes here" if override.startswith("-") else "expected key=value"
+        return f"there is no key {key}{near}" if equals else f"{wanted}{near}"
+    if override.startswith("-") and not equals:
         following = overrides[overrides.index(override) + 1 :]
         value = following[0] if following and "=" not in following[0] else "VALUE"
-        return f"options are written without dashes here: write {bare}={value}"
-    return f"write {bare}" if "=" in bare else "expected key=value"
+        return f"options are written without dashes here: write {key}={value}"
+    return f"write {key}={value or 'VALUE'}"
 
 
 def _nearest(key: str, known: list[str], name: str) -> str:

@@ -19,9 +19,8 @@ PUBLISHED_SETS = {"paper": ("cnn14", "vggish", "clap")}  # the networks of FD, K
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact evaluate",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare generated sounds with real ones: FD-YAMNet, KL, IS, text relevance, and class accuracy\n"
         "where sounds have labels; or, with the files of the published networks in a folder, FD, KL and IS on CNN14,\n"
         "FAD on VGGish, and the CLAP score.\n"

@@ -4,16 +4,17 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from impact_pl.cli.options import Parser
 from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError, user_errors
+from impact_pl.models.spec import FILES
 
 HOW_TO_COMPUTE = ("engine", "precision")  # chosen by the user's machine, not stored in the model
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="impact export",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write the self-contained model folder (EMA weights) of a checkpoint.",
         epilog="example:\n  impact export runs/mine/text model --half --decoding num_iterations=32 temperature=0.9",
     )
@@ -24,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="store weights in float16, or bfloat16 if a value is too large for it; they are loaded as float32",
     )
+    parser.add_argument("--force", action="store_true", help="replace a model that is in the folder already")
     parser.add_argument(
         "--decoding",
         nargs="+",
@@ -39,6 +41,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``impact export``."""
     arguments = build_parser().parse_args(argv)
     decoding = parse_decoding(arguments.decoding)
+    held = [name for name in FILES if (arguments.out / name).exists()]
+    if held and not arguments.force:
+        raise UserError(f"{arguments.out} has a {held[0]} already: choose another folder, or replace it with --force")
     from impact_pl.training.checkpoint import export
 
     export(arguments.source, arguments.out, arguments.half, decoding)

@@ -42,11 +42,10 @@ MOST_WARNINGS = 5  # maximum number of files to name
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact generate",
         description="Generate sounds from captions. A sound depends only on the model, its caption and its seed,\n"
         "not on other sounds in the same call. The same command continues an interrupted run.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  impact generate "a rooster crows" -o rooster.wav --seed 1\n'
         '  impact generate "a rooster crows" -n 4 -o roosters\n'
         "  impact generate --captions-file builtin -o twenty --page twenty.html\n"
@@ -140,7 +139,8 @@ def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
     )
     decoding = decoding_of(args)
     batches = [todo[start : start + args.batch_size] for start in range(0, len(todo), args.batch_size)]
-    with progress("generating", len(todo) * decoding.num_iterations, unit="iterations") as bar:
+    name, unit = f"generating {len(todo)} sound(s)", f"iterations ({decoding.num_iterations} per sound)"
+    with progress(name, len(todo) * decoding.num_iterations, unit=unit) as bar:
         for batch in batches:
             advance = functools.partial(bar.advance, len(batch))
             sounds = pipeline(

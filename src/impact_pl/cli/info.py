@@ -1,4 +1,4 @@
-"""`impact info`: describe a model folder from the headers of its two files."""
+"""`impact info`: describe a model folder, and check its weights against their checksum."""
 
 import argparse
 import json
@@ -6,15 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 
 from impact_pl.cli.facts import read_header
+from impact_pl.cli.options import Parser
 from impact_pl.errors import UserError, user_errors
-from impact_pl.models.spec import BUILTIN, FILES, ImpactSpec, find_model, read_spec
+from impact_pl.models.spec import BUILTIN, FILES, ImpactSpec, find_model, read_spec, read_weights_sha256
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="impact info",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Describe a model folder: size, latents, codec, text encoder, longest duration, own decoding.",
+        description="Describe a model folder: size, latents, codec, text encoder, longest duration, own decoding.\n"
+        "Reads the weights to compare them with the checksum in config.json.",
         epilog="examples:\n  impact info builtin\n  impact info runs/mine/text/model --json",
     )
     parser.add_argument("model", nargs="?", default=BUILTIN, help="model folder (default: builtin)")
@@ -30,12 +31,23 @@ def main(argv: list[str] | None = None) -> None:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} has no {missing[0]}: it is not a model folder, such as runs/NAME/model")
-    facts = describe(folder, read_spec(folder / "config.json"))
+    facts = describe(folder, read_spec(folder / "config.json")) | {"checksum": check_weights(folder)}
     if args.json:
         print(json.dumps(facts, indent=1))
         return
     for name, value in facts.items():
         print(f"{name.replace('_', ' ') + ':':<14} {value}")
+
+
+def check_weights(folder: Path) -> str:
+    """Compare the weights with the checksum in config.json. UserError: they are damaged."""
+    sha256 = read_weights_sha256(folder / "config.json")
+    if sha256 is None:
+        return "none in config.json: the weights cannot be checked"
+    from impact_pl import checkpoint_io  # imported late; it needs torch
+
+    checkpoint_io.check_weights(folder / "model.safetensors", sha256)
+    return f"SHA-256 {sha256[:16]}... of the weights is that in config.json"
 
 
 def describe(folder: Path, spec: ImpactSpec) -> dict[str, str]:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact listening",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one HTML page that plays the clips of all systems, unnamed and shuffled, asks for REL and\n"
         "OVL from 1 to 5, and exports a CSV. key.json next to it maps clips to systems; keep it secret.\n"
         "See `impact listening ratings --help` for the means of exported ratings with confidence intervals.",
@@ -41,9 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def build_ratings_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact listening ratings",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compute the means of the ratings, with 95 % intervals over raters and captions.",
         epilog="example:\n  impact listening ratings --key listening/key.json ratings-*.csv --out ratings.json",
     )

@@ -1,9 +1,13 @@
-"""Types of command-line options, for validation before anything is loaded."""
+"""The commands' argument parser, and types of options, which are validated before anything is loaded."""
 
 import argparse
+import difflib
 import math
+import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
+
+from impact_pl.errors import USER_ERROR
 
 Number = TypeVar("Number", int, float)
 SEED_LIMIT = 2**31
@@ -48,8 +52,25 @@ def _number(kind: Callable[[str], Number], text: str, wanted: str) -> Number:
         raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}") from None
 
 
-def parser_of(program: str, description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """Argument parser that reports a mistake in one line and names the command's help; descriptions stay as written."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2. argparse would print the whole usage, which for some commands fills a screen."""
+        text = message.removeprefix("argument ").replace("the following arguments are required", "missing")
+        print(f"error: {text}{self._nearest(message)} (`{self.prog} --help` lists the options)", file=sys.stderr)
+        sys.exit(USER_ERROR)
+
+    def _nearest(self, message: str) -> str:
+        _, is_unknown, unknown = message.partition("unrecognized arguments: ")
+        options = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(unknown.split()[0], options, n=1) if is_unknown else []
+        return f"; did you mean {near[0]}?" if near else ""
+
+
+def parser_of(program: str, description: str) -> Parser:
     """Create a parser whose help prints ``description`` verbatim."""
-    return argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    return Parser(prog=program, description=description)

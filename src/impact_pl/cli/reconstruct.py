@@ -9,9 +9,8 @@ from impact_pl.errors import user_errors
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact reconstruct",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write a manifest's captioned clips and their codec reconstructions. The codec's loss limits the\n"
         "quality of every generated sound. Existing files are kept.",
         epilog="example:\n  impact reconstruct --manifest data/mine/manifest.jsonl --split valid --duration 5.12 \\\n"

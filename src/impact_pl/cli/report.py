@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from impact_pl.cli.facts import generation_facts, model_facts
+from impact_pl.cli.options import Parser
 from impact_pl.errors import UserError, user_errors
 
 STAGES = {"pretrain": "Stage 1: unconditional", "text": "Stage 2: text-conditional", "distill": "One-step head"}
@@ -16,9 +17,8 @@ FOLDERS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="impact report",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write one self-contained HTML page: sounds with spectrograms, metrics, loss curves, commands.",
         epilog="--run DIR uses what exists there: the folders real, reconstructed, generated, generated_untrained,\n"
         "metrics.json, commands.txt, pretrain/metrics.csv, text/metrics.csv, text/model/config.json.\n"

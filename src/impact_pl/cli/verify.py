@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
+from impact_pl.cli.options import Parser
 from impact_pl.config import PrecomputeConfig
 from impact_pl.errors import user_errors
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="impact verify",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Read every byte of a folder of shards. Finds flipped bytes, missing, truncated and foreign\n"
         "files, an inconsistent index, and shards of a codec or text encoder other than the installed one.",
         epilog="example:\n  impact verify latents --manifest data/mine/manifest.jsonl",

@@ -132,9 +132,11 @@ def check_schedule(config: TrainConfig) -> None:
     if optim.decay_steps and config.stage == "codec":
         raise UserError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
     if optim.decay_steps and 0 < max_steps < optim.warmup_steps + optim.decay_steps:
+        warmup, decay = min(optim.warmup_steps, max_steps // 10), min(optim.decay_steps, max_steps // 2)
         raise UserError(
-            f"optim.decay_steps={optim.decay_steps}: at most trainer.max_steps - optim.warmup_steps = "
-            f"{max(0, max_steps - optim.warmup_steps)}, so that the learning rate rises before it falls"
+            f"optim.warmup_steps={optim.warmup_steps} and optim.decay_steps={optim.decay_steps} are more than "
+            f"trainer.max_steps={max_steps}, but the learning rate should rise before it falls: write for example "
+            f"optim.warmup_steps={warmup} optim.decay_steps={decay}, or optim.decay_steps=0"
         )
 
 

@@ -35,7 +35,7 @@ from impact_pl.training.codec_loss import EnergyDistance
 from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, warmup
 from impact_pl.training.start import Progress
 from impact_pl.training.strategies import check_devices
-from impact_pl.training.trainer import RunContext, TrainingResult, build_trainer, fit, quiet_lightning
+from impact_pl.training.trainer import RunContext, TrainingResult, build_trainer, fit
 
 NUM_VALID_CROPS = 64
 MAX_FIT_SECONDS = 10  # per clip, for the principal components
@@ -184,7 +184,6 @@ def train_codec(config: TrainConfig, context: RunContext) -> TrainingResult:
         UserError: There is no manifest, no training record or too little audio, or ``init_from`` is not a codec.
     """
     check_devices(config.trainer)
-    quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     path = run_dir / "checkpoints" / "last.ckpt"
     last = find(path)

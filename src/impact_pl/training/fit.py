@@ -43,6 +43,7 @@ def train(
     Raises:
         UserError: The user can fix it: data, shapes, names, or the run directory of another training run.
     """
+    quiet_lightning()
     is_codec = config.stage == "codec"
     check_config(config)
     if is_codec:
@@ -63,7 +64,6 @@ def train(
 def _train(config: TrainConfig, context: RunContext) -> TrainingResult:
     if config.stage not in STAGES:
         raise UserError(f"stage={config.stage}: choose one of {', '.join([*STAGES, 'codec'])}")
-    quiet_lightning()
     run_dir = Path(config.runs_dir) / config.name
     last = find(run_dir / "checkpoints" / "last.ckpt")
     data = LatentDataModule(config.data, config.seed, with_text=STAGES[config.stage].has_text)

@@ -114,6 +114,7 @@ def build_trainer(
         log_every_n_steps=0,  # TrainingLog writes rows: means since the last row, exact across interruptions
         logger=[*loggers, *([] if is_terminal() else [LineLogger(settings.max_steps)])],
         enable_checkpointing=False,  # Checkpoints saves atomically, after everything of its step is logged
+        enable_model_summary=False,  # log.first_lines tells the parameters; FLOPs are 0 without an example input
         enable_progress_bar=is_terminal(),  # LineLogger prints to logs instead
         callbacks=callbacks,
         default_root_dir=run_dir,
@@ -131,12 +132,10 @@ def keep_handlers(trainer: Trainer) -> None:
 
 
 def quiet_lightning() -> None:
-    """Silence Lightning's tips, and its notices about choices that are made here on purpose; keep its model summary."""
+    """Silence Lightning's tips, and its notices about choices that are made here on purpose."""
     for name in ("pytorch", "fabric"):
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.callbacks.model_summary").setLevel(logging.INFO)
     choices = (
-        "supported by the model summary",
         "not have many workers",
         "dataloader is not",
         "in eval mode",

@@ -1,4 +1,4 @@
-"""Iterative parallel decoding (IMPACT Sec. 3.2): start fully masked and reveal patches over T iterations.
+"""Iterative parallel decoding (IMPACT Sec. 3.2): reveal masked patches over T iterations, given those that are known.
 
 The loop accesses the model only through the callables Encode, Sample and (optionally) Propose.
 
@@ -8,6 +8,7 @@ width.
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_gumbel
 from impact_pl.sampling.diffusion import usable_alpha_bars
-from impact_pl.sampling.masking import columns, masked_counts, random_order, take
+from impact_pl.sampling.masking import columns, masked_counts, order_of_masked, take
 
 TOLERANCE = 0.1  # negligible error of a number in a patch, whose standard deviation is about 1
 GUMBEL_SCALE = 1.0  # scale of the noise on the confidence when everything is masked, in nats
@@ -60,6 +61,45 @@ class Propose(Protocol):
     def __call__(
         self, hidden: Tensor, null_hidden: Tensor | None, guidance_scale: float
     ) -> tuple[Tensor | None, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """The patches of a batch that are known, and those that decoding draws.
+
+    Patches that are neither stay masked: something else will be drawn there later.
+
+    Attributes:
+        mask: (B, N) bool on the CPU, True where a patch is known. Every row has the same count.
+        drawn: (B, N) bool on the CPU, True where a patch is drawn. Every row has the same count.
+    """
+
+    mask: Tensor
+    drawn: Tensor
+
+    def __post_init__(self) -> None:
+        assert not (self.mask & self.drawn).any(), "a known patch would be drawn"
+        for which in (self.mask, self.drawn):
+            counts = which.sum(dim=1)
+            assert (counts == counts[0]).all(), f"rows differ in their number of patches: {counts.tolist()}"
+
+    @classmethod
+    def nothing(cls, batch: int, num_patches: int) -> "Known":
+        """Return the start of text-to-audio generation: nothing is known, and everything is drawn."""
+        drawn = torch.ones(batch, num_patches, dtype=torch.bool)
+        return cls(~drawn, drawn)
+
+    @property
+    def num_known(self) -> int:
+        return int(self.mask[0].sum())
+
+    @property
+    def num_drawn(self) -> int:
+        return int(self.drawn[0].sum())
+
+    def clip(self, index: int) -> "Known":
+        """Select one clip as a batch of one."""
+        return Known(self.mask[index : index + 1], self.drawn[index : index + 1])
 
 
 def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterations: int) -> float:
@@ -131,30 +171,37 @@ def decode(
     generator: Generators,
     progress: Callable[[int, int], None] | None = None,
     propose: Propose | None = None,
+    known: Known | None = None,
 ) -> Tensor:
-    """Decode all patches (B, N, P) from a fully masked start.
+    """Decode patches (B, N, P): all of them, or those that are not known.
 
     Args:
         encode: See :class:`Encode`.
         sample: See :class:`Sample`.
-        patches: (B, N, P) zeros, which set shape, dtype and device.
+        patches: (B, N, P), which set shape, dtype and device. Only the known ones are read.
         config: Decoding configuration.
         generator: Source of the order and of the noise on the confidence, for the batch or per clip.
-        progress: Called with (iteration, T) after each iteration, counting from 1.
+        progress: Called with (iteration, T) after each iteration, counting from 1. With known patches, T is smaller
+            than ``num_iterations`` (:func:`masked_counts`).
         propose: For order=confidence with a head whose draws have a probability. None uses :func:`confidence`.
+        known: Which patches are known. None: none of them.
     """
     propose = propose or (lambda hidden, null_hidden, guidance_scale: (None, confidence(hidden, sample, config)))
     batch, num_patches, _ = patches.shape
-    mask = torch.ones(batch, num_patches, dtype=torch.bool, device=patches.device)
-    masked = random_order(batch, num_patches, generator, patches.device)  # (B, R), revealed from the end
+    known = known or Known.nothing(batch, num_patches)
+    mask = ~known.mask.to(patches.device)
+    masked = order_of_masked(known.drawn.to(patches.device), known.num_drawn, generator)  # (B, R), revealed from the end
+    kept_at_end = known.num_known + known.num_drawn
+    reveal = "linear" if config.reveal == "adaptive" else config.reveal
+    counts = masked_counts(num_patches, config.num_iterations, reveal, known.num_drawn)
+    config = replace(config, num_iterations=len(counts))  # guidance and diffusion steps run through their full range
     adaptive = Budget(config.num_iterations) if config.reveal == "adaptive" else None
-    counts = masked_counts(num_patches, config.num_iterations, "linear" if adaptive else config.reveal)
     for iteration, left in enumerate(counts, start=1):
         if left < masked.shape[1]:
             beta = guidance_at(config.guidance_schedule, config.guidance_scale, iteration, config.num_iterations)
             scored = left > 0 and (config.order == "confidence" or adaptive is not None)
             wanted = masked if scored else masked[:, left:]
-            hidden, null_hidden = encode(patches, mask, wanted, num_patches - masked.shape[1], beta != 1)
+            hidden, null_hidden = encode(patches, mask, wanted, kept_at_end - masked.shape[1], beta != 1)
             new: Tensor | None = None
             if scored:
                 new, score = propose(hidden, null_hidden, beta)

@@ -90,6 +90,13 @@ def span_order(
     return (draw_uniform(inside.shape, generator, device) - inside.float()).argsort(dim=1)
 
 
+def order_of_masked(mask: Tensor, count: int, generator: Generators) -> Tensor:
+    """Draw a random order (B, count) of the masked patches of each clip; ``mask`` (B, N) has ``count`` per row."""
+    order = random_order(*mask.shape, generator, mask.device)
+    is_masked = mask.gather(1, order).int()
+    return order.gather(1, is_masked.argsort(dim=1, stable=True, descending=True)[:, :count])
+
+
 def mask_from_order(order: Tensor, count: int) -> Tensor:
     """Mask the first ``count`` patches of each order (B, N). A smaller count gives a subset."""
     mask = torch.zeros_like(order, dtype=torch.bool)
@@ -102,19 +109,38 @@ REVEALS: dict[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,  # the same number in every iteration
     "sqrt": lambda progress: 1 - math.sqrt(progress),  # many patches first, few last
 }
+PROGRESS: dict[str, Callable[[float], float]] = {  # inverses of REVEALS: fraction still masked -> progress
+    "cosine": lambda masked: math.acos(masked) * 2 / math.pi,
+    "linear": lambda masked: 1 - masked,
+    "sqrt": lambda masked: (1 - masked) ** 2,
+}
 
 
-def masked_counts(num_patches: int, num_iterations: int, reveal: str = "cosine") -> list[int]:
+def masked_counts(
+    num_patches: int, num_iterations: int, reveal: str = "cosine", num_masked: int | None = None
+) -> list[int]:
     """Count the patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (IMPACT Sec. 3.2), or per REVEALS.
 
     As in MAR, every iteration reveals at least one patch while more than one is left, and the last reveals all. With T
     > N some iterations therefore reveal none and cost nothing.
+
+    Args:
+        num_patches: N.
+        num_iterations: T.
+        reveal: Key of REVEALS.
+        num_masked: Patches masked at the start; None: all. With fewer, the schedule starts where only these are left,
+            and the iterations before that are dropped: the result has fewer than T counts.
     """
     if num_patches < 1 or num_iterations < 1:
         raise UserError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
-    counts, remaining = [], num_patches
-    for iteration in range(1, num_iterations):
-        planned = math.floor(num_patches * REVEALS[reveal](iteration / num_iterations))
+    remaining = num_patches if num_masked is None else num_masked
+    if remaining == 0:
+        return []
+    start = PROGRESS[reveal](remaining / num_patches)
+    iterations = max(1, math.ceil(num_iterations * (1 - start) - 1e-9))
+    counts = []
+    for iteration in range(1, iterations):
+        planned = math.floor(num_patches * REVEALS[reveal](start + (1 - start) * iteration / iterations))
         remaining = max(1, min(remaining - 1, planned))
         counts.append(remaining)
     return [*counts, 0]

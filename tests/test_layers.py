@@ -19,6 +19,7 @@ FLOORS = [  # from the ground up; the modules of the ground floor may import eac
     "data models",
     "datasets precompute inference",
     "training evaluation",
+    "tuning",
     "cli",
     "__main__",
 ]

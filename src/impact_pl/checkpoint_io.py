@@ -177,10 +177,10 @@ def check_weights(path: Path, sha256: str) -> None:
 
 
 def load_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
-    """Read what :func:`save_weights` wrote; ``sha256`` is None where a folder of an earlier version notes none.
+    """Read a file written by :func:`save_weights`; ``sha256`` is None in folders of earlier versions.
 
     Raises:
-        UserError: :func:`check_weights` rejects the file, or it is no safetensors file.
+        UserError: The file has changed since it was written, or is not a safetensors file.
     """
     if sha256 is None:
         logger.warning("%s cannot be checked: its config.json notes no weights_sha256", path)

@@ -18,6 +18,7 @@ COMMANDS = {
     "data": "turn a data set's files into a manifest",
     "precompute": "encode a manifest's sounds into shards of latents",
     "verify": "check that shards are complete and undamaged",
+    "tune": "make a model your own, from a folder of recordings",
     "train": "train a stage of IMPACT, or the codec's decoder",
     "export": "write a checkpoint as a model folder",
     "reconstruct": "pass a manifest's sounds through the codec",

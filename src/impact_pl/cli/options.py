@@ -37,6 +37,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def minutes(text: str) -> float:
+    """Parse a number of minutes above 0."""
+    value = _number(float, text, "a number of minutes")
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text}: expected minutes above 0")
+    return value
+
+
 def names(text: str) -> list[str]:
     """Parse distinct, comma-separated names."""
     found = [name.strip() for name in text.split(",")]

@@ -189,10 +189,10 @@ class LatentDataModule(LightningDataModule):
         """Validation batches over all ranks, counting each once."""
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | float]:
         return {"samples_consumed": self.samples_consumed, "step": self._trainer_like.global_step, **self._order()}
 
-    def _order(self) -> dict[str, int]:
+    def _order(self) -> dict[str, int | float]:
         """Return the settings that determine the order of the samples."""
         return {
             "block_shards": self.config.block_shards,
@@ -201,7 +201,7 @@ class LatentDataModule(LightningDataModule):
             **({"replay": 100 * self.config.replay_share} if self.config.replay else {}),
         }
 
-    def check_state(self, state_dict: dict[str, int]) -> None:
+    def check_state(self, state_dict: dict[str, Any]) -> None:
         """Check that a training run with this state can continue on this data.
 
         Raises:
@@ -219,7 +219,7 @@ class LatentDataModule(LightningDataModule):
                 "it back, or begin a new training: another name=, with init_from= this one's run directory"
             )
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.check_state(state_dict)
         self._consumed_at_resume = state_dict["samples_consumed"]
         self._step_at_resume = state_dict["step"]
@@ -228,10 +228,11 @@ class LatentDataModule(LightningDataModule):
         trainer = self._trainer_like
         if trainer.max_steps < 0:
             raise UserError("a training is counted in steps, not in epochs: give the Trainer max_steps=...")
-        stream: SampleStream | MixedStream = SampleStream(self.train_set.sizes, self.seed, self.config.block_shards)
+        own = SampleStream(self.train_set.sizes, self.seed, self.config.block_shards)
+        stream: SampleStream | MixedStream = own
         clips: LatentDataset | ConcatDataset = self.train_set
         if self.replay_set is not None:
-            stream = MixedStream(stream, SampleStream(self.replay_set.sizes, self.seed), self.config.replay_share)
+            stream = MixedStream(own, SampleStream(self.replay_set.sizes, self.seed), self.config.replay_share)
             clips = ConcatDataset([self.train_set, self.replay_set])
         sampler = SlotSampler(
             stream,

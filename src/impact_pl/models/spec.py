@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, MaxLen
 from impact_pl.config import DecodingConfig, ModelConfig
 from impact_pl.errors import UserError
 from impact_pl.files import STRICT, parse_json, read_json
+from impact_pl.hub import HUB, model_folder
 from impact_pl.partial import write_whole
 
 BUILTIN = "builtin"  # name of the model that ships with the package
@@ -19,12 +20,15 @@ FILES = ("config.json", "model.safetensors")
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """Resolve a model name or path to a folder; ``builtin`` is the only name.
+    """Resolve a model to its folder: ``builtin``, a path, or ``hub:ID`` for a repository on the Hugging Face hub.
 
     Raises:
-        UserError: This installation has no built-in model.
+        UserError: This installation has no built-in model, or the repository cannot be downloaded.
     """
-    if str(name_or_path) != BUILTIN:
+    name = str(name_or_path)
+    if name.startswith(HUB):
+        return model_folder(name, FILES)
+    if name != BUILTIN:
         return Path(name_or_path)
     missing = [name for name in FILES if not (BUILTIN_FOLDER / name).is_file()]
     if missing:

@@ -210,19 +210,9 @@ class Precomputer:
         return list(zip(batch, moments, strict=True))
 
     def _encode_captions(self, shard: Shard) -> dict[str, dict[str, Tensor]]:
-        """Encode a shard's distinct captions: caption -> feature -> (L_real, d)."""
-        captions = list(dict.fromkeys(record.caption for _, record in shard.records if record.caption))
-        encoded: dict[str, dict[str, Tensor]] = {}
         if self.text_encoder is None:
-            return encoded
-        for first in range(0, len(captions), TEXT_BATCH):
-            batch = captions[first : first + TEXT_BATCH]
-            text = self.text_encoder.encode(batch)
-            lengths = [length for length, _ in self.text_encoder.features.values()]
-            masks = dict(zip(self.text_encoder.features, text.mask.split(lengths, dim=1), strict=True))  # (B, L_i)
-            for row, caption in enumerate(batch):
-                encoded[caption] = {name: text.features[name][row][mask[row]] for name, mask in masks.items()}
-        return encoded
+            return {}
+        return encode_captions(self.text_encoder, [record.caption for _, record in shard.records if record.caption])
 
     def _finish(self, done: list[tuple[str, ShardNote]]) -> None:
         """Compute the latents' statistics, write the indexes and the list of rejects, and print a summary.
@@ -259,6 +249,21 @@ class Precomputer:
         said = ", ".join(f"{split} {count} samples" for split, count in counts.items())
         where = f" ({rejected} has the reasons)" if rejects else ""
         print(f"{self.out}: {said} of {self.config.clip_seconds:g} s; {len(rejects)} rejected{where}")
+
+
+@torch.no_grad()
+def encode_captions(encoder: TextEncoder, captions: list[str]) -> dict[str, dict[str, Tensor]]:
+    """Encode the distinct captions, as shards store them: caption -> feature -> (L_real, d)."""
+    captions = list(dict.fromkeys(captions))
+    encoded: dict[str, dict[str, Tensor]] = {}
+    lengths = [length for length, _ in encoder.features.values()]
+    for first in range(0, len(captions), TEXT_BATCH):
+        batch = captions[first : first + TEXT_BATCH]
+        text = encoder.encode(batch)
+        masks = dict(zip(encoder.features, text.mask.split(lengths, dim=1), strict=True))  # (B, L_i)
+        for row, caption in enumerate(batch):
+            encoded[caption] = {name: text.features[name][row][mask[row]] for name, mask in masks.items()}
+    return encoded
 
 
 def load_models(config: PrecomputeConfig) -> tuple[AudioCodec, TextEncoder | None]:

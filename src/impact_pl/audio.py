@@ -61,6 +61,15 @@ def load_audio(
             beyond full scale, or has channels in antiphase.
     """
     samples, rate = read_samples(path, start, duration)
+    return resample(torch.from_numpy(to_mono(samples, path)), rate, sample_rate).clamp(-1.0, 1.0)
+
+
+def to_mono(samples: np.ndarray, path: str | Path) -> np.ndarray:
+    """Average the channels of original samples (S, channels): (S,).
+
+    Raises:
+        UserError: They hold NaN or infinity, are far beyond full scale, or the channels are in antiphase.
+    """
     if not np.isfinite(samples).all():
         raise UserError(f"{path}: holds NaN or infinite samples")
     peak = float(np.abs(samples).max())
@@ -69,7 +78,7 @@ def load_audio(
     mono = torch.from_numpy(samples).mean(dim=1)
     if mono.abs().max() < CANCELLED_SHARE * peak:
         raise UserError(f"{path}: its channels cancel each other when they are mixed to mono: invert one, or keep one")
-    return resample(mono, rate, sample_rate).clamp(-1.0, 1.0)
+    return mono.numpy()
 
 
 def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:

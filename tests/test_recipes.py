@@ -113,7 +113,7 @@ def test_every_experiment_trains_and_generates(experiment, shards, stage1, mar_f
         arguments.append(f"init_from=mar:{mar_file}")
     elif wanted.init_from:
         starts = dict.fromkeys(("builtin_text", "demo_text"), "builtin") | {"distill": "text"}
-        starts["builtin_distill"] = "builtin_text"
+        starts |= dict.fromkeys(("builtin_distill", "builtin_continue"), "builtin_text")
         arguments.append(f"init_from={stage1(starts.get(experiment, wanted.model.head))}")
     config = configure(arguments, shards, tmp_path)
     assert train(config).exit_code == 0

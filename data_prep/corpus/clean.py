@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from impact_pl.audio import read_samples
+from impact_pl.audio import read_samples, to_mono
 from impact_pl.cli.data import print_collection
 from impact_pl.cli.options import parser_of
 from impact_pl.data.manifest import Record, read_manifest
@@ -114,15 +114,16 @@ def measure(record: Record) -> Measures:
     """Peak, level and clipping of a clip's own samples.
 
     Raises:
-        ValueError: it cannot be read, or holds NaN or infinity.
+        ValueError: it cannot be read, or `load_audio` would refuse its samples.
     """
     try:
         samples, rate = read_samples(record.path, record.start, record.duration)  # (S, channels)
     except ValueError as error:
         raise UserError(f"unreadable: {error}") from error
-    if not np.isfinite(samples).all():
-        raise UserError("samples that are not finite")
-    mono = samples.mean(axis=1)
+    try:
+        mono = to_mono(samples, record.path)
+    except ValueError as error:
+        raise UserError(f"unusable: {error}") from error
     tenth = max(1, rate // 10)
     power = np.square(np.pad(mono, (0, -len(mono) % tenth))).reshape(-1, tenth).mean(axis=1)
     magnitude = np.abs(samples)

@@ -6,9 +6,9 @@ without text), its licence and its split, by source. With --esc50 the ten classe
 to 3 to be trained on, 4 and 5 held out. The whole is cleaned (see data_prep.corpus.clean): recordings.jsonl, a
 record a clip. In manifest.jsonl each caption is put in one of several ways. Scenes composed of the recordings stand
 apart in composed.jsonl, licences in licences.md. No level is changed: measures.csv lists them. training.jsonl is what
-the built-in model is trained on: manifest.jsonl without its test split, the training scenes of 5 s, and variants of the
-training clips, each with another phrasing, speed and level (data_prep.corpus.variants). The same command continues
-where it stopped.
+the built-in model is trained on: manifest.jsonl without its test split, the training scenes of 5 s, and variants of
+ESC-10's training clips, each with another phrasing, speed and level (data_prep.corpus.variants). The same command
+continues where it stopped.
 
 example: python -m data_prep.corpus.corpus --out data/corpus --esc50 ESC-50-master
 """
@@ -37,8 +37,7 @@ from impact_pl.progress import progress
 CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
 ESC10_LICENCE = "CC-BY-3.0 (ESC-10)"
-ESC10_VARIANTS = 20  # of a training clip, in training.jsonl: a nineteenth of the clips, but what all can judge
-VARIANTS = 1  # of any other training clip
+ESC10_VARIANTS = 16  # of a training clip, in training.jsonl: a nineteenth of the clips, but what all can judge
 LONGEST_SCENE = 5.0  # seconds, in training.jsonl: a longer one would be cut, and its caption speak of what is gone
 TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 
@@ -104,13 +103,13 @@ def wordings(record: Record) -> list[str]:
 
 
 def variants(recordings: list[Record], folder: Path) -> list[Record]:
-    """Vary the training clips: each variant is the clip at another speed and level, under another phrasing."""
+    """Vary ESC-10's training clips: each variant has another speed and level, and another phrasing."""
     varied = []
-    clips = [record for record in recordings if record.split == "train"]
+    clips = [record for record in recordings if record.split == "train" and record.labels]
     with progress("varying", len(clips), unit="clips") as shown:
         for record in clips:
-            ways = wordings(record) or [None]
-            for number in range(1, 1 + (ESC10_VARIANTS if record.labels else VARIANTS)):
+            ways = wordings(record)
+            for number in range(1, 1 + ESC10_VARIANTS):
                 varied.append(vary(replace(record, caption=ways[number % len(ways)]), number, folder))
             shown.advance()
     return varied

@@ -81,19 +81,7 @@ class AudioFile:
 
     def load(self, sample_rate: int = SAMPLE_RATE, start: float = 0.0, duration: float | None = None) -> Tensor:
         """Read a part as :func:`load_audio` does."""
-        samples = self.read(start, duration)
-        if not np.isfinite(samples).all():
-            raise UserError(f"{self.path}: holds NaN or infinite samples")
-        peak = float(np.abs(samples).max())
-        if peak > HIGHEST_PEAK:
-            raise UserError(
-                f"{self.path}: its peak is {peak:.3g} times full scale, which would be clipped: scale it to [-1, 1]"
-            )
-        mono = torch.from_numpy(samples).mean(dim=1)
-        if mono.abs().max() < CANCELLED_SHARE * peak:
-            raise UserError(
-                f"{self.path}: its channels cancel each other when they are mixed to mono: invert one, or keep one"
-            )
+        mono = torch.from_numpy(to_mono(self.read(start, duration), self.path))
         return resample(mono, self.rate, sample_rate).clamp(-1.0, 1.0)
 
     def read(self, start: float = 0.0, duration: float | None = None) -> np.ndarray:
@@ -144,6 +132,23 @@ def load_audio(
     """
     with AudioFile(path) as file:
         return file.load(sample_rate, start, duration)
+
+
+def to_mono(samples: np.ndarray, path: str | Path) -> np.ndarray:
+    """Mix original samples (S, channels) down to (S,).
+
+    Raises:
+        UserError: They hold NaN or infinity, are far beyond full scale, or the channels are in antiphase.
+    """
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: holds NaN or infinite samples")
+    peak = float(np.abs(samples).max())
+    if peak > HIGHEST_PEAK:
+        raise UserError(f"{path}: its peak is {peak:.3g} times full scale, which would be clipped: scale it to [-1, 1]")
+    mono = torch.from_numpy(samples).mean(dim=1)
+    if mono.abs().max() < CANCELLED_SHARE * peak:
+        raise UserError(f"{path}: its channels cancel each other when they are mixed to mono: invert one, or keep one")
+    return mono.numpy()
 
 
 def read_samples(path: str | Path, start: float = 0.0, duration: float | None = None) -> tuple[np.ndarray, int]:

@@ -68,7 +68,8 @@ def test_damaged_clips_are_left_out_and_the_others_cleaned(tmp_path):
     soundfile.write(tmp_path / "nan.wav", not_finite, RATE, subtype="FLOAT")
     not_finite[100] = np.inf
     soundfile.write(tmp_path / "inf.wav", not_finite, RATE, subtype="FLOAT")
-    names = ("cut.flac", "nan.wav", "inf.wav", "good.flac")
+    soundfile.write(tmp_path / "loud.wav", 5 * noise(2) / np.abs(noise(2)).max(), RATE, subtype="FLOAT")
+    names = ("cut.flac", "nan.wav", "inf.wav", "loud.wav", "good.flac")
     write_manifest(tmp_path / "all.jsonl", [Record(name, name) for name in names])
     out = tmp_path / "clean" / "manifest.jsonl"
     clean.main(["--manifest", str(tmp_path / "all.jsonl"), "--out", str(out)])
@@ -76,7 +77,9 @@ def test_damaged_clips_are_left_out_and_the_others_cleaned(tmp_path):
     lines = [json.loads(line) for line in out.with_name("rejected.jsonl").read_text().splitlines()]
     reasons = {line["id"]: line["reason"] for line in lines}
     assert reasons.pop("cut.flac").startswith("unreadable: ")
-    assert reasons == dict.fromkeys(("nan.wav", "inf.wav"), "samples that are not finite")
+    assert all("holds NaN or infinite samples" in reasons.pop(name) for name in ("nan.wav", "inf.wav"))
+    assert "5 times full scale" in reasons.pop("loud.wav")
+    assert not reasons
 
 
 def test_the_manifest_itself_is_never_overwritten(manifest):

@@ -261,11 +261,26 @@ class BuiltinCodec(AudioCodec):
             )
         mean = total / count
         values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending
-        basis = vectors.flip(1)[:, : self.latent_channels].T  # (C, 4F)
+        basis, values = vectors.flip(1).T, values.flip(0).clamp(min=1e-6)  # (4F, 4F), (4F,), largest first
         basis = basis * basis.sum(dim=1, keepdim=True).sign()  # fixes the arbitrary sign of the eigenvectors
         self.pca_mean.copy_(mean)
-        self.pca_basis.copy_(basis)
-        self.eigenvalues.copy_(values.flip(0)[: self.latent_channels].clamp(min=1e-6))
+        self.pca_basis.copy_(basis[: self.latent_channels])
+        self.eigenvalues.copy_(values[: self.latent_channels])
+        self.fit_residual(waveforms)
+
+    def fit_residual(self, waveforms: list[Tensor]) -> None:
+        """Fit the covariance of what the principal components leave out to waveforms, each (S,)."""
+        if not self.spec.residual_channels:
+            return
+        dim = self.pca_mean.numel()
+        count, outer = 0, torch.zeros(dim, dim, dtype=torch.float64)
+        for waveform in waveforms:
+            patches = self.mel_patches(waveform[None])[0] - self.pca_mean  # (H, 4F)
+            dropped = (patches - patches @ self.pca_basis.T @ self.pca_basis).double()
+            count, outer = count + len(dropped), outer + dropped.T @ dropped
+        values, vectors = torch.linalg.eigh(outer / count)  # ascending
+        factors = (vectors * values.clamp(min=0).sqrt()).flip(1)  # (4F, 4F)
+        self.residual_basis.copy_(factors[:, : self.spec.residual_channels].T)
 
     def latent_mean(self, waveform: Tensor) -> Tensor:
         """Encode a waveform (B, S) into the mean (B, C, H, 1) of its latents."""
@@ -295,15 +310,33 @@ class BuiltinCodec(AudioCodec):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
-        """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives the excitation (None: seed 0)."""
-        waveform = self.synthesize(latents, generator or torch.Generator().manual_seed(0))
+        """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives all that is drawn (None: seed 0)."""
+        generator = generator or torch.Generator().manual_seed(0)
+        with torch.autocast(latents.device.type, enabled=False):
+            mel = self.draw_mel(latents.float(), generator)
+        waveform = self.decoder(mel, self.excess_level(mel), generator)
         with torch.autocast(latents.device.type, enabled=False):
             for _ in range(self.spec.mel_corrections):
-                waveform = self.correct_mel(waveform.float(), self.decode_mel(latents.float()))
+                waveform = self.correct_mel(waveform.float(), mel)
         return waveform
 
+    def draw_mel(self, latents: Tensor, generator: Generators) -> Tensor:
+        """Invert the encoder: latents (B, C, H, 1) -> log-mel (B, F, M), drawing what the projection dropped.
+
+        The residual is Gaussian, independent in every patch, with the covariance of recordings. It fluctuates with the
+        sound, not with the floor: a log-mel moves by the share of the sound in its power.
+        """
+        mel = self.decode_mel(latents)
+        if not self.spec.residual_channels:
+            return mel
+        batch, _, num_latents, _ = latents.shape
+        noise = draw_normal((batch, num_latents, self.spec.residual_channels), generator, latents.device)
+        residual = rearrange(noise @ self.residual_basis, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
+        share = (1 - (2 * (self.floor[:, None] - mel)).exp()).clamp(min=0)
+        return torch.minimum(mel + share * residual, self.ceiling[:, None])
+
     def synthesize(self, latents: Tensor, generator: Generators) -> Tensor:
-        """Run the decoder with gradients; this is the training version of ``decode``."""
+        """Run the decoder with gradients and without a drawn residual; this is the training version of ``decode``."""
         mel = self.decode_mel(latents)
         return self.decoder(mel, self.excess_level(mel), generator)
 

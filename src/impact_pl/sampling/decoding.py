@@ -190,7 +190,9 @@ def decode(
     batch, num_patches, _ = patches.shape
     known = known or Known.nothing(batch, num_patches)
     mask = ~known.mask.to(patches.device)
-    masked = order_of_masked(known.drawn.to(patches.device), known.num_drawn, generator)  # (B, R), revealed from the end
+    masked = order_of_masked(
+        known.drawn.to(patches.device), known.num_drawn, generator
+    )  # (B, R), revealed from the end
     kept_at_end = known.num_known + known.num_drawn
     reveal = "linear" if config.reveal == "adaptive" else config.reveal
     counts = masked_counts(num_patches, config.num_iterations, reveal, known.num_drawn)

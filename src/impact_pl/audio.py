@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -99,7 +100,12 @@ def read_samples(path: str | Path, start: float = 0.0, duration: float | None = 
 
 
 def audio_seconds(path: str | Path) -> float:
-    """Read the duration of a file in seconds from its header.
+    """Read the duration of a file in seconds from its header; errors as in :func:`audio_info`."""
+    return audio_info(path).duration
+
+
+def audio_info(path: str | Path) -> Any:
+    """Read a file's header: ``samplerate``, ``channels``, ``frames``, ``duration`` and ``subtype`` of soundfile.
 
     Raises:
         UserError: The file is missing or not audio.
@@ -112,7 +118,7 @@ def audio_seconds(path: str | Path) -> float:
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: cannot be read as audio ({error.error_string})") from error
     check_header(path, info.samplerate, info.frames)
-    return info.duration
+    return info
 
 
 def check_header(path: Path, rate: int, num_frames: int) -> None:

@@ -61,6 +61,7 @@ class AudioFile:
         with self._explained():
             self._file = soundfile.SoundFile(self.path)
         self.rate, self.num_frames = self._file.samplerate, self._file.frames
+        self.num_channels, self.subtype = self._file.channels, self._file.subtype  # libsndfile's name, as PCM_16
         self._position = 0
         try:
             check_header(self.path, self.rate, self.num_frames)

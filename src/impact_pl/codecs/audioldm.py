@@ -73,6 +73,7 @@ class AudioLDMCodec(AudioCodec):
     """
 
     sample_rate = SAMPLE_RATE
+    decode_context = 32  # of the convolutions; the VAE's attention and normalisation see everything
 
     def __init__(self, source: str) -> None:
         super().__init__()

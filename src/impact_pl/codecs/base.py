@@ -24,6 +24,7 @@ class AudioCodec(nn.Module, ABC):
         latent_channels: C.
         latent_width: W.
         samples_per_latent: Waveform samples per latent frame.
+        decode_context: Latent frames on each side that the decoding of one frame depends on.
     """
 
     name: str
@@ -32,6 +33,7 @@ class AudioCodec(nn.Module, ABC):
     latent_channels: int
     latent_width: int
     samples_per_latent: int
+    decode_context: int
 
     def latent_frames(self, num_samples: int) -> int:
         """Compute the number of latent frames H for ``num_samples`` samples; the last frame may be incomplete."""

@@ -195,6 +195,9 @@ class BuiltinCodec(AudioCodec):
         self.sample_rate = spec.sample_rate
         self.latent_channels = spec.latent_channels
         self.samples_per_latent = spec.hop * spec.frames_per_latent
+        # Blocks see three pairs of mel frames on each side; the STFTs of correction and synthesis reach a window.
+        mel_frames = 6 * spec.decoder_depth + (1 + spec.mel_corrections) * (2 * spec.n_fft // spec.hop)
+        self.decode_context = -(-mel_frames // spec.frames_per_latent)
         self.log_mel = LogMel(spec.sample_rate, spec.num_mels, spec.n_fft, spec.hop)
         patch_dim = spec.frames_per_latent * spec.num_mels
         self.register_buffer("pca_mean", torch.zeros(patch_dim))

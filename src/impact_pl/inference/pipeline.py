@@ -9,54 +9,35 @@ Dimension key: B clips, S waveform samples, C latent channels, H latent frames (
 """
 
 import math
-import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from impact_pl.audio import resample, within_full_scale
 from impact_pl.codecs.base import AudioCodec
-from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
-from impact_pl.hub import without_downloads
+from impact_pl.inference import edit as editing
 from impact_pl.inference.engine import Engine, build_engine, weights_version
-from impact_pl.inference.generate import Progress, generate
+from impact_pl.inference.generate import Progress, fill, generate
+from impact_pl.inference.loading import load_parts, require_same
+from impact_pl.inference.options import DecodingOptions, EditingOptions, shown
+from impact_pl.inference.recording import EditedAudio, Sound, open_sound
 from impact_pl.inference.sounds import GeneratedAudio
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN
 from impact_pl.precision import find_device
-from impact_pl.progress import Bar
-from impact_pl.randomness import clip_generators
-from impact_pl.registry import is_gone
+from impact_pl.randomness import Generators, clip_generators
+from impact_pl.sampling.decoding import Known
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
-from impact_pl.text_encoders.registry import load_text_encoder
 
-
-class DecodingOptions(TypedDict, total=False):
-    """Fields of :class:`DecodingConfig` as keyword arguments. Omitted ones use the model's own values."""
-
-    num_iterations: int
-    num_diffusion_steps: int
-    guidance_scale: float
-    guidance_schedule: str
-    temperature: float
-    min_alpha_bar: float
-    max_rms: float
-    order: str
-    confidence_candidates: int
-    confidence_steps: int
-    reveal: str
-    final_diffusion_steps: int
-    solver: str
-    encoder_reuse: int
-    engine: str
-    precision: str
+FADE_MS = 20.0  # default length of cross-fades
+SEAM = 1.0  # seconds around a loop's joint that are drawn
 
 
 class ImpactPipeline:
@@ -74,11 +55,11 @@ class ImpactPipeline:
     """
 
     def __init__(self, model: Impact, codec: AudioCodec, text_encoder: TextEncoder | None):
-        _require_same("codec", model.spec.codec, codec)
+        require_same("codec", model.spec.codec, codec)
         if model.spec.text_encoder is not None:
             if text_encoder is None:
                 raise UserError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
-            _require_same("text encoder", model.spec.text_encoder, text_encoder)
+            require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
         self._engine: tuple[tuple, Engine] | None = None  # key of the engine, and the engine
         self._lock = threading.RLock()  # for the engine, whose CUDA graphs have fixed inputs, and the model's mode
@@ -106,32 +87,7 @@ class ImpactPipeline:
             UserError: There is no model folder at ``path``, or codec or text encoder are unknown or not those of the
                 model.
         """
-        device = find_device(str(device))
-        model = Impact.from_pretrained(path, device)
-        noted = model.spec.codec["name"]
-        if codec is None and is_gone(noted):
-            wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"
-            raise UserError(
-                f"the codec that {path} was trained with was in {noted}, and that folder is gone: locate it "
-                f"with --codec {wanted} (in Python: codec={wanted!r})"
-            )
-        text = None
-        if model.spec.text_encoder is not None:
-            with _downloads(allow_hub or text_encoder is not None):
-                text = cls._text_encoder(path, model, device, text_encoder)
-        with _downloads(allow_hub or codec is not None):
-            return cls(model, load_codec(codec or noted, device), text)
-
-    @staticmethod
-    def _text_encoder(path: str | Path, model: Impact, device: str, name: str | None) -> TextEncoder:
-        assert model.spec.text_encoder is not None
-        try:
-            return load_text_encoder(name or model.spec.text_encoder["name"], device)
-        except UserError as error:
-            raise UserError(
-                f"{error} (the text encoder that {path} was trained with; if it has moved, give its location with "
-                "--text-encoder NAME, in Python: text_encoder=NAME)"
-            ) from error
+        return cls(*load_parts(path, device, codec, text_encoder, allow_hub))
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder. It stores codec and text encoder by name, for :meth:`from_pretrained`."""
@@ -156,6 +112,16 @@ class ImpactPipeline:
         return self.codec.sample_rate
 
     @property
+    def patch_frames(self) -> int:
+        """Latent frames per patch."""
+        return self.model.spec.patch_shape[0]
+
+    @property
+    def patch_samples(self) -> int:
+        """Waveform samples per patch in time."""
+        return self.patch_frames * self.codec.samples_per_latent
+
+    @property
     def max_duration(self) -> float:
         """Length of the training clips, in seconds. Position embeddings beyond it were never trained."""
         spec, codec = self.model.spec, self.codec
@@ -171,6 +137,7 @@ class ImpactPipeline:
         *,
         seed: int = 0,
         seeds: Sequence[int] | None = None,
+        negative_caption: str | None = None,
         preset: str | None = None,
         decoding: DecodingConfig | None = None,
         progress: bool | Progress = True,
@@ -186,6 +153,7 @@ class ImpactPipeline:
             duration: Duration in seconds. None uses ``max_duration``.
             seed: Seed of every clip.
             seeds: One seed per clip instead. With a single caption, generates one variation per seed.
+            negative_caption: What guidance leads away from, in place of the null condition.
             preset: Name in ``config.PRESETS``, applied on top of the model's own decoding settings.
             decoding: Complete configuration that replaces the model's own; preset and options apply on top of it.
             progress: True shows a progress bar if stdout is a terminal. A function is called with (iteration, number of
@@ -203,9 +171,9 @@ class ImpactPipeline:
             raise UserError(
                 f"{len(texts)} captions and {len(seeds)} seeds: give at least one, and one seed per caption"
             )
-        decoding = with_preset(decoding or self.model.spec.own_decoding, preset or "exact", dict(options))
+        decoding = self._decoding(preset, decoding, dict(options))
         num_samples, num_frames = self._length(duration)
-        with self._lock, _shown(progress, decoding.num_iterations) as report:
+        with self._lock, shown(progress) as report:
             latents = generate(
                 self.model,
                 self._encode_captions(texts),
@@ -215,9 +183,151 @@ class ImpactPipeline:
                 generator=clip_generators(seeds, texts, "latents"),
                 progress=report,
                 engine=self._prepared(decoding),
+                negative=self._negative(negative_caption, len(texts)),
             )  # (B, C, H, W), raw
             waveforms = self.codec.decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
         return GeneratedAudio(within_full_scale(waveforms).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
+
+    def edit(
+        self,
+        sound: Sound,
+        caption: str | None = None,
+        regions: Sequence[tuple[float, float] | tuple[float, float, str]] = (),
+        **options: Unpack[EditingOptions],
+    ) -> EditedAudio:
+        """Replace regions of a recording by what a caption says, in the context of the rest.
+
+        Outside of the regions and of a cross-fade the samples are the recording's own, at its own sample rate, in mono
+        or stereo. Of a long file, only a window around each region is read.
+
+        Args:
+            sound: A file, a result of this pipeline, or a waveform (S,) or (C, S) with its sample rate.
+            caption: What to draw in regions that have no caption of their own.
+            regions: (start, end) or (start, end, caption), in seconds.
+            options: See :class:`EditingOptions`.
+
+        Raises:
+            UserError: The sound cannot be read, has more than two channels or is silent, or a region is empty,
+                outside of it or overlaps with another.
+        """
+        given = [editing.Region(start, end, *(own or (caption,))) for start, end, *own in regions]
+        return self._edited(editing.edit, sound, options, given)
+
+    def extend(
+        self,
+        sound: Sound,
+        caption: str | None = None,
+        seconds: float = 2.0,
+        side: str = "end",
+        **options: Unpack[EditingOptions],
+    ) -> EditedAudio:
+        """Make a recording longer by ``seconds`` at its ``side``: end, start, or both, each by that much.
+
+        Args:
+            sound: See :meth:`edit`.
+            caption: What to draw.
+            seconds: Any length. Beyond half of the model's own, a window slides over what was drawn before.
+            side: Where to.
+            options: See :class:`EditingOptions`.
+        """
+        return self._edited(editing.extend, sound, options, caption, seconds, side)
+
+    def vary(
+        self, sound: Sound, caption: str | None = None, share: float = 0.3, **options: Unpack[EditingOptions]
+    ) -> EditedAudio:
+        """Draw a random ``share`` of a recording's patches again, given the others.
+
+        Args:
+            sound: See :meth:`edit`.
+            caption: What to draw.
+            share: Fraction in (0, 1].
+            options: See :class:`EditingOptions`.
+        """
+        return self._edited(editing.vary, sound, options, caption, share)
+
+    def loop(
+        self,
+        sound_or_caption: Sound,
+        caption: str | None = None,
+        seconds: float | None = None,
+        seam: float = SEAM,
+        **options: Unpack[EditingOptions],
+    ) -> EditedAudio:
+        """Make a loop without a seam, of a caption or of a recording.
+
+        The sound is rotated so that its ends meet in the middle of it. The seam is drawn there, and the sound is
+        rotated back: half of the seam is at its end, the other half at its beginning.
+
+        Args:
+            sound_or_caption: A caption (str), or a sound as in :meth:`edit`, a file as a ``Path``.
+            caption: What to draw at the seam of a recording.
+            seconds: Length of the loop; None: ``max_duration``, or all of the recording.
+            seam: Seconds to draw, at most half of the loop.
+            options: See :class:`EditingOptions`.
+        """
+        if isinstance(sound_or_caption, str):
+            if caption is not None:
+                raise UserError("give one caption, or a recording (a file as a Path) and a caption for its seam")
+            caption = sound_or_caption
+            drawing = {name: value for name, value in options.items() if name not in ("fade_ms", "match_level")}
+            sound_or_caption = self(caption, seconds, **drawing)  # type: ignore[arg-type]
+        elif seconds is not None:
+            sound_or_caption = editing.beginning(open_sound(sound_or_caption), seconds)
+        return self._edited(editing.loop, sound_or_caption, options, caption, seam)
+
+    def _edited(self, operation: Callable, sound: Sound, options: EditingOptions, *arguments: Any) -> EditedAudio:
+        """Run an operation of :mod:`impact_pl.inference.edit`."""
+        given: dict[str, Any] = dict(options)
+        progress = given.pop("progress", True)
+        style = editing.Style(
+            seed=given.pop("seed", 0),
+            negative_caption=given.pop("negative_caption", None),
+            fade_ms=given.pop("fade_ms", FADE_MS),
+            match_level=given.pop("match_level", True),
+            progress=None,
+            decoding=self._decoding(given.pop("preset", None), given.pop("decoding", None), given),
+        )
+        with torch.inference_mode(), self._lock, shown(progress) as report:
+            return operation(self, open_sound(sound), *arguments, replace(style, progress=report))
+
+    @torch.inference_mode()
+    def fill(
+        self,
+        latents: Tensor,
+        known: Known,
+        captions: Sequence[str | None],
+        seeds: Sequence[int],
+        decoding: DecodingConfig,
+        *,
+        negative_caption: str | None = None,
+        purpose: str = "latents",
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Draw the missing patches of whitened latents (B, C, H, W); the known ones are returned unchanged.
+
+        Args:
+            latents: As :meth:`encode` returns them; H fills whole patches.
+            known: Which patches are known, and which to draw.
+            captions: One per clip.
+            seeds: One per clip.
+            decoding: Complete configuration.
+            negative_caption: What guidance leads away from.
+            purpose: Distinguishes draws of the same captions and seeds from each other.
+            progress: Called with (iteration, number of iterations).
+        """
+        with self._lock:
+            patches = fill(
+                self.model,
+                self._encode_captions(list(captions)),
+                self.model.patchify(latents.to(self.device)),
+                known,
+                decoding,
+                clip_generators(seeds, captions, purpose),
+                progress,
+                self._prepared(decoding),
+                self._negative(negative_caption, len(latents)),
+            )
+            return self.model.unpatchify(patches)
 
     @torch.no_grad()
     def encode(self, waveform: Tensor, sample_rate: int) -> Tensor:
@@ -237,10 +347,20 @@ class ImpactPipeline:
 
         ``seed`` controls what the codec samples, such as the fine structure of noise, separately per clip.
         """
-        raw = self.model.unwhiten(latents.to(self.device))
-        own = [torch.Generator().manual_seed(seed) for _ in raw]
+        own = [torch.Generator().manual_seed(seed) for _ in latents]
+        return within_full_scale(self.decode_raw(latents, own))
+
+    @torch.no_grad()
+    def decode_raw(self, latents: Tensor, generator: Generators) -> Tensor:
+        """Decode whitened latents (B, C, H, W) into waveforms (B, S) that may exceed full scale."""
         with self._lock:
-            return within_full_scale(self.codec.decode(raw, own))
+            return self.codec.decode(self.model.unwhiten(latents.to(self.device)), generator)
+
+    def _decoding(self, preset: str | None, decoding: DecodingConfig | None, given: dict[str, Any]) -> DecodingConfig:
+        return with_preset(decoding or self.model.spec.own_decoding, preset or "exact", given)
+
+    def _negative(self, caption: str | None, batch: int) -> TextFeatures | None:
+        return None if caption is None else self._encode_captions([caption] * batch)
 
     def _prepared(self, decoding: DecodingConfig) -> Engine:
         """Return the engine that ``decoding`` names, cached until another one is needed or the weights change."""
@@ -273,27 +393,3 @@ class ImpactPipeline:
         num_samples = round(duration * self.sample_rate)
         patch = self.model.spec.model.patch_size  # latent frames must fill whole patches
         return num_samples, math.ceil(self.codec.latent_frames(num_samples) / patch) * patch
-
-
-@contextmanager
-def _shown(progress: bool | Progress, num_iterations: int) -> Iterator[Progress | None]:
-    """Return the progress callback for :func:`generate`: the given function, or one that updates a progress bar."""
-    if not isinstance(progress, bool):
-        yield progress
-    elif progress and sys.stdout.isatty():
-        with Bar("generating", num_iterations, 0, "iterations") as bar:
-            yield lambda iteration, _: bar.advance()
-    else:
-        yield None
-
-
-def _require_same(what: str, expected: dict, part: AudioCodec | TextEncoder) -> None:
-    if expected["identity"] != part.identity:
-        raise UserError(
-            f"the model was trained with {what} {expected['name']!r} ({expected['identity']}), "
-            f"this one is {part.name!r} ({part.identity}): use the {what} it was trained with, or train again"
-        )
-
-
-def _downloads(allowed: bool) -> AbstractContextManager[None]:
-    return nullcontext() if allowed else without_downloads()

@@ -102,6 +102,12 @@ class Known:
         return Known(self.mask[index : index + 1], self.drawn[index : index + 1])
 
 
+def counts_left(config: DecodingConfig, known: Known) -> list[int]:
+    """Count the patches that are left to draw after each iteration; the adaptive schedule may leave fewer."""
+    reveal = "linear" if config.reveal == "adaptive" else config.reveal
+    return masked_counts(known.mask.shape[1], config.num_iterations, reveal, known.num_drawn)
+
+
 def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterations: int) -> float:
     """Compute the guidance scale beta(t) of iteration t; ``cosine`` is IMPACT's 1 + cos(pi/2 t/T) (beta_max - 1).
 
@@ -194,8 +200,7 @@ def decode(
         known.drawn.to(patches.device), known.num_drawn, generator
     )  # (B, R), revealed from the end
     kept_at_end = known.num_known + known.num_drawn
-    reveal = "linear" if config.reveal == "adaptive" else config.reveal
-    counts = masked_counts(num_patches, config.num_iterations, reveal, known.num_drawn)
+    counts = counts_left(config, known)
     config = replace(config, num_iterations=len(counts))  # guidance and diffusion steps run through their full range
     adaptive = Budget(config.num_iterations) if config.reveal == "adaptive" else None
     for iteration, left in enumerate(counts, start=1):

@@ -78,7 +78,7 @@ _told: set[str] = set()  # tokenizers whose first cut caption was told
 
 def _tell_if_cut(tokenizer: Any, caption: str, num_positions: int) -> None:
     """Warn about the first caption of a tokenizer that does not fit, with the number of words that do."""
-    if tokenizer.name_or_path in _told or len(tokenizer(caption)["input_ids"]) <= num_positions:
+    if tokenizer.name_or_path in _told or len(tokenizer(caption, verbose=False)["input_ids"]) <= num_positions:
         return
     _told.add(tokenizer.name_or_path)
     kept = ""

@@ -28,6 +28,14 @@ def find_device(name: str = "auto") -> str:
     return name
 
 
+def describe_arithmetic(device: torch.device) -> str:
+    """Describe what float32 results depend on besides their inputs: the kind of device, and TF32 on CUDA."""
+    if device.type != "cuda":
+        return f"{device.type}, float32"
+    has_tf32 = torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32
+    return f"cuda, {'TF32' if has_tf32 else 'float32'}"
+
+
 def resolve(precision: str, device: torch.device) -> str:
     """Resolve ``auto`` to bf16 if the device computes it natively, else to 32-true."""
     if precision == "auto":

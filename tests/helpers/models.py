@@ -23,7 +23,7 @@ class Text:
     mask: torch.Tensor
 
 
-def build(text_features=FEATURES, seed=0, **config) -> Impact:
+def build(text_features=FEATURES, seed=0, perturbed=True, **config) -> Impact:
     torch.manual_seed(seed)
     spec = ImpactSpec(
         model=dataclasses.replace(TINY, **config),
@@ -36,7 +36,7 @@ def build(text_features=FEATURES, seed=0, **config) -> Impact:
     )
     model = Impact(spec)
     with torch.no_grad():  # zero-initialised layers would hide what a test looks for
-        for parameter in model.parameters():
+        for parameter in model.parameters() if perturbed else ():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model.eval()
 

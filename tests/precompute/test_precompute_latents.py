@@ -171,6 +171,15 @@ def test_other_inputs_are_refused(config, tmp_path):
     other.identity = "another"
     with pytest.raises(ValueError, match="was begun with codec framing 0123456789abcdef, not framing another"):
         Precomputer(config, other, None).run()
+    run_note = tmp_path / "out" / "run.json"
+    noted = json.loads(run_note.read_text())
+    assert noted["device"] == "cpu, float32"
+    run_note.write_text(json.dumps(noted | {"device": "cuda, TF32"}))
+    with pytest.raises(ValueError, match="was begun with device cuda, TF32, not cpu, float32"):
+        Precomputer(config, FramingCodec(), None).run()
+    del noted["device"]  # as an earlier version wrote it
+    run_note.write_text(json.dumps(noted))
+    Precomputer(config, FramingCodec(), None).run()
     config.clip_seconds = 0.5
     with pytest.raises(ValueError, match=r"was begun with clip_seconds 1\.0, not 0\.5: choose another out="):
         Precomputer(config, FramingCodec(), None).run()

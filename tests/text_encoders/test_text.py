@@ -4,6 +4,7 @@ import sys
 import pytest
 import torch
 
+from impact_pl.text_encoders import tokens
 from impact_pl.text_encoders.registry import load_text_encoder
 
 
@@ -34,6 +35,18 @@ def test_a_caption_does_not_depend_on_its_batch_nor_on_train_mode(encoder):
 def test_long_captions_are_cut_and_empty_ones_work(encoder):
     text = encoder.encode(["word " * 100, ""])
     assert text.mask.sum(dim=1).tolist() == [32, 2]
+
+
+def test_the_first_caption_that_is_cut_is_told_with_its_words(encoder, caplog, monkeypatch):
+    monkeypatch.setattr(tokens, "_told", set())
+    encoder.encode(["word " * 30])  # [CLS] and [SEP] fit as well
+    assert not caplog.text
+    encoder.encode(["rain", "word " * 27 + "zzyzxqv " * 5, "word " * 90])
+    assert (
+        "longer than the text encoder's 32 positions: the first 27 of its 32 words are used (word word" in caplog.text
+    )
+    encoder.encode(["word " * 80])
+    assert len(caplog.records) == 1
 
 
 def test_sentence_similarities_are_sensible(encoder):

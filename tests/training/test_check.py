@@ -84,9 +84,7 @@ def test_the_learning_rate_rises_before_it_falls(config):
     config.trainer.max_steps, config.optim.warmup_steps, config.optim.decay_steps = 10, 4, 6
     check_config(config)
     config.optim.decay_steps = 7
-    with pytest.raises(
-        ValueError, match="write for example optim.warmup_steps=1 optim.decay_steps=5, or optim.decay_steps=0"
-    ):
+    with pytest.raises(ValueError, match=r"for example optim\.warmup_steps=1 optim\.decay_steps=5"):
         check_config(config)
     config.optim.warmup_steps, config.optim.decay_steps = 1, 5
     check_config(config)

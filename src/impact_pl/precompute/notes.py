@@ -26,6 +26,7 @@ class RunNote:
     samples_per_shard: int
     batch_size: int
     padding: str = "silence"  # earlier versions knew no other and did not note it
+    device: str | None = None  # its kind and arithmetic; None: noted by an earlier version
     shards: dict[str, int] | None = None  # how many each split has, so that `verify` misses a split that is gone
 
 

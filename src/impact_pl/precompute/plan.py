@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.config import PADDINGS, PrecomputeConfig
 from impact_pl.data.manifest import Record
@@ -18,6 +20,7 @@ from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
 from impact_pl.files import read_json
 from impact_pl.partial import create_whole
+from impact_pl.precision import describe_arithmetic, find_device
 from impact_pl.precompute.notes import RunNote
 from impact_pl.text_encoders.base import TextEncoder
 
@@ -110,6 +113,7 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
         samples_per_shard=config.samples_per_shard,
         batch_size=config.batch_size,
         padding=config.padding,
+        device=describe_arithmetic(torch.device(find_device(config.device))),
         shards=dict(Counter(shard.split for shard in shards)),
     )
     path = out / "run.json"
@@ -118,7 +122,9 @@ def claim(config: PrecomputeConfig, codec: AudioCodec, encoder: TextEncoder | No
         return
     begun = asdict(read_json(path, RunNote, remedy=f"delete {out} to begin again"))
     for key, value in asdict(note).items():
-        if key != "shards" and begun[key] != value:
+        if key == "shards" or (key == "device" and begun[key] is None):
+            continue
+        if begun[key] != value:
             raise UserError(
                 f"{out} was begun with {key} {begun[key]}, not {value}: "
                 "choose another out=, or delete that folder to begin again"

@@ -4,6 +4,8 @@ Dimension key: B batch, L positions, d numbers per position.
 """
 
 import importlib.util
+import logging
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
 from impact_pl.registry import full_name
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_FILES = (  # used if the folder has them
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
@@ -48,12 +52,14 @@ def load_tokenizer(folder: Path) -> Any:
 def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
     """Tokenize B captions into ids and mask, padded at the end or truncated to (B, ``num_positions``).
 
+    The first caption that is truncated is warned about.
+
     Raises:
         UserError: There are no captions.
     """
     if not captions:
         raise UserError("no captions to encode")
-    return tokenizer(
+    tokens = tokenizer(
         list(captions),
         padding="max_length",
         padding_side="right",
@@ -61,6 +67,29 @@ def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
         max_length=num_positions,
         return_attention_mask=True,
         return_tensors="pt",
+    )
+    for index in tokens["attention_mask"].all(dim=1).nonzero():  # fills all positions: perhaps it was cut
+        _tell_if_cut(tokenizer, captions[int(index)], num_positions)
+    return tokens
+
+
+_told: set[str] = set()  # tokenizers whose first cut caption was told
+
+
+def _tell_if_cut(tokenizer: Any, caption: str, num_positions: int) -> None:
+    """Warn about the first caption of a tokenizer that does not fit, with the number of words that do."""
+    if tokenizer.name_or_path in _told or len(tokenizer(caption, verbose=False)["input_ids"]) <= num_positions:
+        return
+    _told.add(tokenizer.name_or_path)
+    kept = ""
+    if tokenizer.is_fast:
+        places = tokenizer(caption, truncation=True, max_length=num_positions, return_offsets_mapping=True)
+        end = max(end for _, end in places["offset_mapping"])
+        words = [match.end() for match in re.finditer(r"\S+", caption)]
+        kept = f": the first {sum(word <= end for word in words)} of its {len(words)} words are used"
+    logger.warning(
+        "a caption is longer than the text encoder's %d positions%s (%s...); other long captions are cut silently",
+        *(num_positions, kept, caption[:60]),
     )
 
 

@@ -30,9 +30,9 @@ def test_our_modules_in_a_trainer_of_ones_own(random_latents, tmp_path, config):
     trainer = make_trainer(tmp_path, max_steps=4, callbacks=callbacks, logger=logger, **settings)
     trainer.fit(module, data)
     assert trainer.global_step == 4
-    assert {"train/loss", "valid/loss", "grad_norm"} <= trainer.callback_metrics.keys()
+    assert {"train/loss", "valid/loss", "train/total_grad_norm"} <= trainer.callback_metrics.keys()
     header = (tmp_path / "logs" / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/loss", "valid/loss", "grad_norm", "step"} <= set(header)
+    assert {"train/loss", "valid/loss", "train/total_grad_norm", "step"} <= set(header)
     assert any(name.startswith("lr-AdamW") for name in header)
     again = make_trainer(tmp_path, max_steps=6, logger=False)
     again.fit(

@@ -67,10 +67,10 @@ def git_revision(file: Path) -> str:
 MASK_RATIO_EDGES = (0.7, 0.8, 0.9)
 MASK_RATIO_BUCKETS = ("below-0.7", "0.7-0.8", "0.8-0.9", "0.9-1.0")
 NUM_TIMESTEP_BUCKETS = 4
-# TensorBoard sorts groups by name. These names put learning rate and loss on its first screen.
+# TensorBoard sorts groups, and tags in a group, by name. These names put loss and learning rate on its first screen.
 MEASUREMENTS = (
-    "lr-AdamW",
-    "grad_norm",
+    "train/lr",
+    "train/total_grad_norm",
     "usage/clips_per_second",
     "usage/seconds_per_step",
     "usage/data_wait_share",

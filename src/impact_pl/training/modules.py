@@ -177,7 +177,7 @@ class ImpactTraining(LightningModule):
         if not math.isfinite(self.gradient_norm):
             self._skip_or_stop(optimizer)
         self.last_lr = optimizer.param_groups[0]["lr"]
-        self.log("grad_norm", self.gradient_norm)
+        self.log("train/total_grad_norm", self.gradient_norm)
 
     def _skip_or_stop(self, optimizer: torch.optim.Optimizer) -> None:
         """Skip this step by removing its gradients, so that AdamW changes nothing.

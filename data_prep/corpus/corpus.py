@@ -37,7 +37,7 @@ from impact_pl.progress import progress
 CORPORA = [SMALL, Path(__file__).parent / "corpus.json"]
 TEST_FOLDS = (4, 5)
 ESC10_LICENCE = "CC-BY-3.0 (ESC-10)"
-ESC10_VARIANTS = 16  # of a training clip, in training.jsonl: a nineteenth of the clips, but what all can judge
+ESC10_VARIANTS = 8  # of a training clip, in training.jsonl: a nineteenth of the clips, but what all can judge
 LONGEST_SCENE = 5.0  # seconds, in training.jsonl: a longer one would be cut, and its caption speak of what is gone
 TEST_SHARE = 0.5  # of the held-out sources, all of which the lists call valid
 

@@ -46,6 +46,7 @@ test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on t
 test-clap: $(CLAP)/installed ## laion-clap's own numbers (a minute, and 2 GB), in an environment of its own (.venv-clap)
 	PYTHONPATH=src $(CLAP)/bin/python -m pytest -m clap tests/clap
 
+# --no-deps: laion-clap 1.1.7 declares numpy<2, which pip cannot resolve with constraints.txt; it runs with numpy 2.
 $(CLAP)/installed: tests/clap/requirements.txt constraints.txt
 	$(PYTHON) -m venv $(CLAP)
 	$(CLAP)/bin/pip install -q -c constraints.txt -r tests/clap/requirements.txt

@@ -9,16 +9,15 @@ import soundfile
 import torch
 
 from impact_pl.audio import (
-    LogMel,
     audio_seconds,
     fit_length,
     load_audio,
     measure_level,
     resample,
     save_audio,
-    spectrogram_png,
     within_full_scale,
 )
+from impact_pl.spectrogram import LogMel, spectrogram_png
 
 
 def sine(frequency: float, seconds: float, sample_rate: int) -> torch.Tensor:

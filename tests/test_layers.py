@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = {"impact_pl": ROOT / "src" / "impact_pl", "lab": ROOT / "lab", "data_prep": ROOT / "data_prep"}
 
 FLOORS = [  # from the ground up; the modules of the ground floor may import each other
-    "config errors secrets files partial audio precision progress randomness registry hub identity checkpoint_io"
-    " assets conf _torchaudio",
+    "config errors secrets files partial audio spectrogram precision progress randomness registry hub identity"
+    " checkpoint_io assets conf _torchaudio",
     "sampling codecs text_encoders",
     "data models",
     "datasets precompute inference",

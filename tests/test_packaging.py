@@ -35,7 +35,7 @@ def _load_in_worker(_) -> str:
 
 @pytest.mark.parametrize(
     "module",
-    ["codecs.registry", "text_encoders.registry", "training.codec_loss", "evaluation.networks.cnn14", "checkpoint_io"],
+    ["codecs.registry", "text_encoders.registry", "training.codec", "evaluation.networks.cnn14", "checkpoint_io"],
 )
 def test_every_module_that_needs_torchaudio_or_transformers_finds_them(module):
     done = python("-c", f"import impact_pl.{module}; from transformers import ClapModel, SpeechT5HifiGan; print(1)")

@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import torch
 
 from impact_pl import ImpactPipeline
-from impact_pl.audio import LogMel, save_audio
+from impact_pl.audio import save_audio
+from impact_pl.spectrogram import LogMel
 
 ASSETS = Path(__file__).parents[1] / "assets"
 CAPTIONS = ("a rooster crows", "a dog barks", "a fire crackles")

@@ -194,8 +194,10 @@ def decoding_config(overrides: dict[str, Any]) -> DecodingConfig:
     known = [each.name for each in dataclasses.fields(DecodingConfig)]
     if unknown := sorted(set(overrides) - set(known)):
         raise UserError(f"decoding: there is no {unknown[0]!r}; choose from {', '.join(known)}")
-    floats = {name for name in overrides if isinstance(getattr(DecodingConfig, name), float)}  # YAML's 3 means 3.0
-    return DecodingConfig(**{name: float(x) if name in floats else x for name, x in overrides.items()})
+    values: dict[str, Any] = {}
+    for name, value in overrides.items():  # YAML's 3 is a guidance_scale of 3.0
+        values[name] = float(value) if isinstance(getattr(DecodingConfig, name), float) else value
+    return DecodingConfig(**values)
 
 
 def _check(plan: Plan, where: str) -> None:

@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     print(header(["system", "numbers/s", "errors", *columns]))
     floor = judge.distances(judge.scorers(others))
     print(row(["real", "-", "-", *(show(floor, name) for name in columns)]), flush=True)
-    systems = [(label, codec.decode, codec) for label, codec in codecs.items()]
+    systems: list[tuple[str, Decode, AudioCodec]] = [(label, codec.decode, codec) for label, codec in codecs.items()]
     builtin = [(label, codec) for label, codec in codecs.items() if isinstance(codec, BuiltinCodec)]
     if not args.no_control:  # once for codecs of equal latents, with the first one's label
         mels = {codec.identity: (label, codec) for label, codec in reversed(builtin)}

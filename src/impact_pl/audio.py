@@ -1,8 +1,8 @@
-"""Audio input and output: load, resample, save, log-mel spectrograms and their pictures.
+"""Audio input and output: load, resample, save, and measure levels.
 
 Waveforms are mono float32 in [-1, 1].
 
-Dimension key: B batch, S waveform samples, F mel bins, M mel frames.
+Dimension key: B batch, S waveform samples.
 """
 
 import io
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from impact_pl._torchaudio import torchaudio
 from impact_pl.errors import UserError
@@ -245,7 +245,7 @@ def fit_length(waveform: Tensor, num_samples: int, padding: str = "silence") -> 
     if padding == "repeat" and 0 < length < num_samples:
         waveform = torch.cat([waveform] * (num_samples // length), dim=-1)
     missing = num_samples - waveform.shape[-1]
-    return nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
+    return torch.nn.functional.pad(waveform, (0, missing)) if missing > 0 else waveform[..., :num_samples]
 
 
 @dataclass(frozen=True)
@@ -283,7 +283,7 @@ def measure_level(waveform: Tensor, sample_rate: int) -> LevelReport:
     magnitude = waveform.detach().abs().double().cpu()  # (S,)
     size = min(round(LEVEL_FRAME * sample_rate), len(magnitude))
     hop = max(1, size // 2)
-    padded = nn.functional.pad(magnitude, (0, (size - len(magnitude)) % hop))  # include the last samples
+    padded = torch.nn.functional.pad(magnitude, (0, (size - len(magnitude)) % hop))  # include the last samples
     frames = padded.unfold(0, size, hop)  # (M, size)
     return LevelReport(
         rms_db=_decibels(magnitude.square().mean().sqrt()),
@@ -295,72 +295,3 @@ def measure_level(waveform: Tensor, sample_rate: int) -> LevelReport:
 
 def _decibels(amplitude: Tensor) -> float:
     return max(LOWEST_DB, 20 * math.log10(max(float(amplitude), 1e-9)))
-
-
-class LogMel(nn.Module):
-    """Natural log of the magnitude mel spectrogram, with AudioLDM's parameters: M = S / hop frames, clamped at 1e-5.
-
-    It uses the Slaney mel scale and norm, a Hann window, and HiFi-GAN's reflect padding of (n_fft - hop) / 2 on both
-    sides. AudioLDM's own (``codecs.audioldm.AudioLDMMel``) pads n_fft / 2.
-    """
-
-    filters: Tensor  # (F, n_fft/2 + 1)
-    window: Tensor  # (n_fft,)
-
-    def __init__(
-        self,
-        sample_rate: int = SAMPLE_RATE,
-        num_mels: int = 64,
-        n_fft: int = 1024,
-        hop: int = 160,
-        f_min: float = 0.0,
-        f_max: float = 8000.0,
-    ) -> None:
-        super().__init__()
-        self.n_fft = n_fft
-        self.hop = hop
-        filters = torchaudio.functional.melscale_fbanks(
-            n_fft // 2 + 1, f_min, f_max, num_mels, sample_rate, norm="slaney", mel_scale="slaney"
-        )
-        self.register_buffer("filters", filters.T.contiguous(), persistent=False)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Compute the log-mel (B, F, M) of a waveform (B, S)."""
-        return self.from_spectrum(self.spectrum(waveform))
-
-    def spectrum(self, waveform: Tensor) -> Tensor:
-        """Compute the complex STFT (B, n_fft/2 + 1, M) of a waveform (B, S)."""
-        pad = (self.n_fft - self.hop) // 2
-        if waveform.shape[-1] <= pad:
-            raise UserError(f"waveform of {waveform.shape[-1]} samples is too short: log-mel needs more than {pad}")
-        padded = nn.functional.pad(waveform, (pad, pad), mode="reflect")
-        return torch.stft(padded, self.n_fft, self.hop, window=self.window, center=False, return_complex=True)
-
-    def from_spectrum(self, spectrum: Tensor) -> Tensor:
-        """Compute the log-mel (B, F, M) from an STFT (B, n_fft/2 + 1, M)."""
-        return (self.filters @ spectrum.abs()).clamp(min=1e-5).log()  # (B, F, M)
-
-
-def spectrogram_png(
-    waveform: Tensor, sample_rate: int, path_or_buffer: str | Path | io.BytesIO, title: str = ""
-) -> None:
-    """Draw the log-mel spectrogram of a waveform (S,) as a PNG, in decibels over seconds and mel bins."""
-    from matplotlib.figure import Figure
-
-    log_mel = LogMel(sample_rate, f_max=sample_rate / 2)
-    shortest = log_mel.n_fft
-    with torch.no_grad():
-        mel = log_mel(fit_length(waveform, max(shortest, waveform.shape[-1])).float().cpu()[None])[0]  # (F, M)
-    decibels = mel * (20 / torch.log(torch.tensor(10.0)))
-    figure = Figure(figsize=(6.0, 2.4), dpi=100, layout="constrained")
-    axes = figure.subplots()
-    seconds = mel.shape[1] * log_mel.hop / sample_rate
-    extent = (0.0, seconds, 0.0, float(mel.shape[0]))
-    image = axes.imshow(
-        decibels.numpy(), origin="lower", aspect="auto", extent=extent, vmin=-80.0, vmax=20.0, cmap="magma"
-    )
-    axes.set(xlabel="time (s)", ylabel="mel bin")
-    axes.set_title(title, parse_math=False)  # captions may contain a $
-    figure.colorbar(image, ax=axes, label="dB")
-    figure.savefig(path_or_buffer, format="png")

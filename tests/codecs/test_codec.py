@@ -7,13 +7,8 @@ import pytest
 import torch
 
 from impact_pl.codecs.base import AudioCodec
-from impact_pl.codecs.builtin import (
-    BuiltinCodec,
-    BuiltinCodecSpec,
-    NoiseExcitedDecoder,
-    inverse_stft,
-    mel_interpolation,
-)
+from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.codecs.decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
 from impact_pl.codecs.registry import load_codec
 
 

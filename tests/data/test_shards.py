@@ -10,7 +10,8 @@ import torch
 import webdataset
 
 from impact_pl.data import shards
-from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, collate, describe_shard, split_members
+from impact_pl.data.members import split_members
+from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, collate, describe_shard
 
 FEATURES = {"words": [3, 4], "sentence": [1, 2]}
 

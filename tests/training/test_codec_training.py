@@ -13,7 +13,7 @@ from impact_pl.config import CodecConfig, DataConfig, OptimConfig, TrainConfig, 
 from impact_pl.data.clips import draw_crops, load_clips
 from impact_pl.data.manifest import Record, write_manifest
 from impact_pl.training import codec as training
-from impact_pl.training.codec_loss import EnergyDistance
+from impact_pl.training.codec import EnergyDistance
 from impact_pl.training.fit import train
 
 

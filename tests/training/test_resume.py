@@ -13,7 +13,7 @@ from impact_pl.config import TrainConfig
 from impact_pl.data.shards import LatentDataset
 from impact_pl.training.checkpoint import read_checkpoint
 from impact_pl.training.fit import train
-from impact_pl.training.guards import StopSignal
+from impact_pl.training.process import StopSignal
 
 
 def next_second() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.training import guards
+from impact_pl.training import process
 from impact_pl.training.fit import train
-from impact_pl.training.guards import only_training
+from impact_pl.training.process import only_training
 
 # Holds the run directory, with a forked child (as a DataLoader worker is) that outlives it.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from impact_pl.training.guards import only_training
+from impact_pl.training.process import only_training
 
 with only_training(Path(sys.argv[1])):
     child = os.fork()
@@ -36,7 +36,7 @@ def holder(config):
 
 
 def test_a_second_training_of_the_same_name_is_refused(config, holder, monkeypatch, capsys):
-    monkeypatch.setattr(guards, "PATIENCE", 0.5)
+    monkeypatch.setattr(process, "PATIENCE", 0.5)
     with pytest.raises(ValueError, match=r"another training is running in .*runs/run \(the same name"):
         train(config)
     assert capsys.readouterr().out.count("waiting for another training") == 1
@@ -44,14 +44,14 @@ def test_a_second_training_of_the_same_name_is_refused(config, holder, monkeypat
 
 
 def test_a_killed_one_leaves_the_directory_free_at_once(config, holder, monkeypatch):
-    monkeypatch.setattr(guards, "PATIENCE", 0)
+    monkeypatch.setattr(process, "PATIENCE", 0)
     holder.kill()
     holder.wait()
     assert train(config).exit_code == 0
 
 
 def test_only_rank_zero_holds_the_lock(config, holder, monkeypatch):
-    monkeypatch.setattr(guards.rank_zero_only, "rank", 1)
+    monkeypatch.setattr(process.rank_zero_only, "rank", 1)
     with only_training(Path(config.runs_dir) / config.name):
         pass
 
@@ -66,7 +66,7 @@ def test_without_locks_the_training_goes_on(tmp_path, monkeypatch, capsys):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(guards.fcntl, "lockf", unsupported)
+    monkeypatch.setattr(process.fcntl, "lockf", unsupported)
     with only_training(tmp_path / "run"):
         assert "no locks here (Operation not supported)" in capsys.readouterr().out
 

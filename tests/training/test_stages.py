@@ -12,9 +12,8 @@ from impact_pl.models.impact import Impact
 from impact_pl.models.spec import find_model
 from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import averaged_weights, load_averaged, open_checkpoint, read_checkpoint
-from impact_pl.training.fit import train
+from impact_pl.training.fit import new_module, train
 from impact_pl.training.modules import shift_in_time
-from impact_pl.training.start import new_module
 from tests.helpers.latents import CODEC, SHAPE, write_latents
 
 

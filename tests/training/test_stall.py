@@ -19,7 +19,7 @@ def children(pid: int) -> list[int]:
 
 def test_the_guard_shows_where_the_process_stands_and_ends_it():
     program = (
-        "import time\nfrom impact_pl.training.guards import StallGuard\nwith StallGuard(0.01):\n    time.sleep(60)"
+        "import time\nfrom impact_pl.training.process import StallGuard\nwith StallGuard(0.01):\n    time.sleep(60)"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGALRM
@@ -28,7 +28,7 @@ def test_the_guard_shows_where_the_process_stands_and_ends_it():
 
 def test_batches_and_the_end_set_the_guard_back():
     program = (
-        "import time\nfrom impact_pl.training.guards import StallGuard\nguard = StallGuard(0.02)\nwith guard:\n"
+        "import time\nfrom impact_pl.training.process import StallGuard\nguard = StallGuard(0.02)\nwith guard:\n"
         "    for _ in range(4):\n        time.sleep(0.6)\n        guard.on_train_batch_end()\ntime.sleep(1.5)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

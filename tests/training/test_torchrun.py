@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from impact_pl.training.launch import TorchrunEnvironment, cluster_plugins
+from impact_pl.training.process import TorchrunEnvironment, cluster_plugins
 
 START = 300  # seconds that a start may take on a busy machine
 STEPS = 120

@@ -159,8 +159,9 @@ def draw_spectrograms(jobs: list[Job]) -> None:
     """Draw a .png next to each sound that has none or an outdated one."""
     import torch
 
-    from impact_pl.audio import read_samples, spectrogram_png
+    from impact_pl.audio import read_samples
     from impact_pl.partial import partial_path
+    from impact_pl.spectrogram import spectrogram_png
 
     for job in jobs:
         picture = job.file.with_suffix(".png")

@@ -4,8 +4,8 @@ Encoder: four log-mel frames of 64 bins (40 ms) are projected onto 64 principal 
 second of 64 numbers. Nothing in it is trained by gradients: latents stay valid when the decoder improves, and
 ``identity`` covers the encoder only.
 
-Decoder: what the projection drops is drawn (``residual_basis``), then :class:`NoiseExcitedDecoder`, trained by
-``training.codec``, makes the waveform. Measurements are in ``assets/codec/README.md``.
+Decoder: what the projection drops is drawn (``residual_basis``), then :class:`codecs.decoder.NoiseExcitedDecoder`,
+trained by ``training.codec``, makes the waveform. Measurements are in ``assets/codec/README.md``.
 
 Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, R directions of the
 residual, H latent frames, K STFT bins.
@@ -18,132 +18,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
-from impact_pl.audio import LogMel, fit_length
+from impact_pl.audio import fit_length
 from impact_pl.checkpoint_io import load_weights, save_weights
 from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
 from impact_pl.errors import UserError
-from impact_pl.randomness import Generators, draw_normal, draw_uniform
-
-NUM_OUTPUTS = 5  # per bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
-NUM_NOISE_CHANNELS = 16  # random inputs, so that neighbouring bins can share what is sampled (onsets, pitch)
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution over time and an MLP, with a learned scale on the residual."""
-
-    def __init__(self, dim: int, kernel_size: int = 7):
-        super().__init__()
-        self.conv = nn.Conv1d(dim, dim, kernel_size, padding=kernel_size // 2, groups=dim)
-        self.norm = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, 4 * dim)
-        self.fc2 = nn.Linear(4 * dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), 0.2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the block: (B, T, D) -> (B, T, D)."""
-        residual = x
-        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        return residual + self.scale * self.fc2(F.gelu(self.fc1(self.norm(x))))
-
-
-class NoiseExcitedDecoder(nn.Module):
-    """Decoder from log-mel frames to a waveform. The network runs on pairs of frames (50 per second)."""
-
-    window: Tensor  # (n_fft,)
-    interpolation: Tensor  # (K, F)
-
-    def __init__(self, num_mels: int, hop: int, sample_rate: int, dim: int, depth: int, n_fft: int = 512):
-        super().__init__()
-        self.hop, self.n_fft, self.num_bins = hop, n_fft, n_fft // 2 + 1
-        self.proj_in = nn.Linear(2 * num_mels + NUM_NOISE_CHANNELS, dim)
-        self.blocks = nn.ModuleList(ConvNeXtBlock(dim) for _ in range(depth))
-        self.norm = nn.LayerNorm(dim)
-        self.proj_out = nn.Linear(dim, 2 * NUM_OUTPUTS * self.num_bins)
-        nn.init.normal_(self.proj_out.weight, std=1e-3)
-        nn.init.zeros_(self.proj_out.bias)
-        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        interpolation = mel_interpolation(num_mels, self.num_bins, sample_rate)
-        self.register_buffer("interpolation", interpolation, persistent=False)
-
-    def forward(self, mel: Tensor, level: Tensor, generator: Generators) -> Tensor:
-        """Decode a log-mel (B, F, M) and its ``level`` (B, F, M) relative to unit white noise: waveform (B, hop * M).
-
-        M must be even. ``generator`` drives the excitations.
-        """
-        batch, _, num_frames = mel.shape
-        noise, phases, inputs = self._draw(batch, num_frames, generator, mel.device)
-        x = rearrange(0.3 * mel + 1, "b f (t two) -> b t (two f)", two=2)
-        x = self.proj_in(torch.cat([x, inputs], dim=-1))  # (B, M/2, D)
-        for block in self.blocks:
-            x = block(x)
-        x = self.proj_out(self.norm(x)).float()
-        gains = rearrange(x, "b t (two n k) -> n b (t two) k", two=2, n=NUM_OUTPUTS)  # 5 x (B, M, K)
-        with torch.autocast(mel.device.type, enabled=False):
-            envelope = (self.interpolation @ level.float()).transpose(1, 2).exp()  # (B, M, K)
-            spectrum = gains[0].clamp(-8, 4).exp() * self._noise_spectrum(noise)
-            spectrum = spectrum + torch.complex(gains[1], gains[2]) * self._sinusoids(phases, num_frames)
-            spectrum = spectrum + torch.complex(gains[3], gains[4]) * self._pulses()
-            return inverse_stft(envelope * spectrum, self.window, self.hop)
-
-    def _draw(self, batch: int, num_frames: int, generator: Generators, device: torch.device) -> tuple[Tensor, ...]:
-        """Draw white noise (B, samples), phases (B, K) and the network's random inputs (B, M/2, channels)."""
-        noise = draw_normal((batch, (num_frames - 1) * self.hop + self.n_fft), generator, device)
-        phases = 2 * math.pi * draw_uniform((batch, self.num_bins), generator, device)
-        inputs = draw_normal((batch, num_frames // 2, NUM_NOISE_CHANNELS), generator, device)
-        return noise, phases, inputs
-
-    def _noise_spectrum(self, noise: Tensor) -> Tensor:
-        """Compute the STFT (B, M, K) of white noise."""
-        return torch.fft.rfft(noise.unfold(-1, self.n_fft, self.hop) * self.window)
-
-    def _sinusoids(self, phases: Tensor, num_frames: int) -> Tensor:
-        """Compute the STFT (B, M, K) of one sinusoid per bin centre, as strong as the noise, starting at ``phases``."""
-        bins = torch.arange(self.num_bins, device=phases.device)
-        frames = torch.arange(num_frames, device=phases.device)[:, None]
-        clock = 2 * math.pi * ((frames * self.hop * bins) % self.n_fft) / self.n_fft  # (M, K)
-        angle = phases[:, None] + clock
-        return torch.polar(self._noise_level().expand_as(angle), angle)
-
-    def _pulses(self) -> Tensor:
-        """Compute the spectrum (K,) of a pulse in the middle of the window, as strong as the noise."""
-        signs = 1 - 2 * (torch.arange(self.num_bins, device=self.window.device) % 2)
-        return (signs * self._noise_level()).to(torch.complex64)
-
-    def _noise_level(self) -> Tensor:
-        return self.window.square().sum().sqrt()
-
-
-def inverse_stft(spectrum: Tensor, window: Tensor, hop: int) -> Tensor:
-    """Invert the STFT: (B, M, K) -> (B, hop * M). Frame m is centred on sample (m + 1/2) hop, like the log-mel's."""
-    n_fft, num_frames = len(window), spectrum.shape[1]
-    frames = torch.fft.irfft(spectrum, n_fft) * window  # (B, M, n_fft)
-    pad, length = (n_fft - hop) // 2, (num_frames - 1) * hop + n_fft
-    weight = window.square().expand(1, num_frames, -1)
-    total, weight = (
-        F.fold(x.transpose(1, 2), (1, length), (1, n_fft), stride=(1, hop)).flatten(1) for x in (frames, weight)
-    )
-    return (total / weight.clamp(min=1e-3))[:, pad : length - pad]
-
-
-def mel_interpolation(num_mels: int, num_bins: int, sample_rate: int) -> Tensor:
-    """Compute weights (K, F) that interpolate a curve from the centres of Slaney's mel bins to the STFT bins."""
-    break_hz, break_mel, log_step = 1000.0, 15.0, math.log(6.4) / 27  # slaney: linear to 1 kHz, then logarithmic
-    top = break_mel + math.log(sample_rate / 2 / break_hz) / log_step
-    mels = torch.linspace(0, top, num_mels + 2, dtype=torch.float64)[1:-1]
-    centres = torch.where(mels < break_mel, mels * 200 / 3, break_hz * ((mels - break_mel) * log_step).exp())
-    frequencies = torch.linspace(0, sample_rate / 2, num_bins, dtype=torch.float64).clamp(centres[0], centres[-1])
-    right = torch.searchsorted(centres, frequencies).clamp(1, num_mels - 1)
-    share = (frequencies - centres[right - 1]) / (centres[right] - centres[right - 1])
-    weights = torch.zeros(num_bins, num_mels, dtype=torch.float64)
-    rows = torch.arange(num_bins)
-    weights[rows, right - 1] = 1 - share
-    weights[rows, right] = share
-    return weights.float()
-
+from impact_pl.randomness import Generators, draw_normal
+from impact_pl.spectrogram import LogMel
 
 MAX_CORRECTION = 3.0  # nepers (26 dB) in one step of ``correct_mel``
 

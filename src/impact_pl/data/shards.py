@@ -15,10 +15,8 @@ import io
 import json
 import math
 import os
-import re
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -33,72 +31,12 @@ from typing_extensions import TypedDict
 
 from impact_pl.data.cache import ShardCache
 from impact_pl.data.index import ShardEntry, ShardIndex
+from impact_pl.data.members import Damage, npy_bytes, npy_tensor, split_members, walk_members
 from impact_pl.data.remote import is_url, join
 from impact_pl.errors import UserError
 from impact_pl.files import parse_json
 from impact_pl.identity import crc32
 from impact_pl.partial import partial_path
-
-BLOCK = tarfile.BLOCKSIZE
-OCTAL = re.compile(rb"[0-7]{11}")  # of a size; Python's int() also accepts signs and spaces
-# The header as numpy writes it. numpy's own parser evaluates Python, which may raise anything if a bit is flipped.
-NPY_HEADER = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '<f2', 'fortran_order': False, 'shape': \(((?:\d{1,9}, ?)*(?:\d{1,9})?)\), \} *\n",
-    re.DOTALL,
-)
-
-
-def npy_bytes(values: Tensor) -> bytes:
-    """Serialise ``values`` as float16 in the npy format."""
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, values.detach().cpu().to(torch.float16).contiguous().numpy(), allow_pickle=False)
-    return buffer.getvalue()
-
-
-def walk_members(content: bytes) -> Iterator[tuple[str, int, int, int]]:
-    """Iterate over the members of a tar: (name, start of header, start of content, end of content).
-
-    Raises:
-        _Damage: Not a tar of plain files with short names, as :class:`ShardWriter` writes.
-    """
-    at = 0
-    while at + BLOCK <= len(content) and content[at]:  # zeros follow the last member
-        name, size = content[at : at + 100].partition(b"\0")[0], content[at + 124 : at + 135]
-        if content[at + 257 : at + 262] != b"ustar" or not OCTAL.fullmatch(size) or not name.isascii():
-            raise _Damage(f"no tar header at byte {at}")
-        begin, end = at + BLOCK, at + BLOCK + int(size, 8)
-        if end > len(content):
-            raise _Damage(f"member {name.decode()} of {int(size, 8)} bytes is cut off")
-        yield name.decode(), at, begin, end
-        at = end + -end % BLOCK
-
-
-def split_members(content: bytes) -> tuple[str, dict[str, memoryview]]:
-    """Split the bytes of one sample into its key and its members by suffix (the part of their names after the key)."""
-    view, members, key = memoryview(content), {}, ""
-    for name, _, begin, end in walk_members(content):
-        owner, _, part = name.partition(".")
-        key = key or owner
-        if owner != key:
-            raise _Damage(f"member {name} does not belong to sample {key}")
-        members[part] = view[begin:end]
-    return key, members
-
-
-def npy_tensor(content: memoryview, shape: tuple[int | None, ...]) -> Tensor:
-    """Parse a float16 npy file into a float32 tensor of ``shape``, where None matches any size."""
-    header = NPY_HEADER.match(content)
-    if header is None:
-        raise _Damage("an array is no npy file of float16 in C order")
-    found = tuple(int(size) for size in header[1].split(b",") if size.strip())
-    num_bytes = math.prod(found) * 2
-    if len(found) != len(shape) or any(size not in (None, real) for size, real in zip(shape, found, strict=True)):
-        raise _Damage(f"an array has shape {found}, expected {shape}")
-    if header.end() + num_bytes != len(content):
-        raise _Damage(f"an array of shape {found} has {len(content) - header.end()} bytes, not {num_bytes}")
-    values = np.frombuffer(content, dtype="<f2", offset=header.end()).reshape(found)
-    return torch.from_numpy(values.astype(np.float32))
-
 
 REMEDY = "delete that file and run the `impact precompute` command that made it again"
 OPEN_SHARDS = 256  # files that a process keeps open, with
@@ -111,10 +49,6 @@ class SampleMeta(TypedDict):
 
     id: str
     caption: str | None
-
-
-class _Damage(Exception):
-    """Describes the damage of a sample's bytes, for the message of a UserError."""
 
 
 class ShardWriter:
@@ -198,7 +132,7 @@ def describe_shard(path: str | Path) -> ShardEntry:
             offsets.setdefault(key, at)
             if part == "json":  # the last member of a sample
                 complete.add(key)
-    except _Damage as error:
+    except Damage as error:
         raise UserError(f"{path}: truncated or damaged shard ({error}); {REMEDY}") from error
     if complete != set(offsets) or not content or len(content) % tarfile.RECORDSIZE:
         raise UserError(f"{path}: truncated shard of {len(content)} bytes; {REMEDY}")
@@ -275,28 +209,28 @@ class LatentDataset(Dataset):
         where = self.path(number)
         try:
             return self._read(number, i, begin, end)
-        except _Damage as error:
+        except Damage as error:
             if self.cache is None:
                 raise UserError(f"{where}: sample {i} {error}; {REMEDY}") from error
             self._files.pop(number).close()
             copy = self.cache.drop(self.index.shards[number])
         try:  # a fetched copy has been compared with the checksum in the index
             return self._read(number, i, begin, end)
-        except _Damage as error:
+        except Damage as error:
             raise UserError(f"{where} and its copy {copy}, just fetched again: sample {i} {error}; {REMEDY}") from error
 
     def _read(self, number: int, i: int, begin: int, end: int) -> dict[str, Any]:
-        """Read and check the sample at these bytes of a shard. _Damage describes the problem."""
+        """Read and check the sample at these bytes of a shard. Damage describes the problem."""
         file = self._open(number)
         try:
             content = os.pread(file.fileno(), end - begin, begin)
         except OSError as error:
-            raise _Damage(f"cannot be read ({error.strerror})") from error
+            raise Damage(f"cannot be read ({error.strerror})") from error
         if len(content) < end - begin:
-            raise _Damage(f"is truncated at byte {begin + len(content)}")
+            raise Damage(f"is truncated at byte {begin + len(content)}")
         checksums = self.checksums[number]
         if checksums is not None and crc32(content) != checksums[i - self.first[number]]:
-            raise _Damage(f"is damaged (its bytes {begin} to {end} do not have the checksum of the index)")
+            raise Damage(f"is damaged (its bytes {begin} to {end} do not have the checksum of the index)")
         try:
             key, members = split_members(content)
             meta = parse_json(bytes(members["json"]), SampleMeta, "its JSON")
@@ -304,13 +238,13 @@ class LatentDataset(Dataset):
             caption = meta["caption"] or ""
             features = self._features.items() if caption else ()
             stored = {name: npy_tensor(members[f"{name}.npy"], (None, size)) for name, (_, size) in features}
-        except (_Damage, UserError, KeyError) as error:
+        except (Damage, UserError, KeyError) as error:
             what = f"no member {error}" if isinstance(error, KeyError) else error
-            raise _Damage(f"is incomplete or damaged ({what})") from error
+            raise Damage(f"is incomplete or damaged ({what})") from error
         if not math.isfinite(moments.sum().item()):  # a sum of 16-bit floats is finite unless one of them is not
-            raise _Damage(f"({key}, {meta['id']}) has moments with NaN or infinity")
+            raise Damage(f"({key}, {meta['id']}) has moments with NaN or infinity")
         if any(len(stored[name]) > length for name, (length, _) in self._features.items() if name in stored):
-            raise _Damage(f"({key}, {meta['id']}) has more text positions than the index says")
+            raise Damage(f"({key}, {meta['id']}) has more text positions than the index says")
         text, mask = {}, torch.zeros(sum(length for length, _ in self._features.values()), dtype=torch.bool)  # (L,)
         first = 0
         for name, (length, size) in self._features.items():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impact_pl.audio import LogMel
+from impact_pl.spectrogram import LogMel
 
 POOLED = 4  # mel bins per band, and 10 ms per frame: 16 bands, 25 frames per second
 FLOOR = 1e-3  # -60 dB: everything below is silence

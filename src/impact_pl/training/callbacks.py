@@ -11,7 +11,7 @@ from lightning import Callback, Trainer
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
-from impact_pl.audio import spectrogram_png, within_full_scale
+from impact_pl.audio import within_full_scale
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.config import DecodingConfig
@@ -19,9 +19,10 @@ from impact_pl.data.shards import collate
 from impact_pl.errors import UserError
 from impact_pl.hub import without_downloads
 from impact_pl.inference.generate import generate
+from impact_pl.spectrogram import spectrogram_png
 from impact_pl.training.checkpoint import save_checkpoint
-from impact_pl.training.guards import StopSignal
 from impact_pl.training.loggers import tensorboard_writer
+from impact_pl.training.process import StopSignal
 
 NOTHING_TO_SAVE = "stopped before the first step; nothing to save"
 NUM_CLIPS = 2  # clips per sampling

@@ -1,6 +1,7 @@
 """Measure a training run and log losses, learning rate, gradient norm, speed and memory."""
 
 import itertools
+import os
 import resource
 import subprocess
 import sys
@@ -11,14 +12,14 @@ from typing import Any
 import torch
 import yaml
 from lightning import Callback, Trainer
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 from torch.nn import Module
 
 import impact_pl
-from impact_pl.training.launch import describe_job
 from impact_pl.training.loggers import logger_versions, tensorboard_writer
-from impact_pl.training.start import say
+from impact_pl.training.process import say
 
 
 def first_lines(trainer: Trainer, model: Module, stage: str, num_clips: int, batch_size: int) -> list[str]:
@@ -51,6 +52,18 @@ def announce(run_dir: Path, lines: list[str]) -> None:
         say(line)
     with (run_dir / "run.log").open("a", encoding="utf-8") as file:
         file.writelines(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {line}\n" for line in lines)
+
+
+def describe_job() -> str:
+    """Describe job, restart count and nodes; empty outside a job."""
+    if not SLURMEnvironment.detect():
+        return ""
+    environment = os.environ
+    job = environment.get("SLURM_JOB_ID", "unknown")
+    if "SLURM_ARRAY_TASK_ID" in environment:
+        job = f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    restarts = environment.get("SLURM_RESTART_COUNT", "0")
+    return f"SLURM job {job}, restart {restarts}, on {environment.get('SLURM_JOB_NODELIST', 'unknown nodes')}"
 
 
 def git_revision(file: Path) -> str:

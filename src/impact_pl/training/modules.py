@@ -11,7 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 from typing_extensions import Self
 
-from impact_pl.config import TrainConfig
+from impact_pl.config import OptimConfig, TrainConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.order import derive_seed
 from impact_pl.errors import UserError
@@ -20,7 +20,6 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.secrets import without_secrets
 from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import rewind_loops, start_from
-from impact_pl.training.guards import explain_non_finite
 from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, build_schedule, set_hyperparameters
 from impact_pl.training.strategies import clipping, prepare
 
@@ -253,3 +252,27 @@ class TextConditionalTraining(ImpactTraining):
                 "Precompute the shards from a manifest with captions, or train experiment=pretrain on them"
             )
         return batch["text"]
+
+
+def explain_non_finite(
+    step: int, gradient_norm: float, losses: list[tuple[Tensor, list[str]]], config: OptimConfig
+) -> str:
+    """Explain which clips produced a non-finite loss or gradient, and what to try.
+
+    Args:
+        step: The optimizer step that was not taken.
+        gradient_norm: Gradient norm over all ranks.
+        losses: Losses of this rank's micro-batches, with the keys of their clips.
+        config: Source of the learning rate and clipping named in the message.
+    """
+    bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
+    if bad:
+        what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
+    else:
+        clips = ", ".join(key for _, keys in losses for key in keys)
+        what = f"finite loss but gradient norm {gradient_norm} (this rank's batch: {clips})"
+    return (
+        f"training stopped at step {step}: {what}. The last checkpoint is from before and is kept. Listen to these "
+        f"clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now {config.lr}) or a lower "
+        f"optim.gradient_clip (now {config.gradient_clip}); trainer.max_skipped_steps=N leaves out up to N such steps"
+    )

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -19,11 +19,9 @@ from impact_pl.errors import UserError
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
-from impact_pl.training.guards import StallGuard, StopSignal
-from impact_pl.training.launch import as_launcher, is_launched_by_lightning
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
-from impact_pl.training.start import Progress, say
+from impact_pl.training.process import StallGuard, StopSignal, as_launcher, is_launched_by_lightning, say
 from impact_pl.training.strategies import build_strategy, resolve_precision
 
 # What is used of Lightning in this package that it does not promise to keep; where a public way exists, that is used.
@@ -46,6 +44,21 @@ LOOP_STATE = (  # of trainer.fit_loop.state_dict(), written by checkpoint.rewind
     "epoch_loop.scheduler_progress",
     "epoch_loop.automatic_optimization.optim_progress",
 )
+
+
+@dataclass
+class Progress:
+    """Position at which a training run continues."""
+
+    step: int = 0
+    kept_steps: int = 0  # steps whose logged metrics are kept; one less if a step's validation is repeated
+    logger_versions: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, checkpoint: dict[str, Any]) -> "Progress":
+        step = checkpoint["global_step"]
+        is_owed = checkpoint["callbacks"]["Checkpoints"]["validation_owed"]
+        return cls(step, step - is_owed, checkpoint["logger_versions"])
 
 
 @dataclass

@@ -11,9 +11,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from impact_pl.audio import LogMel, fit_length
+from impact_pl.audio import fit_length
 from impact_pl.errors import UserError
 from impact_pl.evaluation.pages import data_uri
+from impact_pl.spectrogram import LogMel
 
 SMOOTHING = 0.1  # fraction of the curve's length that the bold line averages over
 TRAIN_COLUMNS = ("train/loss", "train/loss_step", "train_loss", "loss")
@@ -25,7 +26,7 @@ Curve = list[tuple[float, float]]  # (step, loss)
 def spectrogram_uri(waveform: Tensor) -> str:
     """Draw the log-mel spectrogram of a waveform (S,) at 16 kHz as a ``data:`` PNG, one pixel per frame and band.
 
-    All pictures share one scale, that of ``audio.spectrogram_png``, so that loudness can be compared.
+    All pictures share one scale, that of ``spectrogram.spectrogram_png``, so that loudness can be compared.
     """
     log_mel = LogMel(num_mels=96)
     with torch.no_grad():

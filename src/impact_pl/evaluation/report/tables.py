@@ -91,15 +91,19 @@ class Cell:
     floor: float | None = None  # mark of the real-vs-real baseline on the bar, in percent
 
 
-def make_cell(row: ResultRow, key: str) -> Cell:
-    """Format a metric with its interval and its chance level."""
+def make_cell(row: ResultRow, key: str, result: EvaluationResult | None = None) -> Cell:
+    """Format a metric with its interval and its chance level. With ``result``, a distance gets a bar."""
     value, interval, shuffled = row.get(key), row.intervals.get(key), row.get(f"{key}_shuffled")
     if value is None:
         return Cell("–")
     digits = METRICS[key][1]
     small = [] if interval is None else [f"{interval[0]:.{digits}f} to {interval[1]:.{digits}f}"]
     small += [] if shuffled is None else [f"shuffled {shuffled:.{digits}f}"]
-    return Cell(f"{value:.{digits}f}", tuple(small))
+    if result is None or key not in DISTANCES:
+        return Cell(f"{value:.{digits}f}", tuple(small))
+    scale = 100 / (max(each.get(key) or 0.0 for each in result.rows) or 1.0)
+    floor = result.by_name["real"].get(key) if "real" in result.by_name else None
+    return Cell(f"{value:.{digits}f}", tuple(small), value * scale, None if floor is None else floor * scale)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ def metrics_table(result: EvaluationResult) -> MetricsTable:
     rows = result.rows
     if ranked is not None:
         rows = sorted(rows, key=lambda row: (row.get(ranked) is None, row.get(ranked)))
-    cells = [[_with_bar(result, row, key) for key in columns] for row in rows]
+    cells = [[make_cell(row, key, result) for key in columns] for row in rows]
     return MetricsTable(
         headings=[heading for heading, _, _ in columns.values()],
         rows=[(row.name, ROW_NAMES.get(row.name, row.name), each) for row, each in zip(rows, cells, strict=True)],
@@ -127,12 +131,3 @@ def metrics_table(result: EvaluationResult) -> MetricsTable:
             for name, network in result.networks.items()
         ),
     )
-
-
-def _with_bar(result: EvaluationResult, row: ResultRow, key: str) -> Cell:
-    cell, value = make_cell(row, key), row.get(key)
-    if key not in DISTANCES or value is None:
-        return cell
-    scale = 100 / (max(each.get(key) or 0.0 for each in result.rows) or 1.0)
-    floor = result.by_name["real"].get(key) if "real" in result.by_name else None
-    return Cell(cell.text, cell.small, value * scale, None if floor is None else floor * scale)

@@ -1,4 +1,8 @@
-"""Guard a training run: one at a time per run directory, a stop on request, an end where it stalls or is not finite."""
+"""The process of a training run: how it was launched, one run per directory, a stop on request, an end where it stalls.
+
+Requeueing is done by the job script (slurm/job.sh), which sees from the exit code that a warning signal stopped the
+training.
+"""
 
 import errno
 import faulthandler
@@ -12,16 +16,136 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
-import torch
 from lightning import Callback
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import Tensor
 
-from impact_pl.config import OptimConfig
+from impact_pl.config import TrainerConfig
 from impact_pl.errors import UserError
 
 LOCK = "lock"
 PATIENCE = 15.0  # seconds; a killed training, or one on a lost node, may still hold the lock
+LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+_left_by_lightning: dict[str, str] = {}  # rank variables that it set for an earlier training of this process
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+class TorchrunEnvironment(TorchElasticEnvironment):
+    """torchrun's environment, with a store that lives as long as one attempt.
+
+    Note:
+        Under ``--max-restarts``, torch 2.13 gives all attempts the agent's store without a prefix, so that the ranks of
+        a restart read the addresses of dead ones. ``TORCHELASTIC_RESTART_COUNT`` cannot serve as a prefix: an agent
+        counts only the restarts that its own node caused, so two nodes would disagree. Here rank zero hosts a store at
+        the port after torchrun's, which ends with its process; torchrun starts no attempt before the last one is dead.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._port = super().main_port + 1  # MASTER_PORT itself is used by torchrun's agent
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+
+    @property
+    def main_port(self) -> int:
+        return self._port
+
+
+def cluster_plugins() -> list[Any]:
+    """Return the environment plugin for a SLURM job step, without Lightning's requeueing, or for torchrun.
+
+    Note:
+        Lightning's requeueing saves inside the signal handler: ranks that receive the signal at different times wait
+        for each other forever, and DataLoader workers overwrite the checkpoint (lightning issue 21406).
+    """
+    if SLURMEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return [TorchrunEnvironment()] if TorchElasticEnvironment.detect() else []
+
+
+def check_processes(config: TrainerConfig) -> None:
+    """Check that there is one process per rank, however they were launched.
+
+    With too many, each would run a complete training in the same run directory; with too few, they would wait for each
+    other.
+
+    Raises:
+        UserError: The number is wrong, or environment variables contradict the configuration.
+    """
+    if is_launched_by_lightning():
+        return
+    ranks = config.devices * config.num_nodes
+    if SLURMEnvironment.detect() or "SLURM_STEP_ID" in os.environ:
+        _check_slurm(config, ranks)
+        return
+    found = _rank_variables()
+    if not found or found == _left_by_lightning or found.get("WORLD_SIZE") == str(ranks):
+        return
+    if TorchElasticEnvironment.detect():
+        raise UserError(
+            f"torchrun started {found.get('WORLD_SIZE')} process(es), but {_product(config)}: one process per device, "
+            "with trainer=ddp (or fsdp2, deepspeed), trainer.devices= the processes of a node and trainer.num_nodes="
+        )
+    said = " ".join(f"{name}={value}" for name, value in found.items())
+    raise UserError(
+        f"the environment has {said}, but {_product(config)}: unset {' '.join(found)} if they are left over, or start "
+        "the processes with torchrun, with srun, or by trainer=ddp trainer.devices=N alone"
+    )
+
+
+def _rank_variables() -> dict[str, str]:
+    return {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+
+
+def _product(config: TrainerConfig) -> str:
+    ranks = config.devices * config.num_nodes
+    return f"trainer.devices={config.devices} on trainer.num_nodes={config.num_nodes} are {ranks} rank(s)"
+
+
+def _check_slurm(config: TrainerConfig, ranks: int) -> None:
+    if not SLURMEnvironment.detect():  # an interactive shell, where Lightning starts its ranks itself
+        if os.environ["SLURM_PROCID"] != "0":
+            raise UserError(
+                f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
+                "srun --job-name=train makes one of them all"
+            )
+        return
+    tasks = int(os.environ["SLURM_NTASKS"])
+    if tasks != ranks:
+        raise UserError(
+            f"SLURM started {tasks} task(s), but {_product(config)}: one task a device (srun --ntasks={ranks}), or set "
+            "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes"
+        )
+    if ranks > 1 and "SLURM_STEP_ID" not in os.environ:
+        raise UserError(
+            f"this job has {tasks} tasks, but a batch script itself is only one process: write srun before the command"
+        )
+
+
+def is_launched_by_lightning() -> bool:
+    """Check whether Lightning started this process as a rank of its parent's training."""
+    return os.environ.get(LAUNCHED) == str(os.getppid())
+
+
+@contextmanager
+def as_launcher() -> Iterator[None]:
+    """Let the processes that Lightning starts within it know that it did, and no process that is started later."""
+    global _left_by_lightning
+    if is_launched_by_lightning():
+        yield
+        return
+    os.environ[LAUNCHED] = str(os.getpid())
+    before = _rank_variables()
+    try:
+        yield
+    finally:
+        del os.environ[LAUNCHED]
+        if _rank_variables() != before:
+            _left_by_lightning = _rank_variables()
 
 
 @contextmanager
@@ -164,27 +288,3 @@ class StopSignal:
     def exit_code(self) -> int:
         """128 + the signal's number, the shell convention; SIGTERM's if another process received the signal."""
         return 128 + (self.signum or signal.SIGTERM)
-
-
-def explain_non_finite(
-    step: int, gradient_norm: float, losses: list[tuple[Tensor, list[str]]], config: OptimConfig
-) -> str:
-    """Explain which clips produced a non-finite loss or gradient, and what to try.
-
-    Args:
-        step: The optimizer step that was not taken.
-        gradient_norm: Gradient norm over all ranks.
-        losses: Losses of this rank's micro-batches, with the keys of their clips.
-        config: Source of the learning rate and clipping named in the message.
-    """
-    bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
-    if bad:
-        what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
-    else:
-        clips = ", ".join(key for _, keys in losses for key in keys)
-        what = f"finite loss but gradient norm {gradient_norm} (this rank's batch: {clips})"
-    return (
-        f"training stopped at step {step}: {what}. The last checkpoint is from before and is kept. Listen to these "
-        f"clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now {config.lr}) or a lower "
-        f"optim.gradient_clip (now {config.gradient_clip}); trainer.max_skipped_steps=N leaves out up to N such steps"
-    )

@@ -1,4 +1,4 @@
-"""mkdocs hook: put the output of `impact ... --help` where a page says `<!-- impact ... --help -->`."""
+"""mkdocs hooks: insert the output of `impact ... --help`, and show Sphinx roles of docstrings as plain code."""
 
 import contextlib
 import io
@@ -9,7 +9,13 @@ from impact_pl.cli.main import run
 
 
 def on_page_markdown(markdown: str, **_) -> str:
+    """Replace `<!-- impact ... --help -->` by what that command prints."""
     return re.sub(r"^<!-- impact (.*--help) -->$", _help, markdown, flags=re.MULTILINE)
+
+
+def on_page_content(html: str, **_) -> str:
+    """Remove `:func:` and the like in front of code, which mkdocstrings leaves as text."""
+    return re.sub(r":(?:attr|class|data|func|meth|mod):\s*(?=<code>)", "", html)
 
 
 def _help(match: re.Match) -> str:

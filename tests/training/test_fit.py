@@ -257,7 +257,7 @@ def check_what_tensorboard_serves(run_dir):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert set(json.loads(get("audio/tags"))["."]) == {"audio/0", "audio/1"}
-    assert set(json.loads(get("images/tags"))["."]) == {"spectrogram/0", "spectrogram/1"}
+    assert set(json.loads(get("images/tags"))["."]) == {"valid_spectrogram/0", "valid_spectrogram/1"}
     assert {"caption/0", "caption/1", "config"} <= {
         tag.removesuffix("/text_summary") for tag in json.loads(get("text/tags"))["."]
     }
@@ -265,7 +265,7 @@ def check_what_tensorboard_serves(run_dir):
     waveform, rate = soundfile.read(io.BytesIO(get_query(url, "audio", sound)))
     assert rate == 16000
     assert len(waveform) == pytest.approx(1.28 * 16000, abs=640)
-    (picture,) = json.loads(get("images/images", run=".", tag="spectrogram/1", sample=0))
+    (picture,) = json.loads(get("images/images", run=".", tag="valid_spectrogram/1", sample=0))
     assert Image.open(io.BytesIO(get_query(url, "images", picture))).width > 100
     scalars = list(json.loads(get("scalars/tags"))["."])
     assert sorted(scalars)[:3] == ["train/loss", "train/lr", "train/total_grad_norm"]  # the first screen

@@ -156,11 +156,14 @@ class AudioSamples(Callback):
 
 
 def write_clip(writer: SummaryWriter, index: int, waveform: torch.Tensor, rate: int, title: str, step: int) -> None:
-    """Write a clip as audio, picture and text, each under its own tag, because TensorBoard allows one kind per tag."""
+    """Write a clip as audio, picture and text, each under its own tag, because TensorBoard allows one kind per tag.
+
+    On the page of time series, the pictures' group must sort after that of the losses.
+    """
     writer.add_audio(f"audio/{index}", within_full_scale(waveform[None]), step, sample_rate=rate)
     picture = io.BytesIO()
     spectrogram_png(waveform, rate, picture, title=title)
     picture.seek(0)
     pixels = np.asarray(Image.open(picture).convert("RGB"))
-    writer.add_image(f"spectrogram/{index}", pixels, step, dataformats="HWC")
+    writer.add_image(f"valid_spectrogram/{index}", pixels, step, dataformats="HWC")
     writer.add_text(f"caption/{index}", title, step)

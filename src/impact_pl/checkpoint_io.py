@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import impact_pl._torchaudio  # noqa: F401  # before transformers and diffusers, which import torchaudio
 from impact_pl.errors import UserError, first_line
@@ -140,6 +141,16 @@ def load_frozen(model_class: Any, folder: Path, **options: Any) -> Any:
             f"{folder}: not a {model_class.__name__}: {len(wrong)} of its weights are missing, such as {wrong[0]}"
         )
     return model.float().requires_grad_(False).eval()
+
+
+class Uninitialised(TorchFunctionMode):
+    """Context in which modules are built without drawing initial weights, because a file's weights replace them."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__ or func in (Tensor.normal_, Tensor.uniform_):
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def halved(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Choose the device, and the floating-point format in which it computes best."""
 
+import faulthandler
 import functools
-import subprocess
-import sys
+import os
+import signal
 
 import torch
 
@@ -59,10 +60,20 @@ def computes_bf16(device: torch.device) -> bool:
 def cpu_computes_bf16() -> bool:
     """Check whether the CPU advertises bf16 instructions and really executes them.
 
-    Some virtual machines advertise AMX but kill the process that uses it (illegal instruction), so a subprocess tries
-    first.
+    Some virtual machines advertise AMX but kill the process that uses it (illegal instruction), so a child process
+    tries first. It is forked, because a new interpreter would have to import torch, for longer than a second.
     """
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return False
-    trial = "import torch; torch.set_num_threads(1); x = torch.ones(256, 256, dtype=torch.bfloat16); x @ x"
-    return subprocess.run([sys.executable, "-c", trial], stderr=subprocess.DEVNULL).returncode == 0
+    child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(20)  # ends a child that hangs
+            torch.set_num_threads(1)  # the parent's other threads are not there
+            x = torch.ones(256, 256, dtype=torch.bfloat16)
+            os._exit(int((x @ x)[0, 0] != 256))
+        finally:
+            os._exit(1)
+    return os.waitpid(child, 0)[1] == 0

@@ -13,6 +13,20 @@ from impact_pl.cli.main import COMMANDS, main
 PROGRAM = Path(sys.executable).with_name("impact")
 HELPS = [[], *([name] for name in COMMANDS), ["listening", "ratings"], *(["data", name] for name in data.SETS)]
 SLOW = {"torch", "torchaudio", "numpy", "lightning", "hydra", "omegaconf", "transformers", "soundfile", "rich"}
+UNNEEDED = {  # by `impact generate`: importing any of these would take as long as generating a short sound
+    *("transformers", "diffusers", "lightning", "hydra", "omegaconf", "torchmetrics", "tensorboard", "deepspeed"),
+    *(
+        "pandas",
+        "scipy",
+        "sklearn",
+        "librosa",
+        "matplotlib",
+        "rich",
+        "sympy",
+        "torch._dynamo",
+        "torch.distributed.tensor",
+    ),
+}
 QUICK = ["--iterations", "2", "--diffusion-steps", "2", "--duration", "0.5"]
 
 
@@ -40,6 +54,22 @@ print("loaded:", *sorted({SLOW} & set(sys.modules)))
     assert any(" ".join(["impact", *argv]) in line for line in said[1:])
     assert len(said) > 8
     assert loaded.split() == ["loaded:"]
+
+
+def loaded_by(code: str, among: set[str]) -> list[str]:
+    code += f"\nimport sys; print(*sorted({among} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_importing_the_package_loads_nothing_slow():
+    assert loaded_by("import impact_pl", SLOW | UNNEEDED) == []
+
+
+def test_generate_imports_no_more_than_it_needs(tmp_path):
+    argv = ["generate", "a dog barks", "-o", str(tmp_path / "dog.wav"), "--preset", "fast", *QUICK]
+    assert loaded_by(f"from impact_pl.cli.main import main; main({argv})", UNNEEDED) == []
 
 
 def test_the_console_script_is_the_module():

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from impact_pl.text_encoders import tokens
+from impact_pl.text_encoders import base
 from impact_pl.text_encoders.registry import load_text_encoder
 
 
@@ -32,13 +32,35 @@ def test_a_caption_does_not_depend_on_its_batch_nor_on_train_mode(encoder):
     assert not encoder.model.training
 
 
+def test_features_are_those_of_transformers(encoder):
+    """Token ids are equal, states up to rounding."""
+    from transformers import AutoModel, AutoTokenizer
+
+    captions = [
+        "a dog barks",
+        "",
+        "  Ümläut   café NAÏVE",
+        "雨の音 and rain",
+        "don't [MASK] [SEP] 3.5kHz\n",
+        "word " * 99,
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(encoder.folder)
+    tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=32, return_tensors="pt")
+    assert [each.ids for each in encoder.tokenizer.encode_batch(captions)] == tokens["input_ids"].tolist()
+    text, mask = encoder.encode(captions), tokens["attention_mask"].bool()
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(encoder.folder).eval()(**tokens).last_hidden_state
+    torch.testing.assert_close(text.features["minilm"], states * mask[..., None], atol=2e-5, rtol=1e-4)
+    assert torch.equal(text.mask, mask)
+
+
 def test_long_captions_are_cut_and_empty_ones_work(encoder):
     text = encoder.encode(["word " * 100, ""])
     assert text.mask.sum(dim=1).tolist() == [32, 2]
 
 
 def test_the_first_caption_that_is_cut_is_told_with_its_words(encoder, caplog, monkeypatch):
-    monkeypatch.setattr(tokens, "_told", set())
+    monkeypatch.setattr(base, "_warned", set())
     encoder.encode(["word " * 30])  # [CLS] and [SEP] fit as well
     assert not caplog.text
     encoder.encode(["rain", "word " * 27 + "zzyzxqv " * 5, "word " * 90])

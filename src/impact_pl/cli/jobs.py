@@ -1,7 +1,6 @@
 """Plan `impact generate`: captions with their files and seeds, and which of them are finished."""
 
 import argparse
-import hashlib
 import json
 import os
 import re
@@ -16,7 +15,8 @@ from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.data.manifest import file_stems, read_manifest
 from impact_pl.errors import UserError
 from impact_pl.files import read_lines
-from impact_pl.models.spec import BUILTIN, find_model, read_spec
+from impact_pl.identity import files_sha256
+from impact_pl.models.spec import BUILTIN, FILES, find_model, read_spec, read_weights_sha256
 
 CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # 20 captions, --captions-file builtin
 LONGEST_NAME = 120  # bytes of a caption in a file name; file systems allow 255, including suffixes
@@ -132,8 +132,10 @@ def decoding_of(args: argparse.Namespace) -> DecodingConfig:
 
 def settings_of(args: argparse.Namespace) -> dict:
     """Collect everything that determines the sounds, apart from captions and seeds."""
-    model_file = find_model(args.model) / "model.safetensors"
-    model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
+    config, weights = (find_model(args.model) / name for name in FILES)
+    model = None  # reported when it is loaded
+    if config.is_file() and weights.is_file():  # loading compares the checksum with the weights
+        model = (read_weights_sha256(config) or files_sha256([weights]))[:16]
     keys = ("duration", "codec", "device")
     return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
 

@@ -22,7 +22,7 @@ from einops import rearrange
 from torch import Tensor
 
 from impact_pl.audio import fit_length
-from impact_pl.checkpoint_io import load_weights, save_weights
+from impact_pl.checkpoint_io import Uninitialised, load_weights, save_weights
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
 from impact_pl.errors import UserError
@@ -273,6 +273,7 @@ class BuiltinCodec(AudioCodec):
         if config.pop("codec", None) != cls.name:
             raise UserError(f"{folder / 'config.json'} does not describe a '{cls.name}' codec")
         weights = load_weights(folder / "model.safetensors", config.pop("weights_sha256", None))
-        codec = cls(BuiltinCodecSpec(**config))
+        with Uninitialised():
+            codec = cls(BuiltinCodecSpec(**config))
         codec.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
         return codec.eval()

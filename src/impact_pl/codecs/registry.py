@@ -34,8 +34,8 @@ def load_codec(name_or_path: str, device: torch.device | str = "cpu") -> AudioCo
     Raises:
         UserError: The name is unknown and not such a folder, or a file or package of the codec is missing.
     """
-    kinds = known_kinds(CODECS, ENTRY_POINTS)
-    if name_or_path.partition(":")[0] in kinds:
+    kind = name_or_path.partition(":")[0]
+    if kind in CODECS or kind in (kinds := known_kinds(CODECS, ENTRY_POINTS)):  # entry points take a while to find
         return build_part("codec", CODECS, ENTRY_POINTS, name_or_path).to(device).eval()
     if not Path(name_or_path, "config.json").is_file():
         raise UserError(

@@ -9,7 +9,6 @@ from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from impact_pl.config import DecodingConfig
 from impact_pl.inference.cuda_graphs import Graphed
@@ -130,7 +129,7 @@ def build_engine(model: Impact, decoding: DecodingConfig) -> Engine:
     """
     check_decoding(decoding, model.spec.model.num_timesteps)
     device = next(model.parameters()).device
-    is_sharded = any(isinstance(weight, DTensor) for weight in model.parameters())
+    is_sharded = any(hasattr(weight, "device_mesh") for weight in model.parameters())  # DTensor, slow to import
     with torch.no_grad():
         return ENGINES["reference" if is_sharded else decoding.engine](model, dtype_of(decoding.precision, device))
 

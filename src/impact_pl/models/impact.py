@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from impact_pl.checkpoint_io import halved, load_weights, raise_if_memory, save_weights
+from impact_pl.checkpoint_io import Uninitialised, halved, load_weights, raise_if_memory, save_weights
 from impact_pl.errors import UserError
 from impact_pl.models.condition import Condition, packed
 from impact_pl.models.heads import head_class
@@ -272,7 +272,9 @@ class Impact(nn.Module):
         for name in FILES:
             if not (folder / name).is_file():
                 raise UserError(f"{folder} has no {name}: give the model/ folder that impact train wrote.")
-        model = cls(read_spec(folder / "config.json"))
+        spec = read_spec(folder / "config.json")
+        with Uninitialised():
+            model = cls(spec)
         weights = load_weights(folder / "model.safetensors", read_weights_sha256(folder / "config.json"))
         try:
             model.load_state_dict(weights)

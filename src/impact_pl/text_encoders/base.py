@@ -4,6 +4,8 @@ Dimension key: B batch, L_i positions of feature i, d_i its numbers per position
 """
 
 import hashlib
+import logging
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from impact_pl.errors import UserError
+
+logger = logging.getLogger(__name__)
+_warned: set[str] = set()  # encoders that have warned of a truncated caption
 
 
 @dataclass
@@ -75,6 +80,21 @@ class TextEncoder(nn.Module, ABC):
                 feature[known] = encoded.features[name].to(feature.dtype)
             mask[known] = encoded.mask
         return TextFeatures(features, mask)
+
+
+def warn_of_truncation(encoder: str, caption: str, num_positions: int, end: int | None) -> None:
+    """Warn, once per encoder, that ``caption`` has more than ``num_positions`` tokens; ``end`` characters fit."""
+    if encoder in _warned:
+        return
+    _warned.add(encoder)
+    kept = ""
+    if end is not None:
+        words = [match.end() for match in re.finditer(r"\S+", caption)]
+        kept = f": the first {sum(word <= end for word in words)} of its {len(words)} words are used"
+    logger.warning(
+        "a caption is longer than the text encoder's %d positions%s (%s...); other long captions are cut silently",
+        *(num_positions, kept, caption[:60]),
+    )
 
 
 class JoinedEncoder(TextEncoder):

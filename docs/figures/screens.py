@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from tests.helpers.chromium import Chromium  # noqa: E402
-from tests.helpers.tensorboard import check_sounds, serve, show  # noqa: E402
+from tests.helpers.tensorboard_server import check_sounds, serve, show  # noqa: E402
 
 PAGES = {"timeseries": ("line-chart canvas", 900), "audio": ("audio", 370)}  # page -> what it shows, height in pixels
 

@@ -12,7 +12,7 @@ from impact_pl.models.condition import Condition
 from impact_pl.models.impact import Impact
 from impact_pl.models.mar import load_mar
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.sampling import decoding
+from impact_pl.sampling import decoding, masking
 from impact_pl.sampling.diffusion import Schedule, make_schedule, respaced_timesteps
 from impact_pl.sampling.solvers import ancestral, solve, trajectory
 
@@ -127,7 +127,7 @@ def test_sampling_trajectory(golden, model, start_at, kind, scale, temperature):
 def test_whole_generation(golden, model, monkeypatch):
     """The same order, noise and weights give the same latents through encoder, head and iterative decoding."""
     order = golden["generate.order"]
-    monkeypatch.setattr(decoding, "random_order", lambda *args: order)
+    monkeypatch.setattr(masking, "random_order", lambda *args: order)
     taken = 0
     rows = None
 

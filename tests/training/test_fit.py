@@ -27,7 +27,7 @@ from impact_pl.training.log import BucketMeans, bucket_names, git_revision
 from impact_pl.training.loggers import MetricsTable, build_loggers
 from impact_pl.training.strategies import check_devices, resolve_precision
 from tests.helpers.latents import write_latents
-from tests.helpers.tensorboard import serve
+from tests.helpers.tensorboard_server import serve
 
 
 def rows(config) -> list[dict[str, str]]:

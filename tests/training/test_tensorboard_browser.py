@@ -5,7 +5,7 @@ import pytest
 from impact_pl.config import DecodingConfig
 from impact_pl.training.fit import train
 from tests.helpers.chromium import PROGRAM, Chromium
-from tests.helpers.tensorboard import check_sounds, serve, show
+from tests.helpers.tensorboard_server import check_sounds, serve, show
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")]
 VISIBLE = """find('scalar-card').filter((each) => each.getBoundingClientRect().bottom <= innerHeight)

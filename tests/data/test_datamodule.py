@@ -81,7 +81,13 @@ def test_module_reads_batches_and_counts_samples(tmp_path):
         ShardIndex({"name": "c", "identity": "0"}, None, latents, 0.12, shards).save(tmp_path / split)
     data = LatentDataModule(DataConfig(path=str(tmp_path), batch_size=2), seed=5)
     data.trainer = SimpleNamespace(
-        global_step=0, max_steps=4, global_rank=0, world_size=1, accumulate_grad_batches=1, datamodule=data
+        global_step=0,
+        max_steps=4,
+        global_rank=0,
+        world_size=1,
+        accumulate_grad_batches=1,
+        datamodule=data,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     data.setup("fit")
     batches = list(data.train_dataloader())

@@ -66,6 +66,7 @@ def read(path, tmp_path, start=0, steps=5, rank=0, world_size=1, **config) -> li
     data.trainer = SimpleNamespace(
         global_step=0, max_steps=steps, global_rank=rank, local_rank=rank, world_size=world_size,
         num_devices=world_size, accumulate_grad_batches=1, limit_val_batches=1.0, datamodule=data,
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )  # fmt: skip
     data.load_state_dict({"samples_consumed": start, "step": 0, "block_shards": config.get("block_shards", 0)})
     data.setup("fit")

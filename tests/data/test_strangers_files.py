@@ -5,110 +5,20 @@ import os
 import random
 import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from impact_pl.data.index import ShardIndex
-from impact_pl.data.manifest import read_manifest
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN_FOLDER
-
-MANIFEST = {"id": "a", "path": "a.wav", "start": 0.5, "duration": 2.0, "caption": "rain", "labels": ["x"]}
-DEEP = "DEEP"  # stands for nesting that only text can hold
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.sampled_from([0, 1, -1, 2**31, 2**63, 10**100, 1e308, -1e-300, float("nan"), float("inf"), "", "../x", DEEP]),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=20),
-    st.lists(st.integers(), max_size=3),
-    st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
-)
-
-
-def places(value: Any, here: tuple = ()) -> list[tuple]:
-    """List the paths of all values inside a JSON value."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path for key, each in inner for path in [(*here, key), *places(each, (*here, key))]]
-
-
-def mutated(value: Any, path: tuple, change: str, new: Any) -> str:
-    """Write ``value`` as JSON with one value replaced, removed, or joined by another."""
-    value = json.loads(json.dumps(value))
-    owner = value
-    for key in path[:-1]:
-        owner = owner[key]
-    if change == "replace":
-        owner[path[-1]] = new
-    elif change == "remove":
-        del owner[path[-1]]
-    elif isinstance(owner, dict):
-        owner["surprise"] = new
-    else:
-        owner.append(new)
-    return json.dumps(value).replace(f'"{DEEP}"', "[" * 5000 + "]" * 5000)
-
-
-def changes(value: Any) -> st.SearchStrategy[tuple]:
-    return st.tuples(st.sampled_from(places(value)), st.sampled_from(["replace", "remove", "add"]), VALUES)
-
-
-def is_refused_in_one_line(read) -> bool:
-    try:
-        read()
-    except UserError as error:
-        said = str(error)
-    else:
-        return False
-    assert "\n" not in said
-    assert len(said) < 1200
-    return True
+from tests.helpers.mutations import is_refused_in_one_line, write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-
-    from impact_pl.config import ModelConfig
-    from impact_pl.models.spec import ImpactSpec
-
-    folder = tmp_path_factory.mktemp("model")
-    config = ModelConfig(dim=16, depth=1, num_heads=2, head_width=16, head_depth=1, max_patches=8)
-    codec = {"name": "toy", "identity": "0", "sample_rate": 16000, "samples_per_latent": 640}
-    text = {"name": "m", "identity": "1"}
-    Impact(ImpactSpec(config, 4, 1, [0.0] * 4, 1.0, {"m": (3, 8)}, codec, text)).save_pretrained(folder)
-    return folder
-
-
-def check_config(folder: Path, values: dict, change: tuple) -> None:
-    (folder / "config.json").write_text(mutated(values, *change))
-    is_refused_in_one_line(lambda: Impact.from_pretrained(folder))
-
-
-def check_index(values: dict, change: tuple) -> None:
-    text = mutated(values, *change)
-    is_refused_in_one_line(lambda: ShardIndex.parse(text.encode(), "index.json"))
-
-
-def check_manifest(folder: Path, change: tuple) -> None:
-    (folder / "m.jsonl").write_text(mutated(MANIFEST, *change) + "\n")
-    is_refused_in_one_line(lambda: read_manifest(folder / "m.jsonl"))
-
-
-@pytest.mark.parametrize("cases", [40, pytest.param(2000, marks=pytest.mark.slow)])
-def test_mutated_files_are_read_or_refused(model, shards, tmp_path, cases):
-    config = json.loads((model / "config.json").read_text())
-    index = json.loads((shards / "train" / "index.json").read_text())
-    quiet = settings(max_examples=cases, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-    quiet(given(changes(config))(lambda change: check_config(model, config, change)))()
-    quiet(given(changes(index))(lambda change: check_index(index, change)))()
-    quiet(given(changes(MANIFEST))(lambda change: check_manifest(tmp_path, change)))()
-    (model / "config.json").write_text(json.dumps(config))
+    return write_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ CLOSE = 1e-4  # of the largest number
 class Text:
     features: dict[str, torch.Tensor]
     mask: torch.Tensor
+    longest: int | None = None
 
 
 def build(text_features=FEATURES, seed=0, perturbed=True, **config) -> Impact:

@@ -8,8 +8,9 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from impact_pl.inference.cuda_graphs import Graphed, bucket, num_bytes, remember
+from impact_pl.inference.cuda_graphs import Graphed, bucket, key_of, num_bytes, remember
 from impact_pl.inference.diffusion_loop import in_buckets
 from impact_pl.inference.engine import build_engine, fast_head
 from impact_pl.inference.generate import generate
@@ -56,6 +57,20 @@ def test_an_engine_is_freed_with_its_last_reference():
         assert gone() is None
     finally:
         gc.enable()
+
+
+def test_a_graph_belongs_to_its_device_shapes_dtypes_and_values():
+    with FakeTensorMode():
+        x = torch.empty(2, 3, device="cuda:0")
+        same = torch.empty(2, 3, device="cuda:0")
+        others = [
+            (torch.empty(2, 3, device="cuda:1"), 1),
+            (torch.empty(3, 2, device="cuda:0"), 1),
+            (torch.empty(2, 3, device="cuda:0", dtype=torch.bfloat16), 1),
+            (x, 2),
+        ]
+        assert key_of((x, 1)) == key_of((same, 1))
+        assert len({key_of((x, 1)), *map(key_of, others)}) == 5
 
 
 def test_the_least_recent_graphs_go_when_their_bytes_are_too_many():

@@ -63,8 +63,8 @@ def _number(kind: Callable[[str], Number], text: str, wanted: str) -> Number:
 class Parser(argparse.ArgumentParser):
     """Argument parser that reports a mistake in one line and names the command's help; descriptions stay as written."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
         """Exit with code 2. argparse would print the whole usage, which for some commands fills a screen."""

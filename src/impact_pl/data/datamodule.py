@@ -90,6 +90,11 @@ class LatentDataModule(LightningDataModule):
         """The trainer, or a stand-in for a single process that reads one epoch."""
         return self.trainer or SingleProcess(max_steps=-(-self.index.num_samples // self.config.batch_size))
 
+    @property
+    def _is_on_cuda(self) -> bool:
+        """Whether the trainer computes on CUDA. Pinning memory for one on the CPU would create a CUDA context."""
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def setup(self, stage: str = "fit") -> None:
         self.train_set = self._open("train")
         self.replay_set = self._open_replay()
@@ -245,7 +250,7 @@ class LatentDataModule(LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
             prefetch=self._prefetch if self.cache else None,
         )
-        return latent_loader(clips, sampler, self.config.num_workers)
+        return latent_loader(clips, sampler, self.config.num_workers, self._is_on_cuda)
 
     def _prefetch(self, shards: list[int]) -> None:
         """Fetch shards in order. The processes of a node start at different shards, so that each fetches some."""
@@ -259,7 +264,7 @@ class LatentDataModule(LightningDataModule):
         sampler = ValidationSampler(
             len(self.valid_set), self.config.batch_size, trainer.global_rank, trainer.world_size
         )
-        return latent_loader(self.valid_set, sampler, self.config.num_workers)
+        return latent_loader(self.valid_set, sampler, self.config.num_workers, self._is_on_cuda)
 
 
 def _made_with(index: ShardIndex) -> dict[str, Any]:

@@ -17,20 +17,23 @@ from impact_pl.data.shards import collate
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # reach every process of a job; for the training only
 
 
-def latent_loader(dataset: Dataset, sampler: Sampler[list[int]], num_workers: int) -> DataLoader:
+def latent_loader(
+    dataset: Dataset, sampler: Sampler[list[int]], num_workers: int, pin_memory: bool = False
+) -> DataLoader:
     """Create the loader of training batches.
 
     Args:
         dataset: Dataset of clips.
         sampler: Yields the indices of one batch after another.
         num_workers: Number of worker processes; 0: read in the calling process.
+        pin_memory: Copy batches to page-locked memory, for uploads to CUDA that do not wait.
     """
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         num_workers=num_workers,
         collate_fn=collate,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         multiprocessing_context=worker_context() if num_workers > 0 else None,
         worker_init_fn=begin_worker if num_workers > 0 else None,
         persistent_workers=num_workers > 0,

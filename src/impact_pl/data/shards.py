@@ -293,7 +293,8 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         )
 
         features = {name: torch.stack([sample["text"][name] for sample in samples]) for name in samples[0]["text"]}
-        text = TextFeatures(features, torch.stack([sample["text_mask"] for sample in samples]))
+        mask = torch.stack([sample["text_mask"] for sample in samples])
+        text = TextFeatures(features, mask, longest=int(mask.sum(dim=1).max()))
     return {
         "keys": [sample["key"] for sample in samples],
         "captions": [sample["caption"] for sample in samples],

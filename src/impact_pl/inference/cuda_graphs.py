@@ -48,8 +48,7 @@ class Graphed:
         self._pools: dict[torch.device, Any] = {}
 
     def __call__(self, *arguments: Any) -> Tensor:
-        device = next(x.device for x in arguments if isinstance(x, Tensor))
-        key = (device, *((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in arguments))
+        device, *_ = key = key_of(arguments)
         with torch.cuda.device(device):  # capture runs on the current device, not the inputs'
             return self._call(key, device, arguments)
 
@@ -98,6 +97,12 @@ class Graphed:
             with torch.cuda.graph(graph, pool=self._pools[device], capture_error_mode="thread_local"):
                 output = self.function(*fixed)
         return graph, fixed, output
+
+
+def key_of(arguments: tuple[Any, ...]) -> Key:
+    """Identify the graph for these arguments: their device, shapes and dtypes, and the values that are no tensors."""
+    device = next(x.device for x in arguments if isinstance(x, Tensor))
+    return (device, *((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in arguments))
 
 
 def num_bytes(graph: Graph) -> int:

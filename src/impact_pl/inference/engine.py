@@ -65,7 +65,7 @@ def reference(model: Impact, dtype: torch.dtype) -> Engine:
     """
 
     def encode(patches: Tensor, mask: Tensor, cond: Condition | None, positions: Tensor, num_kept: int) -> Tensor:
-        return take(model.encoder(patches, mask, cond), positions)
+        return take(model.encoder(patches, mask, cond, num_kept=num_kept), positions)
 
     autocast = None if dtype == torch.float32 else dtype
     return Engine(encode, model.head, text_multiple=None, guides_always=True, autocast=autocast)

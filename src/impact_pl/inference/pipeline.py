@@ -38,6 +38,7 @@ from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
 FADE_MS = 20.0  # default length of cross-fades
 SEAM = 1.0  # seconds around a loop's joint that are drawn
+MAX_ENGINES = 2  # that a pipeline keeps; each holds a copy of the weights
 
 
 class ImpactPipeline:
@@ -61,7 +62,8 @@ class ImpactPipeline:
                 raise UserError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
             require_same("text encoder", model.spec.text_encoder, text_encoder)
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
-        self._engine: tuple[tuple, Engine] | None = None  # key of the engine, and the engine
+        self._engines: dict[tuple[str, str], Engine] = {}  # by name and precision, of the weights as they are
+        self._weights: tuple = ()
         self._lock = threading.RLock()  # for the engine, whose CUDA graphs have fixed inputs, and the model's mode
 
     @classmethod
@@ -96,7 +98,7 @@ class ImpactPipeline:
     def to(self, device: str | torch.device) -> "ImpactPipeline":
         """Move model, codec and text encoder to ``device``."""
         with self._lock:
-            self._engine = None
+            self._engines.clear()
             for part in (self.model, self.codec, self.text_encoder):
                 if part is not None:
                     part.to(find_device(str(device)))
@@ -363,12 +365,16 @@ class ImpactPipeline:
         return None if caption is None else self._encode_captions([caption] * batch)
 
     def _prepared(self, decoding: DecodingConfig) -> Engine:
-        """Return the engine that ``decoding`` names, cached until another one is needed or the weights change."""
-        key = (decoding.engine, decoding.precision, weights_version(self.model))
-        if self._engine is None or self._engine[0] != key:
-            self._engine = None  # free its memory before the next engine is built
-            self._engine = key, build_engine(self.model, decoding)
-        return self._engine[1]
+        """Return the engine that ``decoding`` names. Two are kept, so that alternating presets reuse their graphs."""
+        if self._weights != weights_version(self.model):
+            self._engines.clear()
+            self._weights = weights_version(self.model)
+        key = (decoding.engine, decoding.precision)
+        engine = self._engines.pop(key, None)
+        if engine is None and len(self._engines) == MAX_ENGINES:
+            del self._engines[next(iter(self._engines))]  # free its memory before the next engine is built
+        self._engines[key] = engine or build_engine(self.model, decoding)
+        return self._engines[key]
 
     def _encode_captions(self, captions: list[str | None]) -> TextFeatures | None:
         known = [caption for caption in captions if caption is not None]

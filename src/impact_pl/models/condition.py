@@ -19,11 +19,13 @@ class Condition(NamedTuple):
         states: Embeddings (B, L', D).
         slots: Positions (B, L') int64 of the states among the model's L; None if all L are there, in order.
         text_mask: (B, L') bool, True where attention may look; None if it may look everywhere.
+        longest: No row of ``text_mask`` has more True; None if only the device knows.
     """
 
     states: Tensor
     slots: Tensor | None = None
     text_mask: Tensor | None = None
+    longest: int | None = None
 
     def key_mask(self, num_patches: int) -> Tensor | None:
         """Return the attention mask over [text; patches] as (B, 1, 1, L' + K) bool, or None if nothing is masked."""
@@ -37,7 +39,9 @@ class Condition(NamedTuple):
 
 
 def packed(cond: Condition | None, multiple: int = 1) -> Condition | None:
-    """Drop the text positions that no caption of the batch uses. This synchronises host and device once.
+    """Drop text positions that no caption of the batch uses: all of them, or those beyond ``cond.longest``.
+
+    Without ``cond.longest`` this synchronises host and device once.
 
     Args:
         cond: A condition that is not packed yet.
@@ -48,7 +52,10 @@ def packed(cond: Condition | None, multiple: int = 1) -> Condition | None:
         return cond
     assert cond.slots is None, "packed already"
     counts, full = cond.text_mask.sum(dim=1), cond.text_mask.shape[1]
-    least, most = torch.stack([counts.min(), counts.max()]).tolist()
+    if cond.longest is None:
+        least, most = torch.stack([counts.min(), counts.max()]).tolist()
+    else:
+        least, most = 0, cond.longest
     length = min(-(-most // multiple) * multiple, full)
     slots = (~cond.text_mask).int().argsort(dim=1, stable=True)[:, :length]
     text_mask = None if least == length else cond.text_mask.gather(1, slots)  # without a mask, attention may be faster

@@ -174,9 +174,10 @@ class Impact(nn.Module):
         if self.null_cond is None:
             return None
         states = self.null_cond.expand(batch, -1, -1)
-        text_mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+        text_mask, longest = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device), None
         if text is not None:
             text = self._own_text(text, batch)
+            longest = None if text.longest is None else text.longest + self.spec.num_padding
             text_mask = text.mask
             known = torch.cat([self.text_proj[name](text.features[name]) for name in self.spec.text_features], dim=1)
             states = torch.where(text_mask[..., None], known, states.to(known.dtype))
@@ -184,7 +185,8 @@ class Impact(nn.Module):
                 states = states + pool(pooled(text.features[name], text_mask))[:, None]
         if self.spec.num_padding == self.spec.text_length:
             return Condition(states)
-        return Condition(states, text_mask=text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding))
+        text_mask = text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding)
+        return Condition(states, text_mask=text_mask, longest=longest)
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":
         """Select the features that this model uses, and the matching part of the mask."""

@@ -120,31 +120,34 @@ def read_spec(path: Path) -> ImpactSpec:
     """
     read = read_json(path, SpecFile, remedy=REMEDY)
     spec = ImpactSpec(**{field.name: getattr(read, field.name) for field in dataclasses.fields(ImpactSpec)})
-    parse_json(json.dumps(spec.decoding), StrictDecoding, f"{path}: decoding", REMEDY)
-    if len(spec.latent_mean) != spec.latent_channels:
-        count = len(spec.latent_mean)
-        raise UserError(f"{path}: key 'latent_mean': {count} means for {spec.latent_channels} channels; {REMEDY}")
-    for name, maker in (("codec", spec.codec), ("text_encoder", spec.text_encoder)):
-        wrong = [key for key in ("name", "identity") if maker and not isinstance(maker.get(key), str)]
-        if wrong:
-            raise UserError(f"{path}: key '{name}.{wrong[0]}' must be a string; {REMEDY}")
-    for key in ("sample_rate", "samples_per_latent"):
-        rate = spec.codec.get(key, 1)
-        if type(rate) is not int or not 1 <= rate <= MAX_RATE:
-            raise UserError(f"{path}: key 'codec.{key}' must be from 1 to {MAX_RATE}, got {rate!r}; {REMEDY}")
-    check_size(spec, path)
+    check_spec(spec, str(path), REMEDY)
+    weights = path.with_name(FILES[1])
+    if weights.is_file():
+        check_size(spec, str(path), weights.name, weights.stat().st_size, REMEDY)
     return spec
 
 
-def check_size(spec: ImpactSpec, path: Path) -> None:
-    """Check that the weights next to config.json are large enough for its sizes, before allocating anything.
+def check_spec(spec: ImpactSpec, where: str, remedy: str) -> None:
+    """Check the consistency of a specification's fields. Messages of a UserError begin with ``where``."""
+    parse_json(json.dumps(spec.decoding), StrictDecoding, f"{where}: decoding", remedy)
+    if len(spec.latent_mean) != spec.latent_channels:
+        count = len(spec.latent_mean)
+        raise UserError(f"{where}: key 'latent_mean': {count} means for {spec.latent_channels} channels; {remedy}")
+    for name, maker in (("codec", spec.codec), ("text_encoder", spec.text_encoder)):
+        wrong = [key for key in ("name", "identity") if maker and not isinstance(maker.get(key), str)]
+        if wrong:
+            raise UserError(f"{where}: key '{name}.{wrong[0]}' must be a string; {remedy}")
+    for key in ("sample_rate", "samples_per_latent"):
+        rate = spec.codec.get(key, 1)
+        if type(rate) is not int or not 1 <= rate <= MAX_RATE:
+            raise UserError(f"{where}: key 'codec.{key}' must be from 1 to {MAX_RATE}, got {rate!r}; {remedy}")
+
+
+def check_size(spec: ImpactSpec, where: str, weights: str, num_bytes: int, remedy: str) -> None:
+    """Check that the file ``weights`` is large enough for the model's sizes, before allocating anything.
 
     Only the largest matrices are counted, at one byte per number or more.
     """
-    weights = path.with_name(FILES[1])
-    if not weights.is_file():
-        return
-    num_bytes = weights.stat().st_size
     model, (frames, width) = spec.model, spec.patch_shape
     patch_dim = spec.latent_channels * frames * width
     counts = {
@@ -158,5 +161,5 @@ def check_size(spec: ImpactSpec, path: Path) -> None:
     for what, count in counts.items():
         if count > num_bytes:
             raise UserError(
-                f"{path}: its {what} ask for {count:.3g} numbers, but {weights.name} has {num_bytes} bytes; {REMEDY}"
+                f"{where}: its {what} ask for {count:.3g} numbers, but {weights} has {num_bytes} bytes; {remedy}"
             )

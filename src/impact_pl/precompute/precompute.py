@@ -10,10 +10,11 @@ Dimension key: B batch, S waveform samples, C latent channels, H latent frames, 
 
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, islice
@@ -91,6 +92,8 @@ class Precomputer:
         self.config, self.codec, self.text_encoder = config, codec, text_encoder
         check_settings(config, codec)
         self.device = find_device(config.device)
+        # Several threads would need a GPU's memory several times, and gain nothing there.
+        self._device_lock: AbstractContextManager = nullcontext() if self.device == "cpu" else threading.Lock()
         self.out = Path(config.out)
         self.records = read_manifest(config.manifest)
         self.shards = plan_shards(self.records, self.out, config.samples_per_shard)
@@ -205,8 +208,9 @@ class Precomputer:
 
     @torch.no_grad()
     def _encode(self, batch: list[Segment]) -> Encoded:
-        waveforms = torch.stack([segment.waveform for segment in batch]).to(self.device)  # (B, S)
-        moments = self.codec.encode(waveforms).half().cpu()  # (B, 2C, H, W)
+        waveforms = torch.stack([segment.waveform for segment in batch])  # (B, S)
+        with self._device_lock:
+            moments = self.codec.encode(waveforms.to(self.device)).half().cpu()  # (B, 2C, H, W)
         return list(zip(batch, moments, strict=True))
 
     def _encode_captions(self, shard: Shard) -> dict[str, dict[str, Tensor]]:

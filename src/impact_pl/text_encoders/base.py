@@ -25,10 +25,18 @@ class TextFeatures:
 
     features: dict[str, Tensor]  # name -> (B, L_i, d_i)
     mask: Tensor  # (B, L) bool, True = real
+    longest: int | None = None  # no caption has more real positions; known to the host if they come from shards
 
     def to(self, device: torch.device | str) -> "TextFeatures":
-        """Move the features to another device."""
-        return TextFeatures({name: x.to(device) for name, x in self.features.items()}, self.mask.to(device))
+        """Move the features to another device; uploads to CUDA do not wait."""
+        is_upload = torch.device(device).type == "cuda" and self.mask.device.type == "cpu"
+        features = {name: x.to(device, non_blocking=is_upload) for name, x in self.features.items()}
+        return TextFeatures(features, self.mask.to(device, non_blocking=is_upload), self.longest)
+
+    def pin_memory(self) -> "TextFeatures":
+        """Copy to page-locked memory. A DataLoader with ``pin_memory`` calls this."""
+        features = {name: x.pin_memory() for name, x in self.features.items()}
+        return TextFeatures(features, self.mask.pin_memory(), self.longest)
 
 
 class TextEncoder(nn.Module, ABC):

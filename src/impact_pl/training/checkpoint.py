@@ -1,18 +1,24 @@
 """Training checkpoints: writing, reading, and compatibility with the next training."""
 
 import dataclasses
+import json
 import os
 from pathlib import Path
-from typing import Any
+from textwrap import shorten
+from typing import Annotated, Any
 
+from annotated_types import Ge, Lt
 from lightning import Trainer
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import NotRequired, TypedDict
 
-from impact_pl.config import MaskRatioConfig, ModelConfig
-from impact_pl.errors import UserError
+from impact_pl.checkpoint_io import raise_if_memory, state_dict
+from impact_pl.errors import UserError, first_line
+from impact_pl.files import check_value, parse_json
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
-from impact_pl.models.spec import ImpactSpec
+from impact_pl.models.spec import ImpactSpec, check_size, check_spec
 from impact_pl.sampling.decoding import check_decoding
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
 
@@ -23,6 +29,50 @@ SHAPE_FIELDS = (
     *("dim", "depth", "num_heads", "mlp_ratio", "patch_size", "max_patches", "local_kernel"),
     *("head", "head_width", "head_depth", "prediction", "num_timesteps", "num_codebooks", "codebook_size"),
 )
+
+REMEDY = "delete it"
+
+
+class ModuleNotes(TypedDict):
+    """The module's hyperparameters."""
+
+    stage: str
+    spec: NotRequired[dict[str, Any]]  # see read_checkpoint_spec; absent for the codec
+
+
+class CheckpointsNotes(TypedDict):
+    """State of the callback that saves."""
+
+    validation_owed: bool
+
+
+class CallbackNotes(TypedDict):
+    """States of callbacks; others are allowed."""
+
+    Checkpoints: CheckpointsNotes
+
+
+class OrderNotes(TypedDict):
+    """State of the data module; other keys are compared with the data."""
+
+    samples_consumed: Annotated[int, Ge(0), Lt(1 << 62)]
+    step: Annotated[int, Ge(0), Lt(1 << 62)]
+
+
+@with_config(ConfigDict(strict=True, extra="allow"))
+class Notes(TypedDict):
+    """What this package reads in a checkpoint. Lightning and torch check what they read."""
+
+    hyper_parameters: ModuleNotes
+    state_dict: dict[str, Any]
+    global_step: Annotated[int, Ge(0), Lt(1 << 62)]
+    callbacks: CallbackNotes
+    logger_versions: dict[str, str]
+    LatentDataModule: NotRequired[OrderNotes]
+    skipped_steps: NotRequired[Annotated[int, Ge(0)]]
+    loops: dict[str, Any]
+    optimizer_states: list[dict[str, Any]]
+    lr_schedulers: list[dict[str, Any]]
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
@@ -56,25 +106,36 @@ def read_checkpoint(path: Path, kind: str = "spec") -> dict[str, Any]:
 def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
     """Open a checkpoint as :func:`read_checkpoint` does, but read large tensors lazily."""
     stored = StoredCheckpoint(path)
-    if not isinstance(stored.content, dict) or kind not in stored.content.get("hyper_parameters", {}):
+    content = stored.content
+    if not isinstance(content, dict) or kind not in (content.get("hyper_parameters") or ()):
         what = "model specification" if kind == "spec" else kind
         raise UserError(f"{path} is not a checkpoint of impact train: it has no {what}")
+    check_value(content, Notes, str(path), REMEDY)
     return stored
 
 
-def spec_from_plain(plain: dict[str, Any]) -> ImpactSpec:
-    """Rebuild an ImpactSpec from ``dataclasses.asdict``."""
-    model = dict(plain["model"])
-    model["mask_ratio"] = MaskRatioConfig(**model["mask_ratio"])
-    features = {name: tuple(shape) for name, shape in plain["text_features"].items()}
-    return ImpactSpec(**{**plain, "model": ModelConfig(**model), "text_features": features})
+def read_checkpoint_spec(stored: StoredCheckpoint) -> ImpactSpec:
+    """Read and validate a checkpoint's model specification.
+
+    Raises:
+        UserError: It does not describe a model, or one that is larger than the checkpoint.
+    """
+    where = f"{stored.path}: hyper_parameters.spec"
+    try:
+        text = json.dumps(stored.content["hyper_parameters"]["spec"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: not a specification ({first_line(error)}); {REMEDY}") from error
+    spec = parse_json(text, ImpactSpec, where, REMEDY)
+    check_spec(spec, where, REMEDY)
+    check_size(spec, where, stored.path.name, stored.num_bytes, REMEDY)
+    return spec
 
 
 def averaged_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
     """Read the EMA's state dict, under Impact's own names, and nothing else."""
     return {
         name[len(EMA_PREFIX) :]: stored.whole(f"state_dict/{name}", value)
-        for name, value in stored.content["state_dict"].items()
+        for name, value in state_dict(stored.content["state_dict"], stored.path).items()
         if name.startswith(EMA_PREFIX)
     }
 
@@ -98,8 +159,15 @@ def load_averaged(path: Path) -> Impact:
     if (path / "config.json").is_file():
         return Impact.from_pretrained(path)
     stored = open_checkpoint(find_checkpoint(path))
-    model = Impact(spec_from_plain(stored.content["hyper_parameters"]["spec"]))
-    model.load_state_dict(averaged_weights(stored))
+    model = Impact(read_checkpoint_spec(stored))
+    weights = averaged_weights(stored)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise_if_memory(error)
+        raise UserError(
+            f"{stored.path}: its weights do not fit its specification ({shorten(str(error), 300)})"
+        ) from error
     return model.eval()
 
 

@@ -14,7 +14,6 @@ import functools
 import logging
 import lzma
 import os
-import pickle
 import shutil
 import struct
 import zipfile
@@ -28,6 +27,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
+from impact_pl.checkpoint_io import MALFORMED, raise_if_memory
 from impact_pl.errors import UserError, first_line
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 # What zipfile raises, besides some OSErrors, for damaged archive headers.
 DAMAGED_ARCHIVE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, RuntimeError)
 META = "meta.pt"
+MAX_SHARDS = 1 << 16
 Place = Callable[[str, Tensor], Any]
 
 
@@ -183,9 +184,17 @@ class StoredCheckpoint:
             if not isinstance(meta, dict) or meta.keys() != {"num_shards", "checkpoint"}:
                 raise UserError(f"{path} is not a checkpoint of impact train: {META} holds something else")
             self.num_shards, self.content = meta["num_shards"], meta["checkpoint"]
+            if type(self.num_shards) is not int or not 1 <= self.num_shards <= MAX_SHARDS:
+                raise UserError(f"{path / META}: num_shards={self.num_shards!r}: from 1 to {MAX_SHARDS}; delete {path}")
             _check_complete(path, [shard_name(rank, self.num_shards) for rank in range(self.num_shards)])
         else:
             raise UserError(f"no checkpoint at {path}")
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all its files."""
+        files = [self.path] if self.path.is_file() else self.path.iterdir()
+        return sum(file.stat().st_size for file in files)
 
     def check(self) -> None:
         """Check the files that have not been opened yet.
@@ -236,8 +245,10 @@ def _check_complete(folder: Path, names: list[str]) -> None:
 def _load(path: Path) -> Any:
     _check_sums(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, LookupError, ValueError) as error:  # of damaged names, too
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return map_tensors(content, lambda name, tensor: tensor)  # RecursionError, if it is nested too deeply
+    except MALFORMED as error:
+        raise_if_memory(error)
         raise UserError(f"{path} is not a readable checkpoint ({first_line(error)}): delete it") from error
 
 

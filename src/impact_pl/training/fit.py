@@ -33,8 +33,8 @@ from impact_pl.training.checkpoint import (
     inherit_statistics,
     load_averaged,
     open_checkpoint,
+    read_checkpoint_spec,
     save_model,
-    spec_from_plain,
 )
 from impact_pl.training.checkpoint_files import find, set_aside
 from impact_pl.training.codec import check_codec_config, train_codec
@@ -160,9 +160,9 @@ def check_resume(
     Raises:
         UserError: The checkpoint belongs to another training run, or to other data.
     """
-    checkpoint = open_checkpoint(last).content
-    stored = checkpoint["hyper_parameters"]
-    old = spec_from_plain(stored["spec"])
+    opened = open_checkpoint(last)
+    checkpoint, stored = opened.content, opened.content["hyper_parameters"]
+    old = read_checkpoint_spec(opened)
     if config.init_from == BUILTIN:
         spec = _as_builtin(spec, old)
     changed = differences(old, spec, text=True)

@@ -95,7 +95,10 @@ class ConsistencyHead(AdaLNHead):
         for i, drawn in enumerate(draw_normals(sampling.num_diffusion_steps, x.shape, generator, hidden.device)):
             noise = sampling.temperature * drawn
             # Evenly spaced from the start. Timestep 0 is excluded, because a patch does not change there.
-            timestep = torch.tensor([start - start * i // sampling.num_diffusion_steps], device=hidden.device)
+            time = start - start * i // sampling.num_diffusion_steps
+            timestep = torch.full(
+                (1,), time, dtype=torch.int64, device=hidden.device
+            )  # filled there, without an upload
             x = self.clean(noise if i == 0 else add_noise(schedule, x, timestep, noise), timestep, cond)
         return x
 

@@ -48,7 +48,7 @@ def test_two_nodes(cluster, undisturbed):
     assert_nothing_shows(cluster, name, undisturbed)
     first = (cluster.work / "runs" / name / "run.log").read_text()
     assert "2 node(s), 2 rank(s)" in first
-    assert "8 a step (global batch)" in first
+    assert "8 per step (global batch)" in first
     assert "restart 0, on node[1-2]" in first
 
 

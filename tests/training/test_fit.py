@@ -151,7 +151,7 @@ def test_first_lines_of_every_start_are_kept(config, capsys):
     assert train(config).exit_code == 0
     lines = (last(config).parents[1] / "run.log").read_text().splitlines()
     assert [line.split("  ")[1].split()[0] for line in lines] == ["stage", "1", "code"] * 2
-    assert "0.0146 M parameters, 11 clips, 4 a step (global batch), 1 steps" in lines[0]
+    assert "0.0146 M parameters, 11 clips, 4 per step (global batch), 1 steps" in lines[0]
     assert "1 node(s), 1 rank(s) on CPUAccelerator, SingleDeviceStrategy, precision 32-true" in lines[1]
     said = capsys.readouterr()
     assert lines[0].split("  ")[1] in said.out

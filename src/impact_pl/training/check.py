@@ -1,4 +1,4 @@
-"""Check a training run's configuration before anything is read or written, and describe the model that it means."""
+"""Check a training run's configuration before anything is read or written, and derive the model's specification."""
 
 import math
 from dataclasses import asdict, replace
@@ -173,7 +173,7 @@ def _check(values: dict, allowed: dict, prefix: str) -> None:
 
 
 def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> ImpactSpec:
-    """Describe the model that this configuration means for these shards."""
+    """Derive the model's specification from this configuration and these shards."""
     channels, frames, width = index.latents["shape"]
     text: dict[str, Any] | None = None
     if has_text:
@@ -202,7 +202,7 @@ def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> Impact
 
 
 def _text_features(config: TrainConfig, features: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """Those of the shards' features that ``data.text_features`` names, or all; in the shards' order."""
+    """Select the shards' features that ``data.text_features`` names, or all, in the shards' order."""
     chosen = config.data.text_features
     unknown = [name for name in chosen if name not in features]
     if unknown:

@@ -127,8 +127,8 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig, last: Path | None) -> N
     set_aside(path, last)
     stored = without_secrets(asdict(config))
     write_whole(run_dir / "config.yaml", yaml.safe_dump(stored, sort_keys=False))
-    # A model of fewer steps is none from here on: were it left, a kill between the last checkpoint and the export would
-    # pass it off as the trained one.
+    # Remove the model of an earlier, shorter run: after a kill between the last checkpoint and the export, it would
+    # pass for the trained one.
     (run_dir / "model" / "config.json").unlink(missing_ok=True)
 
 
@@ -229,7 +229,7 @@ def _fit_head(config: TrainConfig, model: Impact, cache: ShardCache | None) -> N
     say(f"fitting the head {model.spec.model.head} to {len(seen)} patches of {len(patches)} clips")
     model.head.fit(seen, generator)
     lost = (model.head.visible(seen) - seen).square().sum() / seen.square().sum()
-    say(f"it can draw them but for {100 * lost:.1f} % of their power")
+    say(f"the fitted head loses {100 * lost:.1f} % of their power")
 
 
 def _from_impact(config: TrainConfig, spec: ImpactSpec, source: Impact) -> ImpactTraining:

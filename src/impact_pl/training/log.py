@@ -35,7 +35,7 @@ def first_lines(trainer: Trainer, model: Module, stage: str, num_clips: int, bat
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     global_batch = batch_size * trainer.world_size * trainer.accumulate_grad_batches
     lines = [
-        f"stage {stage}: {millions:.3g} M parameters, {num_clips} clips, {global_batch} a step (global batch), "
+        f"stage {stage}: {millions:.3g} M parameters, {num_clips} clips, {global_batch} per step (global batch), "
         f"{trainer.max_steps} steps",
         f"{trainer.num_nodes} node(s), {trainer.world_size} rank(s) on {type(trainer.accelerator).__name__}, "
         f"{type(trainer.strategy).__name__}, precision {trainer.precision}",

@@ -168,7 +168,7 @@ def check_loggers(settings: dict[str, dict[str, Any]]) -> None:
     """Check that ``logger`` names known and installed loggers.
 
     Raises:
-        UserError: It does not.
+        UserError: A name is unknown, or its package is missing.
     """
     for name in settings:
         if name not in LOGGERS:

@@ -94,7 +94,7 @@ class ExponentialMovingAverage(nn.Module):
         self.model: Any = copy.deepcopy(model).requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> "ExponentialMovingAverage":
-        """The averaged model stays in evaluation mode."""
+        """Keep the averaged model in evaluation mode, whatever ``mode`` is."""
         return super().train(False)
 
     @torch.no_grad()
@@ -107,5 +107,5 @@ class ExponentialMovingAverage(nn.Module):
 
     @torch.no_grad()
     def reset(self, model: nn.Module) -> None:
-        """Start again from ``model``'s present weights."""
+        """Restart the average from ``model``'s current weights."""
         self.model.load_state_dict(model.state_dict())

@@ -1,4 +1,4 @@
-"""The process of a training run: how it was launched, one run per directory, a stop on request, an end where it stalls.
+"""Guard the process of a training run: check its launcher, lock its directory, stop on request, abort if it stalls.
 
 Requeueing is done by the job script (slurm/job.sh), which sees from the exit code that a warning signal stopped the
 training.
@@ -111,14 +111,14 @@ def _check_slurm(config: TrainerConfig, ranks: int) -> None:
         if os.environ["SLURM_PROCID"] != "0":
             raise UserError(
                 f"in a job named {SLURMEnvironment.job_name()} every task is a training of its own: "
-                "srun --job-name=train makes one of them all"
+                "srun --job-name=train combines them into one"
             )
         return
     tasks = int(os.environ["SLURM_NTASKS"])
     if tasks != ranks:
         raise UserError(
-            f"SLURM started {tasks} task(s), but {_product(config)}: one task a device (srun --ntasks={ranks}), or set "
-            "trainer.devices to the tasks of a node and trainer.num_nodes to the nodes"
+            f"SLURM started {tasks} task(s), but {_product(config)}: start one task per device (srun --ntasks={ranks}) "
+            "or set trainer.devices to the tasks per node and trainer.num_nodes to the nodes"
         )
     if ranks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise UserError(
@@ -133,7 +133,7 @@ def is_launched_by_lightning() -> bool:
 
 @contextmanager
 def as_launcher() -> Iterator[None]:
-    """Let the processes that Lightning starts within it know that it did, and no process that is started later."""
+    """Mark the processes that Lightning starts inside this context as its ranks, and none that are started later."""
     global _left_by_lightning
     if is_launched_by_lightning():
         yield
@@ -182,7 +182,7 @@ def _is_first_process() -> bool:
 def _lock(run_dir: Path) -> IO[str]:
     """Open and lock the lock file; closing it releases the lock."""
     deadline = time.monotonic() + PATIENCE
-    is_told = False
+    is_announced = False
     while True:
         run_dir.mkdir(parents=True, exist_ok=True)
         file = (run_dir / LOCK).open("w")
@@ -200,9 +200,9 @@ def _lock(run_dir: Path) -> IO[str]:
             raise UserError(
                 f"another training is running in {run_dir} (the same name=...): stop it, or choose another name=..."
             )
-        if not is_told:
+        if not is_announced:
             print(f"waiting for another training in {run_dir} to end", flush=True)
-            is_told = True
+            is_announced = True
         time.sleep(0.2)
 
 

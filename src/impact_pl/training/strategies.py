@@ -205,7 +205,7 @@ STRATEGIES: dict[str, Callable[[TrainerConfig], str | Strategy]] = {
     "fsdp2": _fsdp2,
     "deepspeed": _deepspeed,
 }
-CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm; all others: parallel.clip_gradients
+CLIPPING = {"deepspeed": clip_in_engine}  # (model, optimizer, max_norm) -> norm; others: clip_gradients
 
 
 def build_strategy(config: TrainerConfig) -> str | Strategy:

@@ -24,7 +24,7 @@ from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, i
 from impact_pl.training.process import StallGuard, StopSignal, as_launcher, is_launched_by_lightning, say
 from impact_pl.training.strategies import build_strategy, resolve_precision
 
-# What is used of Lightning in this package that it does not promise to keep; where a public way exists, that is used.
+# Parts of Lightning outside its public API that this package uses, because no public way exists.
 # ``tests/training/test_lightning_internals.py`` fails, and names the part, when a new Lightning lacks one.
 CHECKED_WITH = "2.6.6"
 PRIVATE = {  # module:attribute -> what it is used for

@@ -88,6 +88,9 @@ def test_the_learning_rate_rises_before_it_falls(config):
         check_config(config)
     config.optim.warmup_steps, config.optim.decay_steps = 1, 5
     check_config(config)
+    config.init_from, config.optim.warmup_steps, config.optim.decay_steps = "runs/long", 100, 400
+    check_config(config)  # tuning is shorter than the training that it follows
+    assert (config.optim.warmup_steps, config.optim.decay_steps) == (2, 8)
     config.stage = "codec"
     with pytest.raises(ValueError, match="a cosine of its own"):
         check_config(config)

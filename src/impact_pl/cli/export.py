@@ -33,6 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="override the decoding settings stored with the model: num_iterations=32 temperature=0.9",
     )
+    parser.add_argument(
+        "--hub",
+        action="store_true",
+        help="add a card with the hub's header (README.md), unless the source has one, and print how to upload",
+    )
     return parser
 
 
@@ -47,8 +52,17 @@ def main(argv: list[str] | None = None) -> None:
     from impact_pl.training.checkpoint import export
 
     export(arguments.source, arguments.out, arguments.half, decoding)
+    if arguments.hub:
+        from impact_pl.tuning.card import add_card
+
+        add_card(arguments.source, arguments.out)
     size = (arguments.out / "model.safetensors").stat().st_size
     print(f"wrote {arguments.out}: {size / 1e6:.1f} MB")
+    if arguments.hub:
+        print(
+            f"check {arguments.out}/README.md, then: huggingface-cli upload OWNER/NAME {arguments.out}\n"
+            "anyone can then run: impact generate CAPTION --model hub:OWNER/NAME"
+        )
 
 
 def parse_decoding(pairs: list[str]) -> dict[str, int | float | str]:

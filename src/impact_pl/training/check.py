@@ -1,5 +1,6 @@
 """Check a training run's configuration before anything is read or written, and derive the model's specification."""
 
+import logging
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from impact_pl.errors import UserError
 from impact_pl.models.heads import check_order, head_class
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling.decoding import check_decoding
+
+logger = logging.getLogger(__name__)
 
 AT_LEAST_0 = "0 or more"
 AT_LEAST_1 = "1 or more"
@@ -125,13 +128,25 @@ def check_distillation(config: TrainConfig) -> None:
 def check_schedule(config: TrainConfig) -> None:
     """Check that the learning rate rises before it decays, and that the decay applies.
 
+    Where a training that starts from a model is shorter than its experiment's schedule, warm-up and decay are shortened
+    with it (in place).
+
     Raises:
         UserError: The schedule is inconsistent.
     """
     optim, max_steps = config.optim, config.trainer.max_steps
     if optim.decay_steps and config.stage == "codec":
         raise UserError(f"optim.decay_steps={optim.decay_steps}: stage codec has a cosine of its own; choose 0")
-    if optim.decay_steps and 0 < max_steps < optim.warmup_steps + optim.decay_steps:
+    total = optim.warmup_steps + optim.decay_steps
+    if optim.decay_steps and 0 < max_steps < total and config.init_from:
+        before = f"{optim.warmup_steps} and {optim.decay_steps}"
+        optim.warmup_steps = optim.warmup_steps * max_steps // total
+        optim.decay_steps = max_steps - optim.warmup_steps
+        logger.warning(
+            "optim.warmup_steps and decay_steps are shortened from %s to %d and %d: trainer.max_steps=%d",
+            *(before, optim.warmup_steps, optim.decay_steps, max_steps),
+        )
+    elif optim.decay_steps and 0 < max_steps < total:
         warmup, decay = min(optim.warmup_steps, max_steps // 10), min(optim.decay_steps, max_steps // 2)
         raise UserError(
             f"optim.warmup_steps={optim.warmup_steps} and optim.decay_steps={optim.decay_steps} are more than "

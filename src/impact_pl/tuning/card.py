@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from impact_pl.data.manifest import Record
+from impact_pl.files import read_lines
 from impact_pl.partial import write_whole
 from impact_pl.tuning.replay import CAPTIONS_NAME
 
@@ -74,6 +75,17 @@ def write_card(
     )
     write_whole(folder / CAPTIONS_NAME, "".join(f"{caption}\n" for caption in captions))
     write_whole(folder / CARD_NAME, text)
+
+
+def add_card(source: Path, out: Path) -> None:
+    """Copy card and captions of ``source`` into the exported folder ``out``, or write a card to be completed."""
+    for name in (CARD_NAME, CAPTIONS_NAME):
+        if (source / name).is_file() and source.resolve() != out.resolve():
+            write_whole(out / name, (source / name).read_bytes())
+    if not (out / CARD_NAME).is_file():
+        facts = {"Exported from": str(source), "Data": "to be completed: what it was trained on, and for how long"}
+        captions = read_lines(out / CAPTIONS_NAME) if (out / CAPTIONS_NAME).is_file() else ["a dog barks"]
+        write_card(out, out.name, "random weights or an earlier stage", [], captions, facts)
 
 
 def _origin(record: Record) -> str:

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from impact_pl.audio import save_audio
 from impact_pl.data.shards import LatentDataset
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.progress import progress
+from impact_pl.tuning.clips import Clips
 from impact_pl.tuning.judge import Ear, Heard, Judgement, judge
 from impact_pl.tuning.page import write_page
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+NOISE_BLOCK = 4096  # rows of positional noise that share a generator
 Generators = Generator | Sequence[Generator]  # for the batch, or one per clip
 
 
@@ -22,6 +23,33 @@ def clip_generators(seeds: Sequence[int], captions: Sequence[str | None], purpos
     sounds less diverse than the model.
     """
     return [_seeded(f"{purpose}\n{seed}\n{caption or ''}") for seed, caption in zip(seeds, captions, strict=True)]
+
+
+class PositionalNoise:
+    """Noise as a function of its absolute position, so that a long sound can be computed in parts.
+
+    Args:
+        seeds: One seed per clip.
+        captions: One caption per clip (None: no caption).
+        purpose: Distinguishes streams of noise with the same seeds and captions.
+        start: Waveform sample that the next computation begins at.
+    """
+
+    def __init__(self, seeds: Sequence[int], captions: Sequence[str | None], purpose: str, start: int = 0) -> None:
+        self.seeds, self.captions, self.purpose, self.start = seeds, captions, purpose, start
+
+    def at(self, start: int) -> "PositionalNoise":
+        """Return the same noise for a computation that begins elsewhere."""
+        return PositionalNoise(self.seeds, self.captions, self.purpose, start)
+
+    def normal(self, what: str, first: int, count: int, width: int = 1) -> Tensor:
+        """Draw standard normal numbers (B, count, width): rows ``first`` and following of the noise named ``what``."""
+        begin, end = first // NOISE_BLOCK, (first + count - 1) // NOISE_BLOCK + 1
+        blocks = []
+        for block in range(begin, end):
+            own = clip_generators(self.seeds, self.captions, f"{self.purpose} {what} {block}")
+            blocks.append(torch.stack([torch.randn(NOISE_BLOCK, width, generator=one) for one in own]))
+        return torch.cat(blocks, dim=1)[:, first - begin * NOISE_BLOCK :][:, :count]
 
 
 def host_generator(generator: Generator) -> Generator:

@@ -20,7 +20,7 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
-from impact_pl.randomness import Generators
+from impact_pl.randomness import Generators, PositionalNoise
 from impact_pl.registry import full_name
 
 SAMPLE_RATE, NUM_MELS, N_FFT, HOP, F_MAX, LEAST = 16_000, 64, 1024, 160, 8000.0, 1e-5
@@ -118,7 +118,7 @@ class AudioLDMCodec(AudioCodec):
         return torch.cat([posterior.mean, posterior.std], dim=1)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
         """Decode raw latents (B, C, H, W) into a waveform (B, S). Decoding is deterministic.
 
         The vocoder's first upsampling gives one frame more than 5 per input frame. These 32 samples are cut off.

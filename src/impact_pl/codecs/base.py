@@ -6,11 +6,14 @@ decides the relative scale of its channels.
 Dimension key: B batch, S waveform samples, C latent channels, H latent frames (time), W latent width (frequency).
 """
 
+import itertools
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import Tensor, nn
 
-from impact_pl.randomness import Generators
+from impact_pl.randomness import Generators, PositionalNoise
 
 
 class AudioCodec(nn.Module, ABC):
@@ -44,9 +47,30 @@ class AudioCodec(nn.Module, ABC):
         """Encode a waveform (B, S) into moments (B, 2C, H, W) = [mean; std] of the raw latents."""
 
     @abstractmethod
-    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
         """Decode raw latents (B, C, H, W) into a waveform (B, H * samples_per_latent).
 
         ``generator`` (on the CPU, for the batch or one per clip) drives all sampling in the decoder. Without one a
         fixed seed is used, so that the same latents give the same waveform.
         """
+
+    def decode_stream(self, chunks: Iterable[Tensor], noise: PositionalNoise) -> Iterator[Tensor]:
+        """Decode raw latents (B, C, h, W) that arrive in chunks along time into waveforms (B, s), in constant memory.
+
+        Joined, they equal :meth:`decode` of all latents at once with the same noise, up to rounding, if a frame depends
+        on ``decode_context`` frames on each side only. A frame is decoded when these are known.
+        """
+        size, context = self.samples_per_latent, self.decode_context
+        held: Tensor | None = None
+        start = done = 0  # first frame that is held, first frame that is not decoded yet
+        for chunk in itertools.chain(chunks, [None]):
+            parts = [x for x in (held, chunk) if x is not None]
+            if not parts:
+                return
+            held = torch.cat(parts, dim=2)
+            ready = start + held.shape[2] - (0 if chunk is None else context)
+            if ready > done:
+                waveform = self.decode(held, noise.at(start * size))
+                yield waveform[:, (done - start) * size : (ready - start) * size]
+                done, first = ready, max(start, ready - context)
+                held, start = held[:, :, first - start :], first

@@ -26,8 +26,9 @@ from impact_pl.checkpoint_io import Uninitialised, load_weights, save_weights
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
 from impact_pl.errors import UserError
-from impact_pl.randomness import Generators, draw_normal
+from impact_pl.randomness import Generators, PositionalNoise, draw_normal
 from impact_pl.spectrogram import LogMel
+
 
 MAX_CORRECTION = 3.0  # nepers (26 dB) in one step of ``correct_mel``
 
@@ -196,7 +197,7 @@ class BuiltinCodec(AudioCodec):
         return torch.cat([mean, std], dim=1)
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, generator: Generators | None = None) -> Tensor:
+    def decode(self, latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
         """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives all that is drawn (None: seed 0)."""
         generator = generator or torch.Generator().manual_seed(0)
         with torch.autocast(latents.device.type, enabled=False):
@@ -207,7 +208,7 @@ class BuiltinCodec(AudioCodec):
                 waveform = self.correct_mel(waveform.float(), mel)
         return waveform
 
-    def draw_mel(self, latents: Tensor, generator: Generators) -> Tensor:
+    def draw_mel(self, latents: Tensor, generator: Generators | PositionalNoise) -> Tensor:
         """Invert the encoder: latents (B, C, H, 1) -> log-mel (B, F, M), drawing what the projection dropped.
 
         The residual is Gaussian, independent in every patch, with the covariance of recordings. It fluctuates with the
@@ -217,7 +218,12 @@ class BuiltinCodec(AudioCodec):
         if not self.spec.residual_channels:
             return mel
         batch, _, num_latents, _ = latents.shape
-        noise = draw_normal((batch, num_latents, self.spec.residual_channels), generator, latents.device)
+        width = self.spec.residual_channels
+        if isinstance(generator, PositionalNoise):
+            first = generator.start // self.samples_per_latent
+            noise = generator.normal("residual", first, num_latents, width).to(latents.device)
+        else:
+            noise = draw_normal((batch, num_latents, width), generator, latents.device)
         residual = rearrange(noise @ self.residual_basis, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
         share = (1 - (2 * (self.floor[:, None] - mel)).exp()).clamp(min=0)
         return torch.minimum(mel + share * residual, self.ceiling[:, None])

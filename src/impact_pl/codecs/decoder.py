@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from impact_pl.randomness import Generators, draw_normal, draw_uniform
+from impact_pl.randomness import Generators, PositionalNoise, draw_normal, draw_uniform
 
 NUM_OUTPUTS = 5  # per bin and frame: noise log gain; complex gain of sinusoids; complex gain of pulses
+PHASE_SPREAD = 1e3  # standard deviation of positional phases: modulo 2 pi they are uniform
 NUM_NOISE_CHANNELS = 16  # random inputs, so that neighbouring bins can share what is sampled (onsets, pitch)
 
 
@@ -53,13 +54,14 @@ class NoiseExcitedDecoder(nn.Module):
         interpolation = mel_interpolation(num_mels, self.num_bins, sample_rate)
         self.register_buffer("interpolation", interpolation, persistent=False)
 
-    def forward(self, mel: Tensor, level: Tensor, generator: Generators) -> Tensor:
+    def forward(self, mel: Tensor, level: Tensor, generator: Generators | PositionalNoise) -> Tensor:
         """Decode a log-mel (B, F, M) and its ``level`` (B, F, M) relative to unit white noise: waveform (B, hop * M).
 
         M must be even. ``generator`` drives the excitations.
         """
         batch, _, num_frames = mel.shape
-        noise, phases, inputs = self._draw(batch, num_frames, generator, mel.device)
+        first = generator.start // self.hop if isinstance(generator, PositionalNoise) else 0
+        noise, phases, inputs = self._draw(batch, first, num_frames, generator, mel.device)
         x = rearrange(0.3 * mel + 1, "b f (t two) -> b t (two f)", two=2)
         x = self.proj_in(torch.cat([x, inputs], dim=-1))  # (B, M/2, D)
         for block in self.blocks:
@@ -69,13 +71,21 @@ class NoiseExcitedDecoder(nn.Module):
         with torch.autocast(mel.device.type, enabled=False):
             envelope = (self.interpolation @ level.float()).transpose(1, 2).exp()  # (B, M, K)
             spectrum = gains[0].clamp(-8, 4).exp() * self._noise_spectrum(noise)
-            spectrum = spectrum + torch.complex(gains[1], gains[2]) * self._sinusoids(phases, num_frames)
+            spectrum = spectrum + torch.complex(gains[1], gains[2]) * self._sinusoids(phases, first, num_frames)
             spectrum = spectrum + torch.complex(gains[3], gains[4]) * self._pulses()
             return inverse_stft(envelope * spectrum, self.window, self.hop)
 
-    def _draw(self, batch: int, num_frames: int, generator: Generators, device: torch.device) -> tuple[Tensor, ...]:
+    def _draw(
+        self, batch: int, first: int, num_frames: int, generator: Generators | PositionalNoise, device: torch.device
+    ) -> tuple[Tensor, ...]:
         """Draw white noise (B, samples), phases (B, K) and the network's random inputs (B, M/2, channels)."""
-        noise = draw_normal((batch, (num_frames - 1) * self.hop + self.n_fft), generator, device)
+        num_samples = (num_frames - 1) * self.hop + self.n_fft
+        if isinstance(generator, PositionalNoise):
+            noise = generator.normal("noise", first * self.hop, num_samples)[..., 0]
+            phases = generator.normal("phases", 0, 1, self.num_bins)[:, 0] * PHASE_SPREAD
+            inputs = generator.normal("inputs", first // 2, num_frames // 2, NUM_NOISE_CHANNELS)
+            return noise.to(device), phases.to(device), inputs.to(device)
+        noise = draw_normal((batch, num_samples), generator, device)
         phases = 2 * math.pi * draw_uniform((batch, self.num_bins), generator, device)
         inputs = draw_normal((batch, num_frames // 2, NUM_NOISE_CHANNELS), generator, device)
         return noise, phases, inputs
@@ -84,10 +94,13 @@ class NoiseExcitedDecoder(nn.Module):
         """Compute the STFT (B, M, K) of white noise."""
         return torch.fft.rfft(noise.unfold(-1, self.n_fft, self.hop) * self.window)
 
-    def _sinusoids(self, phases: Tensor, num_frames: int) -> Tensor:
-        """Compute the STFT (B, M, K) of one sinusoid per bin centre, as strong as the noise, starting at ``phases``."""
+    def _sinusoids(self, phases: Tensor, first: int, num_frames: int) -> Tensor:
+        """Compute the STFT (B, M, K) of one sinusoid per bin centre, as strong as the noise, from frame ``first`` on.
+
+        At frame 0 they have ``phases``.
+        """
         bins = torch.arange(self.num_bins, device=phases.device)
-        frames = torch.arange(num_frames, device=phases.device)[:, None]
+        frames = torch.arange(first, first + num_frames, device=phases.device)[:, None]
         clock = 2 * math.pi * ((frames * self.hop * bins) % self.n_fft) / self.n_fft  # (M, K)
         angle = phases[:, None] + clock
         return torch.polar(self._noise_level().expand_as(angle), angle)

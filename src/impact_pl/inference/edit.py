@@ -7,6 +7,7 @@ drew. The samples outside of what is drawn, and outside of a cross-fade around i
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 
 from impact_pl.audio import CANCELLED_SHARE, SILENT_DB, fit_length, resample
-from impact_pl.config import DecodingConfig
 from impact_pl.errors import UserError
 from impact_pl.inference.blend import SILENT, channel_gains, crossfade, level_gains
+from impact_pl.inference.options import Style
 from impact_pl.inference.recording import EditedAudio, Recording
 from impact_pl.inference.windows import Grid, Span, Window, place, scattered, split
 from impact_pl.randomness import clip_generators
@@ -37,27 +38,6 @@ class Region:
     start: float
     end: float
     caption: str | None
-
-
-@dataclass(frozen=True)
-class Style:
-    """How parts are drawn and put back.
-
-    Attributes:
-        decoding: Decoding configuration.
-        seed: Seed of everything that is drawn.
-        negative_caption: What guidance leads away from; None: the null condition.
-        fade_ms: Length of the cross-fades, in milliseconds.
-        match_level: Bring the drawn sound to the level that the recording has next to it.
-        progress: Called with (iteration, number of iterations), over all windows.
-    """
-
-    decoding: DecodingConfig
-    seed: int
-    negative_caption: str | None
-    fade_ms: float
-    match_level: bool
-    progress: "Progress | None"
 
 
 def edit(pipeline: "ImpactPipeline", recording: Recording, regions: Sequence[Region], style: Style) -> EditedAudio:
@@ -159,12 +139,14 @@ def draw(pipeline: "ImpactPipeline", recording: Recording, windows: Sequence[Win
     grid = grid_of(pipeline, recording)
     plans = [(window, known_of(pipeline, grid, window)) for window in windows]
     totals = [len(counts_left(style.decoding, known)) for _, known in plans]
-    done = 0
     for number, (window, known) in enumerate(plans):
-        before, report = done, style.progress
-        advance = None if report is None else lambda iteration, _, b=before: report(b + iteration, sum(totals))
+        advance = style.progress and _after(style.progress, sum(totals[:number]), sum(totals))
         draw_window(pipeline, recording, grid, window, known, number, style, advance)
-        done += totals[number]
+
+
+def _after(progress: "Progress", done: int, total: int) -> "Progress":
+    """Count on from ``done`` of ``total`` iterations."""
+    return lambda iteration, _: progress(done + iteration, total)
 
 
 def draw_window(
@@ -294,7 +276,7 @@ def check_overlap(recording: Recording, spans: Sequence[Span]) -> None:
     if not spans:
         raise UserError("no region to replace: give at least one, such as (1.2, 2.4)")
     ordered = sorted(spans)
-    for (start, stop), (other, end) in zip(ordered, ordered[1:], strict=False):
+    for (start, stop), (other, end) in pairwise(ordered):
         if other < stop:
             seconds = [position / recording.sample_rate for position in (start, stop, other, end)]
             raise UserError("regions {:g} to {:g} s and {:g} to {:g} s overlap: join them or move one".format(*seconds))

@@ -3,11 +3,15 @@
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TypedDict
 
 from impact_pl.config import DecodingConfig
+from impact_pl.errors import UserError
 from impact_pl.inference.generate import Progress
 from impact_pl.progress import Bar
+
+MAX_FADE_MS = 1000.0
 
 
 class DecodingOptions(TypedDict, total=False):
@@ -60,6 +64,22 @@ class EditingOptions(DrawingOptions, total=False):
 
     fade_ms: float
     match_level: bool
+
+
+@dataclass(frozen=True)
+class Style:
+    """What :class:`EditingOptions` say, with the decoding configuration that they result in."""
+
+    decoding: DecodingConfig
+    progress: Progress | None
+    seed: int = 0
+    negative_caption: str | None = None
+    fade_ms: float = 20.0
+    match_level: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fade_ms <= MAX_FADE_MS:
+            raise UserError(f"fade_ms = {self.fade_ms:g}: choose 0 to {MAX_FADE_MS:g} milliseconds")
 
 
 @contextmanager

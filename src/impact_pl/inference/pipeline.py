@@ -10,8 +10,7 @@ Dimension key: B clips, S waveform samples, C latent channels, H latent frames (
 
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -26,9 +25,10 @@ from impact_pl.inference import edit as editing
 from impact_pl.inference.engine import Engine, build_engine, weights_version
 from impact_pl.inference.generate import Progress, fill, generate
 from impact_pl.inference.loading import load_parts, require_same
-from impact_pl.inference.options import DecodingOptions, EditingOptions, shown
+from impact_pl.inference.options import DecodingOptions, DrawingOptions, EditingOptions, Style, shown
 from impact_pl.inference.recording import EditedAudio, Sound, open_sound
 from impact_pl.inference.sounds import GeneratedAudio
+from impact_pl.inference.stream import Timeline, check_timeline, stream
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN
 from impact_pl.precision import find_device
@@ -36,7 +36,6 @@ from impact_pl.randomness import Generators, clip_generators
 from impact_pl.sampling.decoding import Known
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
-FADE_MS = 20.0  # default length of cross-fades
 SEAM = 1.0  # seconds around a loop's joint that are drawn
 MAX_ENGINES = 2  # that a pipeline keeps; each holds a copy of the weights
 
@@ -122,6 +121,11 @@ class ImpactPipeline:
     def patch_samples(self) -> int:
         """Waveform samples per patch in time."""
         return self.patch_frames * self.codec.samples_per_latent
+
+    @property
+    def max_frames(self) -> int:
+        """Frames of patches in ``max_duration``."""
+        return round(self.max_duration * self.sample_rate) // self.patch_samples
 
     @property
     def max_duration(self) -> float:
@@ -271,26 +275,48 @@ class ImpactPipeline:
             if caption is not None:
                 raise UserError("give one caption, or a recording (a file as a Path) and a caption for its seam")
             caption = sound_or_caption
-            drawing = {name: value for name, value in options.items() if name not in ("fade_ms", "match_level")}
-            sound_or_caption = self(caption, seconds, **drawing)  # type: ignore[arg-type]
+            drawing: dict[str, Any] = {
+                name: value for name, value in options.items() if name not in ("fade_ms", "match_level")
+            }
+            if (seconds or 0) > self.max_duration:
+                chunks = [chunk.waveforms for chunk in self.stream(caption, seconds, **drawing)]
+                sound_or_caption = torch.cat(chunks, dim=1), self.sample_rate
+            else:
+                sound_or_caption = self(caption, seconds, **drawing)
         elif seconds is not None:
             sound_or_caption = editing.beginning(open_sound(sound_or_caption), seconds)
         return self._edited(editing.loop, sound_or_caption, options, caption, seam)
 
+    def stream(
+        self,
+        timeline: str | Timeline,
+        duration: float | None = None,
+        **options: Unpack[DrawingOptions],
+    ) -> Iterator[GeneratedAudio]:
+        """Yield a sound of any duration in chunks, in constant memory. Joined, they are one sound.
+
+        Args:
+            timeline: A caption, or (seconds, caption) pairs: each caption holds from its time on.
+            duration: Duration in seconds; None: without end.
+            options: See :class:`DrawingOptions`. ``progress`` is called with (frames, number of frames or 0) per chunk.
+        """
+        timeline = [(0.0, timeline)] if isinstance(timeline, str) else list(timeline)
+        check_timeline(timeline, duration)  # at the call, not at the first chunk
+        progress = options.get("progress")
+        report = None if isinstance(progress, bool) else progress
+        return stream(self, timeline, duration, self._style(options, report))
+
+    def _style(self, options: Mapping[str, Any], report: Progress | None) -> Style:
+        """Separate the options that a call draws with from the fields of its decoding configuration."""
+        given = {name: value for name, value in options.items() if name != "progress"}
+        fields = {name: given.pop(name) for name in list(given) if name in DecodingOptions.__annotations__}
+        decoding = self._decoding(given.pop("preset", None), given.pop("decoding", None), fields)
+        return Style(decoding, report, **given)
+
     def _edited(self, operation: Callable, sound: Sound, options: EditingOptions, *arguments: Any) -> EditedAudio:
         """Run an operation of :mod:`impact_pl.inference.edit`."""
-        given: dict[str, Any] = dict(options)
-        progress = given.pop("progress", True)
-        style = editing.Style(
-            seed=given.pop("seed", 0),
-            negative_caption=given.pop("negative_caption", None),
-            fade_ms=given.pop("fade_ms", FADE_MS),
-            match_level=given.pop("match_level", True),
-            progress=None,
-            decoding=self._decoding(given.pop("preset", None), given.pop("decoding", None), given),
-        )
-        with torch.inference_mode(), self._lock, shown(progress) as report:
-            return operation(self, open_sound(sound), *arguments, replace(style, progress=report))
+        with torch.inference_mode(), self._lock, shown(options.get("progress", True)) as report:
+            return operation(self, open_sound(sound), *arguments, self._style(options, report))
 
     @torch.inference_mode()
     def fill(
@@ -394,7 +420,7 @@ class ImpactPipeline:
         if not 0 < duration <= self.max_duration + 1e-9:
             raise UserError(
                 f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, the length of the clips that the "
-                "model was trained on: ask for a shorter sound"
+                "model was trained on: ask for a shorter sound, or stream a longer one"
             )
         num_samples = round(duration * self.sample_rate)
         patch = self.model.spec.model.patch_size  # latent frames must fill whole patches

@@ -57,8 +57,8 @@ class Recording:
             raise UserError(f"{self.name}: holds no audio samples")
         if not 1 <= self.num_channels <= MAX_CHANNELS:
             raise UserError(
-                f"{self.name}: has {self.num_channels} channels, but mono or stereo is edited: mix it down, for example "
-                "with `ffmpeg -i in.wav -ac 2 out.wav`"
+                f"{self.name}: has {self.num_channels} channels, but only mono and stereo are edited: mix it down, for "
+                "example with `ffmpeg -i in.wav -ac 2 out.wav`"
             )
 
     @property

@@ -6,6 +6,7 @@ Positions are samples at the recording's own rate. A frame is one position in ti
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -69,7 +70,7 @@ def split(span: Span, grid: Grid) -> list[Span]:
     start, stop = span
     parts = math.ceil((stop - start) / (grid.unit * max(1, grid.most // 2)) - SLACK)
     edges = [start + round((stop - start) * part / parts) for part in range(parts + 1)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(pairwise(edges))
 
 
 def place(grid: Grid, bounds: Span, span: Span, undrawn: Sequence[Span], caption: str | None) -> Window:

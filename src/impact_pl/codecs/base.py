@@ -7,10 +7,14 @@ Dimension key: B batch, S waveform samples, C latent channels, H latent frames (
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from impact_pl.randomness import Generators
+
+Decode = Callable[[Tensor, Generators | None], Tensor]  # as AudioCodec.decode
 
 
 class AudioCodec(nn.Module, ABC):
@@ -50,3 +54,7 @@ class AudioCodec(nn.Module, ABC):
         ``generator`` (on the CPU, for the batch or one per clip) drives all sampling in the decoder. Without one a
         fixed seed is used, so that the same latents give the same waveform.
         """
+
+    def decoder(self, dtype: torch.dtype) -> Decode:
+        """Return a function like ``decode`` that may compute in ``dtype``; by default ``decode`` itself, in float32."""
+        return self.decode

@@ -8,7 +8,10 @@ Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C 
 latent width.
 """
 
+import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from impact_pl._torchaudio import torchaudio
 from impact_pl.audio import fit_length
 from impact_pl.checkpoint_io import load_frozen, weight_files
-from impact_pl.codecs.base import AudioCodec
+from impact_pl.codecs.base import AudioCodec, Decode
 from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
@@ -90,6 +93,7 @@ class AudioLDMCodec(AudioCodec):
         self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would need accelerate
         self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")
         self.mel = AudioLDMMel()
+        self._reduced: dict[torch.dtype, Decode] = {}  # decoders on a copy of the weights
         self._check(source)
         shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.latent_channels = self.vae.config.latent_channels
@@ -125,3 +129,38 @@ class AudioLDMCodec(AudioCodec):
         """
         mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
         return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]
+
+    def decoder(self, dtype: torch.dtype) -> Decode:
+        """Return ``decode``, or for another dtype than float32 a decoder on a copy of the weights in it.
+
+        In bf16 it takes 0.5 of the time on a CPU with bf16 instructions.
+        """
+        if dtype == torch.float32:
+            return self.decode
+        if dtype not in self._reduced:
+            run = reduced_decoder(self.vae, self.vocoder, dtype)
+            hop = self.samples_per_latent
+            self._reduced[dtype] = lambda latents, generator=None: run(latents)[:, : latents.shape[2] * hop]
+        return self._reduced[dtype]
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "AudioLDMCodec":
+        """Drop the copies when the weights move to another device."""
+        self._reduced.clear()
+        return super()._apply(*args, **kwargs)
+
+
+def reduced_decoder(vae: Any, vocoder: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Build a function from raw latents (B, C, H, W) to waveforms (B, S) that computes in ``dtype`` from end to end.
+
+    Its convolutions are in channels_last, so that oneDNN and cuDNN do not reorder activations between them.
+    """
+    before = vae.post_quant_conv or nn.Identity()
+    mel_decoder = copy.deepcopy(nn.Sequential(before, vae.decoder)).to(dtype=dtype, memory_format=torch.channels_last)
+    vocoder = copy.deepcopy(vocoder).to(dtype)
+
+    @torch.no_grad()
+    def run(latents: Tensor) -> Tensor:
+        mel = mel_decoder(latents.to(dtype, memory_format=torch.channels_last))[:, 0]  # (B, M, F)
+        return vocoder(mel).float()
+
+    return run

@@ -8,12 +8,14 @@ Dimension key: B batch, S waveform samples, C latent channels, H latent frames (
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from impact_pl.randomness import Generators, PositionalNoise
+
+Decode = Callable[[Tensor, Generators | PositionalNoise | None], Tensor]  # as AudioCodec.decode
 
 
 class AudioCodec(nn.Module, ABC):
@@ -53,6 +55,10 @@ class AudioCodec(nn.Module, ABC):
         ``generator`` (on the CPU, for the batch or one per clip) drives all sampling in the decoder. Without one a
         fixed seed is used, so that the same latents give the same waveform.
         """
+
+    def decoder(self, dtype: torch.dtype) -> Decode:
+        """Return a function like ``decode`` that may compute in ``dtype``; by default ``decode`` itself, in float32."""
+        return self.decode
 
     def decode_stream(self, chunks: Iterable[Tensor], noise: PositionalNoise) -> Iterator[Tensor]:
         """Decode raw latents (B, C, h, W) that arrive in chunks along time into waveforms (B, s), in constant memory.

@@ -29,7 +29,6 @@ from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, PositionalNoise, draw_normal
 from impact_pl.spectrogram import LogMel
 
-
 MAX_CORRECTION = 3.0  # nepers (26 dB) in one step of ``correct_mel``
 
 

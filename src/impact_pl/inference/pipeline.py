@@ -31,7 +31,7 @@ from impact_pl.inference.sounds import GeneratedAudio
 from impact_pl.inference.stream import Timeline, check_timeline, stream
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN
-from impact_pl.precision import find_device
+from impact_pl.precision import dtype_of, find_device
 from impact_pl.randomness import Generators, clip_generators
 from impact_pl.sampling.decoding import Known
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
@@ -191,7 +191,8 @@ class ImpactPipeline:
                 engine=self._prepared(decoding),
                 negative=self._negative(negative_caption, len(texts)),
             )  # (B, C, H, W), raw
-            waveforms = self.codec.decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
+            decode = self.codec.decoder(dtype_of(decoding.precision, self.device))
+            waveforms = decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
         return GeneratedAudio(within_full_scale(waveforms).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
 
     def edit(

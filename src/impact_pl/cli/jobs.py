@@ -135,7 +135,8 @@ def settings_of(args: argparse.Namespace) -> dict:
     model_file = find_model(args.model) / "model.safetensors"
     model = hashlib.sha256(model_file.read_bytes()).hexdigest()[:16] if model_file.is_file() else None
     keys = ("duration", "codec", "device")
-    return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
+    negative = {} if args.negative is None else {"negative_caption": args.negative}
+    return {"model": model} | {key: getattr(args, key) for key in keys} | negative | asdict(decoding_of(args))
 
 
 def entry_of(job: Job, settings: dict) -> dict:

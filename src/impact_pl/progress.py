@@ -9,8 +9,8 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def progress(name: str, total: int, done: int = 0, unit: str = "records") -> Iterator["Bar | Lines"]:
-    """Yield an object with ``advance(count)``, shown as ``name``.
+def progress(name: str, total: int = 1, done: int = 0, unit: str = "records") -> Iterator["Bar | Lines"]:
+    """Yield an object with ``advance(count)`` and ``show(done, total)``, shown as ``name``.
 
     ``done`` of ``total`` were finished by an earlier call.
     """
@@ -41,6 +41,10 @@ class Bar:
     def advance(self, count: int = 1) -> None:
         self._progress.advance(self._task, count)
 
+    def show(self, done: int, total: int) -> None:
+        """Set how much is done, where the total is only known on the way."""
+        self._progress.update(self._task, completed=done, total=total)
+
 
 class Lines:
     """Progress lines: one every ten seconds, and one at the end."""
@@ -57,3 +61,9 @@ class Lines:
         self._last = now
         left = (now - self._start) / (self._done - self._begun_at) * (self._total - self._done)
         print(f"{self._name}: {self._done} of {self._total} {self._unit}, about {left:.0f} s left", flush=True)
+
+    def show(self, done: int, total: int) -> None:
+        """Set how much is done, where the total is only known on the way."""
+        self._total = total
+        if done > self._done:
+            self.advance(done - self._done)

@@ -49,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog='examples:\n  impact generate "a rooster crows" -o rooster.wav --seed 1\n'
         '  impact generate "a rooster crows" -n 4 -o roosters\n'
         "  impact generate --captions-file builtin -o twenty --page twenty.html\n"
-        '  impact generate "a dog barks" "rain falls" -o sounds --model runs/demo/text/model',
+        '  impact generate "a dog barks" "rain falls" -o sounds --model runs/demo/text/model\n'
+        "  impact generate --timeline storm.txt --duration 180 -o storm.wav",
     )
     add = parser.add_argument
     add("captions", nargs="*", help="one or more captions, each in quotes")
@@ -57,6 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--captions-file",
         type=Path,
         help="a text file with one caption per line, a manifest .jsonl, a test list .csv or .tsv; builtin: 20 captions",
+    )
+    add(
+        "--timeline",
+        type=Path,
+        metavar="FILE",
+        help="one sound of any --duration whose caption changes: lines of seconds and a caption, such as `20 thunder`",
     )
     add("--split", help="use only the records of this split of a manifest")
     add("--limit", type=options.positive_int, help="maximum number of captions")
@@ -70,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--page", type=Path, metavar="HTML", help="write all sounds, with players and spectrograms, as one page")
     add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram next to each file")
     add("--duration", type=options.seconds, help="seconds (default: the maximum of the model)")
+    add("--negative", metavar="CAPTION", help="what guidance leads away from (default: no particular sound)")
     add("--seed", type=options.seed, default=0, help="default: %(default)s")
     add(
         *("-n", "--variations"),
@@ -108,6 +116,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``impact generate``."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
+    if args.timeline is not None:
+        from impact_pl.cli.timeline import generate_timeline
+
+        return generate_timeline(args, shlex.join(["impact", "generate", *argv]))
     from impact_pl.cli.jobs import is_finished, make_writable, plan_jobs, read_finished, settings_of
     from impact_pl.precision import find_device
 
@@ -147,6 +159,7 @@ def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
                 [job.caption for job in batch],
                 duration=args.duration,
                 seeds=[job.seed for job in batch],
+                negative_caption=args.negative,
                 decoding=decoding,
                 progress=lambda *_, advance=advance: advance(),
             )

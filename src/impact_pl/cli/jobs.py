@@ -137,7 +137,8 @@ def settings_of(args: argparse.Namespace) -> dict:
     if config.is_file() and weights.is_file():  # loading compares the checksum with the weights
         model = (read_weights_sha256(config) or files_sha256([weights]))[:16]
     keys = ("duration", "codec", "device")
-    return {"model": model} | {key: getattr(args, key) for key in keys} | asdict(decoding_of(args))
+    negative = {} if args.negative is None else {"negative_caption": args.negative}
+    return {"model": model} | {key: getattr(args, key) for key in keys} | negative | asdict(decoding_of(args))
 
 
 def entry_of(job: Job, settings: dict) -> dict:

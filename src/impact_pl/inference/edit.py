@@ -161,37 +161,39 @@ def draw_window(
 ) -> None:
     """Encode one window, draw its missing patches, decode them and their surroundings, and put them back."""
     context = recording.read(window.start, window.stop(grid))  # (S, C)
-    drawn, later = window.covered(grid, window.drawn), window.covered(grid, window.later)
-    kept = ~(drawn | later)  # (T,)
     mono = resample(torch.from_numpy(context.mean(axis=1)).float(), recording.sample_rate, pipeline.sample_rate)
     mono = fit_length(mono, pipeline.patch_samples * window.num_frames).view(window.num_frames, -1)  # (T, samples)
-    latents = pipeline.encode(continued(mono, kept).flatten(), pipeline.sample_rate)
-    purpose = f"{number}"
-    filled = pipeline.fill(
-        latents,
+    kept = ~window.covered(grid, [*window.drawn, *window.later])  # (T,)
+    latents = pipeline.fill(
+        pipeline.encode(continued(mono, kept).flatten(), pipeline.sample_rate),
         known,
         [window.caption],
         [style.seed],
         style.decoding,
         negative_caption=style.negative_caption,
-        purpose=f"latents {purpose}",
+        purpose=f"latents {number}",
         progress=progress,
     )
-    heard = drawn.nonzero().flatten()
-    around = -(-pipeline.codec.decode_context // pipeline.patch_frames)  # frames of patches
-    first, last = max(0, int(heard[0]) - around), min(window.num_frames, int(heard[-1]) + 1 + around)
-    generator = clip_generators([style.seed], [window.caption], f"codec {purpose}")
-    sound = pipeline.decode_raw(filled[:, :, first * pipeline.patch_frames : last * pipeline.patch_frames], generator)
-    sound = sound[0].view(last - first, -1)  # (T', samples)
+    first, last = decoded_frames(pipeline, window.covered(grid, window.drawn))
+    generator = clip_generators([style.seed], [window.caption], f"codec {number}")
+    latents = latents[:, :, first * pipeline.patch_frames : last * pipeline.patch_frames]
+    sound = pipeline.decode_raw(latents, generator)[0].cpu().view(last - first, -1)  # (T', samples)
     if style.match_level:
         gains = level_gains(mono[first:last], sound, kept[first:last])
         centres = (np.arange(len(gains)) + 0.5) * pipeline.patch_samples
         curve = np.interp(np.arange(sound.numel()), centres, gains)
         sound = sound * torch.from_numpy(curve).float().view_as(sound)
-    sound = resample(sound.flatten(), pipeline.sample_rate, recording.sample_rate).double().numpy()
-    known_samples = kept.numpy()[np.minimum((np.arange(len(context)) / grid.unit).astype(int), window.num_frames - 1)]
-    channels = sound[:, None] * channel_gains(context, known_samples)
+    back = resample(sound.flatten(), pipeline.sample_rate, recording.sample_rate).double().numpy()  # (S',)
+    frames = np.minimum((np.arange(len(context)) / grid.unit).astype(int), window.num_frames - 1)
+    channels = back[:, None] * channel_gains(context, kept.numpy()[frames])  # (S', C)
     put_back(recording, window.start + round(first * grid.unit), channels, window.drawn, style.fade_ms)
+
+
+def decoded_frames(pipeline: "ImpactPipeline", drawn: Tensor) -> Span:
+    """Find the frames (of patches) to decode: those drawn, and as many around them as decoding depends on."""
+    where = drawn.nonzero().flatten()
+    around = -(-pipeline.codec.decode_context // pipeline.patch_frames)
+    return max(0, int(where[0]) - around), min(len(drawn), int(where[-1]) + 1 + around)
 
 
 def put_back(recording: Recording, position: int, sound: np.ndarray, spans: Sequence[Span], fade_ms: float) -> None:

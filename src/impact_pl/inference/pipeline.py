@@ -276,9 +276,9 @@ class ImpactPipeline:
             if caption is not None:
                 raise UserError("give one caption, or a recording (a file as a Path) and a caption for its seam")
             caption = sound_or_caption
-            drawing: dict[str, Any] = {
-                name: value for name, value in options.items() if name not in ("fade_ms", "match_level")
-            }
+            drawing: dict[str, Any] = {**options}
+            for name in ("fade_ms", "match_level"):
+                drawing.pop(name, None)
             if (seconds or 0) > self.max_duration:
                 chunks = [chunk.waveforms for chunk in self.stream(caption, seconds, **drawing)]
                 sound_or_caption = torch.cat(chunks, dim=1), self.sample_rate

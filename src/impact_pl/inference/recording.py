@@ -3,7 +3,6 @@
 Dimension key: S samples (per channel) at the recording's own rate, C channels.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +12,13 @@ import soundfile
 import torch
 from torch import Tensor
 
-from impact_pl.audio import FORMATS, HIGHEST_PEAK, AudioFile
+from impact_pl.audio import HIGHEST_PEAK, AudioFile
 from impact_pl.errors import UserError
 from impact_pl.inference.sounds import GeneratedAudio
-from impact_pl.partial import partial_path
+from impact_pl.inference.writer import AudioWriter
 
 MAX_CHANNELS = 2
 BLOCK = 1 << 18  # samples copied at once when a recording is saved
-PCM_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
-MAX_WAV_BYTES = (1 << 32) - 4096  # beyond this, WAV's 32-bit sizes overflow and RF64 is written
 
 Samples = np.ndarray  # (S, C) float64, which holds 32-bit integers exactly
 
@@ -126,30 +123,9 @@ class Recording:
         Raises:
             UserError: The suffix is unknown, or the original cannot be read.
         """
-        path = Path(path)
-        file_format = FORMATS.get(path.suffix.lower())
-        if file_format is None:
-            raise UserError(f"{path}: unknown audio suffix {path.suffix!r}; choose one of {', '.join(FORMATS)}")
-        subtype = self.subtype if self.subtype in soundfile.available_subtypes(file_format) else "PCM_16"
-        subtype = subtype if subtype in {*PCM_BITS, "FLOAT", "DOUBLE"} else "PCM_16"
-        if file_format == "WAV" and self.num_samples * self.num_channels * 8 > MAX_WAV_BYTES:
-            file_format = "RF64"
-        partial = partial_path(path)
-        try:
-            with soundfile.SoundFile(
-                partial, "w", self.sample_rate, self.num_channels, subtype, format=file_format
-            ) as file:
-                for block in self.blocks():
-                    file.write(_as_integers(block, PCM_BITS[subtype]) if subtype in PCM_BITS else block)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _as_integers(samples: Samples, bits: int) -> np.ndarray:
-    """Round samples to ``bits``, left-aligned in int32: unlike libsndfile's own scaling, the inverse of reading."""
-    half = 1 << (bits - 1)
-    return np.clip(np.rint(samples * half), -half, half - 1).astype(np.int64).astype(np.int32) << (32 - bits)
+        with AudioWriter(Path(path), self.sample_rate, self.num_channels, self.subtype, self.num_samples) as file:
+            for block in self.blocks():
+                file.write(block)
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,7 +111,7 @@ def scattered(grid: Grid, bounds: Span, chosen: Tensor, caption: str | None) -> 
         stop = min(first + grid.most, total)
         start = max(0, stop - grid.most)  # the last window reaches back, for more context
         position = bounds[0] + round(start * grid.unit)
-        spans = []
+        spans: list[Span] = []
         for frame in chosen[first:stop].nonzero().flatten().tolist():
             edges = [round((first + frame - start + step) * grid.unit) + position for step in (0, 1)]
             if spans and spans[-1][1] == edges[0]:  # neighbours are one span

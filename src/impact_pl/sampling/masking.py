@@ -92,7 +92,7 @@ def span_order(
 
 def order_of_masked(mask: Tensor, count: int, generator: Generators) -> Tensor:
     """Draw a random order (B, count) of the masked patches of each clip; ``mask`` (B, N) has ``count`` per row."""
-    order = random_order(*mask.shape, generator, mask.device)
+    order = random_order(mask.shape[0], mask.shape[1], generator, mask.device)
     is_masked = mask.gather(1, order).int()
     return order.gather(1, is_masked.argsort(dim=1, stable=True, descending=True)[:, :count])
 

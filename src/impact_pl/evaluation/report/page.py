@@ -23,6 +23,8 @@ from impact_pl.files import read_jsonl
 from impact_pl.partial import write_whole
 
 KINDS = {  # in the order of the page
+    "before": "Before",
+    "after": "After",
     "real": "Real recording",
     "reconstructed": "Codec reconstruction",
     "generated": "Generated",

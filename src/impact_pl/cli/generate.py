@@ -119,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.timeline is not None:
         from impact_pl.cli.timeline import generate_timeline
 
-        return generate_timeline(args, shlex.join(["impact", "generate", *argv]))
+        generate_timeline(args, shlex.join(["impact", "generate", *argv]))
+        return
     from impact_pl.cli.jobs import is_finished, make_writable, plan_jobs, read_finished, settings_of
     from impact_pl.precision import find_device
 

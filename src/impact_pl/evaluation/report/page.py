@@ -29,8 +29,6 @@ KINDS = {  # in the order of the page
     "reconstructed": "Codec reconstruction",
     "generated": "Generated",
     "untrained": "Untrained model",
-    "before": "Before tuning",
-    "after": "After tuning",
 }
 HEADLINES = {"fd_cnn14": "FD on CNN14", "fd_yamnet": "FD-YAMNet", "fad_vggish": "FAD on VGGish"}  # first available
 OTHER_ROWS = {"real": "other real sounds", "untrained": "an untrained model", "noise": "white noise"}

@@ -90,7 +90,7 @@ def test_only_adapters_are_trained_and_a_resumed_training_is_the_same(config, tm
     for (name, weight), other in zip(whole.state_dict().items(), parts.state_dict().values(), strict=True):
         torch.testing.assert_close(weight, other, rtol=0, atol=0)
         is_changed = not torch.equal(weight, start.state_dict()[name])
-        assert is_changed == any(f"{target}.weight" in name for target in LORA.targets), name
+        assert is_changed == any(f".{target}.weight" in name for target in LORA.targets), name
     kept = Impact.from_pretrained(tmp_path / "best")
     apply_adapter(start, tmp_path / "best" / ADAPTER)
     for weight, other in zip(kept.parameters(), start.parameters(), strict=True):

@@ -20,7 +20,8 @@ from impact_pl.training.checkpoint import spec_from_plain
 from impact_pl.training.optim import build_optimizer
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-Impact(spec_from_plain(json.loads(sys.argv[1]))).loss(torch.zeros(1, 64, 16, 1), None, torch.Generator()).loss.backward()
+small = Impact(spec_from_plain(json.loads(sys.argv[1])))
+small.loss(torch.zeros(1, 64, 16, 1), None, torch.Generator()).loss.backward()
 before = peak()
 model = Impact(spec_from_plain(json.loads(sys.argv[1]))).train()
 average = copy.deepcopy(model)

@@ -144,6 +144,15 @@ class OptimConfig:
 
 
 @dataclass
+class LoraConfig:
+    """Low-rank adapters instead of all weights (arXiv 2106.09685): needs ``init_from`` and the extra ``tune``."""
+
+    rank: int = 0  # 0: train all weights
+    alpha: float = 16.0  # the change of a weight is multiplied by alpha / rank
+    targets: list[str] = field(default_factory=lambda: ["qkv", "proj", "fc1", "fc2"])  # attention and MLPs, head's too
+
+
+@dataclass
 class DistillConfig:
     """Distillation of the consistency head from its teacher (stage=distill; training/distillation.py).
 
@@ -224,6 +233,7 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     # For audio samples during training, and stored as the model's own; stage=distill learns it.
     decoding: DecodingConfig = field(default_factory=_sample_decoding)
     distill: DistillConfig = field(default_factory=DistillConfig)  # stage=distill only

@@ -89,6 +89,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--batch-size", type=options.positive_int, default=8, help="sounds generated together (default: %(default)s)")
     add("--codec", help="name or folder of the codec (default: as stored in the model)")
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
+    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
+    add(
+        "--strength",
+        action="append",
+        default=[],
+        type=float,
+        metavar="X",
+        help="of each adapter, in their order (default: 1)",
+    )
     add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets DecodingConfig's)"))
@@ -143,13 +152,16 @@ def main(argv: list[str] | None = None) -> None:
 def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
     """Generate the sounds that are not finished, batch by batch."""
     from impact_pl.audio import save_audio
-    from impact_pl.cli.jobs import decoding_of, remember
+    from impact_pl.cli.jobs import decoding_of, remember, strengths_of
     from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.models.adapters import apply_adapter
     from impact_pl.progress import progress
 
     pipeline = ImpactPipeline.from_pretrained(
         args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
     )
+    for folder, strength in zip(args.adapter, strengths_of(args), strict=True):
+        apply_adapter(pipeline.model, folder, strength)
     decoding = decoding_of(args)
     batches = [todo[start : start + args.batch_size] for start in range(0, len(todo), args.batch_size)]
     name, unit = f"generating {len(todo)} sound(s)", f"iterations ({decoding.num_iterations} per sound)"

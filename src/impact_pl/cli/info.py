@@ -3,8 +3,11 @@
 import argparse
 import json
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from impact_pl.cli import options
 from impact_pl.cli.facts import read_header
 from impact_pl.cli.options import Parser
 from impact_pl.errors import UserError, user_errors
@@ -19,6 +22,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="examples:\n  impact info builtin\n  impact info runs/mine/text/model --json",
     )
     parser.add_argument("model", nargs="?", default=BUILTIN, help="model folder (default: builtin)")
+    parser.add_argument("--train", action="store_true", help="estimate the memory of training it, without starting")
+    parser.add_argument("--batch-size", type=options.positive_int, default=8, help="for --train (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 
@@ -31,7 +36,10 @@ def main(argv: list[str] | None = None) -> None:
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} has no {missing[0]}: it is not a model folder, such as runs/NAME/model")
-    facts = describe(folder, read_spec(folder / "config.json")) | {"checksum": check_weights(folder)}
+    spec = read_spec(folder / "config.json")
+    facts = describe(folder, spec) | {"checksum": check_weights(folder)}
+    if args.train:
+        facts |= training_memory(spec, args.batch_size)
     if args.json:
         print(json.dumps(facts, indent=1))
         return
@@ -73,6 +81,26 @@ def describe(folder: Path, spec: ImpactSpec) -> dict[str, str]:
         )
     own = asdict(spec.own_decoding)
     facts["decoding"] = ", ".join(f"{key}={value}" for key, value in own.items() if key in spec.decoding) or "not noted"
+    return facts
+
+
+def training_memory(spec: ImpactSpec, batch_size: int) -> dict[str, str]:
+    """Describe the memory of a training step: of all weights, with activation checkpointing, and of adapters."""
+    from impact_pl.config import LoraConfig
+    from impact_pl.training.memory import estimate_memory
+
+    def said(**settings: Any) -> str:
+        memory = estimate_memory(spec, batch_size, **settings)
+        words = {"optimizer": "AdamW"}
+        parts = ", ".join(f"{words.get(name, name)} {size / 1e9:.2f}" for name, size in vars(memory).items())
+        return f"{memory.total / 1e9:.2f} GB at {batch_size} clips ({parts}); bf16-mixed: half of the activations"
+
+    facts = {
+        "training": said(),
+        "checkpointed": f"trainer.activation_checkpointing=true: {said(activation_checkpointing=True)}",
+    }
+    if find_spec("peft") is not None:
+        facts["lora"] = f"adapters of rank 16: {said(lora=LoraConfig(rank=16))}"
     return facts
 
 

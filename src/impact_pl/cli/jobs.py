@@ -137,8 +137,19 @@ def settings_of(args: argparse.Namespace) -> dict:
     if config.is_file() and weights.is_file():  # loading compares the checksum with the weights
         model = (read_weights_sha256(config) or files_sha256([weights]))[:16]
     keys = ("duration", "codec", "device")
-    negative = {} if args.negative is None else {"negative_caption": args.negative}
-    return {"model": model} | {key: getattr(args, key) for key in keys} | negative | asdict(decoding_of(args))
+    adapters = dict(zip(args.adapter, strengths_of(args), strict=True))
+    optional = {"negative_caption": args.negative, "adapters": adapters or None}
+    chosen = {key: getattr(args, key) for key in keys} | {k: v for k, v in optional.items() if v is not None}
+    return {"model": model} | chosen | asdict(decoding_of(args))
+
+
+def strengths_of(args: argparse.Namespace) -> list[float]:
+    """Return the strength of each adapter."""
+    if len(args.strength) not in (0, len(args.adapter)):
+        raise UserError(
+            f"{len(args.adapter)} --adapter and {len(args.strength)} --strength: give one per adapter, or none"
+        )
+    return args.strength or [1.0] * len(args.adapter)
 
 
 def entry_of(job: Job, settings: dict) -> dict:

@@ -41,6 +41,13 @@ def build_parser() -> argparse.ArgumentParser:
         help="against forgetting: model (sounds that it makes itself, the default), none, or a folder of latents from "
         "impact precompute",
     )
+    add(
+        "--lora",
+        type=options.positive_int,
+        default=0,
+        metavar="RANK",
+        help="train adapters of this rank instead of all weights, for large models (extra `tune`); 8 to 32 are usual",
+    )
     add("--licence", default="", help="licence of your recordings, for the card; a column `licence` takes precedence")
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (default)")
     add("--seed", type=options.seed, default=0, help="default: %(default)s")

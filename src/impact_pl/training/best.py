@@ -6,7 +6,11 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from impact_pl.models.adapters import save_adapter
 from impact_pl.training.checkpoint import save_model
+from impact_pl.training.lora import plain_model
+
+ADAPTER = "adapter"  # folder inside the best model's
 
 
 class KeepBest(Callback):
@@ -38,10 +42,16 @@ class KeepBest(Callback):
         if loss < self.loss:
             self.step, self.loss, self.waited = trainer.global_step, loss, 0
             if trainer.is_global_zero:
-                save_model(pl_module.ema.model, self.folder)
+                self._save(pl_module)
         else:
             self.waited += 1
         self._stop_if_due(trainer)
+
+    def _save(self, pl_module: Any) -> None:
+        averaged, lora = pl_module.ema.model, pl_module.config.lora
+        save_model(plain_model(averaged, lora), self.folder)
+        if lora.rank:
+            save_adapter(averaged.state_dict(), self.folder / ADAPTER, lora.rank, lora.alpha, list(lora.targets))
 
     def _stop_if_due(self, trainer: Trainer) -> None:
         trainer.should_stop = trainer.should_stop or self.waited >= self.patience

@@ -68,6 +68,7 @@ ALLOWED = {
         "gradient_clip": "above 0",
         "ema_decay": BELOW_1,
     },
+    "lora": {"rank": AT_LEAST_0, "alpha": POSITIVE},
     "distill": {"num_positions": AT_LEAST_1},
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
@@ -94,6 +95,11 @@ def check_config(config: TrainConfig) -> None:
         raise UserError(f"model.mask_ratio.span_low={low}: choose at most model.mask_ratio.span_high={high}")
     if config.stage in ("pretrain", "text") and head_class(model.head).teacher:
         raise UserError(f"model.head={model.head} learns from a trained model: stage=distill (experiment=distill)")
+    if config.lora.rank and (config.stage not in ("pretrain", "text") or not config.init_from):
+        raise UserError(
+            f"lora.rank={config.lora.rank}: adapters are trained next to the weights of a trained model: stage text or "
+            "pretrain, with init_from=..."
+        )
     check_schedule(config)
     if len(config.optim.betas) != 2:
         raise UserError(f"optim.betas={list(config.optim.betas)}: give two numbers")

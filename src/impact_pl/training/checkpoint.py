@@ -14,13 +14,16 @@ from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
 
 from impact_pl.checkpoint_io import raise_if_memory, state_dict
+from impact_pl.config import LoraConfig
 from impact_pl.errors import UserError, first_line
 from impact_pl.files import check_value, parse_json
+from impact_pl.models.adapters import merged_weights
 from impact_pl.models.heads import check_order
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec, check_size, check_spec
 from impact_pl.sampling.decoding import check_decoding
 from impact_pl.training.checkpoint_files import META, StoredCheckpoint, discard, find, put_in_place
+from impact_pl.training.lora import scale_of, with_base_names
 
 EMA_PREFIX = "ema.model."
 # Fields that determine names and shapes of weights. The rest of ModelConfig may change from stage to stage, except
@@ -131,6 +134,12 @@ def read_checkpoint_spec(stored: StoredCheckpoint) -> ImpactSpec:
     return spec
 
 
+def read_lora(stored: StoredCheckpoint) -> LoraConfig:
+    """Read the settings of a checkpoint's adapters; rank 0 if it has none, or an earlier version wrote it."""
+    plain = stored.content["hyper_parameters"].get("config", {}).get("lora", {})
+    return check_value(plain, LoraConfig, f"{stored.path}: hyper_parameters.config.lora", REMEDY)
+
+
 def averaged_weights(stored: StoredCheckpoint) -> dict[str, Tensor]:
     """Read the EMA's state dict, under Impact's own names, and nothing else."""
     return {
@@ -160,7 +169,9 @@ def load_averaged(path: Path) -> Impact:
         return Impact.from_pretrained(path)
     stored = open_checkpoint(find_checkpoint(path))
     model = Impact(read_checkpoint_spec(stored))
-    weights = averaged_weights(stored)
+    weights, lora = averaged_weights(stored), read_lora(stored)
+    if lora.rank:
+        weights = merged_weights(weights, scale_of(lora))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -254,16 +265,17 @@ def start_from(model: Impact, source: Impact) -> list[str]:
         UserError: The source has weights that the model lacks, or lacks other weights.
     """
     new: tuple[str, ...] = ("text_proj", "text_pool", "null_cond", "text_pos")
-    weights = source.state_dict()
+    weights = with_base_names(source.state_dict(), model)
     if source.spec.model.head != model.spec.model.head:
         own = tuple(f"head.{name}." for name in model.head.own_weights)
         weights = {name: weight for name, weight in weights.items() if not name.startswith(own)}
         new += own
     result = model.load_state_dict(weights, strict=False)
-    strange = [name for name in result.missing_keys if not any(part in name for part in new)]
+    missing = [name for name in result.missing_keys if ".lora_" not in name]
+    strange = [name for name in missing if not any(part in name for part in new)]
     if result.unexpected_keys or strange:
         raise UserError(f"init_from has other weights: too many {result.unexpected_keys}, missing {strange}")
-    return list(result.missing_keys)
+    return missing
 
 
 def rewind_loops(checkpoint: dict[str, Any], trainer: Trainer) -> None:

@@ -34,6 +34,7 @@ from impact_pl.training.checkpoint import (
     load_averaged,
     open_checkpoint,
     read_checkpoint_spec,
+    read_lora,
     save_model,
 )
 from impact_pl.training.checkpoint_files import find, set_aside
@@ -41,6 +42,7 @@ from impact_pl.training.codec import check_codec_config, train_codec
 from impact_pl.training.distillation import Distillation
 from impact_pl.training.log import announce, first_lines
 from impact_pl.training.loggers import check_loggers
+from impact_pl.training.lora import plain_model
 from impact_pl.training.modules import ImpactTraining, TextConditionalTraining, UnconditionalPretraining
 from impact_pl.training.process import StallGuard, StopSignal, check_processes, cluster_plugins, only_training, say
 from impact_pl.training.strategies import check_devices
@@ -136,7 +138,7 @@ def _prepare_run_dir(run_dir: Path, config: TrainConfig, last: Path | None) -> N
 def _write_initial(config: TrainConfig, spec: ImpactSpec, data: LatentDataModule, folder: Path) -> None:
     """Write the model before its first step. An existing one is kept, since it may be trained."""
     if not (folder / "config.json").is_file():
-        save_model(new_module(config, spec, data.cache).ema.model, folder)
+        save_model(plain_model(new_module(config, spec, data.cache).ema.model, config.lora), folder)
         say(f"trainer.max_steps=0: the initial model is in {folder}")
         return
     changed = differences(load_averaged(folder).spec, spec, text=True)
@@ -168,6 +170,8 @@ def check_resume(
     changed = differences(old, spec, text=True)
     if stored["stage"] != config.stage:
         changed.insert(0, f"stage {stored['stage']} -> {config.stage}")
+    before, now = asdict(read_lora(opened)), asdict(config.lora)
+    changed += [f"lora.{name} {before[name]} -> {value}" for name, value in now.items() if before[name] != value]
     if config.stage == "distill":  # see training/distillation.py
         pairs = {name: (old.decoding.get(name), spec.decoding.get(name)) for name in LEARNED_DECODING}
         changed += [f"decoding.{name} {was} -> {now}" for name, (was, now) in pairs.items() if was != now]

@@ -20,6 +20,7 @@ from impact_pl.models.spec import ImpactSpec
 from impact_pl.secrets import without_secrets
 from impact_pl.training.check import build_spec
 from impact_pl.training.checkpoint import rewind_loops, start_from
+from impact_pl.training.lora import add_adapters
 from impact_pl.training.optim import ExponentialMovingAverage, build_optimizer, build_schedule, set_hyperparameters
 from impact_pl.training.strategies import clipping, prepare
 
@@ -50,6 +51,8 @@ class ImpactTraining(LightningModule):
         self.config = config
         torch.manual_seed(config.seed)
         self.model = Impact(spec)
+        if config.lora.rank:
+            add_adapters(self.model, config.lora)
         self.ema = ExponentialMovingAverage(self.model, config.optim.ema_decay, config.optim.ema_warmup)
         self.gradient_norm = self.last_lr = math.nan
         self.last_losses: dict[str, Any] = {}  # of the last micro-batch: loss, per_position, timesteps, mask_ratio

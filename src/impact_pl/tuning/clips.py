@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impact_pl.audio import SAMPLE_RATE, fit_length, load_audio, measure_level, read_samples
+from impact_pl.audio import SAMPLE_RATE, LogMel, fit_length, load_audio, measure_level, read_samples
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.base import audio_files
 from impact_pl.datasets.folder import collect, read_captions
 from impact_pl.errors import UserError
-from impact_pl.evaluation.copies import correlations, envelope
 from impact_pl.files import STRICT
 from impact_pl.precompute.segments import SHORTEST_SECONDS, Reject, record_seconds
 from impact_pl.progress import progress
@@ -33,11 +32,11 @@ SILENT_DB = -60.0  # of full scale
 PAUSE_SECONDS = 0.3  # a shorter one belongs to a sound
 LONGEST_PAUSE_SECONDS = 1.0  # a longer one separates clips
 LEAD_SECONDS, TAIL_SECONDS = 0.05, 0.15  # kept around a sound
-# Of 60 copies of drum hits (OGG, MP3, 0.4 times the level, shifted), all have similar envelopes, and three quarters a
-# waveform correlation above 0.9; so do 3 of 4371 pairs of different hits, hard and soft strokes on one drum.
-SIMILAR_ENVELOPES, COPY_CORRELATION = 0.5, 0.9
+# Of 60 copies of drum hits (OGG, MP3, 0.4 times the level, shifted), three quarters have a waveform correlation above
+# 0.9; so do 3 of 4371 pairs of different hits, hard and soft strokes on one drum.
+SIMILAR_SPECTRA, COPY_CORRELATION = 0.9, 0.9
 WAVEFORMS_KEPT = 512
-SHORTEST_SAMPLES = 3200  # for an envelope of some frames
+SHORTEST_SAMPLES = 3200
 Span = tuple[float, float]  # start and duration in seconds
 
 
@@ -185,15 +184,15 @@ def drop_copies(clips: Clips, clip_seconds: float) -> None:
     """Leave out copies of another clip, at any level, in any encoding, and cut differently.
 
     Copies have the same waveform, apart from a shift and the noise of an encoder; two takes of one sound have not. Only
-    clips of similar envelopes are compared, since waveforms are long. Held-out clips are looked at first and therefore
+    clips of similar spectra are compared, since waveforms are long. Held-out clips are looked at first and therefore
     stay, so that nothing that is judged was trained on.
     """
     if not clips.records:
         return
     ordered = sorted(range(len(clips.records)), key=lambda i: (clips.records[i].split == "train", i))
     load = lru_cache(maxsize=WAVEFORMS_KEPT)(lambda i: _waveform(clips.records[i], clip_seconds))
-    envelopes = pad_frames([envelope(load(i)) for i in range(len(clips.records))])  # (N, F, T)
-    similar = (correlations(envelopes, envelopes) >= SIMILAR_ENVELOPES).numpy()  # (N, N)
+    spectra = torch.stack([mean_spectrum(load(i)) for i in range(len(clips.records))])  # (N, F)
+    similar = (spectra @ spectra.T >= SIMILAR_SPECTRA).numpy()  # (N, N)
     kept: list[int] = []
     for i in ordered:
         found = ((j, waveform_correlation(load(i), load(j))) for j in kept if similar[i, j])
@@ -220,10 +219,10 @@ def waveform_correlation(first: Tensor, second: Tensor) -> float:
     return float(torch.fft.irfft(spectra[0] * spectra[1].conj(), length).abs().max())
 
 
-def pad_frames(envelopes: list[Tensor]) -> Tensor:
-    """Stack envelopes (F, T_i) of different lengths, padded with zeros, which correlate with nothing: (N, F, T)."""
-    frames = max(each.shape[1] for each in envelopes)
-    return torch.stack([torch.nn.functional.pad(each, (0, frames - each.shape[1])) for each in envelopes])
+def mean_spectrum(waveform: Tensor) -> Tensor:
+    """Compute the mean mel spectrum (F,) of a waveform (S,), with norm 1; silence does not change it."""
+    power = LogMel()(waveform[None])[0].exp().square().mean(dim=1)  # (F,)
+    return power.sqrt() / power.sum().sqrt()
 
 
 def check_enough(clips: Clips, folder: Path, num_files: int) -> None:

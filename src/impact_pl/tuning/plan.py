@@ -18,6 +18,7 @@ FEWEST_STEPS, MOST_STEPS = 200, 20_000
 LEARNING_RATE = 3e-4  # for a model of width 256 and 100 clips or more
 REFERENCE_DIM, REFERENCE_CLIPS = 256, 100
 LOWEST_FACTOR = 0.3
+LORA_FACTOR = 5.0
 NUM_VALIDATIONS = 20
 PATIENCE = 5  # validations without a lower loss
 TIMED_STEPS = 3
@@ -50,7 +51,13 @@ class Plan:
 
 
 def make_plan(
-    num_clips: int, dim: int, seconds_per_step: float, seconds: float, replay_share: float, steps: int | None = None
+    num_clips: int,
+    dim: int,
+    seconds_per_step: float,
+    seconds: float,
+    replay_share: float,
+    steps: int | None = None,
+    lora: bool = False,
 ) -> Plan:
     """Derive the number of steps and the learning rate.
 
@@ -64,12 +71,13 @@ def make_plan(
         seconds: Time for the training.
         replay_share: Fraction of a batch that is not own clips.
         steps: Overrides the derived number.
+        lora: Train adapters, which need a higher learning rate.
     """
     own = BATCH_SIZE * (1 - replay_share)
     wanted = min(max(FEWEST_STEPS, math.ceil(PASSES * num_clips / own)), MOST_STEPS)
     affordable = max(1, int(seconds / seconds_per_step))
     few = max(LOWEST_FACTOR, min(1.0, math.sqrt(num_clips / REFERENCE_CLIPS)))
-    lr = LEARNING_RATE * min(1.0, REFERENCE_DIM / dim) * few
+    lr = LEARNING_RATE * min(1.0, REFERENCE_DIM / dim) * few * (LORA_FACTOR if lora else 1.0)
     return Plan(steps or min(wanted, affordable), float(f"{lr:.2g}"), round(seconds_per_step, 4), replay_share)
 
 

@@ -15,13 +15,14 @@ therefore continues, and ends with what an uninterrupted one ends with:
 """
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from impact_pl.config import DataConfig, OptimConfig, PrecomputeConfig, TrainConfig, TrainerConfig
+from impact_pl.config import DataConfig, LoraConfig, OptimConfig, PrecomputeConfig, TrainConfig, TrainerConfig
 from impact_pl.data.manifest import write_manifest
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
@@ -32,7 +33,7 @@ from impact_pl.models.spec import BUILTIN, find_model
 from impact_pl.partial import create_whole, write_whole
 from impact_pl.precision import find_device
 from impact_pl.precompute.precompute import Precomputer, load_models
-from impact_pl.training.best import KeepBest
+from impact_pl.training.best import ADAPTER, KeepBest
 from impact_pl.training.checkpoint import save_model
 from impact_pl.training.fit import train
 from impact_pl.tuning.card import write_card
@@ -62,6 +63,7 @@ class TuneRequest:
     minutes: float = 45.0
     steps: int | None = None  # None: by the amount of data
     replay: str = OWN_REPLAY  # against forgetting: model (its own sounds), none, or a folder of shards with train/
+    lora: int = 0  # rank of adapters; 0: train all weights
     licence: str = ""  # of clips without one of their own
     device: str = "auto"
     seed: int = 0
@@ -97,12 +99,13 @@ def tune(request: TuneRequest, say: Say, commands: str = "") -> TuneResult:
     if source.spec.text_encoder is None:
         raise UserError(f"--from {request.source}: a model of stage 1, which takes no captions: train stage text first")
     known = known_captions(request.source) if request.replay == OWN_REPLAY else []
-    claim(request)
     out = request.out
+    if (out / "tune.json").is_file():
+        claim(request)
     device = find_device(request.device)
     clip_seconds = source.spec.num_frames * source.spec.codec["samples_per_latent"] / source.spec.codec["sample_rate"]
     say(f"1/5 clips of {request.folder}, cut at silences, cleaned, and split by source")
-    clips = note(out / "clips.json", Clips, lambda: _write_clips(request, out, clip_seconds))
+    clips = _clips(request, clip_seconds)
     say(f"    {describe_clips(clips)}; what was left out is listed in {out / 'clips.json'}")
     say("2/5 latents and text features, and sounds of the starting model against forgetting")
     _encode(request, source, out, clip_seconds, device)
@@ -113,7 +116,9 @@ def tune(request: TuneRequest, say: Say, commands: str = "") -> TuneResult:
         per_step = time_step(source, source.spec.num_frames, device)
         left = 60 * request.minutes - (time.monotonic() - begun) - PAGE_SECONDS
         own = len(LatentDataset(out / "latents" / "train"))
-        return make_plan(own, source.spec.model.dim, per_step, max(60.0, left), shares, request.steps)
+        return make_plan(
+            own, source.spec.model.dim, per_step, max(60.0, left), shares, request.steps, bool(request.lora)
+        )
 
     plan = note(out / "plan.json", Plan, decide)
     say(
@@ -125,6 +130,9 @@ def tune(request: TuneRequest, say: Say, commands: str = "") -> TuneResult:
     if result.exit_code or not (best / "config.json").is_file():
         return TuneResult(out / "model", None, result.exit_code)
     save_model(Impact.from_pretrained(best), out / "model")
+    if request.lora:
+        shutil.copytree(best / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
+        say(f"    the adapter alone is in {out / ADAPTER}: impact generate --adapter {out / ADAPTER} --strength 0.7")
     facts = {
         "Starting model": request.source,
         "Clips": describe_clips(clips),
@@ -202,11 +210,16 @@ def _own(clips: Clips) -> list[str]:
     return [record.caption for record in clips.records if record.caption]
 
 
-def _write_clips(request: TuneRequest, out: Path, clip_seconds: float) -> Clips:
-    captions = Path(request.captions) if request.captions else None
+def _clips(request: TuneRequest, clip_seconds: float) -> Clips:
+    """Read the clips of an earlier call, or prepare them. A folder that cannot be used leaves nothing behind."""
+    out, captions = request.out, Path(request.captions) if request.captions else None
+    path = out / "clips.json"
+    if path.is_file():
+        return read_json(path, Clips, remedy=f"delete {out} to begin again")
     clips = prepare_clips(Path(request.folder), captions, clip_seconds, request.licence)
+    claim(request)
     write_manifest(out / "manifest.jsonl", clips.records)
-    return clips
+    return note(path, Clips, lambda: clips)
 
 
 def _encode(request: TuneRequest, source: Impact, out: Path, clip_seconds: float, device: str) -> None:
@@ -257,6 +270,7 @@ def train_config(request: TuneRequest, source: Impact, plan: Plan, replay: Path 
             validate_every_steps=plan.validate_every,
             checkpoint_every_steps=plan.validate_every,
         ),
+        lora=LoraConfig(rank=request.lora, alpha=2.0 * request.lora or 1.0),
         optim=OptimConfig(lr=plan.lr, warmup_steps=plan.warmup_steps, decay_steps=plan.decay_steps, ema_decay=0.999),
         decoding=decoding,
         logger={"csv": {}},

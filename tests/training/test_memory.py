@@ -12,18 +12,19 @@ from impact_pl.training.memory import estimate_memory
 
 SHAPE = ModelConfig(dim=384, depth=6, num_heads=6, head_width=512, head_depth=3, dropout=0.0, patch_size=2)
 STEP = """
-import json, resource, sys, copy
+import copy, resource, sys
 import torch
 from impact_pl.config import OptimConfig
 from impact_pl.models.impact import Impact
-from impact_pl.training.checkpoint import spec_from_plain
+from impact_pl.files import parse_json
+from impact_pl.models.spec import ImpactSpec
 from impact_pl.training.optim import build_optimizer
 torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-small = Impact(spec_from_plain(json.loads(sys.argv[1])))
+small = Impact(parse_json(sys.argv[1], ImpactSpec, "spec"))
 small.loss(torch.zeros(1, 64, 16, 1), None, torch.Generator()).loss.backward()
 before = peak()
-model = Impact(spec_from_plain(json.loads(sys.argv[1]))).train()
+model = Impact(parse_json(sys.argv[1], ImpactSpec, "spec")).train()
 average = copy.deepcopy(model)
 optimizer = build_optimizer(model, OptimConfig())
 for _ in range(2):

@@ -158,8 +158,8 @@ def test_bad_folders_are_one_line(source, tmp_path, capsys):
     other.write_text("file,caption\nx.wav,a bell\ny.wav,a gong\n")
     assert "none of its 2 files is in" in told(hits, "--captions", other)
     assert "no such file" in told(hits, "--captions", tmp_path / "none.csv")
-    assert "a source" not in told(hits, "--replay", tmp_path / "hits")  # no shards there
-    assert not (tmp_path / "runs" / "mine" / "plan.json").exists()
+    assert "no index of latent shards" in told(hits, "--replay", tmp_path / "hits")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_places_that_cannot_be_written_are_one_line(source, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from impact_pl.audio import SAMPLE_RATE, LogMel, fit_length, load_audio, measure_level, read_samples
+from impact_pl.audio import SAMPLE_RATE, fit_length, load_audio, measure_level, read_samples
 from impact_pl.data.manifest import Record
 from impact_pl.datasets.base import audio_files
 from impact_pl.datasets.folder import collect, read_captions
@@ -21,6 +21,7 @@ from impact_pl.errors import UserError
 from impact_pl.files import STRICT
 from impact_pl.precompute.segments import SHORTEST_SECONDS, Reject, record_seconds
 from impact_pl.progress import progress
+from impact_pl.spectrogram import LogMel
 
 VALID_SHARE = 0.15  # of the sources, held out
 FEWEST_CLIPS = 5  # below this there is nothing to learn from, nor to hold out

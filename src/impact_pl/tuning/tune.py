@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from impact_pl.config import DataConfig, LoraConfig, OptimConfig, PrecomputeConfig, TrainConfig, TrainerConfig
+from impact_pl.data.index import ShardIndex
 from impact_pl.data.manifest import write_manifest
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
@@ -155,6 +156,7 @@ def settle(request: TuneRequest) -> TuneRequest:
     if not request.name.strip() or Path(request.name).is_absolute() or ".." in Path(request.name).parts:
         raise UserError(f"--name {request.name}: name a folder inside {request.runs_dir}, such as --name mine")
     if request.replay not in (OWN_REPLAY, NO_REPLAY):
+        ShardIndex.load(Path(request.replay) / "train")  # a mistake is told before anything is done
         request = replace(request, replay=str(Path(request.replay).resolve()))
     if Path(request.source).is_dir():
         request = replace(request, source=str(Path(request.source).resolve()))

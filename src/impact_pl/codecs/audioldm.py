@@ -130,7 +130,7 @@ class AudioLDMCodec(AudioCodec):
         mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
         return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]
 
-    def decoder(self, dtype: torch.dtype) -> Decode:
+    def decoder_in(self, dtype: torch.dtype) -> Decode:
         """Return ``decode``, or for another dtype than float32 a decoder on a copy of the weights in it.
 
         In bf16 it takes 0.5 of the time on a CPU with bf16 instructions.

@@ -12,8 +12,9 @@ import torch
 from impact_pl.config import DecodingConfig
 from impact_pl.inference.engine import Engine, build_engine
 from impact_pl.inference.generate import generate
+from impact_pl.precision import dtype_of
 from lab.benchmark.subject import Subject
-from lab.benchmark.timing import in_turns, median_seconds, seconds_of
+from lab.benchmark.timing import in_turns, seconds_of
 
 MAX_DECODED = 8  # sounds decoded by the codec at once
 
@@ -63,7 +64,7 @@ def measure(
     device = setting.subject.device
     engines = {variant.name: build_engine(setting.subject.model, variant.decoding) for variant in variants}
     configs = {variant.name: variant.with_iterations(sorted(iterations, reverse=True)) for variant in variants}
-    around = time_around(setting)
+    around = time_around(setting, list(dict.fromkeys(variant.decoding.precision for variant in variants)))
     rows = []
     for index in range(max(map(len, configs.values()))):
         here = {name: found[index] for name, found in configs.items() if index < len(found)}
@@ -72,7 +73,7 @@ def measure(
         for variant in (each for each in variants if each.name in here):
             name, config = variant.name, here[variant.name]
             parts = time_parts(setting, config, engines[name]) if index == 0 else {}
-            rows.append(row_of(setting, variant, config, seconds[name], around | parts))
+            rows.append(row_of(setting, variant, config, seconds[name], around[config.precision] | parts))
             size = f"{config.num_iterations} x {config.num_diffusion_steps}, {setting.duration:g} s of sound"
             say(f"{name}, batch {setting.batch}, {size}: {seconds[name]:.4g} s")
     return rows
@@ -123,8 +124,8 @@ def time_parts(setting: Setting, decoding: DecodingConfig, engine: Engine) -> di
     return spent | {"rest": total - sum(spent.values())}
 
 
-def time_around(setting: Setting) -> dict[str, float]:
-    """Time text encoder and codec, if the subject has them, in float32, for all variants.
+def time_around(setting: Setting, precisions: list[str]) -> dict[str, dict[str, float]]:
+    """Time text encoder and codec, if the subject has them, by precision. The text encoder computes in float32.
 
     Times for more than MAX_DECODED sounds are extrapolated from MAX_DECODED.
     """
@@ -134,7 +135,13 @@ def time_around(setting: Setting) -> dict[str, float]:
         calls["text"] = functools.partial(subject.encode_text, sounds)
     if subject.codec is not None:
         latents = subject.latents(sounds, subject.num_frames(setting.duration))
-        calls["codec"] = functools.partial(subject.codec.decode, latents)
+        for precision in precisions:
+            decode = subject.codec.decoder_in(dtype_of(precision, subject.device))
+            calls[precision] = functools.partial(decode, latents, None)
     with torch.no_grad():
-        times = {part: median_seconds(call, setting.repeats, subject.device) for part, call in calls.items()}
-    return {part: seconds * setting.batch / sounds for part, seconds in times.items()}
+        times = in_turns(calls, setting.repeats, subject.device)
+    times = {part: seconds * setting.batch / sounds for part, seconds in times.items()}
+    return {
+        precision: {part: times[key] for part, key in (("text", "text"), ("codec", precision)) if key in times}
+        for precision in precisions
+    }

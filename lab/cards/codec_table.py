@@ -8,6 +8,9 @@ FD-aisfx (with --aisfx) to the real sounds; mean cosine and top-1 agreement of Y
 the log-mel (64 bins) and log-STFT (three resolutions) spectrograms in nepers, floored at -60 dB; CPU seconds of
 decoding per second of sound, all threads together. Networks get both sides dithered at -60 dB. The row "real" compares
 the same number of other real clips with these: the real-vs-real baseline at this N.
+
+With --precision bf16, codecs that decode in it get two more rows: compared with the real sounds as the others, and with
+their own sounds in float32, which is the error of the precision alone.
 """
 
 import argparse
@@ -27,6 +30,8 @@ from impact_pl.codecs.builtin import BuiltinCodec
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.manifest import Record, read_manifest
 from impact_pl.errors import UserError, user_errors
+from impact_pl.precision import PRECISIONS
+from lab.benchmark.subject import random_audioldm
 from lab.cards.reconstruction import ReconstructionJudge
 from lab.markdown import header, row
 
@@ -66,11 +71,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ids", type=expression, default="", help="only records whose id matches this")
     parser.add_argument("--limit", type=options.positive_int, help="at most so many clips, drawn with the seed")
     parser.add_argument("--duration", type=options.seconds, default=10.24, help="clips are cut to so many seconds")
-    parser.add_argument("--codec", nargs="+", default=["builtin"], help="codec names or folders, or LABEL=those")
+    parser.add_argument(
+        "--codec", nargs="+", default=["builtin"], help="codec names or folders, random-audioldm, or LABEL=those"
+    )
     parser.add_argument("--errors", type=float, nargs="+", default=[0, 0.1, 0.2, 0.3], help="in latent std")
     parser.add_argument("--aisfx", type=Path, help="aisfx/models/checkpoint.pth of the PyPI package aisfx 0.1.2")
     parser.add_argument("--seed", type=options.seed, default=0)
     parser.add_argument("--threads", type=options.positive_int, default=2)
+    parser.add_argument("--precision", choices=list(PRECISIONS), default="32-true", help="(default: %(default)s)")
     parser.add_argument("--no-control", action="store_true", help="leave Griffin-Lim out")
     return parser
 
@@ -88,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     torch.set_num_threads(args.threads)
     named = [(label, name or label) for label, _, name in (argument.partition("=") for argument in args.codec)]
-    codecs = {label: load_codec(name) for label, name in named}
+    codecs = {label: find_codec(name) for label, name in named}
     records = [record for path in args.manifest for record in read_manifest(path) if args.ids.search(record.id)]
     real = load(records, args.split, args.limit, args)
     others = load(records, args.floor_split, len(real), args)
@@ -116,6 +124,21 @@ def main(argv: list[str] | None = None) -> None:
             figures = {**judge(sounds), "CPU": speed}
             rate = codec.latent_channels * codec.latent_width * codec.sample_rate / codec.samples_per_latent
             print(row([label, f"{rate:.0f}", f"{error:g}", *(show(figures, name) for name in columns)]), flush=True)
+    for label, codec in codecs.items():
+        decode = codec.decoder_in(PRECISIONS[args.precision])
+        if decode == codec.decode:
+            continue
+        sounds, speed = reconstruct(codec, decode, real, 0.0, args.seed)
+        exact, _ = reconstruct(codec, codec.decode, real, 0.0, args.seed)
+        for against, own in (("", judge), (" against float32", ReconstructionJudge(exact, args.threads, args.aisfx))):
+            figures = {**own(sounds), "CPU": speed}
+            name = f"{label}, {args.precision}{against}"
+            print(row([name, "-", "0", *(show(figures, name) for name in columns)]), flush=True)
+
+
+def find_codec(name: str) -> AudioCodec:
+    """Load a codec; ``random-audioldm`` is AudioLDM's in its published size, with random weights."""
+    return random_audioldm(torch.device("cpu")) if name == "random-audioldm" else load_codec(name)
 
 
 def show(figures: dict[str, float], name: str) -> str:

@@ -114,16 +114,16 @@ def test_decoding_in_bf16_differs_by_rounding_and_leaves_the_weights(codec, fold
     codec = load_codec(f"audioldm:{folder}")
     latents = torch.randn(2, 8, 4, 16, generator=torch.Generator().manual_seed(0))
     exact = codec.decode(latents)
-    assert torch.equal(codec.decode_in(torch.float32)(latents, None), exact)
-    decode = codec.decode_in(torch.bfloat16)
+    assert torch.equal(codec.decoder_in(torch.float32)(latents, None), exact)
+    decode = codec.decoder_in(torch.bfloat16)
     reduced = decode(latents, torch.Generator())
     assert reduced.dtype == torch.float32
     assert reduced.shape == exact.shape
     assert not torch.equal(reduced, exact)
     assert (reduced - exact).abs().mean() < 0.03 * exact.abs().mean()
     assert torch.equal(codec.decode(latents), exact)
-    assert codec.decode_in(torch.bfloat16) is decode
-    assert codec.to("cpu").decode_in(torch.bfloat16) is not decode
+    assert codec.decoder_in(torch.bfloat16) is decode
+    assert codec.to("cpu").decoder_in(torch.bfloat16) is not decode
 
 
 def test_identity_follows_the_vae_alone_and_the_name_finds_it_again(codec, folder, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ class AudioLDMCodec(AudioCodec):
         mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
         return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]
 
-    def decode_in(self, dtype: torch.dtype) -> Decode:
+    def decoder_in(self, dtype: torch.dtype) -> Decode:
         """Return ``decode``, or for another dtype than float32 a decoder on a copy of the weights in it.
 
         In bf16 it takes 0.5 of the time on a CPU with bf16 instructions.
@@ -139,8 +139,11 @@ class AudioLDMCodec(AudioCodec):
             return self.decode
         if dtype not in self._reduced:
             run = reduced_decoder(self.vae, self.vocoder, dtype)
-            hop = self.samples_per_latent
-            self._reduced[dtype] = lambda latents, generator=None: run(latents)[:, : latents.shape[2] * hop]
+
+            def decode(latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
+                return run(latents)[:, : latents.shape[2] * self.samples_per_latent]
+
+            self._reduced[dtype] = decode
         return self._reduced[dtype]
 
     def _apply(self, *args: Any, **kwargs: Any) -> "AudioLDMCodec":
@@ -155,7 +158,8 @@ def reduced_decoder(vae: Any, vocoder: Any, dtype: torch.dtype) -> Callable[[Ten
     Its convolutions are in channels_last, so that oneDNN and cuDNN do not reorder activations between them.
     """
     before = vae.post_quant_conv or nn.Identity()
-    mel_decoder = copy.deepcopy(nn.Sequential(before, vae.decoder)).to(dtype=dtype, memory_format=torch.channels_last)
+    mel_decoder = copy.deepcopy(nn.Sequential(before, vae.decoder)).to(dtype)
+    mel_decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     vocoder = copy.deepcopy(vocoder).to(dtype)
 
     @torch.no_grad()

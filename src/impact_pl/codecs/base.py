@@ -56,7 +56,7 @@ class AudioCodec(nn.Module, ABC):
         fixed seed is used, so that the same latents give the same waveform.
         """
 
-    def decode_in(self, dtype: torch.dtype) -> Decode:
+    def decoder_in(self, dtype: torch.dtype) -> Decode:
         """Return a function like ``decode`` that may compute in ``dtype``; by default ``decode`` itself, in float32."""
         return self.decode
 

@@ -191,7 +191,7 @@ class ImpactPipeline:
                 engine=self._prepared(decoding),
                 negative=self._negative(negative_caption, len(texts)),
             )  # (B, C, H, W), raw
-            decode = self.codec.decode_in(dtype_of(decoding.precision, self.device))
+            decode = self.codec.decoder_in(dtype_of(decoding.precision, self.device))
             waveforms = decode(latents, clip_generators(seeds, texts, "codec"))[:, :num_samples]
         return GeneratedAudio(within_full_scale(waveforms).cpu(), self.sample_rate, tuple(texts), tuple(seeds))
 

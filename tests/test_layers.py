@@ -19,7 +19,7 @@ FLOORS = [  # from the ground up; the modules of the ground floor may import eac
     "data models",
     "datasets precompute inference",
     "training evaluation",
-    "tuning",
+    "tuning serving",
     "cli",
     "__main__",
 ]
@@ -29,6 +29,7 @@ ONLY_IN = {  # third-party package -> the rooms and modules that may import it
     "hydra": ["impact_pl.cli"],
     "omegaconf": ["impact_pl.cli"],
     "deepspeed": ["impact_pl.training.deepspeed"],
+    "gradio": ["impact_pl.serving.app"],
     "lightning": ["impact_pl.training", "impact_pl.data.datamodule"],
 }
 

@@ -15,6 +15,7 @@ from impact_pl.errors import USER_ERROR, flush_output
 COMMANDS = {
     "generate": "make sounds from captions",
     "edit": "replace parts of a recording, extend, vary or loop it",
+    "serve": "make and edit sounds on a page in the browser",
     "info": "describe a model folder",
     "data": "turn a data set's files into a manifest",
     "precompute": "encode a manifest's sounds into shards of latents",

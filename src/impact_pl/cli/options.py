@@ -29,6 +29,14 @@ def seed(text: str) -> int:
     return value
 
 
+def port(text: str) -> int:
+    """Parse a TCP port."""
+    value = _number(int, text, "a whole number")
+    if not 1 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port is from 1 to 65535")
+    return value
+
+
 def seconds(text: str) -> float:
     """Parse a duration above 0."""
     value = _number(float, text, "a number of seconds")

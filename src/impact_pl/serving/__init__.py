@@ -1,0 +1,1 @@
+"""A page in the browser: make sounds from captions, and edit them."""

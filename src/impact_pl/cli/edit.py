@@ -52,9 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seam", type=options.seconds, default=1.0, help="seconds around the joint of --loop (default: %(default)g)")
     add("--negative", metavar="CAPTION", help="what guidance leads away from (default: no particular sound)")
     add("--seed", type=options.seed, default=0, help="default: %(default)s")
-    add(
-        "--fade", type=float, default=20.0, metavar="MS", help="cross-fades around what is drawn (default: %(default)g)"
-    )
+    add("--fade", type=float, default=20.0, metavar="MS", help="cross-fades around it, in milliseconds (default: 20)")
     add("--keep-level", action="store_true", help="do not match the level of what is drawn to what is next to it")
     add("--page", type=Path, metavar="HTML", help="write the sound before and after as one page")
     add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")

@@ -129,7 +129,12 @@ def main(argv: list[str] | None = None) -> None:
         from impact_pl.cli.timeline import generate_timeline
 
         generate_timeline(args, shlex.join(["impact", "generate", *argv]))
-        return
+    else:
+        generate_all(args, shlex.join(["impact", "generate", *argv]))
+
+
+def generate_all(args: argparse.Namespace, command: str) -> None:
+    """Generate a sound per caption and seed, except for those that an earlier call has finished."""
     from impact_pl.cli.jobs import is_finished, make_writable, plan_jobs, read_finished, settings_of
     from impact_pl.precision import find_device
 
@@ -145,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.spectrogram:
         draw_spectrograms(jobs)
     if args.page is not None:
-        write_page(args, jobs, shlex.join(["impact", "generate", *argv]))
+        write_page(args, jobs, command)
     summarise(args, jobs, len(todo))
 
 

@@ -56,6 +56,15 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keep-level", action="store_true", help="do not match the level of what is drawn to what is next to it")
     add("--page", type=Path, metavar="HTML", help="write the sound before and after as one page")
     add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")
+    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
+    add(
+        "--strength",
+        action="append",
+        default=[],
+        type=float,
+        metavar="X",
+        help="of each adapter, in their order (default: 1)",
+    )
     add("--codec", help="name or folder of the codec (default: as stored in the model)")
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
     add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
@@ -137,12 +146,10 @@ def check_out(source: Path, out: Path) -> None:
 
 def edit(args: argparse.Namespace, regions: list[tuple[float, float, str]], given: dict[str, Any]) -> EditedAudio:
     """Load the model and do what was asked for."""
-    from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.cli.jobs import load_pipeline
     from impact_pl.progress import progress
 
-    pipeline = ImpactPipeline.from_pretrained(
-        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
-    )
+    pipeline = load_pipeline(args)
     with progress("editing", unit="iterations") as bar:
         given["progress"] = bar.show
         if regions:

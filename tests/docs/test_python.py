@@ -29,3 +29,19 @@ def test_sounds_and_latents(tmp_path, monkeypatch):
     names: dict = {}
     exec(block_with("docs/generation.md", "pipeline.encode"), names)
     assert names["waveforms"].shape == (1, 16_000)
+
+
+def test_shaping_a_sound(tmp_path, monkeypatch):
+    """The guide's calls in order, with fewer steps."""
+    monkeypatch.chdir(tmp_path)
+    block = block_with("docs/editing.md", "pipeline.extend")
+    block = block.replace("from_pretrained()", "from_pretrained(); quick(pipeline)")
+
+    def quick(pipeline):
+        pipeline.model.spec.decoding.update(num_iterations=2, num_diffusion_steps=3)
+
+    names: dict = {"quick": quick}
+    exec(block, names)
+    assert names["loop"].duration == 3
+    assert names["longer"].duration == 6
+    assert names["chunk"].sample_rate == 16_000

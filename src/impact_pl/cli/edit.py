@@ -52,12 +52,19 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seam", type=options.seconds, default=1.0, help="seconds around the joint of --loop (default: %(default)g)")
     add("--negative", metavar="CAPTION", help="what guidance leads away from (default: no particular sound)")
     add("--seed", type=options.seed, default=0, help="default: %(default)s")
-    add(
-        "--fade", type=float, default=20.0, metavar="MS", help="cross-fades around what is drawn (default: %(default)g)"
-    )
+    add("--fade", type=float, default=20.0, metavar="MS", help="cross-fades around it, in milliseconds (default: 20)")
     add("--keep-level", action="store_true", help="do not match the level of what is drawn to what is next to it")
     add("--page", type=Path, metavar="HTML", help="write the sound before and after as one page")
     add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")
+    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
+    add(
+        "--strength",
+        action="append",
+        default=[],
+        type=float,
+        metavar="X",
+        help="of each adapter, in their order (default: 1)",
+    )
     add("--codec", help="name or folder of the codec (default: as stored in the model)")
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
     add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
@@ -139,12 +146,10 @@ def check_out(source: Path, out: Path) -> None:
 
 def edit(args: argparse.Namespace, regions: list[tuple[float, float, str]], given: dict[str, Any]) -> EditedAudio:
     """Load the model and do what was asked for."""
-    from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.cli.jobs import load_pipeline
     from impact_pl.progress import progress
 
-    pipeline = ImpactPipeline.from_pretrained(
-        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
-    )
+    pipeline = load_pipeline(args)
     with progress("editing", unit="iterations") as bar:
         given["progress"] = bar.show
         if regions:

@@ -129,7 +129,12 @@ def main(argv: list[str] | None = None) -> None:
         from impact_pl.cli.timeline import generate_timeline
 
         generate_timeline(args, shlex.join(["impact", "generate", *argv]))
-        return
+    else:
+        generate_all(args, shlex.join(["impact", "generate", *argv]))
+
+
+def generate_all(args: argparse.Namespace, command: str) -> None:
+    """Generate a sound per caption and seed, except for those that an earlier call has finished."""
     from impact_pl.cli.jobs import is_finished, make_writable, plan_jobs, read_finished, settings_of
     from impact_pl.precision import find_device
 
@@ -145,23 +150,17 @@ def main(argv: list[str] | None = None) -> None:
     if args.spectrogram:
         draw_spectrograms(jobs)
     if args.page is not None:
-        write_page(args, jobs, shlex.join(["impact", "generate", *argv]))
+        write_page(args, jobs, command)
     summarise(args, jobs, len(todo))
 
 
 def generate(args: argparse.Namespace, todo: list[Job], settings: dict) -> None:
     """Generate the sounds that are not finished, batch by batch."""
     from impact_pl.audio import save_audio
-    from impact_pl.cli.jobs import decoding_of, remember, strengths_of
-    from impact_pl.inference.pipeline import ImpactPipeline
-    from impact_pl.models.adapters import apply_adapter
+    from impact_pl.cli.jobs import decoding_of, load_pipeline, remember
     from impact_pl.progress import progress
 
-    pipeline = ImpactPipeline.from_pretrained(
-        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
-    )
-    for folder, strength in zip(args.adapter, strengths_of(args), strict=True):
-        apply_adapter(pipeline.model, folder, strength)
+    pipeline = load_pipeline(args)
     decoding = decoding_of(args)
     batches = [todo[start : start + args.batch_size] for start in range(0, len(todo), args.batch_size)]
     name, unit = f"generating {len(todo)} sound(s)", f"iterations ({decoding.num_iterations} per sound)"

@@ -1,5 +1,7 @@
 """Plan `impact generate`: captions with their files and seeds, and which of them are finished."""
 
+from __future__ import annotations
+
 import argparse
 import json
 import os
@@ -7,6 +9,7 @@ import re
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from impact_pl import assets
 from impact_pl.audio import FORMATS, SUFFIXES
@@ -17,6 +20,9 @@ from impact_pl.errors import UserError
 from impact_pl.files import read_lines
 from impact_pl.identity import files_sha256
 from impact_pl.models.spec import BUILTIN, FILES, find_model, read_spec, read_weights_sha256
+
+if TYPE_CHECKING:
+    from impact_pl.inference.pipeline import ImpactPipeline
 
 CAPTIONS = Path(assets.__file__).with_name("captions.txt")  # 20 captions, --captions-file builtin
 LONGEST_NAME = 120  # bytes of a caption in a file name; file systems allow 255, including suffixes
@@ -150,6 +156,19 @@ def strengths_of(args: argparse.Namespace) -> list[float]:
             f"{len(args.adapter)} --adapter and {len(args.strength)} --strength: give one per adapter, or none"
         )
     return args.strength or [1.0] * len(args.adapter)
+
+
+def load_pipeline(args: argparse.Namespace) -> ImpactPipeline:
+    """Load the model that the options name, with its adapters."""
+    from impact_pl.inference.pipeline import ImpactPipeline
+    from impact_pl.models.adapters import apply_adapter
+
+    pipeline = ImpactPipeline.from_pretrained(
+        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
+    )
+    for folder, strength in zip(args.adapter, strengths_of(args), strict=True):
+        apply_adapter(pipeline.model, folder, strength)
+    return pipeline
 
 
 def entry_of(job: Job, settings: dict) -> dict:

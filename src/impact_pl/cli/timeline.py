@@ -5,10 +5,9 @@ from pathlib import Path
 
 from impact_pl.audio import FORMATS
 from impact_pl.cli.facts import model_facts
-from impact_pl.cli.jobs import decoding_of, make_writable
+from impact_pl.cli.jobs import decoding_of, load_pipeline, make_writable
 from impact_pl.errors import UserError
 from impact_pl.files import read_lines
-from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.inference.stream import check_timeline
 from impact_pl.inference.writer import AudioWriter
 from impact_pl.models.spec import find_model
@@ -30,8 +29,8 @@ def generate_timeline(args: argparse.Namespace, command: str) -> None:
     for path in (out, args.page):
         if path is not None:
             make_writable(path)
-    device = find_device(args.device)
-    pipeline = ImpactPipeline.from_pretrained(args.model, device, args.codec, args.text_encoder, args.allow_hub)
+    args.device = find_device(args.device)
+    pipeline = load_pipeline(args)
     with (
         progress("generating", unit="frames") as bar,
         AudioWriter(out, pipeline.sample_rate) as file,
@@ -49,7 +48,7 @@ def generate_timeline(args: argparse.Namespace, command: str) -> None:
         write_page(args, out, timeline, command)
     print(
         f"{out}: {args.duration:.2f} s at {pipeline.sample_rate} Hz, {len(timeline)} captions, seed {args.seed}, model "
-        f"{args.model}, preset {args.preset}, on {device}"
+        f"{args.model}, preset {args.preset}, on {args.device}"
     )
 
 

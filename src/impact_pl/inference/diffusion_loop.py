@@ -46,7 +46,7 @@ class DiffusionLoop:
             _fast(layer, dtype) for layer in (head.cond_proj, head.input_proj, head.final_proj)
         )
         blocks = cast("list[AdaLNBlock]", list(head.blocks))
-        self.blocks = [(_fast(block.fc1, dtype), _fast(block.fc2, dtype)) for block in blocks]
+        self.blocks = [(_fast(block.fc1, dtype, "silu"), _fast(block.fc2, dtype)) for block in blocks]
         folded = [_fold(block.modulation, block.norm) for block in blocks]
         folded += [_fold(head.final_modulation, head.final_norm)]
         weights, biases = zip(*folded, strict=True)
@@ -109,7 +109,7 @@ class DiffusionLoop:
         h = self.input_proj(x)  # (R, V); (G, R, V) from the first block on
         for fc1, fc2 in self.blocks:
             shift, scale, gate = next(modulations), next(modulations), next(modulations)
-            h = torch.addcmul(h, gate, fc2(F.silu(fc1(self._modulate(h, shift, scale)))))
+            h = torch.addcmul(h, gate, fc2(fc1(self._modulate(h, shift, scale))))
         output, variance = self.final_proj(self._modulate(h, *modulations)).float().chunk(2, dim=-1)  # (G, R, P)
         guided = output[0] if len(output) == 1 else torch.lerp(output[1], output[0], guidance_scale)
         return guided, variance[0]
@@ -118,8 +118,8 @@ class DiffusionLoop:
         return torch.addcmul(shift, F.layer_norm(h, (self.width,), eps=LAYER_NORM_EPS), scale)
 
 
-def _fast(layer: nn.Linear, dtype: torch.dtype) -> FastLinear:
-    return FastLinear(layer.weight, layer.bias, dtype)
+def _fast(layer: nn.Linear, dtype: torch.dtype, activation: str = "none") -> FastLinear:
+    return FastLinear(layer.weight, layer.bias, dtype, activation)
 
 
 def in_buckets(

@@ -80,11 +80,12 @@ class Mlp(nn.Module):
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
+        self.activation: nn.Module = nn.GELU()
         self.dropout = QuickDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the MLP: (B, S, D) -> (B, S, D)."""
-        return self.dropout(self.fc2(self.dropout(F.gelu(self.fc1(x)))))
+        return self.dropout(self.fc2(self.dropout(self.activation(self.fc1(x)))))
 
 
 class Block(nn.Module):

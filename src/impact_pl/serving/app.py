@@ -80,7 +80,7 @@ class Page:
             self.session = gr.State(Session(), time_to_live=SESSION_SECONDS, delete_callback=Session.close)
             self.files = gr.File(file_count="multiple", visible=False, label="sounds")
             self.details = gr.JSON(visible=False, label="details")
-            gr.HTML(self._header())
+            gr.HTML(self._header(), padding=False)
             self._add_generation()
             self._add_sounds()
             self._add_editing()
@@ -98,17 +98,18 @@ class Page:
 
     def _add_generation(self) -> None:
         longest = int(self.studio.pipeline.max_duration * 100 + 1e-6) / 100
-        gr.HTML("<h2>Make a sound</h2>")
+        gr.HTML("<h2>Make a sound</h2>", padding=False)
         self.caption = gr.Textbox(
             label="Caption", placeholder="a dog barks", max_length=self.limits.caption, elem_id="caption"
         )
         with gr.Row():
             self.seconds = gr.Slider(0.1, longest, longest, step=0.01, label="Seconds", elem_id="seconds")
             self.variations = gr.Slider(1, self.limits.variations, 2, step=1, label="Variations")
-        with gr.Row(equal_height=True):
+        with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100)
             self.preset = gr.Radio(list(PRESETS), value="exact", label="Preset", min_width=160)
-            self.other_seed = gr.Button("Another seed", min_width=100)
+        with gr.Row():
+            self.other_seed = gr.Button("Another seed", min_width=140, scale=0)
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=160)
 
     def _add_sounds(self) -> None:
@@ -116,7 +117,7 @@ class Page:
             self.slots = [Slot("Edit this sound", f"sound-{number}") for number in range(self.limits.variations)]
 
     def _add_editing(self) -> None:
-        gr.HTML("<h2>Edit a sound</h2>")
+        gr.HTML("<h2>Edit a sound</h2>", padding=False)
         self.source = gr.Audio(sources=["upload"], type="filepath", label="Sound to edit", elem_id="source")
         self.picture = gr.Image(
             label="Click to move the nearer edge of the region", interactive=False, buttons=[], visible=False,
@@ -149,7 +150,10 @@ class Page:
         self.edited = Slot("Edit this sound further", "edited")
 
     def _add_history(self) -> None:
-        gr.HTML(f"<h2>History</h2><p>The last {self.limits.history} sounds of this session. Choose one to edit it.</p>")
+        gr.HTML(
+            f"<h2>History</h2><p>The last {self.limits.history} sounds of this session. Choose one to edit it.</p>",
+            padding=False,
+        )
         self.history = gr.Radio([], show_label=False, elem_id="history", container=False)
 
     def _connect(self) -> None:
@@ -245,7 +249,7 @@ class Slot:
 
     def __init__(self, action: str, name: str) -> None:
         with gr.Column(visible=False, min_width=260, elem_id=name) as self.column:
-            self.audio = gr.Audio(interactive=False, type="filepath", buttons=["download"], label="Sound")
+            self.audio = gr.Audio(interactive=False, type="filepath", buttons=["download"], show_label=False)
             self.note = gr.HTML()
             self.edit = gr.Button(action, size="sm")
 

@@ -45,17 +45,9 @@ class Training:
         self.folder, self.steps = runs / name, steps
         trainer = "cpu" if strategy == "auto" else strategy
         self.command = [
-            *(
-                sys.executable,
-                *LAUNCHERS[launcher],
-                "-m",
-                "impact_pl",
-                "train",
-                "experiment=text",
-                "model=tiny",
-                f"trainer={trainer}",
-            ),
-            *(f"runs_dir={runs}", f"name={name}"),
+            *(sys.executable, *LAUNCHERS[launcher], "-m", "impact_pl", "train"),
+            *("experiment=text", "model=tiny", f"trainer={trainer}", "trainer.accelerator=cpu"),
+            *("trainer.precision=32-true", "init_from=", f"runs_dir={runs}", f"name={name}"),
             *(f"data.path={latents}", "data.batch_size=4", "data.num_workers=0", "optim.ema_decay=0.9"),
             *("model.dropout=0.1", "trainer.log_every_steps=1", "trainer.sample_every_steps=0"),
             *(f"trainer.max_steps={steps}", f"trainer.validate_every_steps={VALIDATE}"),

@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 Count = Annotated[int, Ge(1), Le(4096)]
 Size = Annotated[int, Ge(1), Le(1 << 16)]
 Length = Annotated[int, Ge(1), Le(1 << 24)]
+Kernel = Annotated[int, Ge(0), Le(4095)]
 Depth = Annotated[int, Ge(1), Le(512)]
 Factor = Annotated[float, Gt(0), Le(64)]
 Share = Annotated[float, Ge(0), Lt(1)]
@@ -49,7 +50,7 @@ class ModelConfig:
     attention_dropout: Share = 0.0  # MAR: 0.1; a value above 0 disables SDPA's fused kernels on CPUs
     patch_size: Count = 1  # p: latents (C, H, W) -> H/p * W/q patches of C*p*q numbers, q = min(p, W)
     max_patches: Length = 256
-    local_kernel: int = 0  # size of a depthwise convolution over patches (for short runs); 0: none, as in MAR
+    local_kernel: Kernel = 0  # size of a depthwise convolution over patches (for short runs); 0: none, as in MAR
     text_padding: int = -1  # learned positions attended to in addition to a caption's; -1: all (docs/recipes.md)
     pooled_text: bool = False  # add the mean of a caption's token states, projected, to every text position
     head: str = "diffusion"  # diffusion (the paper's) | attention | mse | discrete | consistency (models/heads)

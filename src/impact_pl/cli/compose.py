@@ -129,7 +129,7 @@ def parse_value(kind: Any, key: str, text: str) -> Any:
 def _check_choices(group: str, value: str) -> None:
     known = read_choices(group)
     for choice in value.strip("[]").split(","):
-        if choice not in (*known, "null"):
+        if choice not in known:
             near = difflib.get_close_matches(choice, known, n=1)
             suggestion = f"did you mean {group}={near[0]}? " if near else ""
             raise UserError(

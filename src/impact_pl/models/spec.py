@@ -154,6 +154,7 @@ def check_size(spec: ImpactSpec, where: str, weights: str, num_bytes: int, remed
         "depth and dim": 2 * model.depth * model.dim**2 * (4 + 2 * model.mlp_ratio),
         "max_patches and dim": model.max_patches * model.dim,
         "patch_size and dim": patch_dim * model.dim,
+        "local_kernel and dim": model.local_kernel * model.dim,
         "head_depth and head_width": model.head_depth * model.head_width**2 if model.head in SIZED_HEADS else 0,
         "codebooks": model.num_codebooks * model.codebook_size * patch_dim if model.head == "discrete" else 0,
         "text_features": model.dim * sum(length + size for length, size in spec.text_features.values()),

@@ -110,7 +110,8 @@ def open_checkpoint(path: Path, kind: str = "spec") -> StoredCheckpoint:
     """Open a checkpoint as :func:`read_checkpoint` does, but read large tensors lazily."""
     stored = StoredCheckpoint(path)
     content = stored.content
-    if not isinstance(content, dict) or kind not in (content.get("hyper_parameters") or ()):
+    hyperparameters = content.get("hyper_parameters") if isinstance(content, dict) else None
+    if not isinstance(hyperparameters, dict) or kind not in hyperparameters:
         what = "model specification" if kind == "spec" else kind
         raise UserError(f"{path} is not a checkpoint of impact train: it has no {what}")
     check_value(content, Notes, str(path), REMEDY)

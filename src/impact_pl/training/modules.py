@@ -192,9 +192,8 @@ class ImpactTraining(LightningModule):
             raise UserError(explain_non_finite(self.global_step, norm, self._losses, self.config.optim))
         self.skipped_steps += 1
         optimizer.zero_grad(set_to_none=True)
-        logger.warning(
-            "step %d left out (%d of %d): gradient norm %s", self.global_step, self.skipped_steps, allowed, norm
-        )
+        what = describe_non_finite(norm, self._losses)
+        logger.warning("step %d left out (%d of %d): %s", self.global_step, self.skipped_steps, allowed, what)
         self.log("skipped_steps", float(self.skipped_steps))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -257,6 +256,15 @@ class TextConditionalTraining(ImpactTraining):
         return batch["text"]
 
 
+def describe_non_finite(gradient_norm: float, losses: list[tuple[Tensor, list[str]]]) -> str:
+    """Name the clips of this rank's micro-batches whose loss is not finite, or all of them if only the gradient is."""
+    bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
+    if bad:
+        return "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
+    clips = ", ".join(key for _, keys in losses for key in keys)
+    return f"finite loss but gradient norm {gradient_norm} (this rank's batch: {clips})"
+
+
 def explain_non_finite(
     step: int, gradient_norm: float, losses: list[tuple[Tensor, list[str]]], config: OptimConfig
 ) -> str:
@@ -268,14 +276,9 @@ def explain_non_finite(
         losses: Losses of this rank's micro-batches, with the keys of their clips.
         config: Source of the learning rate and clipping named in the message.
     """
-    bad = [(float(loss), keys) for loss, keys in losses if not torch.isfinite(loss)]
-    if bad:
-        what = "; ".join(f"loss {loss} on the batch {', '.join(keys)}" for loss, keys in bad)
-    else:
-        clips = ", ".join(key for _, keys in losses for key in keys)
-        what = f"finite loss but gradient norm {gradient_norm} (this rank's batch: {clips})"
     return (
-        f"training stopped at step {step}: {what}. The last checkpoint is from before and is kept. Listen to these "
+        f"training stopped at step {step}: {describe_non_finite(gradient_norm, losses)}. "
+        "The last checkpoint is from before and is kept. Listen to these "
         f"clips; if they are sound, try trainer.precision=32-true, a lower optim.lr (now {config.lr}) or a lower "
         f"optim.gradient_clip (now {config.gradient_clip}); trainer.max_skipped_steps=N leaves out up to N such steps"
     )

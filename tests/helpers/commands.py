@@ -24,4 +24,4 @@ def parse_impact(name: str, *arguments: str) -> None:
         if name == "export":
             export.parse_decoding(parsed.decoding)
         if name == "generate":
-            assert parsed.captions or parsed.captions_file
+            assert parsed.captions or parsed.captions_file or parsed.timeline

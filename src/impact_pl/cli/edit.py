@@ -56,19 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--keep-level", action="store_true", help="do not match the level of what is drawn to what is next to it")
     add("--page", type=Path, metavar="HTML", help="write the sound before and after as one page")
     add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")
-    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
-    add(
-        "--strength",
-        action="append",
-        default=[],
-        type=float,
-        metavar="X",
-        help="of each adapter, in their order (default: 1)",
-    )
-    add("--codec", help="name or folder of the codec (default: as stored in the model)")
-    add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
-    add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
+    options.add_parts(parser)
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets DecodingConfig's)"))
     return parser
 

@@ -87,19 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="sounds per caption, with the seeds SEED, SEED + 1, ...",
     )
     add("--batch-size", type=options.positive_int, default=8, help="sounds generated together (default: %(default)s)")
-    add("--codec", help="name or folder of the codec (default: as stored in the model)")
-    add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
-    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
-    add(
-        "--strength",
-        action="append",
-        default=[],
-        type=float,
-        metavar="X",
-        help="of each adapter, in their order (default: 1)",
-    )
-    add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")
+    options.add_parts(parser)
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets DecodingConfig's)"))
     return parser
 

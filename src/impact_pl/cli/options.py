@@ -90,3 +90,21 @@ class Parser(argparse.ArgumentParser):
 def parser_of(program: str, description: str) -> Parser:
     """Create a parser whose help prints ``description`` verbatim."""
     return Parser(prog=program, description=description)
+
+
+def add_parts(parser: argparse.ArgumentParser) -> None:
+    """Add the options for a model's codec, text encoder and adapters, and for the device."""
+    add = parser.add_argument
+    add("--codec", help="name or folder of the codec (default: as stored in the model)")
+    add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
+    add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
+    add(
+        "--strength",
+        action="append",
+        default=[],
+        type=float,
+        metavar="X",
+        help="of each adapter, in their order (default: 1)",
+    )
+    add("--allow-hub", action="store_true", help="download codec and text encoder if the model names them as hub:ID")
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (the default)")

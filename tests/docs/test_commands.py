@@ -17,6 +17,9 @@ from tests.helpers.documents import PAGES, ROOT, blocks, commands
 from tests.helpers.recordings import write_tiny_model
 
 
+WITH_SUBCOMMANDS = {"lab.benchmark": "lab.benchmark.__main__", "lab.peers": "lab.peers"}  # module -> of its parser
+
+
 def parse_torchrun(*arguments: str) -> None:
     rest = list(arguments)
     while rest[0] != "-m":
@@ -31,8 +34,8 @@ def parse_python(capsys, *arguments: str) -> None:
         assert (ROOT / arguments[0]).is_file()
         return
     module, *options = arguments[1:]
-    if module == "lab.benchmark":
-        importlib.import_module("lab.benchmark.__main__").build_parser().parse_args(options)
+    if module in WITH_SUBCOMMANDS:
+        importlib.import_module(WITH_SUBCOMMANDS[module]).build_parser().parse_args(options)
         return
     if "--" in options:  # what follows is generate's
         cut = options.index("--")

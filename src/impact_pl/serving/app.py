@@ -47,8 +47,8 @@ def build_app(studio: Studio) -> gr.Blocks:
     return Page(studio).app
 
 
-def launch(app: gr.Blocks, studio: Studio, host: str, port: int) -> str:
-    """Serve a page in threads of this process, and return its URL."""
+def launch(app: gr.Blocks, studio: Studio, host: str, port: int | None) -> str:
+    """Serve a page in threads of this process, and return its URL. Without a port, the first free one from 7860."""
     app.queue(max_size=studio.limits.waiting, default_concurrency_limit=1, api_open=False)
     _, url, _ = app.launch(
         server_name=host,
@@ -249,7 +249,10 @@ class Slot:
 
     def __init__(self, action: str, name: str) -> None:
         with gr.Column(visible=False, min_width=260, elem_id=name) as self.column:
-            self.audio = gr.Audio(interactive=False, type="filepath", buttons=["download"], show_label=False)
+            self.audio = gr.Audio(
+                interactive=False, type="filepath", buttons=["download"], show_label=False,
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the browser's own player
+            )  # fmt: skip
             self.note = gr.HTML()
             self.edit = gr.Button(action, size="sm")
 

@@ -16,7 +16,6 @@ from tests.helpers.commands import parse_impact
 from tests.helpers.documents import PAGES, ROOT, blocks, commands
 from tests.helpers.recordings import write_tiny_model
 
-
 WITH_SUBCOMMANDS = {"lab.benchmark": "lab.benchmark.__main__", "lab.peers": "lab.peers"}  # module -> of its parser
 
 

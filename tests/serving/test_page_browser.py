@@ -112,19 +112,20 @@ def test_make_hear_mark_and_replace(browser, tmp_path):
     assert "seed 1" in note
     assert "impact generate '<b>a dog</b> barks' --seed 1 --duration 2 --preset fast" in note
 
-    browser.run("button('sound-0', 'Edit this sound').click()")
+    browser.run("button('sound-1', 'Edit this sound').click()")
     browser.wait("at('picture')?.querySelector('img')?.naturalWidth > 1000", WAIT)
     browser.wait("at('end').querySelector('input').value > 1")  # the middle third of the new sound
     browser.run("type('drawn', 'a rooster crows'); type('start', '0.5', 'number'); type('end', '1.25', 'number')")
     browser.run("new Promise((done) => setTimeout(done, 1000))")
     browser.run("press('replace')")
-    browser.wait("!!sound('edited')?.src", WAIT)
+    browser.wait("!!sound('edited')?.src || !!document.querySelector('.toast-wrap')?.innerText", WAIT)
+    assert not browser.run("document.querySelector('.toast-wrap')?.innerText")
     assert hear(browser, "edited") == pytest.approx(2, abs=0.01)
     assert "replace 0.50 to 1.25 s: a rooster crows" in browser.run("at('edited').textContent")
     browser.wait("at('history').querySelectorAll('label').length === 3")
     assert fits(browser)
     picture(browser, "edited")
-    sources = browser.run("[link('sound-0'), link('edited')]")
+    sources = browser.run("[link('sound-1'), link('edited')]")
     before, after = (fetch(browser, source, tmp_path) for source in sources)
     rate = 16_000
     fade = round(0.02 * rate)

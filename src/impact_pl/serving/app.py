@@ -32,6 +32,7 @@ KINDS = (
 )
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
+.take-sound audio { width: calc(100% - 2rem); }
 .take-note { font-size: .85rem; line-height: 1.4; overflow-wrap: anywhere; }
 .take-note code { font-size: .75rem; white-space: pre-wrap; }
 .warning { color: #b45309; font-weight: 600; }
@@ -109,7 +110,7 @@ class Page:
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100)
             self.preset = gr.Radio(list(PRESETS), value="exact", label="Preset", min_width=160)
         with gr.Row():
-            self.other_seed = gr.Button("Another seed", min_width=140, scale=0)
+            self.other_seed = gr.Button("Another seed", min_width=180, scale=0)
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=160)
 
     def _add_sounds(self) -> None:
@@ -118,7 +119,9 @@ class Page:
 
     def _add_editing(self) -> None:
         gr.HTML("<h2>Edit a sound</h2>", padding=False)
-        self.source = gr.Audio(sources=["upload"], type="filepath", label="Sound to edit", elem_id="source")
+        self.source = gr.Audio(
+            sources=["upload"], type="filepath", buttons=["download"], label="Sound to edit", elem_id="source"
+        )
         self.picture = gr.Image(
             label="Click to move the nearer edge of the region", interactive=False, buttons=[], visible=False,
             elem_id="picture",
@@ -250,7 +253,7 @@ class Slot:
     def __init__(self, action: str, name: str) -> None:
         with gr.Column(visible=False, min_width=260, elem_id=name) as self.column:
             self.audio = gr.Audio(
-                interactive=False, type="filepath", buttons=["download"], show_label=False,
+                interactive=False, type="filepath", buttons=["download"], show_label=False, elem_classes="take-sound",
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),  # the browser's own player
             )  # fmt: skip
             self.note = gr.HTML()
@@ -259,18 +262,13 @@ class Slot:
 
 def describe(take: Take) -> str:
     """Describe a take as HTML: what it is, how to make it again, and what is wrong with it."""
-    settings = {name: value for name, value in take.settings.items() if name != "command"}
-    words = " · ".join(f"{name} {_plain(value)}" for name, value in settings.items())
+    words = " · ".join(f"{name} {take.settings[name]}" for name in ("of", "seed", "preset") if name in take.settings)
     lines = [f"<b>{html.escape(take.title)}</b>", f"{take.seconds:.2f} s · {html.escape(words)}"]
     if take.warning:
         lines.insert(1, f'<span class="warning">This sound is {html.escape(take.warning)}. Try another seed.</span>')
     if "command" in take.settings:
         lines.append(f"<code>{html.escape(take.settings['command'])}</code>")
     return f'<div class="take-note">{"<br>".join(lines)}</div>'
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shown(take: Take | None) -> tuple:

@@ -113,12 +113,13 @@ def main(argv: list[str] | None = None) -> None:
     """Run ``impact generate``."""
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
+    command = shlex.join(["impact", "generate", *argv])
     if args.timeline is not None:
         from impact_pl.cli.timeline import generate_timeline
 
-        generate_timeline(args, shlex.join(["impact", "generate", *argv]))
+        generate_timeline(args, command)
     else:
-        generate_all(args, shlex.join(["impact", "generate", *argv]))
+        generate_all(args, command)
 
 
 def generate_all(args: argparse.Namespace, command: str) -> None:

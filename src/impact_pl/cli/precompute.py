@@ -63,5 +63,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _stop(*_: object) -> None:
+    """Handle SIGTERM: say that finished shards are kept, and exit."""
     print("stopped: finished shards are kept; the same command continues.", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)

@@ -136,15 +136,20 @@ class BuiltinCodec(AudioCodec):
         return torch.logaddexp(2 * mel, 2 * self.floor[:, None]) / 2
 
     def fit_latents(self, waveforms: list[Tensor]) -> None:
-        """Fit the principal components to waveforms, each (S,)."""
+        """Fit the principal components, and the residual's basis, to waveforms, each (S,).
+
+        Raises:
+            UserError: The waveforms have fewer latent frames than a patch has dimensions.
+        """
         dim = self.pca_mean.numel()
         count, total, outer = 0, torch.zeros(dim, dtype=torch.float64), torch.zeros(dim, dim, dtype=torch.float64)
         for waveform in waveforms:
             patches = self.mel_patches(waveform[None])[0].double()  # (H, 4F)
             count, total, outer = count + len(patches), total + patches.sum(0), outer + patches.T @ patches
         if count <= dim:
+            seconds = dim * self.samples_per_latent / self.sample_rate
             raise UserError(
-                f"{count} latent frames are too few to fit {dim} dimensions: give more than {dim / 25:.0f} s"
+                f"{count} latent frames are too few to fit {dim} dimensions: give more than {seconds:.1f} s of audio"
             )
         mean = total / count
         values, vectors = torch.linalg.eigh(outer / count - torch.outer(mean, mean))  # ascending

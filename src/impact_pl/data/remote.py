@@ -65,7 +65,7 @@ def read_url(url: str) -> bytes:
             system, path = _filesystem(url)
             content = system.cat_file(path)
         if not content:
-            raise OSError("nothing came")
+            raise OSError("the response was empty")
         return content
 
     return _attempts(url, read)
@@ -86,7 +86,7 @@ def download(url: str, path: Path, num_bytes: int, sha256: str) -> None:
             system, there = _filesystem(url)
             system.get_file(there, str(path))
         if path.stat().st_size != num_bytes:
-            raise OSError(f"{path.stat().st_size} of {num_bytes} bytes came")
+            raise OSError(f"received {path.stat().st_size} of {num_bytes} bytes")
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while chunk := file.read(CHUNK_BYTES):
@@ -98,8 +98,12 @@ def download(url: str, path: Path, num_bytes: int, sha256: str) -> None:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    """Find the fsspec file system of a URL, and the URL's path in it."""
-    import aiohttp  # here, so that local reading does not import them
+    """Return the fsspec file system of a URL and the path in it.
+
+    Raises:
+        UserError: The scheme is unknown, or its package is not installed.
+    """
+    import aiohttp  # imported here, so that local reading needs neither
     import fsspec
 
     options: dict[str, Any] = {}
@@ -122,6 +126,7 @@ def _run(url: str, output: BinaryIO) -> None:
 
 
 def _attempts(url: str, read: Callable[[], Result]) -> Result:
+    """Call ``read``, retrying with exponential backoff if the transfer fails."""
     from aiohttp import ClientError, ClientResponseError
 
     for attempt in range(1, ATTEMPTS + 1):

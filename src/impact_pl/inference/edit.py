@@ -162,7 +162,7 @@ def draw_window(
     """Encode one window, draw its missing patches, decode them and their surroundings, and put them back."""
     context = recording.read(window.start, window.stop(grid))  # (S, C)
     mono = resample(torch.from_numpy(context.mean(axis=1)).float(), recording.sample_rate, pipeline.sample_rate)
-    mono = fit_length(mono, pipeline.patch_samples * window.num_frames).view(window.num_frames, -1)  # (T, samples)
+    mono = fit_length(mono, pipeline.samples_per_patch * window.num_frames).view(window.num_frames, -1)  # (T, samples)
     kept = ~window.covered(grid, [*window.drawn, *window.later])  # (T,)
     latents = pipeline.fill(
         pipeline.encode(continued(mono, kept).flatten(), pipeline.sample_rate),
@@ -176,11 +176,11 @@ def draw_window(
     )
     first, last = decoded_frames(pipeline, window.covered(grid, window.drawn))
     generator = clip_generators([style.seed], [window.caption], f"codec {number}")
-    latents = latents[:, :, first * pipeline.patch_frames : last * pipeline.patch_frames]
+    latents = latents[:, :, first * pipeline.frames_per_patch : last * pipeline.frames_per_patch]
     sound = pipeline.decode_raw(latents, generator)[0].cpu().view(last - first, -1)  # (T', samples)
     if style.match_level:
         gains = level_gains(mono[first:last], sound, kept[first:last])
-        centres = (np.arange(len(gains)) + 0.5) * pipeline.patch_samples
+        centres = (np.arange(len(gains)) + 0.5) * pipeline.samples_per_patch
         curve = np.interp(np.arange(sound.numel()), centres, gains)
         sound = sound * torch.from_numpy(curve).float().view_as(sound)
     back = resample(sound.flatten(), pipeline.sample_rate, recording.sample_rate).double().numpy()  # (S',)
@@ -192,7 +192,7 @@ def draw_window(
 def decoded_frames(pipeline: "ImpactPipeline", drawn: Tensor) -> Span:
     """Find the frames (of patches) to decode: those drawn, and as many around them as decoding depends on."""
     where = drawn.nonzero().flatten()
-    around = -(-pipeline.codec.decode_context // pipeline.patch_frames)
+    around = -(-pipeline.codec.decode_context // pipeline.frames_per_patch)
     return max(0, int(where[0]) - around), min(len(drawn), int(where[-1]) + 1 + around)
 
 
@@ -239,8 +239,8 @@ def known_of(pipeline: "ImpactPipeline", grid: Grid, window: Window) -> Known:
 
 def grid_of(pipeline: "ImpactPipeline", recording: Recording) -> Grid:
     """Lay the model's grid of patches over a recording."""
-    unit = pipeline.patch_samples * recording.sample_rate / pipeline.sample_rate
-    return Grid(unit, round(pipeline.max_duration * pipeline.sample_rate) // pipeline.patch_samples)
+    unit = pipeline.samples_per_patch * recording.sample_rate / pipeline.sample_rate
+    return Grid(unit, round(pipeline.max_duration * pipeline.sample_rate) // pipeline.samples_per_patch)
 
 
 def result(recording: Recording, spans: Sequence[Span], captions: Sequence[str | None], style: Style) -> EditedAudio:

@@ -113,19 +113,19 @@ class ImpactPipeline:
         return self.codec.sample_rate
 
     @property
-    def patch_frames(self) -> int:
+    def frames_per_patch(self) -> int:
         """Latent frames per patch."""
         return self.model.spec.patch_shape[0]
 
     @property
-    def patch_samples(self) -> int:
-        """Waveform samples per patch in time."""
-        return self.patch_frames * self.codec.samples_per_latent
+    def samples_per_patch(self) -> int:
+        """Waveform samples that a patch spans in time."""
+        return self.frames_per_patch * self.codec.samples_per_latent
 
     @property
     def max_frames(self) -> int:
-        """Frames of patches in ``max_duration``."""
-        return round(self.max_duration * self.sample_rate) // self.patch_samples
+        """Patches along time in ``max_duration``."""
+        return round(self.max_duration * self.sample_rate) // self.samples_per_patch
 
     @property
     def max_duration(self) -> float:

@@ -50,9 +50,9 @@ def draw_latents(
 
     The first window draws all of its frames, later ones half of them; a change of caption ends what a window draws.
     """
-    second = pipeline.sample_rate / pipeline.patch_samples  # in frames of patches
+    second = pipeline.sample_rate / pipeline.samples_per_patch  # in frames of patches
     changes = [round(start * second) for start, _ in timeline[1:]]
-    total = math.inf if num_samples is None else math.ceil(num_samples / pipeline.patch_samples)
+    total = math.inf if num_samples is None else math.ceil(num_samples / pipeline.samples_per_patch)
     most, done, number = pipeline.max_frames, 0, 0
     spec = pipeline.model.spec
     known = torch.zeros(1, spec.latent_channels, 0, spec.latent_width, device=pipeline.device)  # whitened
@@ -60,9 +60,11 @@ def draw_latents(
         change = min((frame for frame in changes if frame > done), default=math.inf)
         new = int(min(max(1, most // 2) if done else most, change - done, total - done))
         caption = timeline[sum(frame <= done for frame in changes)][1]
-        window = torch.cat([known, known.new_zeros(1, known.shape[1], new * pipeline.patch_frames, known.shape[3])], 2)
-        window = window[:, :, -most * pipeline.patch_frames :]
-        drawn = torch.zeros(window.shape[2] // pipeline.patch_frames, dtype=torch.bool)
+        window = torch.cat(
+            [known, known.new_zeros(1, known.shape[1], new * pipeline.frames_per_patch, known.shape[3])], 2
+        )
+        window = window[:, :, -most * pipeline.frames_per_patch :]
+        drawn = torch.zeros(window.shape[2] // pipeline.frames_per_patch, dtype=torch.bool)
         drawn[-new:] = True
         drawn = drawn.repeat_interleave(pipeline.model.patches_per_frame)[None]
         known = pipeline.fill(
@@ -77,7 +79,7 @@ def draw_latents(
         done, number = done + new, number + 1
         if style.progress is not None:
             style.progress(done, 0 if total == math.inf else int(total))
-        yield pipeline.model.unwhiten(known[:, :, -new * pipeline.patch_frames :])
+        yield pipeline.model.unwhiten(known[:, :, -new * pipeline.frames_per_patch :])
 
 
 class Limiter:

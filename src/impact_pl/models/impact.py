@@ -199,7 +199,7 @@ class Impact(nn.Module):
         return dataclasses.replace(text, features=features, mask=torch.cat([masks[name] for name in want], dim=1))
 
     def forward(self, *args: Any, **kwargs: Any) -> ImpactLoss:
-        """The same as :meth:`loss`."""
+        """Compute the training loss; see :meth:`loss` for the arguments."""
         return self.loss(*args, **kwargs)
 
     def within_forward(self, compute: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:

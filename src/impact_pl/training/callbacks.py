@@ -49,7 +49,8 @@ class Checkpoints(Callback):
 
     def __init__(self, path: Path, every: int, stop: StopSignal):
         self.path, self.every, self.stop = path, every, stop
-        self._validation_owed = self._due = False
+        self._validation_owed = self._due = self._validates = False
+        self._step = 0  # the last optimizer step that was handled
 
     def state_dict(self) -> dict[str, bool]:
         return {"validation_owed": self._validation_owed}
@@ -58,6 +59,7 @@ class Checkpoints(Callback):
         self._validation_owed = state_dict["validation_owed"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Accept signals from here on, and run the validation that a resumed checkpoint still lacks."""
         self.stop.release()
         self._step = trainer.global_step
         validation = trainer.fit_loop.epoch_loop.val_loop

@@ -144,7 +144,7 @@ def check_devices(config: TrainerConfig) -> None:
     """Check that the devices and the strategy in ``trainer`` are available.
 
     Raises:
-        UserError: Accelerator or strategy are unknown, a package is missing, or there are fewer GPUs than
+        UserError: The accelerator or strategy is unknown, a package is missing, or there are fewer GPUs than
             ``trainer.devices``.
     """
     if config.strategy not in STRATEGIES:

@@ -126,10 +126,10 @@ class ResidualBlock(nn.Module):
         return x + self.fc2(F.silu(self.fc1(self.norm(x))))
 
 
-def guided(both: Tensor, guidance_scale: float | Tensor) -> Tensor:
+def guided(predictions: Tensor, guidance_scale: float | Tensor) -> Tensor:
     """Apply classifier-free guidance: u + beta (c - u) (IMPACT Sec. 3.2; arXiv 2207.12598).
 
-    ``both`` (2B, ...) holds the conditional predictions c, then the unconditional u. The result is (B, ...).
+    ``predictions`` (2B, ...) holds the conditional ones c, then the unconditional ones u. The result is (B, ...).
     """
-    conditional, null = both.chunk(2)
+    conditional, null = predictions.chunk(2)
     return null + guidance_scale * (conditional - null)

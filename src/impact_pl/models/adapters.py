@@ -83,8 +83,8 @@ def apply_adapter(model: nn.Module, folder: str | Path, strength: float = 1.0) -
     for layer, (down, up) in pairs.items():
         if down.ndim != 2 or up.ndim != 2 or up.shape[1] != len(down):
             raise UserError(
-                f"{folder}: layer {layer} has factors of shapes {tuple(down.shape)} and {tuple(up.shape)}, which do not "
-                "belong together: save the adapter again"
+                f"{folder}: layer {layer} has factors of shapes {tuple(down.shape)} and {tuple(up.shape)}, which do "
+                "not belong together: save the adapter again"
             )
         weight = weights.get(f"{layer}.weight")
         if weight is None or weight.shape != (len(up), down.shape[1]):

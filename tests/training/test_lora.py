@@ -70,6 +70,11 @@ def test_a_foreign_adapter_names_the_layer(adapted, tmp_path):
         ValueError, match=r"layer encoder\.enc1\.blocks\.0\.attn\.(qkv|proj) of shape \(\d+, 32\) does not fit"
     ):
         apply_adapter(Impact.from_pretrained(find_model("builtin")), tmp_path)
+    weights = adapted.state_dict().items()
+    factors = {name: weight[:, :1] if ".lora_B." in name else weight for name, weight in weights}
+    save_adapter(factors, tmp_path, LORA.rank, LORA.alpha, LORA.targets)
+    with pytest.raises(ValueError, match="which do not belong together: save the adapter again"):
+        apply_adapter(build(), tmp_path)
     with pytest.raises(ValueError, match="has no adapter_config"):
         apply_adapter(adapted, tmp_path / "nowhere")
 

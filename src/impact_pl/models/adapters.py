@@ -81,6 +81,11 @@ def apply_adapter(model: nn.Module, folder: str | Path, strength: float = 1.0) -
     pairs = low_rank_pairs(load_weights(folder / FILES[1], config.weights_sha256))
     weights = dict(model.named_parameters())
     for layer, (down, up) in pairs.items():
+        if down.ndim != 2 or up.ndim != 2 or up.shape[1] != len(down):
+            raise UserError(
+                f"{folder}: layer {layer} has factors of shapes {tuple(down.shape)} and {tuple(up.shape)}, which do "
+                "not belong together: save the adapter again"
+            )
         weight = weights.get(f"{layer}.weight")
         if weight is None or weight.shape != (len(up), down.shape[1]):
             shape = "no such layer" if weight is None else f"its weight is {tuple(weight.shape)}"

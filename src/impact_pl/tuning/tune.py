@@ -28,6 +28,7 @@ from impact_pl.data.manifest import write_manifest
 from impact_pl.data.shards import LatentDataset
 from impact_pl.errors import UserError
 from impact_pl.files import STRICT, read_json
+from impact_pl.hub import without_downloads
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN, find_model
@@ -235,7 +236,9 @@ def _encode(request: TuneRequest, source: Impact, out: Path, clip_seconds: float
         padding="repeat",
         device=device,
     )
-    Precomputer(config, *load_models(config)).run()
+    with without_downloads():  # the model folder names them, not the user
+        models = load_models(config)
+    Precomputer(config, *models).run()
 
 
 def _replay(request: TuneRequest, captions: list[str], out: Path, device: str) -> Path | None:

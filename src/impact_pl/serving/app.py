@@ -131,8 +131,8 @@ class Page:
             elem_id="picture",
         )  # fmt: skip
         with gr.Row():
-            self.start = gr.Slider(0, 1, 0, step=0.01, label="Region starts at (s)", elem_id="start")
-            self.end = gr.Slider(0, 1, 0, step=0.01, label="Region ends at (s)", elem_id="end")
+            self.start = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region starts at (s)", elem_id="start")
+            self.end = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region ends at (s)", elem_id="end")
         with gr.Row():
             self.drawn = gr.Textbox(
                 label="Caption of what is drawn", placeholder="a rooster crows", max_length=self.limits.caption,

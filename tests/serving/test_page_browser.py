@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -80,11 +79,6 @@ def picture(browser: Chromium, name: str) -> None:
         browser.call("Emulation.setDeviceMetricsOverride", height=before, **metrics)
 
 
-def upload(browser: Chromium, path: Path) -> None:
-    found = browser.call("Runtime.evaluate", expression="at('source').querySelector('input[type=file]')")
-    browser.call("DOM.setFileInputFiles", files=[str(path)], objectId=found["result"]["objectId"])
-
-
 def hear(browser: Chromium, name: str) -> float:
     """Play a sound, wait until it is heard, pause it, and return its duration."""
     browser.wait(f"sound('{name}')?.readyState > 0")
@@ -138,13 +132,6 @@ def fetch(browser: Chromium, url: str, folder: Path) -> np.ndarray:
     data = browser.run(f"fetch({json.dumps(url)}).then((r) => r.bytes()).then((b) => [...b])")
     (folder / "sound.wav").write_bytes(bytes(data))
     return soundfile.read(folder / "sound.wav", dtype="int16")[0]
-
-
-def test_a_text_file_is_refused_in_one_line(browser, tmp_path):
-    (tmp_path / "letter.wav").write_text("dear model")
-    upload(browser, tmp_path / "letter.wav")
-    browser.wait("document.body.textContent.includes('letter.wav: cannot be read as audio')", WAIT)
-    assert str(tempfile.gettempdir()) not in browser.run("document.body.innerText")
 
 
 def test_nothing_is_fetched_from_elsewhere(browser, server):

@@ -39,7 +39,7 @@ CSS = """
 .dark .warning { color: #fbbf24; }
 #history .wrap { flex-direction: column; align-items: stretch; }
 #history label { overflow-wrap: anywhere; }
-#picture img { width: 100%; cursor: crosshair; object-fit: fill; }
+#picture img { width: 100%; cursor: crosshair; }
 """
 
 
@@ -118,17 +118,21 @@ class Page:
             self.slots = [Slot("Edit this sound", f"sound-{number}") for number in range(self.limits.variations)]
 
     def _add_editing(self) -> None:
-        gr.HTML("<h2>Edit a sound</h2>", padding=False)
+        gr.HTML(
+            "<h2>Edit a sound</h2><p>Upload one, or take one from above. A click on its picture moves the nearer edge "
+            "of the region.</p>",
+            padding=False,
+        )
         self.source = gr.Audio(
             sources=["upload"], type="filepath", buttons=["download"], label="Sound to edit", elem_id="source"
         )
         self.picture = gr.Image(
-            label="Click to move the nearer edge of the region", interactive=False, buttons=[], visible=False,
+            show_label=False, interactive=False, buttons=[], visible=False,
             elem_id="picture",
         )  # fmt: skip
         with gr.Row():
-            self.start = gr.Slider(0, 1, 0, step=0.01, label="Region starts at (s)", elem_id="start")
-            self.end = gr.Slider(0, 1, 0, step=0.01, label="Region ends at (s)", elem_id="end")
+            self.start = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region starts at (s)", elem_id="start")
+            self.end = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region ends at (s)", elem_id="end")
         with gr.Row():
             self.drawn = gr.Textbox(
                 label="Caption of what is drawn", placeholder="a rooster crows", max_length=self.limits.caption,

@@ -53,6 +53,30 @@ def worker(agent: int, rank: int) -> int:
     raise AssertionError(f"torchrun has no rank {rank}")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("is_training", [False, True])
+def test_ranks_end_with_torchrun(random_latents, tmp_path, is_training):
+    """torchrun is killed before or after its ranks have found each other: none stays behind."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launcher, *arguments(random_latents, "orphans", tmp_path), "trainer.max_steps=100000"]
+    log = tmp_path / "output.txt"
+    with log.open("w") as output:
+        agent = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=output, stderr=output)
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    deadline = time.monotonic() + START
+    while len(children.read_text().split()) < 2 or (is_training and "step 1" not in log.read_text()):
+        assert agent.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    ranks = [Path("/proc", pid) for pid in children.read_text().split()]
+    agent.kill()
+    agent.wait()
+    deadline = time.monotonic() + 60
+    while any(rank.exists() for rank in ranks):
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_a_killed_rank_is_started_again(random_latents, tmp_path):

@@ -4,11 +4,13 @@ Requeueing is done by the job script (slurm/job.sh), which sees from the exit co
 training.
 """
 
+import ctypes
 import errno
 import faulthandler
 import fcntl
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from impact_pl.errors import UserError
 LOCK = "lock"
 PATIENCE = 15.0  # seconds; a killed training, or one on a lost node, may still hold the lock
 LAUNCHED = "IMPACT_PL_LAUNCHER"  # process id of the training in rank zero, for the ranks it starts
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 _left_by_lightning: dict[str, str] = {}  # rank variables that it set for an earlier training of this process
 
@@ -47,12 +50,27 @@ class TorchrunEnvironment(TorchElasticEnvironment):
 
     def __init__(self) -> None:
         super().__init__()
+        end_with_torchrun()
         self._port = super().main_port + 1  # MASTER_PORT itself is used by torchrun's agent
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
 
     @property
     def main_port(self) -> int:
         return self._port
+
+
+def end_with_torchrun() -> None:
+    """Have the kernel end this rank if torchrun is killed (Linux): alone it would wait for the others for half an hour.
+
+    Raises:
+        UserError: torchrun was killed while this rank started.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    is_orphan = os.getppid() == 1 and os.path.realpath("/proc/1/exe") != os.path.realpath("/proc/self/exe")
+    if is_orphan:  # torchrun itself may be process 1 of a container
+        raise UserError("torchrun ended while this process started: start the training again")
 
 
 def cluster_plugins() -> list[Any]:

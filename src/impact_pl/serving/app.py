@@ -64,6 +64,7 @@ def launch(app: gr.Blocks, studio: Studio, host: str, port: int | None) -> str:
         mcp_server=False,
         pwa=False,
         enable_monitoring=False,
+        _frontend=False,  # skips a request to the page itself, whose time limit a busy machine exceeds
         theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
         css=CSS,
     )

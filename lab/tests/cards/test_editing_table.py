@@ -9,7 +9,7 @@ from impact_pl.data.manifest import Record, write_manifest
 from lab.cards import editing_table
 from lab.cards.aisfx import AisfxModel
 from lab.cards.class_bars import CAPTIONS
-from lab.cards.editing_table import FADE, Clip, Editing, changes, paste
+from lab.cards.edits import FADE, SHARES, Clip, Editing, changes, paste
 from tests.helpers.recordings import write_tiny_model
 
 RATE = 16_000
@@ -48,7 +48,7 @@ def test_percentiles_rank_among_the_recording_itself():
     assert silent.percentiles(np.zeros(2 * RATE), [RATE])[0].tolist() == [50, 50]
 
 
-@pytest.mark.parametrize("share", editing_table.SHARES)
+@pytest.mark.parametrize("share", SHARES)
 def test_a_region_has_its_share_and_a_margin(share):
     random = np.random.default_rng(0)
     for _ in range(50):

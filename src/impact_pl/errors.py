@@ -13,6 +13,7 @@ from impact_pl.secrets import mask_secrets
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, the shell convention
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+SHOWN_CHARACTERS = 60  # of an invalid value, in a message
 
 
 class UserError(ValueError):
@@ -100,3 +101,9 @@ def _describe(error: Exception) -> str:
 def first_line(error: Exception) -> str:
     """Return the first line of another library's error, or its type if it has no message."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def shown(text: str) -> str:
+    """Shorten and escape what a message quotes, so that the message stays one readable line."""
+    text = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, shown
 
 Schema = TypeVar("Schema")
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)  # no conversions, no unknown keys, no NaN
 MAX_JSON_BYTES = 64 << 20
-SHOWN_CHARACTERS = 60  # of an invalid value, in a message
 
 
 class Row(NamedTuple):
@@ -130,7 +129,7 @@ def describe_invalid(error: ValidationError) -> str:
 
 def _shown(value: Any) -> str:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e18 else repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return shown(text)
 
 
 def read_csv(

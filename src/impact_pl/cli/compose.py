@@ -11,10 +11,11 @@ import sys
 from importlib.resources import files
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, shown
 
 Schema = TypeVar("Schema")
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+MAX_INT = 2**63 - 1  # what torch computes with
 WANTED = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
@@ -35,7 +36,9 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key.strip("+~-") == key:
-            raise UserError(f"configuration: {override}: {_spelling(override, overrides, [*groups, *kinds], name)}")
+            raise UserError(
+                f"configuration: {shown(override)}: {_spelling(override, overrides, [*groups, *kinds], name)}"
+            )
         if key in groups:
             _check_choices(key, value)
             choices.append(override)
@@ -44,7 +47,7 @@ def compose(name: str, schema: type[Schema], overrides: list[str]) -> Schema:
         elif key.partition(".")[0] in groups.keys() & kinds.keys():  # a group of dicts, such as logger.wandb.project
             inner[key] = value
         else:
-            raise UserError(f"configuration: there is no key {key}{_nearest(key, [*groups, *kinds], name)}")
+            raise UserError(f"configuration: there is no key {shown(key)}{_nearest(key, [*groups, *kinds], name)}")
     config = _compose_groups(name, schema, choices)
     for key, value in values.items():
         *parents, field = key.split(".")
@@ -64,7 +67,7 @@ def _set_inner(config: Any, key: str, text: str, name: str) -> None:
     for parent in parents:
         target = target.get(parent) if isinstance(target, dict) else None
     if not isinstance(target, dict) or field not in target:
-        raise UserError(f"configuration: there is no key {key}{_nearest(key, _inner_keys(config, group), name)}")
+        raise UserError(f"configuration: there is no key {shown(key)}{_nearest(key, _inner_keys(config, group), name)}")
     kind = type(target[field])
     target[field] = parse_value(kind if kind in WANTED else str, key, text)
 
@@ -118,12 +121,17 @@ def parse_value(kind: Any, key: str, text: str) -> Any:
         parts = [part.strip() for part in text.strip().strip("[]()").split(",") if part.strip()]
         of = get_args(kind)
         if get_origin(kind) is tuple and len(parts) != len(of):
-            raise UserError(f"configuration: {key}={text}: expected {len(of)} values, such as [1,2], got {len(parts)}")
+            raise UserError(
+                f"configuration: {key}={shown(text)}: expected {len(of)} values, such as [1,2], got {len(parts)}"
+            )
         return get_origin(kind)(parse_value(of[0], key, part) for part in parts)
     try:
-        return BOOLEANS[text.lower()] if kind is bool else kind(text)
+        value = BOOLEANS[text.lower()] if kind is bool else kind(text)
     except (ValueError, KeyError):
-        raise UserError(f"configuration: {key}={text}: expected {WANTED[kind]}") from None
+        raise UserError(f"configuration: {key}={shown(text)}: expected {WANTED[kind]}") from None
+    if kind is int and not -MAX_INT <= value <= MAX_INT:
+        raise UserError(f"configuration: {key}={shown(text)}: expected a whole number of at most 64 bits")
+    return value
 
 
 def _check_choices(group: str, value: str) -> None:
@@ -133,7 +141,7 @@ def _check_choices(group: str, value: str) -> None:
             near = difflib.get_close_matches(choice, known, n=1)
             suggestion = f"did you mean {group}={near[0]}? " if near else ""
             raise UserError(
-                f"configuration: {suggestion}there is no {group}={choice}, choose one of {', '.join(known)}"
+                f"configuration: {suggestion}there is no {group}={shown(choice)}, choose one of {', '.join(known)}"
             )
 
 
@@ -148,8 +156,8 @@ def _spelling(override: str, overrides: list[str], known: list[str], name: str) 
     if override.startswith("-") and not equals:
         following = overrides[overrides.index(override) + 1 :]
         value = following[0] if following and "=" not in following[0] else "VALUE"
-        return f"options are written without dashes here: write {key}={value}"
-    return f"write {key}={value or 'VALUE'}"
+        return f"options are written without dashes here: write {key}={shown(value)}"
+    return f"write {key}={shown(value or 'VALUE')}"
 
 
 def _nearest(key: str, known: list[str], name: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from impact_pl.config import DECODING_CHOICES, DecodingConfig
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, shown
 from impact_pl.randomness import Generators, draw_gumbel
 from impact_pl.sampling.diffusion import usable_alpha_bars
 from impact_pl.sampling.masking import columns, masked_counts, order_of_masked, take
@@ -164,7 +164,7 @@ def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:
         raise UserError(f"encoder_reuse = {reuse}, but engine = reference computes everything: choose 1.")
     for name, choices in DECODING_CHOICES.items():
         if getattr(config, name) not in choices:
-            raise UserError(f"{name} = {getattr(config, name)!r}: choose {', '.join(choices)}.")
+            raise UserError(f"{name} = {shown(getattr(config, name))}: choose {', '.join(choices)}.")
     if (config.order == "confidence" or config.reveal == "adaptive") and config.confidence_candidates < 2:
         raise UserError(f"confidence_candidates = {config.confidence_candidates}: a spread needs at least 2 draws.")
 

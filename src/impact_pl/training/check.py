@@ -6,9 +6,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from impact_pl.config import TrainConfig
+from impact_pl.config import ModelConfig, TrainConfig
 from impact_pl.data.index import ShardIndex
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, shown
+from impact_pl.files import check_value
 from impact_pl.models.heads import check_order, head_class
 from impact_pl.models.spec import ImpactSpec
 from impact_pl.sampling.decoding import check_decoding
@@ -85,8 +86,11 @@ def check_config(config: TrainConfig) -> None:
         UserError: A number is out of range; the message names key, value and range.
     """
     if not config.name.strip() or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
-        raise UserError(f"name={config.name}: name a folder inside runs_dir={config.runs_dir}, such as name=mine/text")
+        raise UserError(
+            f"name={shown(config.name)}: name a folder inside runs_dir={shown(config.runs_dir)}, such as name=mine/text"
+        )
     _check(asdict(config), ALLOWED, "")
+    check_value(asdict(config.model), ModelConfig, "model", "choose a smaller model")
     model = config.model
     if model.dim % model.num_heads:
         raise UserError(f"model.dim={model.dim}: choose a multiple of model.num_heads={model.num_heads}")
@@ -102,7 +106,7 @@ def check_config(config: TrainConfig) -> None:
         )
     check_schedule(config)
     if len(config.optim.betas) != 2:
-        raise UserError(f"optim.betas={list(config.optim.betas)}: give two numbers")
+        raise UserError(f"optim.betas={shown(str(list(config.optim.betas)))}: give two numbers")
     if config.stage != "codec":
         check_decoding(config.decoding, model.num_timesteps)
         check_order(model.head, config.decoding.order, config.decoding.reveal, config.decoding.solver)
@@ -122,7 +126,7 @@ def check_distillation(config: TrainConfig) -> None:
         raise UserError("stage distill trains the head alone: name the trained model of stage text with init_from=...")
     if head_class(config.model.head).teacher is None:
         raise UserError(
-            f"stage distill: model.head={config.model.head} learns from data; choose model.head=consistency"
+            f"stage distill: model.head={shown(config.model.head)} learns from data; choose model.head=consistency"
         )
     path = replace(config.decoding, num_diffusion_steps=config.distill.num_diffusion_steps, final_diffusion_steps=0)
     try:
@@ -190,7 +194,7 @@ def _check(values: dict, allowed: dict, prefix: str) -> None:
         if isinstance(what, dict):
             _check(value, what, f"{prefix}{name}.")
         elif not all(RANGES[what](number) for number in (value if isinstance(value, list | tuple) else [value])):
-            raise UserError(f"{prefix}{name}={value}: choose {what}")
+            raise UserError(f"{prefix}{name}={shown(str(value))}: choose {what}")
 
 
 def build_spec(config: TrainConfig, index: ShardIndex, has_text: bool) -> ImpactSpec:

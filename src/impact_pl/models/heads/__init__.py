@@ -1,6 +1,6 @@
 """Registry of heads (``model.head``), which map hidden vectors to patches. The paper's head is ``diffusion``."""
 
-from impact_pl.errors import UserError
+from impact_pl.errors import UserError, shown
 from impact_pl.models.heads.attention import AttentionHead
 from impact_pl.models.heads.base import Head
 from impact_pl.models.heads.consistency import ConsistencyHead
@@ -24,7 +24,7 @@ def head_class(name: str) -> type[Head]:
         UserError: The name is unknown; the message lists the choices.
     """
     if name not in HEADS:
-        raise UserError(f"model.head = {name!r}: choose {', '.join(HEADS)}.")
+        raise UserError(f"model.head = {shown(name)}: choose {', '.join(HEADS)}.")
     return HEADS[name]
 
 

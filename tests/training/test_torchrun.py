@@ -54,7 +54,7 @@ def worker(agent: int, rank: int) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("is_training", [False, True])
+@pytest.mark.parametrize("is_training", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_ranks_end_with_torchrun(random_latents, tmp_path, is_training):
     """torchrun is killed before or after its ranks have found each other: none stays behind."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -87,6 +87,7 @@ class Stop(Exception):
 STAGES = ["write_manifest", "Precomputer", "write_replay", "time_step", "train", "save_model", "show_outcome"]
 
 
+@pytest.mark.slow
 def test_interrupted_at_every_stage_it_continues_to_the_same_model(sounds, source, tmp_path, monkeypatch):
     argv = arguments(sounds, source, tmp_path, "whole")
     assert run(*argv) == 0

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from lab.gpu.first_light import Row, Table
@@ -12,6 +13,7 @@ from lab.gpu.first_light import Row, Table
 SCRIPT = Path(__file__).parents[2] / "gpu" / "first_light.sh"
 
 
+@pytest.mark.slow
 def test_every_part_runs_on_a_cpu(tmp_path):
     environ = os.environ | {"DEVICE": "cpu", "OUT": str(tmp_path), "PYTHON": sys.executable}
     command = ["bash", SCRIPT, "--without", "tests", "compiled", "compiled,"]  # a compiler takes minutes

@@ -13,7 +13,7 @@ from lab.trials import codec_residual
 def test_the_residual_is_fitted_and_the_latents_stay(tmp_path):
     torch.manual_seed(0)
     codec = BuiltinCodec(BuiltinCodecSpec(decoder_dim=16, decoder_depth=1))
-    noise = 0.1 * np.random.default_rng(0).standard_normal(160_000)
+    noise = 0.1 * np.random.default_rng(0).standard_normal(192_000)
     codec.fit_latents([torch.from_numpy(noise).float()])
     codec.save_pretrained(tmp_path / "old")
     soundfile.write(tmp_path / "noise.wav", noise, 16_000)

@@ -19,6 +19,7 @@ from impact_pl.errors import UserError
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
+from impact_pl.training.failure import FirstFailure
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.process import StallGuard, StopSignal, as_launcher, is_launched_by_lightning, say
@@ -100,6 +101,7 @@ def build_trainer(
     if loggers is None:
         loggers = build_loggers(config.logger or {}, run_dir, names, progress.kept_steps, progress.logger_versions)
     callbacks: list[Any] = [
+        FirstFailure(run_dir),
         TrainingLog(settings.log_every_steps, num_timesteps, batch, without_secrets(dataclasses.asdict(config))),
         *([TQDMProgressBar(refresh_rate=10)] if is_terminal() else []),
         context.guard,
@@ -193,6 +195,9 @@ def fit(
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
         lost = lost_worker()
         if not lost:
+            cause = FirstFailure(Path(trainer.default_root_dir)).error_of_another(trainer.global_rank)
+            if cause is not None:
+                raise cause from error
             raise
         raise UserError(
             f"{lost}; the last checkpoint is kept. The kernel kills (SIGKILL) where memory runs out: try a smaller "

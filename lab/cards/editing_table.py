@@ -93,14 +93,14 @@ def stream_figures(
     """Stream the labels' captions, each for as long as the others: (minutes, 6), as in the table."""
     duration, chunks, costs = minutes * MINUTE, [], []
     timeline = [(duration / len(labels) * number, CAPTIONS[label]) for number, label in enumerate(labels)]
-    stream, done = pipeline.stream(timeline, duration, decoding=decoding, seed=seed), 0.0
-    while done < duration:
+    stream, done = pipeline.stream(timeline, duration, decoding=decoding, seed=seed), 0
+    while done < duration * SAMPLE_RATE:
         wall, cpu = time.perf_counter(), time.process_time()
         chunk = next(stream).waveforms[0]
         cost = time.perf_counter() - wall, time.process_time() - cpu
-        costs.append((int(done // MINUTE), len(chunk) / SAMPLE_RATE, *cost, resident()))
+        costs.append((done // (MINUTE * SAMPLE_RATE), len(chunk) / SAMPLE_RATE, *cost, resident()))
         chunks.append(chunk)
-        done += len(chunk) / SAMPLE_RATE
+        done += len(chunk)
     pieces = list(torch.cat(chunks).split(PIECE * SAMPLE_RATE))
     own = [labels[number * PIECE * len(labels) // duration] for number in range(len(pieces))]
     scored = score(scorers, own, pieces)

@@ -58,6 +58,8 @@ class AudioFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such audio file")
+        if self.path.suffix.lower() == ".raw":  # soundfile believes the suffix
+            raise UserError(f"{self.path}: raw samples name neither rate nor format: convert them to WAV or FLAC")
         with self._explained():
             self._file = soundfile.SoundFile(self.path)
         self.rate, self.num_frames = self._file.samplerate, self._file.frames

@@ -33,8 +33,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the temporary file's name
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name
     finally:
         with contextlib.suppress(OSError):  # the same folder or disk that caused the error above
             partial.unlink(missing_ok=True)

@@ -111,9 +111,13 @@ def _move(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _seeded(text: str) -> Generator:
-    try:
-        digest = hashlib.sha256(text.encode()).digest()
-    except UnicodeEncodeError as error:  # bytes of a command line that are not text in its locale
+    if not is_text(text):
         caption = text.split("\n", 2)[-1]
-        raise UserError(f"the caption {caption!a} holds bytes that are not text: write it in UTF-8") from error
+        raise UserError(f"the caption {caption!a} holds bytes that are not text: write it in UTF-8")
+    digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def is_text(text: str) -> bool:
+    """Check that a string has no surrogates, which stand for bytes of a command line that are not text."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -32,7 +32,7 @@ from impact_pl.inference.stream import Timeline, check_timeline, stream
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN
 from impact_pl.precision import dtype_of, find_device
-from impact_pl.randomness import Generators, clip_generators
+from impact_pl.randomness import Generators, clip_generators, is_text
 from impact_pl.sampling.decoding import Known
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
@@ -413,6 +413,9 @@ class ImpactPipeline:
             return None
         if len(known) < len(captions) or not all(isinstance(caption, str) and caption.strip() for caption in known):
             raise UserError(f"every caption needs at least one word, got {captions!r}")
+        strange = [caption for caption in known if not is_text(caption)]
+        if strange:
+            raise UserError(f"the caption {strange[0]!a} holds bytes that are not text: write it in UTF-8")
         if self.model.spec.text_encoder is None:
             raise UserError("this is an unconditional (stage 1) model and takes no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__

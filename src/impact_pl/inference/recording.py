@@ -3,6 +3,7 @@
 Dimension key: S samples (per channel) at the recording's own rate, C channels.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ class Recording:
         if not isinstance(self.source, Path):
             return self.source[start:stop]
         try:
-            with soundfile.SoundFile(self.source) as file:
+            with soundfile.SoundFile(os.fsencode(self.source)) as file:
                 file.seek(start)
                 samples = file.read(stop - start, dtype="float64", always_2d=True)
         except soundfile.LibsndfileError as error:

@@ -11,7 +11,7 @@ import soundfile
 
 from impact_pl.audio import FORMATS
 from impact_pl.errors import UserError
-from impact_pl.partial import partial_path
+from impact_pl.partial import partial_path, sweep_partials
 
 PCM_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 PROBE_BYTES = 1 << 20  # written to learn why libsndfile could not write
@@ -44,6 +44,7 @@ class AudioWriter:
             file_format = "RF64"
         self.path, self.bits, self._partial = path, PCM_BITS.get(subtype), partial_path(path)
         with self._explained():
+            sweep_partials(path.parent, path.name)
             self._partial.touch()
             self._file = soundfile.SoundFile(self._partial, "w", sample_rate, num_channels, subtype, format=file_format)
 

@@ -98,6 +98,10 @@ def test_only_unusable_audio(fails, tmp_path):
 
 
 def test_empty_caption_files(fails, sounds, tmp_path):
+    for name in ("../elsewhere.wav", "/etc/hostname", "inside/../../elsewhere.wav"):
+        (tmp_path / "captions.csv").write_text(f"file,caption\n{name},rain\n")
+        argv = ["--audio", sounds.parent, "--captions", tmp_path / "captions.csv", "--out", tmp_path / "m.jsonl"]
+        assert f"file {name!r} is outside of {sounds.parent}" in fails(data.main, "folder", *argv)
     (tmp_path / "captions.csv").touch()
     argv = ["--audio", sounds.parent, "--captions", tmp_path / "captions.csv", "--out", tmp_path / "m.jsonl"]
     assert "captions.csv" in fails(data.main, "folder", *argv)

@@ -7,6 +7,7 @@ Dimension key: B batch, S waveform samples.
 
 import io
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,8 +59,10 @@ class AudioFile:
         self.path = Path(path)
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such audio file")
+        if self.path.suffix.lower() == ".raw":  # soundfile believes the suffix
+            raise UserError(f"{self.path}: raw samples name neither rate nor format: convert them to WAV or FLAC")
         with self._explained():
-            self._file = soundfile.SoundFile(self.path)
+            self._file = soundfile.SoundFile(os.fsencode(self.path))  # str has to be UTF-8
         self.rate, self.num_frames = self._file.samplerate, self._file.frames
         self.num_channels, self.subtype = self._file.channels, self._file.subtype  # libsndfile's name, as PCM_16
         self._position = 0

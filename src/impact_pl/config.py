@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from impact_pl.errors import UserError
+
 # Ranges for a model's config.json, which may come from an untrusted source.
 Count = Annotated[int, Ge(1), Le(4096)]
 Size = Annotated[int, Ge(1), Le(1 << 16)]
@@ -111,6 +113,8 @@ def with_preset(own: DecodingConfig, preset: str, given: dict[str, Any]) -> Deco
 
     A preset only lowers numbers of iterations or steps, and its final steps never exceed the requested steps.
     """
+    if preset not in PRESETS:
+        raise UserError(f"preset = {preset!r}: choose {' or '.join(PRESETS)}")
     changes = dict(PRESETS[preset])
     for name in ("num_iterations", "num_diffusion_steps"):
         if name in changes:

@@ -1,6 +1,7 @@
 """Write files atomically, also when several processes write the same file."""
 
 import contextlib
+import glob
 import os
 import re
 import socket
@@ -33,8 +34,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        error.filename, error.filename2 = str(path), None  # not the temporary file's name
-        raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary file's name
     finally:
         with contextlib.suppress(OSError):  # the same folder or disk that caused the error above
             partial.unlink(missing_ok=True)
@@ -55,14 +55,14 @@ def create_whole(path: Path, content: str) -> bool:
     return True
 
 
-def sweep_partials(folder: Path) -> None:
-    """Remove temporary files of this machine's killed processes.
+def sweep_partials(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files of this machine's killed processes: those for the file ``name``, or all in a folder.
 
     Those of other machines are kept: the machines' clocks may disagree about their age, and a live file would be lost.
     Machines are identified by host name and processes by number. Containers that share a folder and a host name, but do
     not see each other's processes, would remove each other's files. Give them different host names.
     """
-    for path in folder.glob(".*.partial"):
+    for path in folder.glob(f".{glob.escape(name) if name else ''}*.partial"):
         match = PARTIAL.fullmatch(path.name)
         if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
             path.unlink(missing_ok=True)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Generator, Tensor
 
+from impact_pl.errors import UserError
+
 NOISE_BLOCK = 4096  # rows of positional noise that share a generator
 Generators = Generator | Sequence[Generator]  # for the batch, or one per clip
 
@@ -109,5 +111,13 @@ def _move(x: Tensor, device: torch.device | str) -> Tensor:
 
 
 def _seeded(text: str) -> Generator:
+    if not is_text(text):
+        caption = text.split("\n", 2)[-1]
+        raise UserError(f"the caption {caption!a} holds bytes that are not text: write it in UTF-8")
     digest = hashlib.sha256(text.encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+def is_text(text: str) -> bool:
+    """Check that a string has no surrogates, which stand for bytes of a command line that are not text."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

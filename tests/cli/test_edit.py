@@ -58,12 +58,33 @@ def test_the_other_operations(edited, folder):
 
 
 def test_a_timeline_becomes_one_file(run, trained, folder, capsys):
-    (folder / "storm.txt").write_text("0 rain\n1.5 thunder; 2 a dog barks\n")
+    (folder / "storm.txt").write_bytes(b"\xef\xbb\xbf0\train\r\n1.5 thunder; 2 a dog barks\r\n")
     model = ["--model", trained / "text" / "model", *QUICK]
     assert run(generate.main, "--timeline", "storm.txt", "--duration", "4", *model, "--page", "storm.html") == 0
     assert soundfile.info("storm.wav").frames == 4 * 16_000
     assert "storm.wav: 4.00 s at 16000 Hz, 3 captions, seed 0" in capsys.readouterr().out
     assert "1.5 s: thunder" in (folder / "storm.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--replace", "1:1.0002", "rain"],
+        ["--replace", "2.9997:3", "rain"],
+        ["--extend", "0.0001", "--caption", "rain"],
+        ["--loop", "--seam", "0.0001", "--caption", "rain"],
+    ],
+)
+def test_a_few_samples(edited, folder, argv):
+    assert edited(*argv, "-o", "out.wav") == 0
+    assert soundfile.info("out.wav").frames - 3 * RATE in (0, 2)
+
+
+def test_a_recording_of_one_sample(edited, run, trained, folder):
+    soundfile.write("one.wav", np.full(1, 0.1), RATE)
+    model = ["--model", trained / "text" / "model", *QUICK]
+    assert run(edit.main, "one.wav", "--vary", "1", "--caption", "rain", "-o", "out.wav", *model) == 0
+    assert soundfile.info("out.wav").frames == 1
 
 
 REPLACE = ["--replace", "0.5:1", "rain"]
@@ -79,6 +100,13 @@ MISTAKES = [
     (["--loop"], "give at least one caption"),
     (["--vary", "1.5", "--caption", "rain"], "share = 1.5"),
     ([*REPLACE, "--fade", "-1"], "fade_ms = -1"),
+    ([*REPLACE, "--page", "in.wav"], "choose a name that ends in .html"),
+    ([*REPLACE, "-o", f"{'n' * 250}.wav"], "File name too long"),
+    ([*REPLACE, "--fad", "1:2"], "`impact edit --help` lists the options"),
+    (["--replace", "1:2", "\udcff rain"], "holds bytes that are not text"),
+    (["--extend", "1e-9", "--caption", "rain"], "give at least a sample"),
+    (["--extend", "1e9", "--caption", "rain"], "at most 3600 s"),
+    (["--loop", "--seam", "1e-9", "--caption", "rain"], "give at least a sample"),
     ([*REPLACE, "-o", "out.mp3"], ".mp3 cannot be written, choose .wav or .flac"),
     ([*REPLACE, "-o", "in.wav"], "is the input itself, which is kept"),
     ([*REPLACE, "--model", "nowhere"], "no such model folder"),
@@ -109,6 +137,7 @@ def damaged(path):
 
 
 FILES = {
+    "samples.raw": (lambda path: path.write_bytes(bytes(9000)), REPLACE, "convert them to WAV or FLAC"),
     "text.wav": (lambda path: path.write_text("no sound"), REPLACE, "cannot be read as audio"),
     "gone.wav": (lambda path: None, REPLACE, "no such audio file"),
     "damaged.flac": (damaged, ["--replace", "1:2", "rain"], "damaged.flac"),
@@ -144,6 +173,8 @@ def test_a_file_that_cannot_be_edited(run, trained, folder, capsys, name):
         ("", ["--duration", "9"], "give a caption at 0 seconds"),
         ("0 rain\n", [], "give the --duration of the sound in seconds"),
         ("0 rain\n", ["rain", "--duration", "9"], "leave out other captions"),
+        ("0 rain\n", ["--duration", "1e9"], "GB are free: choose a shorter --duration"),
+        ("0 rain\n", ["--duration", "9", "--spectrogram"], "leave out --split, --limit and --spectrogram"),
         ("0 rain\n", ["--duration", "9", "-o", "out"], "cannot be written, choose .wav or .flac"),
     ],
 )
@@ -154,3 +185,10 @@ def test_a_timeline_with_a_mistake(run, folder, capsys, content, argv, message):
     assert message in error
     assert error.count("\n") == 1
     assert names(folder) == {"in.wav", "storm.txt"}
+
+
+def test_a_timeline_is_not_overwritten(run, folder, capsys):
+    (folder / "storm.wav").write_text("0 rain\n")
+    assert run(generate.main, "--timeline", "storm.wav", "--duration", "1") == 2
+    assert "-o storm.wav is the input itself, which is kept" in capsys.readouterr().err
+    assert (folder / "storm.wav").read_text() == "0 rain\n"

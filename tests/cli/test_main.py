@@ -36,6 +36,17 @@ def impact(*argv, interpreter: tuple[str, ...] = (), **environment: str) -> subp
     return subprocess.run(command, capture_output=True, env=environ | environment)
 
 
+def test_ctrl_c_while_modules_are_loaded_is_one_line(monkeypatch, capsys):
+    def interrupt(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("impact_pl.cli.main.importlib.import_module", interrupt)
+    with pytest.raises(SystemExit) as exit_info:
+        main(["generate"])
+    assert exit_info.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 @pytest.mark.parametrize("argv", HELPS, ids=" ".join)
 def test_help_names_an_example_and_loads_nothing_slow(argv):
     code = f"""

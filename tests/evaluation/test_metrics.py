@@ -67,6 +67,14 @@ def test_mistakes_are_named(folders):
     a, b = folders / "generated", folders / "reference"
     with pytest.raises(UserError, match="the network 'cnn14' has no fad; choose one of yamnet, vggish"):
         metrics.fad(a, b, "cnn14")
+    for options, message in (
+        ({"duration": float("nan")}, "duration = nan s: choose above 0"),
+        ({"duration": 1e9}, "at most 3600 s"),
+        ({"padding": "none"}, "padding = 'none': choose silence or repeat"),
+        ({"seed": -1}, "seed = -1: choose 0 or more"),
+    ):
+        with pytest.raises(UserError, match=message):
+            metrics.fad(a, b, **options)
     with pytest.raises(UserError, match="vggish: give the folder of their files"):
         metrics.fad(a, b, "vggish")
     with pytest.raises(UserError, match="absent: no such folder of sounds"):

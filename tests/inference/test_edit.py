@@ -181,6 +181,12 @@ MISTAKES = [
     ([(float("nan"), 1.0)], "give two finite numbers"),
     ([(1.0, 2.0), (1.5, 2.5)], "regions 1 to 2 s and 1.5 to 2.5 s overlap: join them or move one"),
     ([], "no region to replace"),
+    ([(1.0,)], r"region \(1\.0,\): give \(start, end\) or"),
+    ([(1.0, 2.0, "rain", 3)], "give .start, end. or .start, end, caption"),
+    ([("1", "2")], "give .start, end. or"),
+    ((1.0, 2.0), r"region 1\.0: give"),
+    ("1:2", "region '1': give"),
+    ([(1.0, 2.0, 5)], "every caption needs at least one word"),
 ]
 
 
@@ -204,6 +210,11 @@ def test_sounds_that_cannot_be_edited(pipeline):
         (lambda: pipeline.edit(sound, None, [(1, 2)], **QUICK), "at least one caption"),
         (lambda: pipeline.edit(sound, "rain", [(1, 2)], fade_ms=-1, **QUICK), "fade_ms = -1"),
         (lambda: pipeline.extend(sound, "rain", 0.0, **QUICK), "0 s to add"),
+        (lambda: pipeline.extend(sound, "rain", 1e9, **QUICK), "at most 3600 s"),
+        (lambda: pipeline.loop("rain", seconds=1e9, **QUICK), "at most 600 s"),
+        (lambda: pipeline("rain", 1e-9, **QUICK), "from one sample to"),
+        (lambda: pipeline.vary(sound, "rain", preset="slow", **QUICK), "choose exact or fast"),
+        (lambda: pipeline.vary(sound, "rain", **QUICK | {"num_iterations": 10**9}), "at most 100000"),
         (lambda: pipeline.extend(sound, "rain", 1.0, "left", **QUICK), "choose start, end, both"),
         (lambda: pipeline.vary(sound, "rain", 0.0, **QUICK), "share = 0"),
         (lambda: pipeline.loop(sound, "rain", seam=2.0, **QUICK), "at most half"),
@@ -211,3 +222,27 @@ def test_sounds_that_cannot_be_edited(pipeline):
     ):
         with pytest.raises(UserError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("sound", "message"),
+    [
+        ((np.full(RATE, 3000, np.int16), RATE), "divide integers by their full scale"),
+        ((np.full(RATE, 3000.0), RATE), "3e.03 times full scale"),
+        ((np.full(RATE, 0.1j), RATE), "expected finite floating point"),
+        ((np.zeros((1, 1, RATE)), RATE), "expected finite floating point"),
+        ((np.full(RATE, 0.1), 0), "sample rate 0: give a whole number of Hz"),
+        ((np.full(RATE, 0.1), 1.5), "sample rate 1.5"),
+        ((np.full(RATE, 0.1), "16000"), "sample rate '16000'"),
+        (np.full(RATE, 0.1), "type ndarray: give a file, or"),
+        (None, "type NoneType: give a file, or"),
+    ],
+)
+def test_what_is_not_a_sound(pipeline, sound, message):
+    with pytest.raises(UserError, match=message):
+        pipeline.vary(sound, "rain", **QUICK)
+
+
+def test_tensors_of_any_precision(pipeline):
+    for waveform in (torch.from_numpy(noise(1)[:, 0]).bfloat16(), torch.from_numpy(noise(1)[:, 0]).requires_grad_()):
+        assert pipeline.vary((waveform, float(RATE)), "rain", **QUICK).duration == 1

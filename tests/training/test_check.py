@@ -17,7 +17,7 @@ def test_the_defaults_pass():
     check_config(TrainConfig())
 
 
-@pytest.mark.parametrize("name", ["", " ", "../elsewhere", "a/../../b", "/somewhere"])
+@pytest.mark.parametrize("name", ["", " ", ".", "../elsewhere", "a/../../b", "/somewhere"])
 def test_a_run_stays_inside_runs_dir(name):
     with pytest.raises(ValueError, match="name a folder inside runs_dir=runs"):
         check_config(TrainConfig(name=name))

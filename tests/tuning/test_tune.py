@@ -195,8 +195,9 @@ def test_a_huge_file_is_left_out_without_being_read(source, tmp_path, capsys):
 
 
 def test_a_name_stays_inside_the_runs(source, tmp_path, capsys):
-    argv = arguments(tmp_path, source, tmp_path, "../elsewhere")
-    assert "--name ../elsewhere: name a folder inside" in mistake(capsys, *argv)
+    for name in ("../elsewhere", "."):
+        argv = arguments(tmp_path, source, tmp_path, name)
+        assert f"--name {name}: name a folder inside" in mistake(capsys, *argv)
 
 
 def test_a_model_without_captions_to_keep_says_what_to_do(source, tmp_path, capsys):

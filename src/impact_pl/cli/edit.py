@@ -22,11 +22,10 @@ AROUND = 10.0  # seconds
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = options.Parser(
         prog="impact edit",
         description="Change a part of a recording, in the context of the rest. What is not changed keeps its samples,\n"
         "sample rate and channels (mono or stereo).",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog='examples:\n  impact edit yard.wav --replace 1.2:2.4 "a rooster crows" -o rooster.wav\n'
         '  impact edit yard.wav --replace 1:2 "a dog barks" --replace 3:4.5 "rain falls" -o both.wav\n'
         '  impact edit rain.wav --extend 4 --caption "rain falls" -o longer.wav --page longer.html\n'
@@ -54,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--seed", type=options.seed, default=0, help="default: %(default)s")
     add("--fade", type=float, default=20.0, metavar="MS", help="cross-fades around it, in milliseconds (default: 20)")
     add("--keep-level", action="store_true", help="do not match the level of what is drawn to what is next to it")
-    add("--page", type=Path, metavar="HTML", help="write the sound before and after as one page")
+    add("--page", type=options.page, metavar="HTML", help="write the sound before and after as one page")
     add("--model", default=BUILTIN, help="model folder, or builtin (the default): the model in the package")
     options.add_parts(parser)
     add_decoding(parser.add_argument_group("decoding (default: the model's own; in brackets DecodingConfig's)"))
@@ -67,12 +66,12 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = build_parser().parse_args(argv)
     regions = check_arguments(args)
-    from impact_pl.cli.jobs import decoding_of, make_writable
+    from impact_pl.cli.jobs import check_out, decoding_of, make_writable
     from impact_pl.inference.recording import Recording
     from impact_pl.precision import find_device
 
     args.out = args.out or Path(f"{args.input.stem}_edited.wav")
-    check_out(args.input, args.out)
+    check_out(args.out, args.input)
     args.device = find_device(args.device)
     before = Recording(args.input)  # before a model is loaded, because it may not be readable
     for path in (args.out, args.page):
@@ -116,20 +115,6 @@ def parse_region(text: str) -> tuple[float, float]:
         return float(start), float(end)
     except ValueError:
         raise UserError(f"--replace {text}: give START:END in seconds, such as 1.2:2.4") from None
-
-
-def check_out(source: Path, out: Path) -> None:
-    """Check the name of the output.
-
-    Raises:
-        UserError: It cannot be written, or is the input, which is read while the output is written.
-    """
-    from impact_pl.audio import FORMATS
-
-    if out.suffix.lower() not in FORMATS:
-        raise UserError(f"-o {out}: {out.suffix or 'no suffix'} cannot be written, choose .wav or .flac")
-    if out.exists() and source.exists() and out.samefile(source):
-        raise UserError(f"-o {out} is the input itself, which is kept: choose another name")
 
 
 def edit(args: argparse.Namespace, regions: list[tuple[float, float, str]], given: dict[str, Any]) -> EditedAudio:

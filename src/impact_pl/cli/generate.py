@@ -74,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="a .wav or .flac file, or a folder (default: a file named after the caption, or generated/ for several)",
     )
     add("--format", choices=["wav", "flac"], default="wav", help="format of files in a folder (default: wav)")
-    add("--page", type=Path, metavar="HTML", help="write all sounds, with players and spectrograms, as one page")
+    add(
+        "--page", type=options.page, metavar="HTML", help="write all sounds, with players and spectrograms, as one page"
+    )
     add("--spectrogram", action="store_true", help="write a .png with the log-mel spectrogram next to each file")
     add("--duration", type=options.seconds, help="seconds (default: the maximum of the model)")
     add("--negative", metavar="CAPTION", help="what guidance leads away from (default: no particular sound)")

@@ -19,6 +19,7 @@ from impact_pl.data.manifest import file_stems, read_manifest
 from impact_pl.errors import UserError
 from impact_pl.files import read_lines
 from impact_pl.identity import files_sha256
+from impact_pl.models.adapters import FILES as ADAPTER_FILES
 from impact_pl.models.spec import BUILTIN, FILES, find_model, read_spec, read_weights_sha256
 
 if TYPE_CHECKING:
@@ -76,6 +77,18 @@ def plan_jobs(args: argparse.Namespace) -> list[Job]:
 def is_one_file(out: Path) -> bool:
     """Check whether -o names a sound, as opposed to a folder of sounds."""
     return out.suffix.lower() in FORMATS
+
+
+def check_out(out: Path, source: Path) -> None:
+    """Check the name of a sound to write.
+
+    Raises:
+        UserError: It cannot be written, or is the input, which is read while the output is written.
+    """
+    if not is_one_file(out):
+        raise UserError(f"-o {out}: {out.suffix or 'no suffix'} cannot be written, choose .wav or .flac")
+    if out.exists() and source.exists() and out.samefile(source):
+        raise UserError(f"-o {out} is the input itself, which is kept: choose another name")
 
 
 def make_writable(out: Path) -> None:
@@ -143,10 +156,18 @@ def settings_of(args: argparse.Namespace) -> dict:
     if config.is_file() and weights.is_file():  # loading compares the checksum with the weights
         model = (read_weights_sha256(config) or files_sha256([weights]))[:16]
     keys = ("duration", "codec", "device")
-    adapters = dict(zip(args.adapter, strengths_of(args), strict=True))
+    adapters = [
+        [folder, strength, _adapter_sha256(Path(folder))]
+        for folder, strength in zip(args.adapter, strengths_of(args), strict=True)
+    ]
     optional = {"negative_caption": args.negative, "adapters": adapters or None}
     chosen = {key: getattr(args, key) for key in keys} | {k: v for k, v in optional.items() if v is not None}
     return {"model": model} | chosen | asdict(decoding_of(args))
+
+
+def _adapter_sha256(folder: Path) -> str | None:
+    files = [folder / name for name in ADAPTER_FILES]
+    return files_sha256(files)[:16] if all(file.is_file() for file in files) else None  # reported when it is loaded
 
 
 def strengths_of(args: argparse.Namespace) -> list[float]:

@@ -10,7 +10,7 @@ import io
 import os
 import sys
 
-from impact_pl.errors import USER_ERROR, flush_output
+from impact_pl.errors import INTERRUPTED, USER_ERROR, flush_output
 
 COMMANDS = {
     "generate": "make sounds from captions",
@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
     prepare_process()
     try:
         run(argv)
+    except KeyboardInterrupt:  # while modules are loaded; a command says itself what it has finished
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     finally:
         flush_output()
 

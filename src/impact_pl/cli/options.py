@@ -5,6 +5,7 @@ import difflib
 import math
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from impact_pl.errors import USER_ERROR
@@ -45,12 +46,27 @@ def seconds(text: str) -> float:
     return value
 
 
+def finite(text: str) -> float:
+    """Parse a number."""
+    value = _number(float, text, "a number")
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: expected a finite number")
+    return value
+
+
 def minutes(text: str) -> float:
     """Parse a number of minutes above 0."""
     value = _number(float, text, "a number of minutes")
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text}: expected minutes above 0")
     return value
+
+
+def page(text: str) -> Path:
+    """Parse the name of a page to write, which can therefore be neither a sound nor a list of captions."""
+    if Path(text).suffix.lower() not in (".html", ".htm"):
+        raise argparse.ArgumentTypeError(f"{text!r}: a page is written there, choose a name that ends in .html")
+    return Path(text)
 
 
 def names(text: str) -> list[str]:
@@ -102,7 +118,7 @@ def add_parts(parser: argparse.ArgumentParser) -> None:
         "--strength",
         action="append",
         default=[],
-        type=float,
+        type=finite,
         metavar="X",
         help="of each adapter, in their order (default: 1)",
     )

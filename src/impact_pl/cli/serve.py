@@ -84,7 +84,6 @@ def check_address(host: str, port: int) -> None:
         with socket.socket(found[0], found[1]) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found[4])
-    except OSError as error:
-        raise UserError(
-            f"cannot listen on {host}, port {port} ({error.strerror}): try another --port or --host"
-        ) from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: no possible host name
+        why = error.strerror if isinstance(error, OSError) else "not the name of a host"
+        raise UserError(f"cannot listen on {host}, port {port} ({why}): try another --port or --host") from error

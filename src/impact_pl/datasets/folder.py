@@ -8,6 +8,7 @@ example: impact data folder --audio my_sounds --captions my_sounds/captions.csv 
 """
 
 import logging
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -96,7 +97,13 @@ def collect(audio: Path, rows: list[dict], valid_share: float, licence: str) -> 
 
 
 def _find(audio: Path, name: str) -> str | None:
-    """Find a listed file. Its name or the cell may have leading or trailing spaces."""
+    """Find a listed file. Its name or the cell may have leading or trailing spaces.
+
+    Raises:
+        UserError: It is outside of the folder.
+    """
+    if not Path(os.path.normpath(audio / name.strip())).is_relative_to(os.path.normpath(audio)):
+        raise UserError(f"file {name!r} is outside of {audio}: list files inside of that folder")
     return next((each for each in (name, name.strip()) if each.strip() and (audio / each).is_file()), None)
 
 

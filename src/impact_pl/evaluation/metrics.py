@@ -39,6 +39,10 @@ KEYS = {  # metric -> network -> column key in `impact evaluate`
 }
 
 
+MAX_SECONDS = 3600
+PADDINGS = ("silence", "repeat")
+
+
 @dataclass(frozen=True)
 class Score:
     """Value of a metric."""
@@ -62,6 +66,14 @@ class Options:
     num_samples: int | None = None
     seed: int = 0
     cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.duration is not None and not 0 < self.duration <= MAX_SECONDS:
+            raise UserError(f"duration = {self.duration:g} s: choose above 0 and at most {MAX_SECONDS} s")
+        if self.padding not in PADDINGS:
+            raise UserError(f"padding = {self.padding!r}: choose {' or '.join(PADDINGS)}")
+        if self.seed < 0:
+            raise UserError(f"seed = {self.seed}: choose 0 or more")
 
 
 def fad(

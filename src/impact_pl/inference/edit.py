@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from impact_pl.inference.pipeline import ImpactPipeline
 
 MAX_WHOLE_SECONDS = 600  # length of recordings that are changed everywhere, and so kept in memory
+MAX_ADDED_SECONDS = 3600  # what is drawn is kept in memory until it is saved
 SIDES = ("start", "end", "both")
 
 
@@ -38,6 +39,21 @@ class Region:
     start: float
     end: float
     caption: str | None
+
+
+def parse_regions(regions: Sequence, caption: str | None) -> list[Region]:
+    """Read (start, end) or (start, end, caption), in seconds; ``caption`` is that of regions without their own.
+
+    Raises:
+        UserError: A region is something else.
+    """
+    parsed = []
+    for region in regions:
+        parts = tuple(region) if isinstance(region, Sequence | np.ndarray) else ()
+        if len(parts) not in (2, 3) or not all(isinstance(part, int | float | np.number) for part in parts[:2]):
+            raise UserError(f"region {region!r}: give (start, end) or (start, end, caption), in seconds")
+        parsed.append(Region(float(parts[0]), float(parts[1]), parts[2] if len(parts) == 3 else caption))
+    return parsed
 
 
 def edit(pipeline: "ImpactPipeline", recording: Recording, regions: Sequence[Region], style: Style) -> EditedAudio:
@@ -59,8 +75,11 @@ def extend(
     """Make a recording longer; see :meth:`ImpactPipeline.extend`."""
     if side not in SIDES:
         raise UserError(f"side = {side!r}: choose {', '.join(SIDES)}")
-    if not (math.isfinite(seconds) and seconds > 0):
-        raise UserError(f"{seconds:g} s to add: give a number of seconds above 0")
+    if not 1 / recording.sample_rate <= seconds <= MAX_ADDED_SECONDS:
+        raise UserError(
+            f"{seconds:g} s to add: give at least a sample and at most {MAX_ADDED_SECONDS} s; `impact generate "
+            "--timeline` makes longer sounds"
+        )
     length, grid = round(seconds * recording.sample_rate), grid_of(pipeline, recording)
     start, stop = recording.start, recording.stop
     reach = round(grid.most * grid.unit)
@@ -103,9 +122,9 @@ def loop(
 
     The recording is rotated so that its ends meet in the middle, where the seam is drawn, and rotated back.
     """
-    if not (math.isfinite(seam) and 0 < seam <= recording.duration / 2):
+    if not 1 / recording.sample_rate <= seam <= recording.duration / 2:
         raise UserError(
-            f"seam = {seam:g} s: give more than 0 and at most half of the sound's {recording.duration:.2f} s"
+            f"seam = {seam:g} s: give at least a sample and at most half of the sound's {recording.duration:.2f} s"
         )
     check_whole(recording)
     half = recording.num_samples // 2
@@ -290,12 +309,21 @@ def check_whole(recording: Recording) -> None:
     Raises:
         UserError: It is too long or silent.
     """
-    if recording.duration > MAX_WHOLE_SECONDS:
+    check_length(recording.duration, recording.name)
+    check_heard(recording, recording.start, recording.stop)
+
+
+def check_length(seconds: float, name: str = "the sound") -> None:
+    """Check that a sound is short enough to be changed everywhere.
+
+    Raises:
+        UserError: It is too long.
+    """
+    if seconds > MAX_WHOLE_SECONDS:
         raise UserError(
-            f"{recording.name}: lasts {recording.duration:.0f} s, and at most {MAX_WHOLE_SECONDS} s can be changed "
+            f"{name}: lasts {seconds:.0f} s, and at most {MAX_WHOLE_SECONDS} s can be changed "
             "everywhere at once: cut out a part, or replace regions, which any length allows"
         )
-    check_heard(recording, recording.start, recording.stop)
 
 
 def check_heard(recording: Recording, start: int, stop: int) -> None:

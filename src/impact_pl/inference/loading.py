@@ -22,6 +22,8 @@ def load_parts(
     """Load what :meth:`ImpactPipeline.from_pretrained` describes."""
     device = find_device(str(device))
     model = Impact.from_pretrained(path, device)
+    if not model.spec.codec:
+        raise UserError(f"{path}: its config.json names no codec, which generation needs: export the model again")
     noted = model.spec.codec["name"]
     if codec is None and is_gone(noted):
         wanted = "FOLDER" if Path(noted).is_absolute() else f"{noted.partition(':')[0]}:FOLDER"

@@ -32,7 +32,7 @@ from impact_pl.inference.stream import Timeline, check_timeline, stream
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import BUILTIN
 from impact_pl.precision import dtype_of, find_device
-from impact_pl.randomness import Generators, clip_generators
+from impact_pl.randomness import Generators, clip_generators, is_text
 from impact_pl.sampling.decoding import Known
 from impact_pl.text_encoders.base import TextEncoder, TextFeatures
 
@@ -217,8 +217,7 @@ class ImpactPipeline:
             UserError: The sound cannot be read, has more than two channels or is silent, or a region is empty,
                 outside of it or overlaps with another.
         """
-        given = [editing.Region(start, end, *(own or (caption,))) for start, end, *own in regions]
-        return self._edited(editing.edit, sound, options, given)
+        return self._edited(editing.edit, sound, options, editing.parse_regions(regions, caption))
 
     def extend(
         self,
@@ -233,7 +232,7 @@ class ImpactPipeline:
         Args:
             sound: See :meth:`edit`.
             caption: What to draw.
-            seconds: Any length. Beyond half of the model's own, a window slides over what was drawn before.
+            seconds: Up to an hour. Beyond half of the model's own, a window slides over what was drawn before.
             side: Where to.
             options: See :class:`EditingOptions`.
         """
@@ -280,6 +279,7 @@ class ImpactPipeline:
             for name in ("fade_ms", "match_level"):
                 drawing.pop(name, None)
             if (seconds or 0) > self.max_duration:
+                editing.check_length(seconds or 0)
                 chunks = [chunk.waveforms for chunk in self.stream(caption, seconds, **drawing)]
                 sound_or_caption = torch.cat(chunks, dim=1), self.sample_rate
             else:
@@ -303,6 +303,8 @@ class ImpactPipeline:
         """
         timeline = [(0.0, timeline)] if isinstance(timeline, str) else list(timeline)
         check_timeline(timeline, duration)  # at the call, not at the first chunk
+        if duration is not None and duration * self.sample_rate < 1:
+            raise UserError(f"duration {duration:g} s: is less than a sample at {self.sample_rate} Hz")
         progress = options.get("progress")
         report = None if isinstance(progress, bool) else progress
         return stream(self, timeline, duration, self._style(options, report))
@@ -409,8 +411,11 @@ class ImpactPipeline:
             if self.text_encoder is not None and self.model.spec.text_encoder is not None:
                 raise UserError("this model is conditioned on text: give at least one caption")
             return None
-        if len(known) < len(captions) or not all(caption.strip() for caption in known):
+        if len(known) < len(captions) or not all(isinstance(caption, str) and caption.strip() for caption in known):
             raise UserError(f"every caption needs at least one word, got {captions!r}")
+        strange = [caption for caption in known if not is_text(caption)]
+        if strange:
+            raise UserError(f"the caption {strange[0]!a} holds bytes that are not text: write it in UTF-8")
         if self.model.spec.text_encoder is None:
             raise UserError("this is an unconditional (stage 1) model and takes no captions: use a stage-2 model")
         assert self.text_encoder is not None  # checked in __init__
@@ -418,10 +423,10 @@ class ImpactPipeline:
 
     def _length(self, duration: float | None) -> tuple[int, int]:
         duration = self.max_duration if duration is None else duration
-        if not 0 < duration <= self.max_duration + 1e-9:
+        if not 1 / self.sample_rate <= duration <= self.max_duration + 1e-9:
             raise UserError(
-                f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, the length of the clips that the "
-                "model was trained on: ask for a shorter sound, or stream a longer one"
+                f"duration {duration} s is outside (0, {self.max_duration:.2f}] s, from one sample to the length of "
+                "the clips that the model was trained on: ask for a shorter sound, or stream a longer one"
             )
         num_samples = round(duration * self.sample_rate)
         patch = self.model.spec.model.patch_size  # latent frames must fill whole patches

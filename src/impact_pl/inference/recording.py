@@ -3,6 +3,7 @@
 Dimension key: S samples (per channel) at the recording's own rate, C channels.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from impact_pl.audio import HIGHEST_PEAK, AudioFile
+from impact_pl.audio import HIGHEST_PEAK, HIGHEST_RATE, LOWEST_RATE, AudioFile
 from impact_pl.errors import UserError
 from impact_pl.inference.sounds import GeneratedAudio
 from impact_pl.inference.writer import AudioWriter
@@ -92,7 +93,7 @@ class Recording:
         if not isinstance(self.source, Path):
             return self.source[start:stop]
         try:
-            with soundfile.SoundFile(self.source) as file:
+            with soundfile.SoundFile(os.fsencode(self.source)) as file:
                 file.seek(start)
                 samples = file.read(stop - start, dtype="float64", always_2d=True)
         except soundfile.LibsndfileError as error:
@@ -186,8 +187,27 @@ def open_sound(sound: Sound) -> Recording:
         if len(sound) != 1:
             raise UserError(f"{len(sound)} sounds: give one, such as (sounds.waveforms[0], sounds.sample_rate)")
         sound = (sound.waveforms[0], sound.sample_rate)
+    if not (isinstance(sound, tuple | list) and len(sound) == 2):
+        raise UserError(f"a sound of type {type(sound).__name__}: give a file, or (waveform, sample_rate)")
     waveform, sample_rate = sound
-    samples = np.atleast_2d(np.asarray(waveform, dtype=np.float64)).T  # (S, C)
-    if samples.ndim != 2 or not np.isfinite(samples).all():
-        raise UserError(f"a waveform of shape {tuple(np.shape(waveform))}: expected finite (S,) or (C, S)")
-    return Recording(samples, sample_rate)
+    is_number = isinstance(sample_rate, int | float | np.number)
+    if not is_number or not LOWEST_RATE <= sample_rate <= HIGHEST_RATE or sample_rate != int(sample_rate):
+        raise UserError(f"sample rate {sample_rate!r}: give a whole number of Hz from {LOWEST_RATE} to {HIGHEST_RATE}")
+    return Recording(_as_samples(waveform), int(sample_rate))
+
+
+def _as_samples(waveform: Tensor | np.ndarray) -> Samples:
+    """Convert a waveform (S,) or (C, S) to samples (S, C)."""
+    if isinstance(waveform, Tensor):
+        waveform = waveform.detach().cpu()
+        waveform = (waveform.float() if waveform.dtype == torch.bfloat16 else waveform).numpy()  # numpy has none
+    array = np.asarray(waveform)
+    if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise UserError(
+            f"a waveform of shape {array.shape} and type {array.dtype}: expected finite floating point (S,) or (C, S); "
+            "divide integers by their full scale"
+        )
+    peak = np.abs(array).max(initial=0.0)
+    if peak > HIGHEST_PEAK:
+        raise UserError(f"the waveform's peak is {peak:.3g} times full scale: scale it to [-1, 1]")
+    return np.atleast_2d(array.astype(np.float64)).T

@@ -109,6 +109,9 @@ def check_timeline(timeline: Timeline, duration: float | None) -> None:
     Raises:
         UserError: There is no caption at 0, times do not ascend, or the duration is not above the last of them.
     """
+    odd = [entry for entry in timeline if not (isinstance(entry, tuple | list) and len(entry) == 2)]
+    if odd:
+        raise UserError(f"a timeline with {odd[0]!r}: give (seconds, caption)")
     starts = [start for start, _ in timeline]
     if not starts or starts[0] != 0:
         raise UserError(f"a timeline that starts at {starts[0] if starts else 'no time'}: give a caption at 0 seconds")

@@ -30,7 +30,7 @@ class Grid:
 
     def frames(self, num_samples: int) -> int:
         """Count the frames that cover ``num_samples``."""
-        return math.ceil(num_samples / self.unit - SLACK)
+        return max(1, math.ceil(num_samples / self.unit - SLACK))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Window:
         for start, stop in spans:
             first = math.floor((start - self.start) / grid.unit + SLACK)
             last = math.ceil((stop - self.start) / grid.unit - SLACK)
-            mask[max(first, 0) : max(last, 0)] = True
+            mask[max(first, 0) : max(first + 1, last, 0)] = True  # a span within the slack still has a frame
         return mask
 
     def stop(self, grid: Grid) -> int:
@@ -68,7 +68,7 @@ class Window:
 def split(span: Span, grid: Grid) -> list[Span]:
     """Split a span into equal parts of at most half a window, so that at least as much around them is known."""
     start, stop = span
-    parts = math.ceil((stop - start) / (grid.unit * max(1, grid.most // 2)) - SLACK)
+    parts = max(1, math.ceil((stop - start) / (grid.unit * max(1, grid.most // 2)) - SLACK))
     edges = [start + round((stop - start) * part / parts) for part in range(parts + 1)]
     return list(pairwise(edges))
 

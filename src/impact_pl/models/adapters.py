@@ -5,12 +5,12 @@ adapter_config.json and adapter_model.safetensors.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import ConfigDict
 from torch import Tensor, nn
 
@@ -21,6 +21,7 @@ from impact_pl.partial import write_whole
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 PREFIX = "base_model.model."  # of the names in peft's files
+VARIANTS = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern")  # of peft, which change the sum below
 BASE, DOWN, UP = ".base_layer.", ".lora_A.", ".lora_B."  # parts of the names of a model with adapters
 
 
@@ -30,8 +31,12 @@ class AdapterFile:
 
     __pydantic_config__ = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
-    r: Annotated[int, Ge(1)]
+    r: Annotated[int, Ge(1), Le(1 << 16)]
     lora_alpha: float
+    use_dora: bool = False
+    use_rslora: bool = False
+    rank_pattern: dict[str, Any] | None = field(default_factory=dict)
+    alpha_pattern: dict[str, Any] | None = field(default_factory=dict)
     weights_sha256: str | None = None
 
 
@@ -74,18 +79,9 @@ def apply_adapter(model: nn.Module, folder: str | Path, strength: float = 1.0) -
         UserError: It is missing or damaged, or its layers are not those of the model.
     """
     folder = Path(folder)
-    missing = [name for name in FILES if not (folder / name).is_file()]
-    if missing:
-        raise UserError(f"{folder} has no {missing[0]}: give the folder of an adapter, such as runs/NAME/adapter")
-    config = read_json(folder / FILES[0], AdapterFile, remedy="save the adapter again")
-    pairs = low_rank_pairs(load_weights(folder / FILES[1], config.weights_sha256))
-    weights = dict(model.named_parameters())
+    config, pairs = _read_adapter(folder)
+    weights, scale = dict(model.named_parameters()), strength * config.lora_alpha / config.r
     for layer, (down, up) in pairs.items():
-        if down.ndim != 2 or up.ndim != 2 or up.shape[1] != len(down):
-            raise UserError(
-                f"{folder}: layer {layer} has factors of shapes {tuple(down.shape)} and {tuple(up.shape)}, which do "
-                "not belong together: save the adapter again"
-            )
         weight = weights.get(f"{layer}.weight")
         if weight is None or weight.shape != (len(up), down.shape[1]):
             shape = "no such layer" if weight is None else f"its weight is {tuple(weight.shape)}"
@@ -93,9 +89,43 @@ def apply_adapter(model: nn.Module, folder: str | Path, strength: float = 1.0) -
                 f"{folder}: layer {layer} of shape {(len(up), down.shape[1])} does not fit the model ({shape}): "
                 "use the model that the adapter was trained on"
             )
+        if not (weight + _change(weight, scale, down, up)).isfinite().all():
+            raise UserError(f"{folder}: layer {layer} becomes infinite at strength {strength:g}: choose about 1")
+    for layer, (down, up) in pairs.items():  # only now, so that a mistake leaves the model as it was
+        weight = weights[f"{layer}.weight"]
+        weight.add_(_change(weight, scale, down, up))
+
+
+def _change(weight: Tensor, scale: float, down: Tensor, up: Tensor) -> Tensor:
+    return (scale * (up.float() @ down.float())).to(weight)
+
+
+def _read_adapter(folder: Path) -> tuple[AdapterFile, dict[str, tuple[Tensor, Tensor]]]:
+    """Read an adapter, and the factors of each layer; see :func:`apply_adapter`."""
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} has no {missing[0]}: give the folder of an adapter, such as runs/NAME/adapter")
+    config = read_json(folder / FILES[0], AdapterFile, remedy="save the adapter again")
+    other = [name for name in VARIANTS if getattr(config, name)]
+    if other:
+        raise UserError(f"{folder}: {other[0]} in {FILES[0]} is not supported: train a plain LoRA adapter")
+    factors = load_weights(folder / FILES[1], config.weights_sha256)
+    pairs = low_rank_pairs(factors)
+    if not pairs or 2 * len(pairs) != len(factors):
+        raise UserError(
+            f"{folder}: {2 * len(pairs)} of {len(factors)} tensors are pairs of lora_A and lora_B of a layer, all must "
+            "be: train a plain LoRA adapter of linear layers"
+        )
     for layer, (down, up) in pairs.items():
-        change = (strength * config.lora_alpha / config.r) * (up @ down)
-        weights[f"{layer}.weight"].add_(change.to(weights[f"{layer}.weight"]))
+        shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+        if down.ndim != 2 or up.ndim != 2 or not len(down) == up.shape[1] == config.r:
+            raise UserError(
+                f"{folder}: layer {layer} has factors of shapes {shapes} at rank {config.r}, which do not belong "
+                "together: save the adapter again"
+            )
+        if not (down.is_floating_point() and up.is_floating_point()):
+            raise UserError(f"{folder}: layer {layer} has factors of {down.dtype}: save them as floating point")
+    return config, pairs
 
 
 def _is_adapter(name: str) -> bool:

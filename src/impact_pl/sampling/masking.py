@@ -13,6 +13,8 @@ from impact_pl.config import MaskRatioConfig
 from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_uniform, host_generator
 
+MAX_ITERATIONS = 100_000
+
 
 def draw_mask(
     config: MaskRatioConfig, batch: int, num_frames: int, width: int, generator: torch.Generator, device: torch.device
@@ -131,8 +133,11 @@ def masked_counts(
         num_masked: Patches masked at the start; None: all. With fewer, the schedule starts where only these are left,
             and the iterations before that are dropped: the result has fewer than T counts.
     """
-    if num_patches < 1 or num_iterations < 1:
-        raise UserError(f"{num_patches} patches in {num_iterations} iterations: both must be at least 1.")
+    if num_patches < 1 or not 1 <= num_iterations <= MAX_ITERATIONS:
+        raise UserError(
+            f"{num_patches} patches in {num_iterations} iterations: at least 1 each, and at most {MAX_ITERATIONS} "
+            "iterations."
+        )
     remaining = num_patches if num_masked is None else num_masked
     if remaining == 0:
         return []

@@ -79,13 +79,19 @@ ALLOWED = {
 }
 
 
+def is_inside(name: str) -> bool:
+    """Check that ``name`` leads to a folder inside of another one, neither out of it nor to itself."""
+    path = Path(name)
+    return bool(name.strip() and path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
 def check_config(config: TrainConfig) -> None:
     """Validate every number, and the decoding settings of audio samples.
 
     Raises:
         UserError: A number is out of range; the message names key, value and range.
     """
-    if not config.name.strip() or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
+    if not is_inside(config.name):
         raise UserError(
             f"name={shown(config.name)}: name a folder inside runs_dir={shown(config.runs_dir)}, such as name=mine/text"
         )

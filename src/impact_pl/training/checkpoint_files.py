@@ -249,7 +249,9 @@ def _load(path: Path) -> Any:
         return map_tensors(content, lambda name, tensor: tensor)  # RecursionError, if it is nested too deeply
     except MALFORMED as error:
         raise_if_memory(error)
-        raise UserError(f"{path} is not a readable checkpoint ({first_line(error)}): delete it") from error
+        raise UserError(
+            f"{path} is not a readable checkpoint ({first_line(error)}): choose another, or delete it"
+        ) from error
 
 
 def _check_sums(path: Path) -> None:
@@ -261,7 +263,7 @@ def _check_sums(path: Path) -> None:
     stat = path.stat()
     damage = _damage(path, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if damage:
-        raise UserError(f"{path} is not a readable checkpoint ({damage}): delete it")
+        raise UserError(f"{path} is not a readable checkpoint ({damage}): choose another, or delete it")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -84,8 +84,9 @@ def add_card(source: Path, out: Path) -> None:
             write_whole(out / name, (source / name).read_bytes())
     if not (out / CARD_NAME).is_file():
         facts = {"Exported from": str(source), "Data": "to be completed: what it was trained on, and for how long"}
-        captions = read_lines(out / CAPTIONS_NAME) if (out / CAPTIONS_NAME).is_file() else ["a dog barks"]
-        write_card(out, out.name, "random weights or an earlier stage", [], captions, facts)
+        known = read_lines(out / CAPTIONS_NAME) if (out / CAPTIONS_NAME).is_file() else []
+        captions = [caption for caption in known if caption.strip()] or ["a dog barks"]
+        write_card(out, out.resolve().name, "random weights or an earlier stage", [], captions, facts)
 
 
 def _origin(record: Record) -> str:

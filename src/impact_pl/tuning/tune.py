@@ -36,6 +36,7 @@ from impact_pl.partial import create_whole, write_whole
 from impact_pl.precision import find_device
 from impact_pl.precompute.precompute import Precomputer, load_models
 from impact_pl.training.best import ADAPTER, KeepBest
+from impact_pl.training.check import is_inside
 from impact_pl.training.checkpoint import save_model
 from impact_pl.training.fit import train
 from impact_pl.tuning.card import write_card
@@ -154,7 +155,7 @@ def settle(request: TuneRequest) -> TuneRequest:
     Raises:
         UserError: A setting is invalid, or a file is missing.
     """
-    if not request.name.strip() or Path(request.name).is_absolute() or ".." in Path(request.name).parts:
+    if not is_inside(request.name):
         raise UserError(f"--name {request.name}: name a folder inside {request.runs_dir}, such as --name mine")
     if request.replay not in (OWN_REPLAY, NO_REPLAY):
         ShardIndex.load(Path(request.replay) / "train")  # a mistake is told before anything is done

@@ -102,7 +102,7 @@ def test_empty_caption_files(fails, sounds, tmp_path):
         (tmp_path / "captions.csv").write_text(f"file,caption\n{name},rain\n")
         argv = ["--audio", sounds.parent, "--captions", tmp_path / "captions.csv", "--out", tmp_path / "m.jsonl"]
         assert f"file {name!r} is outside of {sounds.parent}" in fails(data.main, "folder", *argv)
-    (tmp_path / "captions.csv").touch()
+    (tmp_path / "captions.csv").write_text("")
     argv = ["--audio", sounds.parent, "--captions", tmp_path / "captions.csv", "--out", tmp_path / "m.jsonl"]
     assert "captions.csv" in fails(data.main, "folder", *argv)
     with open(tmp_path / "captions.csv", "w", newline="") as file:

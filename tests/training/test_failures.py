@@ -220,7 +220,7 @@ def is_running(pid: int) -> bool:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 @pytest.mark.parametrize("num_processes", [1, 2])
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGBUS])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGBUS, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_ends_the_training(random_latents, tmp_path, signum, num_processes):
     more = ["trainer=ddp", "trainer.accelerator=cpu"] if num_processes == 2 else []
     process = start(["-m", "impact_pl", "train", *arguments(random_latents, tmp_path, *more)], tmp_path)

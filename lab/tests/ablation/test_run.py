@@ -111,7 +111,8 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("signum", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_and_continued(make, tmp_path, signum):
     (tmp_path / "go.py").write_text(RUN)
     process = subprocess.Popen([sys.executable, "go.py", "600"], cwd=tmp_path, stderr=subprocess.PIPE, env=ENVIRONMENT)

@@ -37,6 +37,7 @@ def arguments(manifest, trained, out) -> list:
     return [*argv, "--duration", 1]
 
 
+@pytest.mark.slow
 def test_the_table_is_made_continued_and_put_into_a_card(manifest, trained, tmp_path, run, capsys):
     pytest.importorskip("onnxruntime")
     card, out = tmp_path / "README.md", tmp_path / "bars"

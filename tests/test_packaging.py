@@ -33,6 +33,7 @@ def _load_in_worker(_) -> str:
     return torchaudio.__version__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     ["codecs.registry", "text_encoders.registry", "training.codec", "evaluation.networks.cnn14", "checkpoint_io"],

@@ -178,8 +178,8 @@ def main(argv: list[str] | None = None) -> None:
             labels = [names[(3 * seed + 5 * index + 2) % len(names)] for index in range(num_captions)]
             figures.append(stream_figures(pipeline, decoding, judge, scorers, labels, args.minutes, seed))
         rows += stream_rows(name, np.array(figures))
-    columns = ("stream", "minute", "level, dB", "YAMNet", "aiSFX", "memory, MiB", "wall / duration", "CPU / duration")
-    print(table(columns, rows))
+    headings = ("stream", "minute", "level, dB", "YAMNet", "aiSFX", "memory, MiB", "wall / duration", "CPU / duration")
+    print(table(headings, rows))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Clip:
     @cached_property
     def own_changes(self) -> np.ndarray:  # (NUM_POINTS, 2)
         random, samples = np.random.default_rng(0), self.waveform.numpy()
-        return changes(samples, random.integers(WINDOW, len(samples) - WINDOW + 1, NUM_POINTS))
+        return changes(samples, random.integers(WINDOW, len(samples) - WINDOW + 1, NUM_POINTS).tolist())
 
     def percentiles(self, samples: np.ndarray, points: Sequence[int]) -> np.ndarray:
         """Rank the changes at points of an edited sound (S,) among the recording's own: (J, 2), ties in the middle."""

@@ -98,6 +98,7 @@ SMALL = {  # appended to the tutorial's commands: seconds instead of minutes, an
 }
 
 
+@pytest.mark.slow
 def test_the_tutorial_runs(sounds, run, tmp_path, monkeypatch):
     """Every command of docs/tutorial.md, in order, on small sounds."""
     monkeypatch.chdir(tmp_path)

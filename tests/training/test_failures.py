@@ -169,7 +169,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_disk_that_is_full_during_a_checkpoint(random_latents, tmp_path, small_disk, num_processes):
     """Two checkpoints of 1.2 MB fit, a third does not: the last whole one stays."""
     more = ["trainer=ddp", "trainer.accelerator=cpu"] if num_processes == 2 else []

@@ -61,6 +61,7 @@ def commands(tasks: list[Task]) -> list[tuple[str, list[str]]]:
 ELSEWHERE = {"device": "cuda", "text_encoder": "laion_clap:a.pt+t5:flan"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "changes"),
     [*((size, {}) for size in SIZES if size != "distilled"), ("full", ELSEWHERE), ("distilled", {"model": "builtin"})],

@@ -229,7 +229,7 @@ class Page:
         with _told():
             seconds = self.studio.open(sound).duration
         start, end = round(seconds / 3, 2), round(2 * seconds / 3, 2)
-        bounds = {"maximum": int(seconds * 100) / 100}
+        bounds: dict[str, Any] = {"maximum": int(seconds * 100) / 100}
         return gr.update(value=start, **bounds), gr.update(value=end, **bounds), self._draw(sound, start, end)
 
     def _draw(self, sound: str | None, start: float, end: float) -> Any:

@@ -219,7 +219,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-@pytest.mark.parametrize("num_processes", [1, 2])
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, pytest.param(signal.SIGBUS, marks=pytest.mark.slow)])
 def test_a_worker_that_dies_ends_the_training(random_latents, tmp_path, signum, num_processes):
     more = ["trainer=ddp", "trainer.accelerator=cpu"] if num_processes == 2 else []

@@ -218,7 +218,6 @@ class CodecConfig:
     decoder_dim: int = 256
     decoder_depth: int = 8  # ConvNeXt blocks
     mel_corrections: int = 1  # steps towards the latents' mel spectrogram after decoding; init_from overrides it
-    residual_channels: int = 0  # dropped components that are drawn when decoding; init_from overrides it
     crop_seconds: float = 1.6
     latent_noise: float = 0.3  # maximum error on the latents, as a fraction of their overall standard deviation
 

@@ -40,10 +40,7 @@ def port(text: str) -> int:
 
 def seconds(text: str) -> float:
     """Parse a duration above 0."""
-    value = _number(float, text, "a number of seconds")
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text}: expected seconds above 0")
-    return value
+    return _positive(text, "seconds")
 
 
 def finite(text: str) -> float:
@@ -56,9 +53,13 @@ def finite(text: str) -> float:
 
 def minutes(text: str) -> float:
     """Parse a number of minutes above 0."""
-    value = _number(float, text, "a number of minutes")
+    return _positive(text, "minutes")
+
+
+def _positive(text: str, unit: str) -> float:
+    value = _number(float, text, f"a number of {unit}")
     if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text}: expected minutes above 0")
+        raise argparse.ArgumentTypeError(f"{text}: expected {unit} above 0")
     return value
 
 

@@ -4,11 +4,11 @@ Encoder: four log-mel frames of 64 bins (40 ms) are projected onto 64 principal 
 second of 64 numbers. Nothing in it is trained by gradients: latents stay valid when the decoder improves, and
 ``identity`` covers the encoder only.
 
-Decoder: what the projection drops is drawn (``residual_basis``), then :class:`codecs.decoder.NoiseExcitedDecoder`,
-trained by ``training.codec``, makes the waveform. Measurements are in ``assets/codec/README.md``.
+Decoder: :class:`codecs.decoder.NoiseExcitedDecoder`, trained by ``training.codec``. Measurements are in
+``assets/codec/README.md``.
 
-Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, R directions of the
-residual, H latent frames, K STFT bins.
+Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, H latent
+frames, K STFT bins.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from impact_pl.checkpoint_io import Uninitialised, load_weights, save_weights
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.decoder import NoiseExcitedDecoder, inverse_stft, mel_interpolation
 from impact_pl.errors import UserError
-from impact_pl.randomness import Generators, PositionalNoise, draw_normal
+from impact_pl.randomness import Generators, PositionalNoise
 from impact_pl.spectrogram import LogMel
 
 MAX_CORRECTION = 3.0  # nepers (26 dB) in one step of ``correct_mel``
@@ -47,7 +47,6 @@ class BuiltinCodecSpec:
     decoder_dim: int = 256
     decoder_depth: int = 8
     mel_corrections: int = 0  # steps of ``correct_mel`` after the decoder
-    residual_channels: int = 0  # R, directions that the projection drops and the decoder draws
 
 
 ENCODER_FIELDS = tuple(BuiltinCodecSpec.__dataclass_fields__)[:8]
@@ -67,7 +66,6 @@ class BuiltinCodec(AudioCodec):
     pca_mean: Tensor  # (4F,)
     pca_basis: Tensor  # (C, 4F), orthonormal rows
     eigenvalues: Tensor  # (C,), variances of the components
-    residual_basis: Tensor  # (R, 4F), dropped components times their deviations
     unit_noise_mel: Tensor  # (F,)
     interpolation: Tensor  # (K, F)
     floor: Tensor  # (F,) log-mel of the noise under every sound
@@ -87,9 +85,6 @@ class BuiltinCodec(AudioCodec):
         self.register_buffer("pca_mean", torch.zeros(patch_dim))
         self.register_buffer("pca_basis", torch.eye(patch_dim)[: spec.latent_channels])
         self.register_buffer("eigenvalues", torch.ones(spec.latent_channels))
-        self.register_buffer(
-            "residual_basis", torch.zeros(spec.residual_channels, patch_dim), persistent=spec.residual_channels > 0
-        )
         self.register_buffer("unit_noise_mel", self._unit_noise_mel(), persistent=False)
         floor = self.unit_noise_mel + math.log(10) * spec.floor_db / 20
         self.register_buffer("floor", floor, persistent=False)
@@ -158,21 +153,6 @@ class BuiltinCodec(AudioCodec):
         self.pca_mean.copy_(mean)
         self.pca_basis.copy_(basis[: self.latent_channels])
         self.eigenvalues.copy_(values[: self.latent_channels])
-        self.fit_residual(waveforms)
-
-    def fit_residual(self, waveforms: list[Tensor]) -> None:
-        """Fit the covariance of what the principal components leave out to waveforms, each (S,)."""
-        if not self.spec.residual_channels:
-            return
-        dim = self.pca_mean.numel()
-        count, outer = 0, torch.zeros(dim, dim, dtype=torch.float64)
-        for waveform in waveforms:
-            patches = self.mel_patches(waveform[None])[0] - self.pca_mean  # (H, 4F)
-            dropped = (patches - patches @ self.pca_basis.T @ self.pca_basis).double()
-            count, outer = count + len(dropped), outer + dropped.T @ dropped
-        values, vectors = torch.linalg.eigh(outer / count)  # ascending
-        factors = (vectors * values.clamp(min=0).sqrt()).flip(1)  # (4F, 4F)
-        self.residual_basis.copy_(factors[:, : self.spec.residual_channels].T)
 
     def latent_mean(self, waveform: Tensor) -> Tensor:
         """Encode a waveform (B, S) into the mean (B, C, H, 1) of its latents."""
@@ -202,38 +182,18 @@ class BuiltinCodec(AudioCodec):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
-        """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives all that is drawn (None: seed 0)."""
+        """Decode latents (B, C, H, 1) into a waveform (B, S). ``generator`` drives the excitation (None: seed 0)."""
         generator = generator or torch.Generator().manual_seed(0)
         with torch.autocast(latents.device.type, enabled=False):
-            mel = self.draw_mel(latents.float(), generator)
+            mel = self.decode_mel(latents.float())
         waveform = self.decoder(mel, self.excess_level(mel), generator)
         with torch.autocast(latents.device.type, enabled=False):
             for _ in range(self.spec.mel_corrections):
                 waveform = self.correct_mel(waveform.float(), mel)
         return waveform
 
-    def draw_mel(self, latents: Tensor, generator: Generators | PositionalNoise) -> Tensor:
-        """Invert the encoder: latents (B, C, H, 1) -> log-mel (B, F, M), drawing what the projection dropped.
-
-        The residual is Gaussian, independent in every patch, with the covariance of recordings. It fluctuates with the
-        sound, not with the floor: a log-mel moves by the share of the sound in its power.
-        """
-        mel = self.decode_mel(latents)
-        if not self.spec.residual_channels:
-            return mel
-        batch, _, num_latents, _ = latents.shape
-        width = self.spec.residual_channels
-        if isinstance(generator, PositionalNoise):
-            first = generator.start // self.samples_per_latent
-            noise = generator.normal("residual", first, num_latents, width).to(latents.device)
-        else:
-            noise = draw_normal((batch, num_latents, width), generator, latents.device)
-        residual = rearrange(noise @ self.residual_basis, "b h (t f) -> b f (h t)", t=self.spec.frames_per_latent)
-        share = (1 - (2 * (self.floor[:, None] - mel)).exp()).clamp(min=0)
-        return torch.minimum(mel + share * residual, self.ceiling[:, None])
-
     def synthesize(self, latents: Tensor, generator: Generators) -> Tensor:
-        """Run the decoder with gradients and without a drawn residual; this is the training version of ``decode``."""
+        """Run the decoder with gradients; this is the training version of ``decode``."""
         mel = self.decode_mel(latents)
         return self.decoder(mel, self.excess_level(mel), generator)
 

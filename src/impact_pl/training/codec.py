@@ -282,6 +282,5 @@ def _initial_codec(config: TrainConfig) -> BuiltinCodec:
             decoder_dim=settings.decoder_dim,
             decoder_depth=settings.decoder_depth,
             mel_corrections=settings.mel_corrections,
-            residual_channels=settings.residual_channels,
         )
     )

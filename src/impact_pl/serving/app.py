@@ -108,7 +108,7 @@ class Page:
             self.seconds = gr.Slider(0.1, longest, longest, step=0.01, label="Seconds", elem_id="seconds")
             self.variations = gr.Slider(1, self.limits.variations, 2, step=1, label="Variations")
         with gr.Row():
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100)
+            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed")
             self.preset = gr.Radio(list(PRESETS), value="exact", label="Preset", min_width=160)
         with gr.Row():
             self.other_seed = gr.Button("Another seed", min_width=180, scale=0)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from impact_pl.config import LoraConfig
 from impact_pl.training.checkpoint import export, find_checkpoint, load_averaged, open_checkpoint, read_checkpoint
 from impact_pl.training.checkpoint_files import find
 from tests.helpers.latents import write_latents
@@ -48,6 +49,12 @@ def distilled(root: Path, name: str, strategy: str, processes: int, step: int):
     config = until(root, f"{name}-distilled", strategy, processes, step)
     model = dataclasses.replace(config.model, head="consistency")
     return dataclasses.replace(config, stage="distill", model=model, init_from=str(root / "one"))
+
+
+def adapted(root: Path, name: str, strategy: str, processes: int, step: int):
+    """Adapters of the run ``one``."""
+    config = until(root, f"{name}-adapted", strategy, processes, step)
+    return dataclasses.replace(config, lora=LoraConfig(rank=2, alpha=4.0), init_from=str(root / "one"))
 
 
 def copy_run(root: Path, name: str, to: str) -> None:
@@ -190,6 +197,21 @@ def test_non_finite_gradients_stop_before_the_optimizer(root, notes, name):
         assert "training stopped at step" in process["error"]
         assert "clip0" in process["error"]
     assert all(torch.isfinite(value).all() for value in run_weights(root, f"{name}-burst").values())
+
+
+@pytest.mark.slow
+def test_adapters_in_two_processes_equal_one_and_resume(root):
+    """Each strategy trains, stops and resumes them; the merged model is that of one process."""
+    pytest.importorskip("peft", reason="extra 'tune' is not installed")
+    train(adapted(root, "one", "auto", 1, 4))
+    configs = [adapted(root, name, name, 2, step) for name in SHARED for step in (2, 4)]
+    for notes in train_together(configs, 2, root / "work-adapted"):
+        assert [process["error"] for process in notes] == [None, None]
+    expected = load_averaged(root / "one-adapted" / "model").state_dict()
+    assert difference(expected, load_averaged(root / "one").state_dict()) > 1e-4  # it has learned
+    for name in SHARED:
+        found = load_averaged(root / f"{name}-adapted" / "model").state_dict()
+        assert difference(found, expected) < 1e-5
 
 
 @pytest.mark.slow

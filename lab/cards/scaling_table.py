@@ -46,7 +46,7 @@ def activation_table(models: list[str], precisions: list[str]) -> str:
     for name, precision in itertools.product(models, precisions):
         kept = scaling.activations(spec_of(name), NUM_FRAMES, precision)
         rows.append([name, precision, f"{kept.clip / GIB:.2f}", f"{kept.once / GIB:.2f}"])
-    return table(["model", "precision", "GiB per clip", "casts of weights, GiB"], rows, num_text=2)
+    return table(["model", "precision", "GiB per clip", "once, GiB"], rows, num_text=2)
 
 
 def spec_of(model: str) -> ImpactSpec:

@@ -24,7 +24,7 @@ import torch
 
 from impact_pl.audio import fit_length, load_audio, save_audio
 from impact_pl.cli.evaluate import load_networks, print_table
-from impact_pl.errors import user_errors
+from impact_pl.errors import UserError, user_errors
 from impact_pl.evaluation.evaluate import evaluate
 from impact_pl.evaluation.networks.yamnet import SAMPLE_RATE
 from impact_pl.evaluation.request import EvaluationRequest
@@ -99,7 +99,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     sounds = list_sounds(args.sounds)
     if len(sounds) < 2 * args.num:
-        raise ValueError(f"{args.sounds} holds {len(sounds)} sounds, {2 * args.num} are needed: choose a smaller --num")
+        raise UserError(f"{args.sounds} holds {len(sounds)} sounds, {2 * args.num} are needed: choose a smaller --num")
     generator = np.random.default_rng(args.seed)
     drawn = draw(list(sounds), 2 * args.num, generator)
     first = set(draw(drawn, args.num, generator))

@@ -94,7 +94,7 @@ def test_a_trained_codec_is_noted_by_its_folder(sounds, tmp_path, monkeypatch, c
 def test_ctrl_c_keeps_finished_shards_and_the_same_command_continues(tmp_path):
     generator = torch.Generator().manual_seed(0)
     records = []
-    for i in range(40):
+    for i in range(120):
         save_audio(tmp_path / f"{i}.wav", 0.5 * torch.randn(160_000, generator=generator), 16_000)
         records.append(Record(str(i), f"{i}.wav", caption=f"noise number {i}"))
     write_manifest(tmp_path / "m.jsonl", records)

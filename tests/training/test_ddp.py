@@ -79,13 +79,13 @@ def test_a_signal_to_one_process_stops_both_and_training_continues(two):
     process = start(two)
     wait_for_rows(process, Path(two.runs_dir) / "two" / "metrics.csv")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 143, output
     step = read_checkpoint(Path(two.runs_dir) / "two" / "checkpoints" / "last.ckpt")["global_step"]
     assert f"stopped at step {step}, saved" in output
     two.trainer.max_steps = step + 2
     process = start(two)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     assert f"resuming {Path(two.runs_dir) / 'two'} at step {step}" in output
 
@@ -131,7 +131,7 @@ def test_signals_before_the_handlers_and_after_the_last_step(config):
     process = subprocess.Popen(hold, stdout=subprocess.PIPE, text=True)
     time.sleep(0.5)  # Python has hardly begun
     process.send_signal(signal.SIGUSR1)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 138
     assert "stopped before the first step" in output
     process = subprocess.Popen(hold, stdout=subprocess.PIPE, text=True)

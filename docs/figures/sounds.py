@@ -43,18 +43,18 @@ def generate(pipeline: ImpactPipeline) -> None:
 
 def edit(pipeline: ImpactPipeline) -> None:
     """Edit one sound in four ways (docs/editing.md)."""
-    yard = pipeline("a rooster crows", duration=4, seed=SEED)
+    fire = pipeline("a fire crackles", duration=4, seed=SEED)
     edits = {
-        "replaced": pipeline.edit(yard, "a dog barks", regions=[(1.2, 2.4)], seed=SEED),
-        "extended": pipeline.extend(yard, "a rooster crows", seconds=2, seed=SEED),
-        "varied": pipeline.vary(yard, "a rooster crows", share=0.3, seed=SEED),
-        "loop": pipeline.loop(yard, "a rooster crows", seam=1, seed=SEED),
+        "replaced": pipeline.edit(fire, "a dog barks", regions=[(1.2, 2.4)], seed=SEED),
+        "extended": pipeline.extend(fire, "a fire crackles", seconds=2, seed=SEED),
+        "varied": pipeline.vary(fire, "a fire crackles", share=0.3, seed=SEED),
+        "loop": pipeline.loop(fire, "a fire crackles", seam=1, seed=SEED),
     }
-    waveforms = {"before": yard.waveforms[0]} | {name: sound.waveform[0] for name, sound in edits.items()}
+    waveforms = {"before": fire.waveforms[0]} | {name: sound.waveform[0] for name, sound in edits.items()}
     for name, waveform in waveforms.items():
-        save_audio(ASSETS / f"edit_{name}.flac", waveform, yard.sample_rate)
+        save_audio(ASSETS / f"edit_{name}.flac", waveform, fire.sample_rate)
     titles = ("before", "1.2 to 2.4 s replaced", "extended by 2 s", "30 % varied", "seam of a loop")
-    draw(dict(zip(titles, waveforms.values(), strict=True)), yard.sample_rate, ASSETS / "edits.png")
+    draw(dict(zip(titles, waveforms.values(), strict=True)), fire.sample_rate, ASSETS / "edits.png")
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def test_tensorboard_after_a_kill(tmp_path, resumed):
     log(0, 5)
     (file,) = tmp_path.glob("events*")
     os.truncate(file, file.stat().st_size - 20)
-    file.rename(tmp_path / "events.out.tfevents.0000000001.host.1.0")  # TensorBoard reads by second: the next may be the same
+    # TensorBoard orders files by the second in their names, which the next one may share.
+    file.rename(tmp_path / "events.out.tfevents.0000000001.host.1.0")
     log(resumed, 6)
     events = EventAccumulator(str(tmp_path)).Reload().Scalars("a")
     assert [event.step for event in events] == [1, 2, 3, 4, 5, 6]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from impact_pl.errors import UserError, user_errors
+from impact_pl.errors import CONTINUES, UserError, user_errors
 
 
 def command(error: BaseException | None):
@@ -34,7 +34,27 @@ def test_ctrl_c_is_exit_code_130(capsys):
     with pytest.raises(SystemExit) as exit_info:
         command(KeyboardInterrupt())([])
     assert exit_info.value.code == 130
-    assert "the same command continues" in capsys.readouterr().err
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_ctrl_c_says_that_a_command_continues_where_it_does(capsys):
+    @user_errors(interrupted=CONTINUES)
+    def main(argv=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err == f"{CONTINUES}\n"
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("a\nb.wav: \x1b[2J\u2028"), FileNotFoundError(2, "No such file", "a\nb\r.wav")]
+)
+def test_a_line_break_in_a_file_name_gives_no_second_line(error, capsys):
+    with pytest.raises(SystemExit):
+        command(error)([])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: a\\nb")
 
 
 @pytest.mark.parametrize("error", [AssertionError("invariant"), ValueError("of a library"), OSError("of a socket")])

@@ -196,6 +196,10 @@ def test_a_refused_checkpoint_names_field_value_and_remedy(tmp_path):
         (lambda c: c["hyper_parameters"]["spec"]["model"].update(depth=10**6), "model.depth': input should be less"),
         (lambda c: c["hyper_parameters"]["spec"]["model"].update(surprise=1), "unknown key 'model.surprise'"),
         (lambda c: c["hyper_parameters"]["spec"].update(latent_std=torch.ones(1)), "not a specification"),
+        (
+            lambda c: c["hyper_parameters"].update(config=None),
+            "key 'hyper_parameters.config': input should be a valid dict",
+        ),
         (lambda c: c.update(global_step=-1), "key 'global_step': input should be greater than or equal to 0, got -1"),
         (lambda c: c["state_dict"].update({EMA_PREFIX + "null_cond": "x"}), "is a str, not a tensor under a name"),
         (lambda c: c["state_dict"].pop(EMA_PREFIX + "null_cond"), "its weights do not fit its specification"),

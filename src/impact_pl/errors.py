@@ -13,6 +13,7 @@ from impact_pl.secrets import mask_secrets
 USER_ERROR = 2
 INTERRUPTED = 130  # 128 + SIGINT, the shell convention
 PIPE_CLOSED = 141  # 128 + SIGPIPE
+CONTINUES = "interrupted: what was finished is kept; the same command continues."
 SHOWN_CHARACTERS = 60  # of an invalid value, in a message
 
 
@@ -26,30 +27,35 @@ class UserError(ValueError):
         super().__init__(mask_secrets(message))
 
 
-def user_errors(main: Callable) -> Callable:
+def user_errors(main: Callable | None = None, *, interrupted: str = "interrupted") -> Callable:
     """Map the exceptions of a command to exit codes: 2 with one line for a user mistake, 130 for Ctrl-C.
 
-    User mistakes are :class:`UserError`, and OSErrors that name a file (missing or not accessible) or report a full
-    disk. Every other exception is a bug: it keeps its traceback, followed by a line that asks for a report.
-    ``IMPACT_DEBUG=1`` shows the traceback of user errors too. If the reader of our output is gone (``| head``), the
-    exit code is 141 and nothing is printed.
+    User mistakes are those that :func:`explain` explains. Every other exception is a bug: it keeps its traceback,
+    followed by a line that asks for a report. ``IMPACT_DEBUG=1`` shows the traceback of user errors too. If the reader
+    of our output is gone (``| head``), the exit code is 141 and nothing is printed.
+
+    Args:
+        main: The command. None returns a decorator.
+        interrupted: What to say after Ctrl-C: ``CONTINUES`` if the same command does.
     """
+    if main is None:
+        return functools.partial(user_errors, interrupted=interrupted)
 
     @functools.wraps(main)
     def wrapped(argv: list[str] | None = None) -> None:
         try:
             main(argv)
         except KeyboardInterrupt:
-            print("interrupted: what was finished is kept; the same command continues.", file=sys.stderr)
+            print(interrupted, file=sys.stderr)
             sys.exit(INTERRUPTED)
         except Exception as error:
             if isinstance(error, BrokenPipeError) and not flush_output():
                 sys.exit(PIPE_CLOSED)
-            is_users = isinstance(error, UserError) or _is_about_a_file(error)
-            if is_users and not os.environ.get("IMPACT_DEBUG"):
-                print(f"error: {_describe(error)}", file=sys.stderr)
+            line = explain(error)
+            if line is not None and not os.environ.get("IMPACT_DEBUG"):
+                print(f"error: {line}", file=sys.stderr)
                 sys.exit(USER_ERROR)
-            if not is_users:
+            if line is None:
                 print("This is a fault of impact_pl, not of your input; please report it with:", file=sys.stderr)
             raise
 
@@ -81,21 +87,22 @@ def _has_reader(stream: TextIO) -> bool:
     return not any(event & select.POLLERR for _, event in poll.poll(0))
 
 
-def _is_about_a_file(error: Exception) -> bool:
-    return isinstance(error, OSError) and (error.filename is not None or _is_full(error))
+def explain(error: BaseException) -> str | None:
+    """Return the line to print for a user mistake, and None for everything else.
 
-
-def _is_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _describe(error: Exception) -> str:
+    User mistakes are :class:`UserError`, and OSErrors that name a file (missing or not accessible) or report a full
+    disk. Line breaks and control characters, which file names may contain, are escaped.
+    """
+    if isinstance(error, UserError):
+        return escaped(str(error))
     if not isinstance(error, OSError):
-        return str(error)
+        return None
     where = f"{error.filename}: " if error.filename is not None else ""
-    if _is_full(error):
-        return f"{where}{error.strerror}; free some space, then run the same command again"
-    return f"{where}{error.strerror}; is the path right, and can it be read and written there?"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return escaped(f"{where}{error.strerror}; free some space, then run the same command again")
+    if not where:
+        return None
+    return escaped(f"{where}{error.strerror}; is the path right, and can it be read and written there?")
 
 
 def first_line(error: Exception) -> str:
@@ -105,5 +112,9 @@ def first_line(error: Exception) -> str:
 
 def shown(text: str) -> str:
     """Shorten and escape what a message quotes, so that the message stays one readable line."""
-    text = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return escaped(text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}...")
+
+
+def escaped(text: str) -> str:
+    """Escape line breaks and other characters that cannot be printed."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

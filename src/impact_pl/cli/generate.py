@@ -110,7 +110,7 @@ def add_decoding(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, dest=field, type=kind, choices=choices, metavar=metavar, help=f"{text} ({default})")
 
 
-@user_errors
+@user_errors(interrupted="interrupted: finished sounds are kept; the same command makes the others.")
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact generate``."""
     argv = sys.argv[1:] if argv is None else argv

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from impact_pl.errors import USER_ERROR
+from impact_pl.errors import USER_ERROR, escaped
 
 Number = TypeVar("Number", int, float)
 SEED_LIMIT = 2**31
@@ -94,7 +94,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with code 2. argparse would print the whole usage, which for some commands fills a screen."""
         text = message.removeprefix("argument ").replace("the following arguments are required", "missing")
-        print(f"error: {text}{self._nearest(message)} (`{self.prog} --help` lists the options)", file=sys.stderr)
+        line = f"{text}{self._nearest(message)} (`{self.prog} --help` lists the options)"
+        print(f"error: {escaped(line)}", file=sys.stderr)
         sys.exit(USER_ERROR)
 
     def _nearest(self, message: str) -> str:

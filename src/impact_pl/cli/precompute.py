@@ -5,7 +5,7 @@ import sys
 
 from impact_pl.cli.compose import compose, format_keys, print_config, print_help_if_asked, take_flag
 from impact_pl.config import PrecomputeConfig
-from impact_pl.errors import UserError, user_errors
+from impact_pl.errors import CONTINUES, UserError, user_errors
 
 HELP = """
 usage: impact precompute manifest=FILE out=FOLDER [key=value ...]
@@ -37,7 +37,7 @@ device: auto (cuda if available, else mps, else cpu), cpu, cuda, cuda:1, ...
 """
 
 
-@user_errors
+@user_errors(interrupted=CONTINUES)
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact precompute``."""
     argv = sys.argv[1:] if argv is None else argv

@@ -13,7 +13,7 @@ from impact_pl.cli.compose import (
     take_flag,
 )
 from impact_pl.config import TrainConfig
-from impact_pl.errors import user_errors
+from impact_pl.errors import CONTINUES, user_errors
 
 HELP = """
 usage: impact train experiment=NAME [group=choice ...] [key=value ...]
@@ -47,7 +47,7 @@ def help_text() -> str:
     return HELP.format(groups=groups, keys=format_keys(TrainConfig, leave_out=tuple(read_groups("train"))))
 
 
-@user_errors
+@user_errors(interrupted=CONTINUES)
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact train``."""
     argv = sys.argv[1:] if argv is None else argv

@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from impact_pl.cli import options
-from impact_pl.errors import user_errors
+from impact_pl.errors import CONTINUES, user_errors
 
 DESCRIPTION = """Tune a model to your own recordings, and see what came of it.
 
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@user_errors
+@user_errors(interrupted=CONTINUES)
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact tune``."""
     argv = sys.argv[1:] if argv is None else argv

@@ -36,10 +36,17 @@ SHAPE_FIELDS = (
 REMEDY = "delete it"
 
 
+class ConfigNotes(TypedDict):
+    """The training's configuration; what it says beyond this is not read."""
+
+    lora: NotRequired[dict[str, Any]]  # see read_lora
+
+
 class ModuleNotes(TypedDict):
     """The module's hyperparameters."""
 
     stage: str
+    config: NotRequired[ConfigNotes]
     spec: NotRequired[dict[str, Any]]  # see read_checkpoint_spec; absent for the codec
 
 

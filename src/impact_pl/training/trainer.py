@@ -19,7 +19,7 @@ from impact_pl.errors import UserError
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import AudioSamples, Checkpoints, TrainingStopped, describe_stop
 from impact_pl.training.checkpoint_files import CheckpointFiles
-from impact_pl.training.failure import FirstFailure
+from impact_pl.training.failure import FirstFailure, without_worker_traceback
 from impact_pl.training.log import TrainingLog, metric_names
 from impact_pl.training.loggers import LineLogger, build_loggers, finish_runs, is_terminal
 from impact_pl.training.process import StallGuard, StopSignal, as_launcher, is_launched_by_lightning, say
@@ -191,7 +191,7 @@ def fit(
         say(describe_stop(trainer.global_step))
         return 0 if is_child else context.stop.exit_code
     except UserError as error:
-        raise UserError(_without_worker_traceback(str(error))) from error
+        raise UserError(without_worker_traceback(str(error))) from error
     except (OSError, EOFError, RuntimeError, UnpicklingError) as error:
         lost = lost_worker()
         if not lost:
@@ -207,10 +207,3 @@ def fit(
         if context.loggers is None:
             finish_runs(trainer)
     return 0
-
-
-def _without_worker_traceback(message: str) -> str:
-    """Remove the traceback that a DataLoader worker prepends to its dataset's message."""
-    if " DataLoader worker process " not in message:
-        return message
-    return message.strip().rpartition("\nimpact_pl.errors.UserError: ")[2]

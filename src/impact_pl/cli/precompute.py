@@ -5,8 +5,9 @@ import sys
 
 from impact_pl.cli.compose import compose, format_keys, print_config, print_help_if_asked, take_flag
 from impact_pl.config import PrecomputeConfig
-from impact_pl.errors import CONTINUES, UserError, user_errors
+from impact_pl.errors import UserError, user_errors
 
+KEPT = "finished shards are kept; the same command continues."
 HELP = """
 usage: impact precompute manifest=FILE out=FOLDER [key=value ...]
        impact precompute --cfg ...      print the configuration, and do nothing else
@@ -37,7 +38,7 @@ device: auto (cuda if available, else mps, else cpu), cpu, cuda, cuda:1, ...
 """
 
 
-@user_errors(interrupted=CONTINUES)
+@user_errors(interrupted=f"interrupted: {KEPT}")
 def main(argv: list[str] | None = None) -> None:
     """Run ``impact precompute``."""
     argv = sys.argv[1:] if argv is None else argv
@@ -64,5 +65,5 @@ def main(argv: list[str] | None = None) -> None:
 
 def _stop(*_: object) -> None:
     """Handle SIGTERM: say that finished shards are kept, and exit."""
-    print("stopped: finished shards are kept; the same command continues.", file=sys.stderr)
+    print(f"stopped: {KEPT}", file=sys.stderr)
     sys.exit(128 + signal.SIGTERM)

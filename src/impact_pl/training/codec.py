@@ -220,6 +220,9 @@ def check_codec_config(config: TrainConfig) -> None:
             raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops per step, set that instead")
     if config.trainer.max_steps == 0:
         raise UserError("trainer.max_steps=0: the codec needs at least one step")
+    spec = BuiltinCodecSpec()
+    if config.codec.latent_channels > (most := spec.frames_per_latent * spec.num_mels):
+        raise UserError(f"codec.latent_channels={config.codec.latent_channels}: choose at most {most}")
 
 
 def train_codec(config: TrainConfig, context: RunContext) -> TrainingResult:
@@ -279,6 +282,7 @@ def _initial_codec(config: TrainConfig) -> BuiltinCodec:
     settings = config.codec
     return BuiltinCodec(
         BuiltinCodecSpec(
+            latent_channels=settings.latent_channels,
             decoder_dim=settings.decoder_dim,
             decoder_depth=settings.decoder_depth,
             mel_corrections=settings.mel_corrections,

@@ -72,9 +72,9 @@ ALLOWED = {
     "lora": {"rank": AT_LEAST_0, "alpha": POSITIVE},
     "distill": {"num_positions": AT_LEAST_1},
     "codec": {
-        **dict.fromkeys(("latent_channels", "decoder_dim", "decoder_depth"), AT_LEAST_1),
+        **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
-        "latent_noise": AT_LEAST_0,
+        **dict.fromkeys(("latent_channels", "latent_noise"), AT_LEAST_0),
     },
 }
 

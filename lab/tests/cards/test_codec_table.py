@@ -9,14 +9,14 @@ from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import CODECS, load_codec
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
 from lab.cards import codec_table
-from lab.cards.codec_table import griffin_lim
+from lab.cards.codec_table import griffin_lim_of
 
 
 def test_griffin_lim_control_plays_what_the_latents_hold():
     codec = load_codec("builtin")
     tone = 0.2 * (2 * math.pi * 1000 * torch.arange(16_000) / 16_000).sin()[None]
     latents = codec.encode(tone)[:, :64]
-    played = griffin_lim(codec)(latents, torch.Generator())
+    played = griffin_lim_of(codec)(latents, torch.Generator())
     assert played.shape == (1, 16_000)
     loudest_bin = torch.fft.rfft(played[0]).abs().argmax()  # bins of 1 Hz
     assert abs(int(loudest_bin) - 1000) < 60

@@ -277,26 +277,25 @@ def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
 
 
 def _initial_codec(config: TrainConfig) -> tuple[BuiltinCodec, bool]:
-    """Load the codec that ``init_from`` names, or create a new one; also returns whether its latents are to be fitted.
+    """Create a codec, or load the one that ``init_from`` names; also returns whether its latents are to be fitted.
 
     With another ``codec.latent_channels`` than its own, only the decoder is that of ``init_from``.
     """
-    settings, source = config.codec, None
-    if config.init_from:
-        source = load_codec(config.init_from)
-        if not isinstance(source, BuiltinCodec):
-            raise UserError(f"init_from={config.init_from}: stage codec starts from builtin, or a folder that it wrote")
-        if settings.latent_channels in (0, source.latent_channels):
-            return source.train(), False
+    settings = config.codec
     torch.manual_seed(config.seed)
-    spec = BuiltinCodecSpec(
-        decoder_dim=settings.decoder_dim,
-        decoder_depth=settings.decoder_depth,
-        mel_corrections=settings.mel_corrections,
-    )
-    if source is not None:
-        spec = source.spec
-    codec = BuiltinCodec(dataclasses.replace(spec, latent_channels=settings.latent_channels or spec.latent_channels))
-    if source is not None:
-        codec.decoder.load_state_dict(source.decoder.state_dict())
+    if not config.init_from:
+        spec = BuiltinCodecSpec(
+            latent_channels=settings.latent_channels or BuiltinCodecSpec.latent_channels,
+            decoder_dim=settings.decoder_dim,
+            decoder_depth=settings.decoder_depth,
+            mel_corrections=settings.mel_corrections,
+        )
+        return BuiltinCodec(spec), True
+    source = load_codec(config.init_from)
+    if not isinstance(source, BuiltinCodec):
+        raise UserError(f"init_from={config.init_from}: stage codec starts from builtin, or a folder that it wrote")
+    if settings.latent_channels in (0, source.latent_channels):
+        return source.train(), False
+    codec = BuiltinCodec(dataclasses.replace(source.spec, latent_channels=settings.latent_channels))
+    codec.decoder.load_state_dict(source.decoder.state_dict())
     return codec, True

@@ -13,7 +13,8 @@ clips with them: the real-vs-real baseline at this N.
 The codec audioldm-mel:VOCODER stores AudioLDM's mel spectrogram itself, and decodes it with that vocoder.
 
 With --precision bf16 and errors 0, codecs that decode in it get two more rows: compared with the real sounds as the
-others, and with their own sounds in float32, which is the error of the precision alone.
+others, and with their own sounds in float32, which is the error of the precision alone. For the latter both are brought
+to an RMS of 0.1 in float32: what random weights play is too faint to be heard over the dither.
 """
 
 import argparse
@@ -81,6 +82,7 @@ class MelCodec(AudioCodec):
 
 
 MEL = "audioldm-mel"
+RMS = 0.1
 DIGITS = {"FD-YAMNet": 1, "FD-aisfx": 1, "cosine": 3, "top-1": 2, "accuracy": 2, "mel L1": 3, "STFT L1": 3, "CPU": 3}
 
 
@@ -164,11 +166,18 @@ def main(argv: list[str] | None = None) -> None:
         if decode == codec.decode or label not in exact:
             continue
         sounds, speed = reconstruct(codec, decode, latents[codec.identity], real, 0.0, args.seed)
-        of_exact = ReconstructionJudge(exact[label], args.threads, args.aisfx)
-        for against, own in (("", judge), (" against float32", of_exact)):
-            figures = {**own(sounds), "CPU": speed}
+        error_of_precision = rounding(exact[label], sounds, args)
+        for against, figures in (("", judge(sounds)), (" against float32", error_of_precision)):
+            figures = {**figures, "CPU": speed}
             name = f"{label}, {args.precision}{against}"
             print(row([name, "-", "0", *(show(figures, name) for name in columns)]), flush=True)
+
+
+def rounding(exact: list[Tensor], sounds: list[Tensor], args: argparse.Namespace) -> dict[str, float]:
+    """Compare sounds of a reduced precision with those of float32, both with the gain that brings these to RMS."""
+    gains = [RMS / sound.square().mean().sqrt().clamp(min=1e-9) for sound in exact]
+    exact, sounds = ([gain * x for gain, x in zip(gains, each, strict=True)] for each in (exact, sounds))
+    return ReconstructionJudge(exact, args.threads, args.aisfx)(sounds)
 
 
 def find_codec(name: str) -> AudioCodec:

@@ -78,7 +78,11 @@ class MelCodec(AudioCodec):
         reduced = self.vocoder.reduced(dtype)
         if dtype == torch.float32 or reduced is self.vocoder:
             return self.decode
-        return lambda latents, generator=None: reduced(latents[..., 0].transpose(1, 2), generator)
+
+        def decode(latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
+            return reduced(latents[..., 0].transpose(1, 2), generator)
+
+        return decode
 
 
 MEL = "audioldm-mel"

@@ -124,7 +124,7 @@ class AudioLDMCodec(AudioCodec):
     def decoder_in(self, dtype: torch.dtype) -> Decode:
         """Return ``decode``, or for another dtype than float32 a decoder on a copy of the weights in it.
 
-        In bf16 it takes 0.5 of the time on a CPU with bf16 instructions. The fast vocoder remains in float32.
+        In bf16 it takes 0.5 of the time on a CPU with bf16 instructions. The vocoder ``fast`` remains in float32.
         """
         if dtype == torch.float32:
             return self.decode

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 
-from impact_pl.cli import generate, precompute, train, verify
+from impact_pl.cli import generate, precompute, reconstruct, train, verify
 from impact_pl.config import DataConfig
 from impact_pl.data.datamodule import LatentDataModule
 from impact_pl.data.shards import LatentDataset, ShardIndex, collate
@@ -100,6 +100,24 @@ def test_generation_finds_the_parts_by_name(runs, run, tmp_path):
         waveform, rate = soundfile.read(out)
         assert (waveform.shape, rate) == ((16_000,), 16_000)
         assert abs(waveform).max() > 0
+
+
+def test_another_vocoder_plays_the_same_latents(runs, parts, sounds, run, tmp_path, capsys):
+    given = ["a low hum", "-o", tmp_path / "hum.wav", "--model", runs / "features" / "model", *QUICK]
+    assert run(generate.main, *given) == 0
+    own, _ = soundfile.read(tmp_path / "hum.wav")
+    assert run(generate.main, *given, "--vocoder", "fast") == 0
+    fast, _ = soundfile.read(tmp_path / "hum.wav")
+    assert fast.shape == own.shape
+    assert abs(fast - own).max() > 0
+    assert run(generate.main, *given, "--vocoder", "wavenet") == 2
+    assert "no vocoder 'wavenet': choose hifigan, fast, griffin_lim, or a folder" in capsys.readouterr().err
+    clips = ["--manifest", sounds, "--duration", "1.28", "--limit", "1", "--vocoder", "fast"]
+    made = ["--real", tmp_path / "real", "--reconstructed", tmp_path / "made"]
+    assert run(reconstruct.main, *clips, *made, "--codec", parts[0]) == 0
+    assert len(list((tmp_path / "made").iterdir())) == 1
+    assert run(reconstruct.main, *clips, *made) == 2
+    assert "codec 'builtin' has none to choose" in capsys.readouterr().err
 
 
 def test_an_encoder_that_moved_is_named_anew_and_another_is_refused(runs, parts, run, tmp_path, capsys):

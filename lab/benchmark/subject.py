@@ -149,8 +149,8 @@ def from_folder(folder: Path, device: torch.device, parts: bool = True) -> Subje
     return Subject(folder.name, pipeline.model, pipeline.codec, encode_with(encoder))
 
 
-def random_audioldm(device: torch.device) -> AudioCodec:
-    """Create AudioLDM's codec in its published size with random weights.
+def random_audioldm(device: torch.device, vocoder: str | None = None) -> AudioCodec:
+    """Create AudioLDM's codec in its published size with random weights, and this vocoder (default: HiFi-GAN).
 
     Raises:
         UserError: diffusers is not installed.
@@ -167,7 +167,7 @@ def random_audioldm(device: torch.device) -> AudioCodec:
         vae.save_pretrained(Path(folder, "vae"))
         SpeechT5HifiGan(SpeechT5HifiGanConfig(**VOCODER)).save_pretrained(Path(folder, "vocoder"))
         Path(folder, "model_index.json").write_text(json.dumps({"_class_name": "AudioLDMPipeline"}))
-        return load_codec(f"audioldm:{folder}", device)
+        return load_codec(f"audioldm:{folder}", device, vocoder)
 
 
 def encode_with(encoder: TextEncoder) -> Callable[[int], object]:

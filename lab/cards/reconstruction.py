@@ -6,6 +6,7 @@ one table only.
 Dimension key: N sounds, S samples, K STFT bins, M frames.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from impact_pl.audio import SAMPLE_RATE, resample
 from impact_pl.codecs.builtin import BuiltinCodec
 from impact_pl.evaluation.formulas import embedding_cosine, frechet_distance, top1_agreement
+from impact_pl.evaluation.labels import heard_labels
 from impact_pl.evaluation.networks.yamnet import YamNet, dither
 from lab.cards.aisfx import Aisfx
 
@@ -47,26 +49,39 @@ class Scorers:
 
 
 class ReconstructionJudge:
-    """Compare decoded sounds with the recordings ``real``, each (S_i,) at 16 kHz."""
+    """Compare decoded sounds with the recordings ``real``, each (S_i,) at 16 kHz.
 
-    def __init__(self, real: list[Tensor], num_threads: int = 1, aisfx: Path | None = None):
-        self.real, self.scorers = real, Scorers(num_threads, aisfx)
+    ``labels`` are their classes in ESC-10, if they have such.
+    """
+
+    def __init__(
+        self, real: list[Tensor], num_threads: int = 1, aisfx: Path | None = None, labels: Sequence[str] = ()
+    ) -> None:
+        self.real, self.labels, self.scorers = real, labels, Scorers(num_threads, aisfx)
         self._measure = BuiltinCodec()  # for its mel spectrogram, floored at -60 dB
-        self._heard = self.scorers(real)
+        self.heard = self.scorers(real)
 
     def distances(self, heard: Heard) -> dict[str, float]:
         """Compute Frechet distances of sounds to the recordings, by network."""
-        return {name: frechet_distance(self._heard.embeddings[name], x) for name, x in heard.embeddings.items()}
+        return {name: frechet_distance(self.heard.embeddings[name], x) for name, x in heard.embeddings.items()}
+
+    def accuracy(self, heard: Heard) -> dict[str, float]:
+        """Compute YAMNet's class accuracy of sounds with these labels; nothing without labels."""
+        if not self.labels:
+            return {}
+        said = heard_labels(heard.scores, self.scorers.yamnet.class_names)
+        return {"accuracy": float(np.mean([a == b for a, b in zip(self.labels, said, strict=True)]))}
 
     def __call__(self, sounds: list[Tensor]) -> dict[str, float]:
         """Compute all figures; sound i (S_i,) is the reconstruction of recording i."""
         heard, pairs = self.scorers(sounds), list(zip(self.real, sounds, strict=True))
-        embeddings = (each.embeddings["FD-YAMNet"] for each in (self._heard, heard))
+        embeddings = (each.embeddings["FD-YAMNet"] for each in (self.heard, heard))
         stft = [mean_difference([[log_stft(x, n_fft) for x in pair] for pair in pairs]) for n_fft in STFT_SIZES]
         return {
             **self.distances(heard),
+            **self.accuracy(heard),
             "cosine": float(embedding_cosine(*embeddings).mean()),
-            "top-1": float(top1_agreement(self._heard.scores, heard.scores).mean()),
+            "top-1": float(top1_agreement(self.heard.scores, heard.scores).mean()),
             "mel L1": mean_difference([[self._measure.mel_patches(x[None]) for x in pair] for pair in pairs]),
             "STFT L1": float(np.mean(stft)),
         }

@@ -213,8 +213,9 @@ class TrainerConfig:
 
 @dataclass
 class CodecConfig:
-    """Training of the built-in codec's decoder (experiment=codec)."""
+    """Training of the codec's decoder (experiment=codec) and of the fast vocoder (experiment=vocoder)."""
 
+    latent_channels: int = 0  # principal components kept; 256: all of the mel; 0: those of init_from, or 64
     decoder_dim: int = 256
     decoder_depth: int = 8  # ConvNeXt blocks
     mel_corrections: int = 1  # steps towards the latents' mel spectrogram after decoding; init_from overrides it

@@ -200,6 +200,8 @@ def test_finished_files_are_skipped_only_for_equal_settings(tmp_path):
 
     other = work.settings_of(plan("rain", "wind", "-o", out, "--iterations", "3", *model)[0])
     assert not work.is_finished(jobs[0], other, finished)
+    vocoder = work.settings_of(plan("rain", "wind", "-o", out, "--vocoder", "fast", *model)[0])
+    assert not work.is_finished(jobs[0], vocoder, finished)
     assert not work.is_finished(plan("rain", "-o", out, "--seed", "1", *model)[1][0], settings, finished)
     jobs[0].file.unlink()
     assert not work.is_finished(jobs[0], settings, finished)

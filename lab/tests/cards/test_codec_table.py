@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import soundfile
@@ -8,15 +9,16 @@ from impact_pl.audio import fit_length
 from impact_pl.codecs.base import AudioCodec
 from impact_pl.codecs.registry import CODECS, load_codec
 from impact_pl.data.manifest import Record, read_manifest, write_manifest
+from lab.benchmark import subject
 from lab.cards import codec_table
-from lab.cards.codec_table import griffin_lim
+from lab.cards.codec_table import griffin_lim_of
 
 
 def test_griffin_lim_control_plays_what_the_latents_hold():
     codec = load_codec("builtin")
     tone = 0.2 * (2 * math.pi * 1000 * torch.arange(16_000) / 16_000).sin()[None]
     latents = codec.encode(tone)[:, :64]
-    played = griffin_lim(codec)(latents, torch.Generator())
+    played = griffin_lim_of(codec)(latents, torch.Generator())
     assert played.shape == (1, 16_000)
     loudest_bin = torch.fft.rfft(played[0]).abs().argmax()  # bins of 1 Hz
     assert abs(int(loudest_bin) - 1000) < 60
@@ -77,6 +79,36 @@ def test_any_codec_has_a_row(tmp_path, capsys, monkeypatch):
         ["real", "-"],
         ["samples", "8000"],
     ]
+
+
+def test_vocoders_of_audioldm_s_mel_and_the_accuracy_of_labelled_clips(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    records = [replace(record, labels=("rain",)) for record in read_manifest(some_clips(tmp_path))]
+    write_manifest(tmp_path / "manifest.jsonl", records)
+    systems = ["fast=audioldm-mel:fast", "griffin_lim=audioldm-mel:griffin_lim"]
+    codec_table.main(
+        ["--manifest", str(tmp_path / "manifest.jsonl"), "--errors", "0", "--threads", "1", "--codec", *systems]
+    )
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    assert [row[:2] for row in rows] == [["real", "-"], ["fast", "6400"], ["griffin_lim", "6400"]]
+    assert all(0 <= float(row[titles.index("accuracy")]) <= 1 for row in rows)
+    assert all(float(row[titles.index("mel L1")]) < 0.5 for row in rows[1:])
+
+
+def test_reduced_precision_is_compared_with_float32(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("diffusers")
+    monkeypatch.setattr(subject, "VAE", subject.VAE | {"block_out_channels": [32, 32, 32]})
+    monkeypatch.setattr(subject, "VOCODER", subject.VOCODER | {"upsample_initial_channel": 32})
+    arguments = ["--manifest", some_clips(tmp_path), "--errors", "0", "--threads", "1", "--precision", "bf16"]
+    codec_table.main([*arguments, "--codec", "random-audioldm", "fast=random-audioldm:fast", "audioldm-mel:hifigan"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    names = ["random-audioldm", "fast", "audioldm-mel:hifigan"]
+    reduced = [f"{name}, bf16{against}" for name in names for against in ("", " against float32")]
+    assert [row[0] for row in rows] == ["real", *names, *reduced]
+    assert all(float(row[titles.index("mel L1")]) < 0.3 for row in rows if row[0].endswith("float32"))
 
 
 def test_a_split_without_clips_is_the_users_error(tmp_path, capsys):

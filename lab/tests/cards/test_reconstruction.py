@@ -37,6 +37,13 @@ def test_recordings_themselves_are_perfect_and_noise_is_not(checkpoint):
     assert judge.distances(judge.scorers(sounds(0.05))) == {name: noisy[name] for name in ("FD-YAMNet", "FD-aisfx")}
 
 
+def test_labelled_recordings_have_an_accuracy():
+    pytest.importorskip("onnxruntime")
+    judge = ReconstructionJudge(sounds(), labels=["rain", "dog", "rooster", "helicopter"])
+    assert judge(sounds())["accuracy"] == judge.accuracy(judge.heard)["accuracy"]
+    assert ReconstructionJudge(sounds()).accuracy(judge.heard) == {}
+
+
 def test_without_aisfx_its_figure_is_left_out():
     pytest.importorskip("onnxruntime")
     assert "FD-aisfx" not in ReconstructionJudge(sounds())(sounds())

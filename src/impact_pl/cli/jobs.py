@@ -160,7 +160,7 @@ def settings_of(args: argparse.Namespace) -> dict:
         [folder, strength, _adapter_sha256(Path(folder))]
         for folder, strength in zip(args.adapter, strengths_of(args), strict=True)
     ]
-    optional = {"negative_caption": args.negative, "adapters": adapters or None}
+    optional = {"negative_caption": args.negative, "adapters": adapters or None, "vocoder": args.vocoder}
     chosen = {key: getattr(args, key) for key in keys} | {k: v for k, v in optional.items() if v is not None}
     return {"model": model} | chosen | asdict(decoding_of(args))
 
@@ -185,7 +185,7 @@ def load_pipeline(args: argparse.Namespace) -> ImpactPipeline:
     from impact_pl.models.adapters import apply_adapter
 
     pipeline = ImpactPipeline.from_pretrained(
-        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub
+        args.model, args.device, args.codec, args.text_encoder, allow_hub=args.allow_hub, vocoder=args.vocoder
     )
     for folder, strength in zip(args.adapter, strengths_of(args), strict=True):
         apply_adapter(pipeline.model, folder, strength)

@@ -110,10 +110,14 @@ def parser_of(program: str, description: str) -> Parser:
     return Parser(prog=program, description=description)
 
 
+VOCODER = "of AudioLDM's codec: hifigan (its own, the default), fast (ours), griffin_lim, or a folder"
+
+
 def add_parts(parser: argparse.ArgumentParser) -> None:
     """Add the options for a model's codec, text encoder and adapters, and for the device."""
     add = parser.add_argument
     add("--codec", help="name or folder of the codec (default: as stored in the model)")
+    add("--vocoder", help=VOCODER)
     add("--text-encoder", help="name of the text encoder, such as t5:FOLDER (default: as stored in the model)")
     add("--adapter", action="append", default=[], metavar="FOLDER", help="adapter from impact tune --lora; may repeat")
     add(

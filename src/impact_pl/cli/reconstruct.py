@@ -25,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--real", type=Path, required=True, help="folder for the original clips (.flac)")
     parser.add_argument("--reconstructed", type=Path, help="folder for the codec's reconstructions (.flac)")
     parser.add_argument("--codec", default="builtin", help="codec name or folder (default: builtin)")
+    parser.add_argument("--vocoder", help=options.VOCODER)
     return parser
 
 
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
 
     records = choose_records(read_manifest(args.manifest), args.split, args.limit, args.seed)
     file_stems([record.id for record in records])  # checks for duplicate names
-    codec = load_codec(args.codec)
+    codec = load_codec(args.codec, vocoder=args.vocoder)
     with progress("reconstructing", len(records)) as bar:
         for record in records:
             write_clip(record, codec, args.duration, args.reconstructed, args.real, args.padding)

@@ -1,16 +1,15 @@
-"""AudioLDM's codec: its VAE over log-mel spectrograms (diffusers) and its HiFi-GAN vocoder (transformers).
+"""AudioLDM's codec: its VAE over log-mel spectrograms (diffusers) and a vocoder (``codecs.vocoders``).
 
 The codec is read from a folder in the layout of diffusers' AudioLDM pipelines (``cvssp/audioldm-...`` on the hub):
-``vae/`` and ``vocoder/``. The published VAE encodes 10.24 s (1024 mel frames of 64 bins) into 256 x 16 latents of 8
-channels, which IMPACT generates in patches of 4 x 4 (256 patches of 128 numbers).
+``vae/`` and, for HiFi-GAN, ``vocoder/``. The published VAE encodes 10.24 s (1024 mel frames of 64 bins) into 256 x 16
+latents of 8 channels, which IMPACT generates in patches of 4 x 4 (256 patches of 128 numbers).
 
 Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, C latent channels, H latent frames, W
 latent width.
 """
 
 import copy
-import math
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -20,14 +19,15 @@ from impact_pl._torchaudio import torchaudio
 from impact_pl.audio import fit_length
 from impact_pl.checkpoint_io import load_frozen, weight_files
 from impact_pl.codecs.base import AudioCodec, Decode
+from impact_pl.codecs.vocoders import HIFIGAN, HOP, N_FFT, NUM_MELS, SAMPLE_RATE, Vocoder, check, load_vocoder
 from impact_pl.errors import UserError
 from impact_pl.hub import model_folder
 from impact_pl.identity import files_identity
 from impact_pl.randomness import Generators, PositionalNoise
 from impact_pl.registry import full_name
 
-SAMPLE_RATE, NUM_MELS, N_FFT, HOP, F_MAX, LEAST = 16_000, 64, 1024, 160, 8000.0, 1e-5
-NEEDED = ("vae/config.json", "vocoder/config.json")
+F_MAX, LEAST = 8000.0, 1e-5
+VAE_CONTEXT = 20  # latent frames on each side that its decoder's convolutions see; attention and norms see everything
 
 
 class AudioLDMMel(nn.Module):
@@ -63,22 +63,22 @@ class AudioLDMMel(nn.Module):
 
 
 class AudioLDMCodec(AudioCodec):
-    """AudioLDM's VAE and vocoder as a codec. ``scaling_factor`` is not applied; Impact's whitening takes its place.
+    """AudioLDM's VAE and a vocoder as a codec. ``scaling_factor`` is not applied; Impact's whitening takes its place.
 
     ``identity`` covers everything that determines the latents (mel front end and VAE) but not the vocoder, so that
     stored latents remain valid with another vocoder.
 
     Args:
-        source: A folder with ``vae/`` and ``vocoder/``, or ``hub:ID`` for such a repository.
+        source: A folder with ``vae/`` and, for HiFi-GAN, ``vocoder/``, or ``hub:ID`` for such a repository.
+        vocoder: See ``vocoders.load_vocoder``; HiFi-GAN by default.
 
     Raises:
         UserError: diffusers is not installed, a file is missing, or the parts are not made for 16 kHz and 64 mel bins.
     """
 
     sample_rate = SAMPLE_RATE
-    decode_context = 32  # of the convolutions; the VAE's attention and normalisation see everything
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, vocoder: str = HIFIGAN) -> None:
         super().__init__()
         try:
             from diffusers import AutoencoderKL
@@ -86,33 +86,22 @@ class AudioLDMCodec(AudioCodec):
             raise UserError(
                 f"codec 'audioldm:{source}' needs diffusers ({error}): pip install 'impact-pl[audioldm]'"
             ) from error
-        from transformers import SpeechT5HifiGan
 
-        folder = model_folder(source, NEEDED, parts=("vae/", "vocoder/"))
+        parts = ("vae/", "vocoder/") if vocoder == HIFIGAN else ("vae/",)
+        folder = model_folder(source, [f"{part}config.json" for part in parts], parts)
         self.name = full_name("audioldm", source)
         self.vae = load_frozen(AutoencoderKL, folder / "vae", low_cpu_mem_usage=False)  # True would need accelerate
-        self.vocoder = load_frozen(SpeechT5HifiGan, folder / "vocoder")
+        check(f"{source}: vae/config.json", {"in_channels": (self.vae.config.in_channels, 1)})
+        self.vocoder = load_vocoder(vocoder, folder)
         self.mel = AudioLDMMel()
         self._reduced: dict[torch.dtype, Decode] = {}  # decoders on a copy of the weights
-        self._check(source)
         shrink = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.latent_channels = self.vae.config.latent_channels
         self.latent_width = NUM_MELS // shrink
         self.samples_per_latent = HOP * shrink
+        self.decode_context = VAE_CONTEXT + -(-(self.vocoder.context or 0) // shrink)
         salt = f"audioldm {SAMPLE_RATE} {NUM_MELS} {N_FFT} {HOP} {F_MAX} {LEAST}"
-        self.identity = files_identity(salt, [folder / NEEDED[0], *weight_files(folder / "vae")])
-
-    def _check(self, source: str) -> None:
-        vae, vocoder = self.vae.config, self.vocoder.config
-        hop = math.prod(vocoder.upsample_rates)
-        for what, found, wanted in (
-            ("vae/config.json: in_channels", vae.in_channels, 1),
-            ("vocoder/config.json: sampling_rate", vocoder.sampling_rate, SAMPLE_RATE),
-            ("vocoder/config.json: model_in_dim", vocoder.model_in_dim, NUM_MELS),
-            ("vocoder/config.json: product of upsample_rates", hop, HOP),
-        ):
-            if found != wanted:
-                raise UserError(f"{source}: {what} is {found}, AudioLDM's at 16 kHz is {wanted}: give another model")
+        self.identity = files_identity(salt, [folder / "vae" / "config.json", *weight_files(folder / "vae")])
 
     @torch.no_grad()
     def encode(self, waveform: Tensor) -> Tensor:
@@ -123,27 +112,24 @@ class AudioLDMCodec(AudioCodec):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
-        """Decode raw latents (B, C, H, W) into a waveform (B, S). Decoding is deterministic.
-
-        The vocoder's first upsampling gives one frame more than 5 per input frame. These 32 samples are cut off.
-        """
+        """Decode raw latents (B, C, H, W) into a waveform (B, S). Only the fast vocoder uses ``generator``."""
         mel = self.vae.decode(latents).sample[:, 0]  # (B, M, F)
-        return self.vocoder(mel)[:, : latents.shape[2] * self.samples_per_latent]
+        return self.vocoder(mel, generator)
+
+    def decode_stream(self, chunks: Iterable[Tensor], noise: PositionalNoise) -> Iterator[Tensor]:
+        if self.vocoder.context is None:
+            raise UserError("Griffin-Lim needs a whole sound, not a stream: choose vocoder fast or hifigan")
+        return super().decode_stream(chunks, noise)
 
     def decoder_in(self, dtype: torch.dtype) -> Decode:
         """Return ``decode``, or for another dtype than float32 a decoder on a copy of the weights in it.
 
-        In bf16 it takes 0.5 of the time on a CPU with bf16 instructions.
+        In bf16 it takes 0.5 of the time on a CPU with bf16 instructions. The vocoder ``fast`` remains in float32.
         """
         if dtype == torch.float32:
             return self.decode
         if dtype not in self._reduced:
-            run = reduced_decoder(self.vae, self.vocoder, dtype)
-
-            def decode(latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
-                return run(latents)[:, : latents.shape[2] * self.samples_per_latent]
-
-            self._reduced[dtype] = decode
+            self._reduced[dtype] = reduced_decoder(self.vae, self.vocoder, dtype)
         return self._reduced[dtype]
 
     def _apply(self, *args: Any, **kwargs: Any) -> "AudioLDMCodec":
@@ -152,19 +138,19 @@ class AudioLDMCodec(AudioCodec):
         return super()._apply(*args, **kwargs)
 
 
-def reduced_decoder(vae: Any, vocoder: Any, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def reduced_decoder(vae: Any, vocoder: Vocoder, dtype: torch.dtype) -> Decode:
     """Build a function from raw latents (B, C, H, W) to waveforms (B, S) that computes in ``dtype`` from end to end.
 
-    Its convolutions are in channels_last, so that oneDNN and cuDNN do not reorder activations between them.
+    The VAE's convolutions are in channels_last, so that oneDNN and cuDNN do not reorder activations between them.
     """
     before = vae.post_quant_conv or nn.Identity()
     mel_decoder = copy.deepcopy(nn.Sequential(before, vae.decoder)).to(dtype)
     mel_decoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    vocoder = copy.deepcopy(vocoder).to(dtype)
+    vocoder = vocoder.reduced(dtype)
 
     @torch.no_grad()
-    def run(latents: Tensor) -> Tensor:
+    def decode(latents: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
         mel = mel_decoder(latents.to(dtype, memory_format=torch.channels_last))[:, 0]  # (B, M, F)
-        return vocoder(mel).float()
+        return vocoder(mel, generator)
 
-    return run
+    return decode

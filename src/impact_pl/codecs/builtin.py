@@ -186,8 +186,12 @@ class BuiltinCodec(AudioCodec):
         generator = generator or torch.Generator().manual_seed(0)
         with torch.autocast(latents.device.type, enabled=False):
             mel = self.decode_mel(latents.float())
+        return self.vocode(mel, generator)
+
+    def vocode(self, mel: Tensor, generator: Generators | PositionalNoise) -> Tensor:
+        """Decode a log-mel (B, F, M) into a waveform (B, S). M is even."""
         waveform = self.decoder(mel, self.excess_level(mel), generator)
-        with torch.autocast(latents.device.type, enabled=False):
+        with torch.autocast(mel.device.type, enabled=False):
             for _ in range(self.spec.mel_corrections):
                 waveform = self.correct_mel(waveform.float(), mel)
         return waveform

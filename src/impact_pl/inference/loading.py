@@ -17,7 +17,12 @@ from impact_pl.text_encoders.registry import load_text_encoder
 
 
 def load_parts(
-    path: str | Path, device: str | torch.device, codec: str | None, text_encoder: str | None, allow_hub: bool
+    path: str | Path,
+    device: str | torch.device,
+    codec: str | None,
+    text_encoder: str | None,
+    allow_hub: bool,
+    vocoder: str | None = None,
 ) -> tuple[Impact, AudioCodec, TextEncoder | None]:
     """Load what :meth:`ImpactPipeline.from_pretrained` describes."""
     device = find_device(str(device))
@@ -36,7 +41,7 @@ def load_parts(
         with _downloads(allow_hub or text_encoder is not None):
             text = _load_text_encoder(path, text_encoder or model.spec.text_encoder["name"], device)
     with _downloads(allow_hub or codec is not None):
-        return model, load_codec(codec or noted, device), text
+        return model, load_codec(codec or noted, device, vocoder), text
 
 
 def _load_text_encoder(path: str | Path, name: str, device: str) -> TextEncoder:

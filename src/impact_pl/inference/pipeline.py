@@ -73,6 +73,7 @@ class ImpactPipeline:
         codec: str | None = None,
         text_encoder: str | None = None,
         allow_hub: bool = False,
+        vocoder: str | None = None,
     ) -> "ImpactPipeline":
         """Load a model folder (``config.json``, ``model.safetensors``) with its codec and text encoder.
 
@@ -83,12 +84,13 @@ class ImpactPipeline:
             text_encoder: Name of the text encoder, likewise.
             allow_hub: Allow downloads of parts that only the model folder names as repositories of the Hugging Face
                 hub. Those that ``codec`` and ``text_encoder`` name are downloaded in any case.
+            vocoder: Of AudioLDM's codec: hifigan (its own), fast (ours), griffin_lim, or the folder of a vocoder.
 
         Raises:
             UserError: There is no model folder at ``path``, or codec or text encoder are unknown or not those of the
                 model.
         """
-        return cls(*load_parts(path, device, codec, text_encoder, allow_hub))
+        return cls(*load_parts(path, device, codec, text_encoder, allow_hub, vocoder))
 
     def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
         """Write the model folder. It stores codec and text encoder by name, for :meth:`from_pretrained`."""

@@ -74,7 +74,7 @@ ALLOWED = {
     "codec": {
         **dict.fromkeys(("decoder_dim", "decoder_depth"), AT_LEAST_1),
         "crop_seconds": POSITIVE,
-        "latent_noise": AT_LEAST_0,
+        **dict.fromkeys(("latent_channels", "latent_noise"), AT_LEAST_0),
     },
 }
 

@@ -1,6 +1,7 @@
 """Training of the built-in codec's decoder (`impact train experiment=codec`).
 
 The latents are principal components: they are fitted once at the start, or taken from ``init_from``, and never trained.
+With as many of them as a patch has numbers, they hold the mel spectrogram itself, and the decoder is a vocoder.
 The decoder trains on crops whose latents have errors like a generator's: white noise of up to ``latent_noise`` times
 the latents' overall standard deviation.
 
@@ -25,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from impact_pl._torchaudio import torchaudio
 from impact_pl.codecs.builtin import BuiltinCodec, BuiltinCodecSpec
+from impact_pl.codecs.registry import load_codec
 from impact_pl.config import TrainConfig
 from impact_pl.data.clips import draw_crops, load_clips, to_float
 from impact_pl.data.order import derive_seed
@@ -220,6 +222,9 @@ def check_codec_config(config: TrainConfig) -> None:
             raise UserError(f"trainer.{name}={value}: the codec takes data.batch_size crops per step, set that instead")
     if config.trainer.max_steps == 0:
         raise UserError("trainer.max_steps=0: the codec needs at least one step")
+    spec = BuiltinCodecSpec()
+    if config.codec.latent_channels > (most := spec.frames_per_latent * spec.num_mels):
+        raise UserError(f"codec.latent_channels={config.codec.latent_channels}: choose at most {most}")
 
 
 def train_codec(config: TrainConfig, context: RunContext) -> TrainingResult:
@@ -235,10 +240,10 @@ def train_codec(config: TrainConfig, context: RunContext) -> TrainingResult:
     run_dir = Path(config.runs_dir) / config.name
     path = run_dir / "checkpoints" / "last.ckpt"
     last = find(path)
-    codec = _initial_codec(config)
+    codec, is_new = _initial_codec(config)
     progress = _check_resume(codec, last) if last else Progress()
     clips, valid_clips = load_clips(config.data.path, codec.sample_rate)
-    if not config.init_from and not last:
+    if is_new and not last:
         codec.fit_latents([to_float(clip[: MAX_FIT_SECONDS * codec.sample_rate]) for clip in clips])
     path.parent.mkdir(parents=True, exist_ok=True)
     set_aside(path, last)
@@ -266,21 +271,31 @@ def _check_resume(codec: BuiltinCodec, last: Path) -> Progress:
     if changed:
         raise UserError(
             f"{last.parent.parent} holds another training: {'; '.join(changed)}. Choose another name=..., set "
-            "codec.decoder_dim, codec.decoder_depth and init_from back, or delete the directory"
+            "codec.latent_channels, codec.decoder_dim, codec.decoder_depth and init_from back, or delete the directory"
         )
     return Progress.of(checkpoint)
 
 
-def _initial_codec(config: TrainConfig) -> BuiltinCodec:
-    """Load the codec that ``init_from`` names (its latents and decoder), or create a new one."""
-    if config.init_from:
-        return BuiltinCodec.from_pretrained(config.init_from).train()
-    torch.manual_seed(config.seed)
+def _initial_codec(config: TrainConfig) -> tuple[BuiltinCodec, bool]:
+    """Create a codec, or load the one that ``init_from`` names; also returns whether its latents are to be fitted.
+
+    With another ``codec.latent_channels`` than its own, only the decoder is that of ``init_from``.
+    """
     settings = config.codec
-    return BuiltinCodec(
-        BuiltinCodecSpec(
+    torch.manual_seed(config.seed)
+    if not config.init_from:
+        spec = BuiltinCodecSpec(
+            latent_channels=settings.latent_channels or BuiltinCodecSpec.latent_channels,
             decoder_dim=settings.decoder_dim,
             decoder_depth=settings.decoder_depth,
             mel_corrections=settings.mel_corrections,
         )
-    )
+        return BuiltinCodec(spec), True
+    source = load_codec(config.init_from)
+    if not isinstance(source, BuiltinCodec):
+        raise UserError(f"init_from={config.init_from}: stage codec starts from builtin, or a folder that it wrote")
+    if settings.latent_channels in (0, source.latent_channels):
+        return source.train(), False
+    codec = BuiltinCodec(dataclasses.replace(source.spec, latent_channels=settings.latent_channels))
+    codec.decoder.load_state_dict(source.decoder.state_dict())
+    return codec, True

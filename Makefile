@@ -21,7 +21,7 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,tune,serve,deepspeed,audioldm,docs,notebook]"
+	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,onnx,dev,tune,serve,deepspeed,audioldm,docs,notebook]"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html

@@ -14,6 +14,7 @@ from impact_pl.errors import UserError
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.portable.runner import Graphs
+from impact_pl.text_encoders.minilm import MiniLM
 
 CAPTIONS = ["a dog barks", "rain on a tin roof while somebody walks past and a church bell rings far away", "wind"]
 LENGTHS = (2, 7, 64)  # patches
@@ -63,7 +64,7 @@ def cases(pipeline: ImpactPipeline, generator: torch.Generator) -> Iterator[Case
 
 def text_case(pipeline: ImpactPipeline) -> Case:
     """Compare the conditions of captions; the last row is the null condition."""
-    assert pipeline.text_encoder is not None
+    assert isinstance(pipeline.text_encoder, MiniLM)
     tokens = [pipeline.text_encoder.tokenizer.encode(caption) for caption in CAPTIONS]
     ids, mask = (np.array([getattr(each, name) for each in tokens]) for name in ("ids", "attention_mask"))
     conditions = [pipeline.model.embed_text(pipeline.text_encoder.encode(CAPTIONS), len(CAPTIONS))]

@@ -134,11 +134,11 @@ def draw_part(
     unit = runner.config.samples_per_patch
     drawn = covered(window, part, unit)
     known = ~(drawn | covered(window, (part[1], span[1]), unit))  # what follows in the region is drawn later
-    frames = np.zeros(window[1] - window[0])
-    frames[: len(sound) - window[0]] = sound[window[0] : window[1]]
-    if np.abs(frames).max() < SILENT:
+    heard = np.zeros(window[1] - window[0], np.float32)
+    heard[: len(sound) - window[0]] = sound[window[0] : window[1]]
+    if np.abs(heard).max() < SILENT:
         raise UserError("around the region it is silent, which leaves nothing to continue: generate a sound instead")
-    frames = frames.astype(np.float32).reshape(len(known), unit)
+    frames = heard.reshape(len(known), unit)
     patches = runner.fill(
         runner.encode(continued(frames, known).ravel()),
         known,

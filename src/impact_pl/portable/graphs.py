@@ -178,6 +178,9 @@ class AudioEncoderGraph(nn.Module):
 class AudioDecoderGraph(nn.Module):
     """Whitened patches to a waveform, as :meth:`BuiltinCodec.decode`, given what it draws."""
 
+    bins: Tensor  # (T,)
+    pulses: Tensor  # (T,), spectrum of a pulse in the middle of the window
+
     def __init__(self, codec: BuiltinCodec, model: Impact) -> None:
         super().__init__()
         self.codec, self.model, self.log_mel = codec, model, MelGraph(codec)

@@ -53,16 +53,16 @@ def ancestral_steps(
     variance = betas * (1 - previous) / (1 - alpha_bars)
     variance[0] = variance[1] if num_steps > 1 else betas[0]  # the true one is 0 (IDDPM Sec. 3.1)
     if predicts_velocity:
-        of_x, of_y = np.sqrt(alpha_bars), -np.sqrt(1 - alpha_bars)
+        x0_of_x, x0_of_y = np.sqrt(alpha_bars), -np.sqrt(1 - alpha_bars)
     else:
-        of_x, of_y = np.sqrt(1 / alpha_bars), -np.sqrt(1 / alpha_bars - 1)
-    keep = (1 - previous) * np.sqrt(1 - betas) / (1 - alpha_bars)
-    mean = betas * np.sqrt(previous) / (1 - alpha_bars)
-    columns = [of_x, of_y, keep, mean, np.log(variance), np.log(betas)]
+        x0_of_x, x0_of_y = np.sqrt(1 / alpha_bars), -np.sqrt(1 / alpha_bars - 1)
+    of_noisy = (1 - previous) * np.sqrt(1 - betas) / (1 - alpha_bars)
+    of_x0 = betas * np.sqrt(previous) / (1 - alpha_bars)
+    columns = [x0_of_x, x0_of_y, of_noisy, of_x0, np.log(variance), np.log(betas)]
     rows = np.stack(columns, axis=1).astype(np.float32).astype(np.float64)
     steps = []
     for i in reversed(range(num_steps)):
-        *coefficients, low, high = rows[i].tolist()
+        of_x, of_y, keep, mean, low, high = rows[i].tolist()
         std = math.exp((low + high) / 4) * temperature if i else 0.0
-        steps.append(Step(kept[i], *coefficients, std, (high - low) / 4))
+        steps.append(Step(kept[i], of_x, of_y, keep, mean, std, (high - low) / 4))
     return steps

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from impact_pl.codecs.decoder import NUM_NOISE_CHANNELS
-from impact_pl.errors import UserError
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.models.heads.diffusion import DiffusionHead
 from impact_pl.portable.runner import Graphs
@@ -18,7 +17,7 @@ from impact_pl.text_encoders.minilm import MiniLM
 
 CAPTIONS = ["a dog barks", "rain on a tin roof while somebody walks past and a church bell rings far away", "wind"]
 LENGTHS = (2, 7, 64)  # patches
-TOLERANCE = 1e-3  # of numbers whose standard deviation is about 1
+TOLERANCE = 2e-4  # of numbers whose standard deviation is about 1
 HALF_TOLERANCE = 2e-2  # of the text encoder with rounded weights
 
 Case = tuple[str, dict[str, np.ndarray], list[Tensor]]  # graph, its inputs, and what PyTorch computes from them
@@ -38,18 +37,16 @@ def measure(pipeline: ImpactPipeline, folder: Path) -> dict[str, float]:
     return errors
 
 
-def check(errors: dict[str, float], half: bool) -> None:
+def check_errors(errors: dict[str, float], half: bool) -> None:
     """Check that errors are within what rounding explains.
 
     Raises:
-        UserError: One is not.
+        RuntimeError: One is not.
     """
     for name, error in errors.items():
         bound = HALF_TOLERANCE if half and name == "text" else TOLERANCE
         if not error <= bound:
-            raise UserError(
-                f"the graph {name} differs from PyTorch by {error:.2g}, more than {bound:g}: please report it"
-            )
+            raise RuntimeError(f"the ONNX graph {name} differs from PyTorch by {error:.2g}, more than {bound:g}")
 
 
 def cases(pipeline: ImpactPipeline, generator: torch.Generator) -> Iterator[Case]:

@@ -24,6 +24,7 @@ from impact_pl.config import PRESETS
 from impact_pl.errors import UserError
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.models.heads.diffusion import DiffusionHead
+from impact_pl.portable.check import check_errors, measure
 from impact_pl.portable.folder import CONFIG, DECODING_FIELDS, FORMAT, TOKENIZER, check_supported
 from impact_pl.portable.graphs import AudioDecoderGraph, AudioEncoderGraph, EncoderGraph, HeadGraph, TextGraph
 from impact_pl.text_encoders.minilm import MiniLM
@@ -42,28 +43,45 @@ class Graph:
     outputs: tuple[str, ...]
 
 
-def export(pipeline: ImpactPipeline, folder: Path, half: bool = False) -> None:
-    """Write the graphs, the tokenizer and config.json into ``folder``, which must not exist.
+def export(pipeline: ImpactPipeline, folder: Path, half: bool = False) -> dict[str, float]:
+    """Write the graphs, the tokenizer and config.json into ``folder``, which must not exist, and measure the graphs.
 
     Args:
         pipeline: On the CPU.
         folder: Appears complete or not at all.
         half: Round the weights of the text encoder to float16.
 
+    Returns:
+        The largest error of each graph.
+
     Raises:
         UserError: The folder exists, a part of the pipeline has no export, or the package onnx is missing.
     """
     check_exportable(pipeline)
-    if folder.exists():
-        raise UserError(f"{folder} exists already: choose another folder, or remove it")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        partial = Path(temporary) / "model"
-        partial.mkdir()
+    with new_folder(folder) as partial:
         for name, graph in graphs_of(pipeline).items():
             write_graph(graph, partial / f"{name}.onnx", half)
         shutil.copyfile(text_encoder_of(pipeline).folder / TOKENIZER, partial / TOKENIZER)
         (partial / CONFIG).write_text(json.dumps(config_of(pipeline), indent=1) + "\n", encoding="utf-8")
+        errors = measure(pipeline, partial)
+        check_errors(errors, half)
+    return errors
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``folder`` when the context ends without an exception.
+
+    Raises:
+        UserError: The folder exists.
+    """
+    if folder.exists():
+        raise UserError(f"{folder} exists already: choose another folder, or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        partial = Path(temporary) / "new"
+        partial.mkdir()
+        yield partial
         partial.rename(folder)
 
 

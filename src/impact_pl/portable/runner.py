@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
-from impact_pl.portable.folder import GRAPHS, TOKENIZER, check_supported, read_config
+from impact_pl.portable.folder import TOKENIZER, check_supported, read_config
 from impact_pl.portable.noise import Noise
 from impact_pl.portable.steps import ancestral_steps
 from impact_pl.sampling.schedules import diffusion_steps_at, guidance_at, masked_counts
@@ -30,10 +30,10 @@ Conditions = tuple[np.ndarray, np.ndarray]  # states (2, L, D) and masks (2, L):
 
 
 class Graphs:
-    """The ONNX graphs of a folder.
+    """The ONNX graphs of a folder, each loaded when it first runs.
 
     Raises:
-        UserError: onnxruntime is not installed, or a file is damaged.
+        UserError: onnxruntime is not installed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,20 +41,27 @@ class Graphs:
             import onnxruntime
         except ImportError as error:
             raise UserError("running ONNX graphs needs onnxruntime: pip install 'impact-pl[onnx]'") from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave their cores
-        self._sessions = {}
-        for name in GRAPHS:
-            path = folder / f"{name}.onnx"
-            try:
-                self._sessions[name] = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-            except onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
-                raise UserError(f"{path} is damaged: export the model again") from error
+        self._folder, self._onnxruntime = folder, onnxruntime
+        self._sessions: dict[str, Any] = {}
 
     def run(self, name: str, **inputs: np.ndarray) -> list[np.ndarray]:
-        """Run a graph on inputs by name."""
+        """Run a graph on inputs by name.
+
+        Raises:
+            UserError: Its file is damaged.
+        """
+        if name not in self._sessions:
+            self._sessions[name] = self._load(self._folder / f"{name}.onnx")
         return self._sessions[name].run(None, inputs)
+
+    def _load(self, path: Path) -> Any:
+        options = self._onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave their cores
+        try:
+            return self._onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except self._onnxruntime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
+            raise UserError(f"{path} is damaged: export the model again") from error
 
 
 class Runner:

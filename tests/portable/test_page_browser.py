@@ -108,15 +108,8 @@ def test_make_hear_mark_and_replace(browser, folder, tmp_path):
     ours = runner.generate("<b>a dog</b> barks", 2.0, 3, decoding)
     np.testing.assert_allclose(made / 32768, ours, atol=2e-3)
 
-    drag = """
-        const { left, top, width } = at('picture').getBoundingClientRect();
-        const event = (kind, share) => at('picture').dispatchEvent(
-            new PointerEvent(kind, { clientX: left + share * width, clientY: top + 9, pointerId: 1 }));
-        at('picture').setPointerCapture = () => {};
-        event('pointerdown', 0.625); event('pointermove', 0.25); event('pointerup', 0.25);
-        [at('start').valueAsNumber, at('end').valueAsNumber]
-    """
-    assert browser.run(drag) == pytest.approx([0.5, 1.25], abs=0.01)
+    drag(browser, 0.625, 0.25)
+    assert browser.run("[at('start').valueAsNumber, at('end').valueAsNumber]") == pytest.approx([0.5, 1.25], abs=0.02)
     browser.run("type('drawn', 'a rooster crows'); type('start', '0.5'); type('end', '1.25'); at('replace').click()")
     browser.wait("at('progress').value > 0")
     edited = heard(browser, tmp_path)
@@ -130,6 +123,15 @@ def test_make_hear_mark_and_replace(browser, folder, tmp_path):
     ]  # fmt: skip
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     picture(browser, "edited")
+
+
+def drag(browser: Chromium, first: float, last: float) -> None:
+    """Drag the mouse over the picture between two fractions of its width."""
+    browser.run("at('picture').scrollIntoView({ block: 'center' })")
+    box = browser.run("at('picture').getBoundingClientRect().toJSON()")
+    for kind, share in (("mousePressed", first), ("mouseMoved", last), ("mouseReleased", last)):
+        place = {"x": box["left"] + share * box["width"], "y": box["top"] + box["height"] / 2}
+        browser.call("Input.dispatchMouseEvent", type=kind, button="left", buttons=1, clickCount=1, **place)
 
 
 def test_an_opened_sound_keeps_what_is_not_marked(browser, folder, tmp_path):

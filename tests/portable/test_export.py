@@ -62,7 +62,7 @@ def test_models_without_an_export_are_refused(shipped, config, message):
 
 
 def test_an_error_above_the_bound_fails():
-    check_errors({"text": 1e-2, "head": 1e-5}, half=True)
+    check_errors({"text": 2e-3, "head": 1e-5}, half=True)
     with pytest.raises(RuntimeError, match="graph text differs"):
         check_errors({"text": 1e-2}, half=False)
     with pytest.raises(RuntimeError, match="graph head differs"):

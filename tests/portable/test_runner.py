@@ -121,7 +121,7 @@ def test_known_patches_stay_known(runner):
 def test_the_command_makes_and_edits_without_torch(folder, tmp_path):
     code = (
         "import sys; from impact_pl.portable.__main__ import main\n"
-        "options = ['--num-iterations', '2', '--num-diffusion-steps', '3']\n"
+        "options = ['--iterations', '2', '--diffusion-steps', '3']\n"
         "main([sys.argv[1], 'a dog barks', '-o', 'a.wav', '--duration', '1', *options])\n"
         "main([sys.argv[1], 'wind', '--edit', 'a.wav', '--replace', '0.2:0.5', '-o', 'b.wav', *options])\n"
         "assert not {'torch', 'lightning', 'transformers'} & sys.modules.keys()"
@@ -143,8 +143,8 @@ def test_the_command_makes_and_edits_without_torch(folder, tmp_path):
         (["wind", "-o", "a.wav", "--duration", "9"], "up to 5.12 s"),
         (["wind", "-o", "a.wav", "--duration", "nan"], "up to 5.12 s"),
         (["wind", "-o", "a.wav", "--temperature", "-1"], "temperature = -1.0"),
-        (["wind", "-o", "a.wav", "--num-diffusion-steps", "5000"], "choose 1 to 979"),
-        (["wind", "-o", "a.wav", "--num-iterations", "0"], "at least 1"),
+        (["wind", "-o", "a.wav", "--diffusion-steps", "5000"], "choose 1 to 979"),
+        (["wind", "-o", "a.wav", "--iterations", "0"], "at least 1"),
         (["wind", "-o", "a.wav", "--edit", "x.wav"], "belong together"),
         (["wind", "-o", "a.wav", "--edit", "x.wav", "--replace", "1"], "START:END"),
         (["wind", "-o", "a.wav", "--edit", "x.wav", "--replace", "1:2"], "no such audio file"),

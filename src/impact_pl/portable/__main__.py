@@ -15,7 +15,13 @@ from impact_pl.partial import write_whole
 from impact_pl.portable.edit import replace_region
 from impact_pl.portable.runner import Runner
 
-OPTIONS = ("num_iterations", "num_diffusion_steps", "guidance_scale", "temperature")
+OPTIONS: dict[str, tuple[str, type]] = {  # those of `impact generate` -> field of DecodingConfig, and its type
+    "--iterations": ("num_iterations", int),
+    "--diffusion-steps": ("num_diffusion_steps", int),
+    "--final-diffusion-steps": ("final_diffusion_steps", int),
+    "--guidance": ("guidance_scale", float),
+    "--temperature": ("temperature", float),
+}
 EXAMPLES = """
 examples:
   impact export builtin folder --onnx
@@ -48,8 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--edit", type=Path, metavar="SOUND", help="change this sound instead of making a new one")
     add("--replace", metavar="START:END", help="with --edit: the seconds to replace")
     add("--preset", choices=PRESETS, default="exact", help="default: exact")
-    for name in OPTIONS:
-        add(f"--{name.replace('_', '-')}", type=int if name.startswith("num") else float, help="default: the model's")
+    for option, (field, kind) in OPTIONS.items():
+        add(option, dest=field, type=kind, help="default: the preset's")
     return parser
 
 
@@ -65,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("--negative and --duration are for new sounds: leave them out with --edit")
     region = None if arguments.replace is None else parse_region(arguments.replace)
     runner = Runner(arguments.folder)
-    given = {name: getattr(arguments, name) for name in OPTIONS if getattr(arguments, name) is not None}
+    values = {field: getattr(arguments, field) for field, _ in OPTIONS.values()}
+    given = {field: value for field, value in values.items() if value is not None}
     decoding = runner.decoding(arguments.preset, **given)
     if region is None:
         sound = runner.generate(

@@ -60,7 +60,7 @@ def export(pipeline: ImpactPipeline, folder: Path, half: bool = False) -> dict[s
     check_exportable(pipeline)
     with new_folder(folder) as partial:
         for name, graph in graphs_of(pipeline).items():
-            write_graph(graph, partial / f"{name}.onnx", half)
+            write_graph(graph, partial / f"{name}.onnx", rounded=half and name == "text")
         shutil.copyfile(text_encoder_of(pipeline).folder / TOKENIZER, partial / TOKENIZER)
         (partial / CONFIG).write_text(json.dumps(config_of(pipeline), indent=1) + "\n", encoding="utf-8")
         errors = measure(pipeline, partial)
@@ -164,7 +164,7 @@ def graphs_of(pipeline: ImpactPipeline) -> dict[str, Graph]:
 
 
 @torch.no_grad()
-def write_graph(graph: Graph, path: Path, half: bool) -> None:
+def write_graph(graph: Graph, path: Path, rounded: bool) -> None:
     """Trace a graph and write it with its weights as one file.
 
     The exporter is the tracing one: the other takes ten times as long for the same graph, and needs another package.
@@ -183,7 +183,7 @@ def write_graph(graph: Graph, path: Path, half: bool) -> None:
             dynamic_axes=axes,
             do_constant_folding=False,
         )
-    store_in_half(path, half)
+    store_in_half(path, rounded)
 
 
 @contextmanager

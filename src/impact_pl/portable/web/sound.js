@@ -30,7 +30,7 @@ export async function read(file, rate) {
 
 const SIZE = 512; // of the spectrogram's window
 const COLOURS = [[0, 0, 4], [81, 18, 124], [183, 55, 121], [252, 137, 97], [252, 253, 191]]; // magma
-const [LOUD, FLOOR] = [10, -70]; // dB
+const [LOUD, FLOOR] = [30, -70]; // dB of a bin
 
 /** Draw the spectrogram of a sound, up to half of its rate, and the marked region (fractions of its length). */
 export function draw(canvas, sound, region) {
@@ -43,7 +43,7 @@ export function draw(canvas, sound, region) {
   context.putImageData(canvas.picture, 0, 0);
   if (!region) return;
   const [first, last] = region.map((each) => each * width);
-  context.fillStyle = "rgba(255, 255, 255, 0.25)";
+  context.fillStyle = "rgba(255, 255, 255, 0.12)";
   context.fillRect(first, 0, last - first, height);
   context.fillStyle = "#fff";
   for (const edge of [first, last]) context.fillRect(edge - 1.5, 0, 3, height);
@@ -63,7 +63,7 @@ function spectrogram(context, sound, width, height) {
     for (let y = 0; y < height; y++) {
       const bin = Math.floor(((height - 1 - y) / height) * (SIZE / 2));
       const level = 10 * Math.log10(real[bin] ** 2 + imaginary[bin] ** 2 + 1e-12);
-      const place = 4 * Math.max(0, Math.min(0.9999, (level - FLOOR) / (LOUD - FLOOR + 20)));
+      const place = 4 * Math.max(0, Math.min(0.9999, (level - FLOOR) / (LOUD - FLOOR)));
       const [low, high] = [COLOURS[Math.floor(place)], COLOURS[Math.floor(place) + 1]];
       const at = 4 * (y * width + x);
       for (let c = 0; c < 3; c++) image.data[at + c] = low[c] + (place % 1) * (high[c] - low[c]);

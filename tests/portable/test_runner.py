@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from impact_pl.cli import export as command
-from impact_pl.config import DecodingConfig
+from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
 from impact_pl.inference.pipeline import ImpactPipeline
 from impact_pl.portable.edit import replace_region
@@ -170,17 +170,21 @@ def test_a_damaged_folder_is_named(run, folder, tmp_path, capsys):
     (tmp_path / "head.onnx").unlink()
     assert run(main, tmp_path, "wind", "-o", "a.wav") == 2
     assert "has no head.onnx" in capsys.readouterr().err
-    (tmp_path / "head.onnx").write_bytes(b"damaged")
+    (tmp_path / "head.onnx").write_bytes((folder / "head.onnx").read_bytes()[:-1000])
     assert run(main, tmp_path, "wind", "-o", "a.wav") == 2
     assert "head.onnx is damaged" in capsys.readouterr().err
 
+    config = (folder / "config.json").read_text()
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(config.replace('"num_iterations"', '"iterations"'))
+    assert run(main, tmp_path, "wind", "-o", "a.wav") == 2
+    assert "decoding.iterations" in capsys.readouterr().err
+
 
 def test_settings_without_a_runner_are_refused(runner):
-    runner.config = replace(runner.config, decoding={**runner.config.decoding, "reveal": "adaptive"})
+    own = runner.config.decoding
+    runner.config = replace(runner.config, decoding=replace(own, reveal="adaptive"))
     with pytest.raises(UserError, match="reveal = adaptive"):
         runner.decoding()
-    runner.config = replace(runner.config, decoding={**runner.config.decoding, "reveal": "linear"})
-    assert runner.decoding("fast") == DecodingConfig(
-        **{**runner.config.decoding, "num_iterations": 16, "num_diffusion_steps": 25, "final_diffusion_steps": 5},
-        precision="auto",
-    )
+    runner.config = replace(runner.config, decoding=replace(own, reveal="linear"))
+    assert runner.decoding("fast") == with_preset(DecodingConfig(**asdict(own)), "fast", {"reveal": "linear"})

@@ -16,7 +16,7 @@ from impact_pl.portable.runner import Graphs
 from impact_pl.text_encoders.minilm import MiniLM
 
 CAPTIONS = ["a dog barks", "rain on a tin roof while somebody walks past and a church bell rings far away", "wind"]
-LENGTHS = (2, 7, 64)  # patches
+LENGTHS = (2, 7, 63)  # patches, as far as the model has as many; and all that it has
 TOLERANCE = 2e-4  # of numbers whose standard deviation is about 1
 HALF_TOLERANCE = 1e-2  # of the text encoder with rounded weights
 
@@ -52,7 +52,7 @@ def check_errors(errors: dict[str, float], half: bool) -> None:
 def cases(pipeline: ImpactPipeline, generator: torch.Generator) -> Iterator[Case]:
     """Yield inputs of the graphs with what the pipeline's own modules compute from them."""
     yield text_case(pipeline)
-    for num_patches in (*LENGTHS, pipeline.max_frames):
+    for num_patches in sorted({*(each for each in LENGTHS if each < pipeline.max_frames), pipeline.max_frames}):
         for num_kept in (0, num_patches // 2, num_patches - 1):
             yield encoder_case(pipeline, num_patches, num_kept, generator)
         yield from codec_cases(pipeline, num_patches, generator)

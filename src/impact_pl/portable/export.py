@@ -31,7 +31,7 @@ from impact_pl.text_encoders.minilm import MiniLM
 
 OPSET = 18
 LARGE = 1024  # numbers of a weight from which on it is worth storing in float16
-EXAMPLE_PATCHES = 20  # length of the example that graphs are traced with; any other runs as well
+EXAMPLE_PATCHES = 20  # length of the example that graphs are traced with, at most; any other runs as well
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def graphs_of(pipeline: ImpactPipeline) -> dict[str, Graph]:
     model, codec, text_encoder = pipeline.model, pipeline.codec, text_encoder_of(pipeline)
     assert isinstance(codec, BuiltinCodec)
     assert isinstance(model.head, DiffusionHead)
-    num_patches, dim, length = EXAMPLE_PATCHES, model.spec.model.dim, model.spec.text_length
+    num_patches, dim, length = min(EXAMPLE_PATCHES, pipeline.max_frames), model.spec.model.dim, model.spec.text_length
     patches = torch.randn(2, num_patches, model.patch_dim)
     some = torch.arange(num_patches).repeat(2, 1)
     text_mask = torch.ones(2, length, dtype=torch.bool)
@@ -129,10 +129,10 @@ def graphs_of(pipeline: ImpactPipeline) -> dict[str, Graph]:
     samples = (frames - 1) * codec.spec.hop + decoder.n_fft
     encoder_inputs = {
         "patches": (patches, ("batch", "patches")),
-        "kept": (some[:, :7], ("batch", "kept")),
+        "kept": (some[:, : num_patches // 2], ("batch", "kept")),
         "states": (torch.randn(2, length, dim), ("batch",)),
         "text_mask": (text_mask, ("batch",)),
-        "positions": (some[:, 7:12], ("batch", "positions")),
+        "positions": (some[:, num_patches // 2 :], ("batch", "positions")),
     }
     head_inputs = {
         "noisy": (torch.randn(6, model.patch_dim), ("rows",)),

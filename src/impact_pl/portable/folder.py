@@ -34,6 +34,13 @@ class Excitation:
 
 
 @dataclass
+class StoredDecoding(DecodingConfig):
+    """Schema of ``decoding``, of which only DECODING_FIELDS are there."""
+
+    __pydantic_config__ = STRICT
+
+
+@dataclass
 class PortableConfig:
     """Schema of config.json: what the loop needs besides the graphs."""
 
@@ -49,7 +56,7 @@ class PortableConfig:
     predicts_velocity: bool
     excitation: Excitation
     decode_context: Annotated[int, Ge(0), Le(1 << 24)]  # patches around a part that decoding it depends on
-    decoding: dict[str, Any]
+    decoding: StoredDecoding
     presets: dict[str, dict[str, Any]]
 
     @property

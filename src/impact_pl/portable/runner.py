@@ -11,7 +11,7 @@ Dimension key: N patches, K patches revealed together, P numbers per patch, L te
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from impact_pl.config import DecodingConfig, with_preset
 from impact_pl.errors import UserError
 from impact_pl.portable.folder import TOKENIZER, check_supported, read_config
 from impact_pl.portable.noise import Noise
-from impact_pl.portable.steps import ancestral_steps
+from impact_pl.portable.steps import Step, ancestral_steps
 from impact_pl.sampling.schedules import diffusion_steps_at, guidance_at, masked_counts
 
 Progress = Callable[[int, int], None]
@@ -87,7 +87,7 @@ class Runner:
         Raises:
             UserError: A value is out of range, or has no runner.
         """
-        decoding = with_preset(DecodingConfig(**self.config.decoding), preset, given)
+        decoding = with_preset(DecodingConfig(**asdict(self.config.decoding)), preset, given)
         check_supported(decoding)
         for name in ("guidance_scale", "temperature", "max_rms"):
             value = getattr(decoding, name)
@@ -147,10 +147,11 @@ class Runner:
             UserError: One is empty.
         """
         ids, mask = self._tokenize(caption)
-        other_ids, other_mask = (
-            (ids, np.zeros_like(mask)) if negative_caption is None else self._tokenize(negative_caption)
-        )
-        states, text_mask = self.graphs.run("text", ids=np.stack([ids, other_ids]), mask=np.stack([mask, other_mask]))
+        rows = [(ids, mask), (ids, np.zeros_like(mask))]
+        if negative_caption is not None:
+            rows[1] = self._tokenize(negative_caption)
+        ids, mask = (np.stack(each) for each in zip(*rows, strict=True))
+        states, text_mask = self.graphs.run("text", ids=ids, mask=mask)
         return states, text_mask
 
     def _tokenize(self, caption: str) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +198,7 @@ class Runner:
                 progress(iteration, len(counts))
         return patches
 
-    def steps(self, decoding: DecodingConfig, num_steps: int) -> list:
+    def steps(self, decoding: DecodingConfig, num_steps: int) -> list[Step]:
         """Compute the steps of a diffusion; see :func:`ancestral_steps`."""
         config = self.config
         return ancestral_steps(
@@ -217,7 +218,7 @@ class Runner:
         )[0]
         return hidden.reshape(-1, hidden.shape[-1])
 
-    def _sample(self, hidden: np.ndarray, scale: float, steps: list, max_rms: float, noise: Noise) -> np.ndarray:
+    def _sample(self, hidden: np.ndarray, scale: float, steps: list[Step], max_rms: float, noise: Noise) -> np.ndarray:
         """Sample patches (K, P) with the diffusion head, guided if there are hidden vectors of two conditions."""
         guided = scale != 1
         num_rows = len(hidden) // 2 if guided else len(hidden)

@@ -82,7 +82,7 @@ def test_a_sound_is_the_pipelines(runner, pipeline, seconds, negative):
     )
     assert mine.shape == theirs.waveforms[0].shape
     np.testing.assert_allclose(mine, theirs.waveforms[0].numpy(), atol=CLOSE)
-    assert np.abs(mine).max() > 0.01
+    assert seconds < 1 or np.abs(mine).max() > 0.01
 
 
 @pytest.mark.parametrize("region", [(0.5, 1.25), (0.0, 0.3), (1.9, 3.0)])

@@ -96,17 +96,15 @@ def heard(browser: Chromium, folder: Path) -> np.ndarray:
 def test_make_hear_mark_and_replace(browser, folder, tmp_path):
     assert "up to 5.12 s, at 16 kHz" in browser.run("at('limits').textContent")
     picture(browser, "start")
-    browser.run(
-        "type('caption', '<b>a dog</b> barks'); type('seconds', '2'); type('seed', '3'); at('generate').click()"
-    )
+    browser.run("type('caption', 'a dog barks'); type('seconds', '2'); type('seed', '3'); at('generate').click()")
     made = heard(browser, tmp_path)
     assert len(made) == 2 * RATE
     assert np.abs(made).max() > 1000
-    assert "2.00 s: “<b>a dog</b> barks”, seed 3, preset fast" in browser.run("at('note').textContent")
+    assert "2.00 s: “a dog barks”, seed 3, preset fast" in browser.run("at('note').textContent")
     runner = Runner(folder / "model")
     decoding = runner.decoding("fast")
-    ours = runner.generate("<b>a dog</b> barks", 2.0, 3, decoding)
-    np.testing.assert_allclose(made / 32768, ours, atol=2e-3)
+    ours = runner.generate("a dog barks", 2.0, 3, decoding)
+    np.testing.assert_allclose(made / 32768, ours, atol=1e-3)
 
     drag(browser, 0.625, 0.25)
     assert browser.run("[at('start').valueAsNumber, at('end').valueAsNumber]") == pytest.approx([0.5, 1.25], abs=0.02)
@@ -115,11 +113,11 @@ def test_make_hear_mark_and_replace(browser, folder, tmp_path):
     edited = heard(browser, tmp_path)
     np.testing.assert_array_equal(made[:7680], edited[:7680])
     np.testing.assert_array_equal(made[20320:], edited[20320:])
-    assert np.abs(made.astype(int) - edited)[8000:20000].max() > 1000
+    assert np.abs(made.astype(int) - edited)[8000:20000].max() > 100
     expected = replace_region(runner, ours.astype(np.float64), 0.5, 1.25, "a rooster crows", 3, decoding)
-    np.testing.assert_allclose(edited / 32768, expected, atol=5e-3)
+    np.testing.assert_allclose(edited / 32768, expected, atol=1e-3)
     assert browser.run("[...at('takes').children].map((each) => each.textContent)") == [
-        "1. <b>a dog</b> barks", "2. 0.5 to 1.25 s: a rooster crows",
+        "1. a dog barks", "2. 0.5 to 1.25 s: a rooster crows",
     ]  # fmt: skip
     assert browser.run("document.documentElement.scrollWidth <= innerWidth")
     picture(browser, "edited")
@@ -136,12 +134,12 @@ def drag(browser: Chromium, first: float, last: float) -> None:
 
 def test_an_opened_sound_keeps_what_is_not_marked(browser, folder, tmp_path):
     noise = np.random.default_rng(0).normal(0, 3000, 3 * RATE).astype(np.int16)
-    soundfile.write(tmp_path / "own.wav", noise, RATE)
+    soundfile.write(tmp_path / "<b>own.wav", noise, RATE)
     (tmp_path / "text.wav").write_text("not a sound")
     choose(browser, tmp_path / "text.wav")
     browser.wait("at('message').textContent.startsWith('text.wav cannot be opened')")
-    choose(browser, tmp_path / "own.wav")
-    browser.wait("at('note').textContent.startsWith('3.00 s: own.wav')")
+    choose(browser, tmp_path / "<b>own.wav")
+    browser.wait("at('note').textContent.startsWith('3.00 s: <b>own.wav')")
     browser.run("type('num_iterations', '4'); type('start', '2.5'); type('end', '3'); at('replace').click()")
     edited = heard(browser, tmp_path)
     np.testing.assert_array_equal(edited[: 2 * RATE], noise[: 2 * RATE])

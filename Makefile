@@ -12,7 +12,7 @@ BENCH   ?= runs/bench
 MACHINE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-all test-slurm test-clap bench bench-gpu lint format docs corpus precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-web test-slurm test-clap bench bench-gpu lint format docs corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ setup: $(VENV)/installed ## create .venv and install the package with the extras
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,dev,tune,serve,deepspeed,audioldm,docs,notebook]"
+	DS_BUILD_OPS=0 $(INSTALL) -e ".[eval,onnx,dev,tune,serve,deepspeed,audioldm,docs,notebook]"
 	@touch $@
 
 demo: setup ## real sounds -> latents -> both stages -> new sounds -> metrics -> runs/demo/report.html
@@ -36,6 +36,10 @@ test: setup ## the fast tests (six minutes on two cores)
 
 test-all: setup ## the fast and the slow tests
 	$(BIN)/python -m pytest -m "not gpu and not slurm and not clap"
+
+test-web: setup ## the exported page in Chromium (two minutes); fetches onnxruntime-web with npm
+	mkdir -p build/npm && cd build/npm && npm pack --silent onnxruntime-web@1.30.0 && tar xzf onnxruntime-web-1.30.0.tgz
+	IMPACT_ONNXRUNTIME_WEB="$(abspath build/npm/package)" $(BIN)/python -m pytest -m slow tests/portable/test_page_browser.py
 
 test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on this machine, as root; installs SLURM if missing
 	@if ! { command -v slurmctld && command -v slurmd && command -v sbatch && command -v munged; } >/dev/null; then \

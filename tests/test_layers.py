@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; the modules of the ground floor may import eac
     "sampling codecs text_encoders",
     "data models",
     "datasets precompute inference",
-    "training evaluation",
+    "training evaluation portable",
     "tuning serving",
     "cli",
     "__main__",

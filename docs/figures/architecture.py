@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from impact_pl.sampling.masking import masked_counts
+from impact_pl.sampling.schedules import masked_counts
 
 ASSETS = Path(__file__).parents[1] / "assets"
 PLAIN, MODEL, FROZEN, MASKED = "#eceff4", "#b9d3ee", "#dcdcdc", "#ffffff"

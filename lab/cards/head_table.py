@@ -31,7 +31,7 @@ def cost(spec: ImpactSpec, decoding: DecodingConfig) -> Cost:
     import torch
 
     from impact_pl.models.impact import Impact
-    from impact_pl.sampling.masking import masked_counts
+    from impact_pl.sampling.schedules import masked_counts
 
     with torch.device("meta"):
         model = Impact(spec)

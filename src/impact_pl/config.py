@@ -84,7 +84,7 @@ class DecodingConfig:
     order: str = "random"  # random (IMPACT) | confidence
     confidence_candidates: int = 4  # draws per position with order=confidence or reveal=adaptive
     confidence_steps: int = 10  # diffusion steps per such draw
-    reveal: str = "cosine"  # revealing schedule: cosine (IMPACT) | linear | sqrt (masking.py) | adaptive (decoding.py)
+    reveal: str = "cosine"  # revealing schedule: cosine (IMPACT) | linear | sqrt (schedules.py) | adaptive (decoding)
     final_diffusion_steps: int = 0  # decrease the diffusion steps to this number by the last iteration; 0: constant
     solver: str = "ancestral"  # ancestral (IMPACT, MAR) | ddim; see sampling/solvers.py
     encoder_reuse: int = 1  # run the full encoder in every n-th iteration, reuse its results in between

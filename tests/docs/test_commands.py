@@ -82,7 +82,7 @@ def test_commands_exist_and_parse(command, capsys):
     elif program == "curl":  # tests/serving/test_app.py runs them
         assert "/gradio_api/" in command
     else:
-        assert program in {"source", "pre-commit"}, f"a page uses {program}, which nobody checks"
+        assert program in {"source", "pre-commit", "npm", "tar"}, f"a page uses {program}, which nobody checks"
 
 
 SMALL = {  # appended to the tutorial's commands: seconds instead of minutes, and clips as short as the test's sounds

@@ -17,8 +17,7 @@ from impact_pl.models.heads import HEADS
 from impact_pl.models.heads.base import Sampling
 from impact_pl.models.impact import Impact
 from impact_pl.models.spec import ImpactSpec
-from impact_pl.sampling.decoding import GUIDANCE_SCHEDULES
-from impact_pl.sampling.masking import REVEALS
+from impact_pl.sampling.schedules import GUIDANCE_SCHEDULES, REVEALS
 from impact_pl.sampling.solvers import SOLVERS
 from tests.helpers.models import QUICK, TINY, assert_same, both, build, captions, model_with, rng
 

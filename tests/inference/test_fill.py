@@ -10,7 +10,7 @@ from impact_pl.inference.engine import Engine, build_engine
 from impact_pl.inference.generate import fill, generate
 from impact_pl.models.heads import HEADS
 from impact_pl.sampling.decoding import Known, counts_left
-from impact_pl.sampling.masking import PROGRESS, REVEALS, masked_counts
+from impact_pl.sampling.schedules import PROGRESS, REVEALS, masked_counts
 from tests.helpers.models import CLOSE, QUICK, Text, build, captions, latents, model_with, rng
 
 ORDERS = {"diffusion": ["random", "confidence"], "discrete": ["random", "confidence"]}

@@ -2,15 +2,9 @@ import pytest
 import torch
 
 from impact_pl.config import PRESETS, DecodingConfig
-from impact_pl.sampling.decoding import (
-    Budget,
-    check_decoding,
-    confidence,
-    decode,
-    diffusion_steps_at,
-    guidance_at,
-)
+from impact_pl.sampling.decoding import Budget, check_decoding, confidence, decode
 from impact_pl.sampling.diffusion import make_schedule
+from impact_pl.sampling.schedules import diffusion_steps_at, guidance_at
 
 
 class Recorder:

@@ -5,15 +5,8 @@ import pytest
 import torch
 
 from impact_pl.config import MaskRatioConfig
-from impact_pl.sampling.masking import (
-    REVEALS,
-    draw_mask,
-    draw_mask_ratio,
-    mask_from_order,
-    masked_counts,
-    num_masked,
-    random_order,
-)
+from impact_pl.sampling.masking import draw_mask, draw_mask_ratio, mask_from_order, num_masked, random_order
+from impact_pl.sampling.schedules import REVEALS, masked_counts
 
 SPANS = MaskRatioConfig(span_share=0.25, span_low=0.1, span_high=0.5)
 

@@ -156,8 +156,11 @@ class BuiltinCodec(AudioCodec):
 
     def latent_mean(self, waveform: Tensor) -> Tensor:
         """Encode a waveform (B, S) into the mean (B, C, H, 1) of its latents."""
-        patches = self.mel_patches(waveform) - self.pca_mean  # (B, H, 4F)
-        latents = patches @ self.pca_basis.T / self.eigenvalues**0.25  # (B, H, C)
+        return self.project(self.mel_patches(waveform))
+
+    def project(self, patches: Tensor) -> Tensor:
+        """Project log-mel patches (B, H, 4F) onto the principal components: latents (B, C, H, 1)."""
+        latents = (patches - self.pca_mean) @ self.pca_basis.T / self.eigenvalues**0.25  # (B, H, C)
         return rearrange(latents, "b h c -> b c h 1")
 
     def decode_mel(self, latents: Tensor) -> Tensor:

@@ -62,18 +62,22 @@ class NoiseExcitedDecoder(nn.Module):
         batch, _, num_frames = mel.shape
         first = generator.start // self.hop if isinstance(generator, PositionalNoise) else 0
         noise, phases, inputs = self._draw(batch, first, num_frames, generator, mel.device)
-        x = rearrange(0.3 * mel + 1, "b f (t two) -> b t (two f)", two=2)
-        x = self.proj_in(torch.cat([x, inputs], dim=-1))  # (B, M/2, D)
-        for block in self.blocks:
-            x = block(x)
-        x = self.proj_out(self.norm(x)).float()
-        gains = rearrange(x, "b t (two n k) -> n b (t two) k", two=2, n=NUM_OUTPUTS)  # 5 x (B, M, K)
+        gains = self.gains(mel, inputs)  # 5 x (B, M, K)
         with torch.autocast(mel.device.type, enabled=False):
             envelope = (self.interpolation @ level.float()).transpose(1, 2).exp()  # (B, M, K)
             spectrum = gains[0].clamp(-8, 4).exp() * self._noise_spectrum(noise)
             spectrum = spectrum + torch.complex(gains[1], gains[2]) * self._sinusoids(phases, first, num_frames)
             spectrum = spectrum + torch.complex(gains[3], gains[4]) * self._pulses()
             return inverse_stft(envelope * spectrum, self.window, self.hop)
+
+    def gains(self, mel: Tensor, inputs: Tensor) -> Tensor:
+        """Run the network on a log-mel (B, F, M) and random ``inputs`` (B, M/2, channels): NUM_OUTPUTS x (B, M, K)."""
+        x = rearrange(0.3 * mel + 1, "b f (t two) -> b t (two f)", two=2)
+        x = self.proj_in(torch.cat([x, inputs], dim=-1))  # (B, M/2, D)
+        for block in self.blocks:
+            x = block(x)
+        x = self.proj_out(self.norm(x)).float()
+        return rearrange(x, "b t (two n k) -> n b (t two) k", two=2, n=NUM_OUTPUTS)
 
     def _draw(
         self, batch: int, first: int, num_frames: int, generator: Generators | PositionalNoise, device: torch.device

@@ -185,7 +185,7 @@ class Impact(nn.Module):
                 states = states + pool(pooled(text.features[name], text_mask))[:, None]
         if self.spec.num_padding == self.spec.text_length:
             return Condition(states)
-        text_mask = text_mask | ((~text_mask).cumsum(dim=1) <= self.spec.num_padding)
+        text_mask = text_mask | ((~text_mask).int().cumsum(dim=1) <= self.spec.num_padding)
         return Condition(states, text_mask=text_mask, longest=longest)
 
     def _own_text(self, text: "TextFeatures", batch: int) -> "TextFeatures":

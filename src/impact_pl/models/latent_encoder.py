@@ -141,7 +141,7 @@ class LatentEncoder(nn.Module):
         x = self.bridge(self.enc1.norm(x))
         num_text = x.shape[1] - kept.shape[1]
         text, x = x[:, :num_text], x[:, num_text:]
-        masked = self.mask_embed.to(x.dtype).repeat(len(x), num_patches, 1)
+        masked = self.mask_embed.to(x.dtype).repeat(x.shape[0], num_patches, 1)
         return text, masked.scatter(1, columns(kept, x), x)
 
     def everywhere(self, text: Tensor, patches: Tensor, cond: Condition | None) -> Tensor:

@@ -18,17 +18,11 @@ from impact_pl.config import DECODING_CHOICES, DecodingConfig
 from impact_pl.errors import UserError, shown
 from impact_pl.randomness import Generators, draw_gumbel
 from impact_pl.sampling.diffusion import usable_alpha_bars
-from impact_pl.sampling.masking import columns, masked_counts, order_of_masked, take
+from impact_pl.sampling.masking import columns, order_of_masked, take
+from impact_pl.sampling.schedules import diffusion_steps_at, guidance_at, masked_counts
 
 TOLERANCE = 0.1  # negligible error of a number in a patch, whose standard deviation is about 1
 GUMBEL_SCALE = 1.0  # scale of the noise on the confidence when everything is masked, in nats
-
-GUIDANCE_SCHEDULES: dict[str, Callable[[float], float]] = {
-    # Progress t/T -> how far the scale is from 1 (0) to guidance_scale (1).
-    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: decreasing
-    "constant": lambda progress: 1.0,
-    "linear": lambda progress: 1 - math.cos(math.pi / 2 * progress),  # MAR: increasing, linear in the revealed fraction
-}
 
 
 class Encode(Protocol):
@@ -106,27 +100,6 @@ def counts_left(config: DecodingConfig, known: Known) -> list[int]:
     """Count the patches that are left to draw after each iteration; the adaptive schedule may leave fewer."""
     reveal = "linear" if config.reveal == "adaptive" else config.reveal
     return masked_counts(known.mask.shape[1], config.num_iterations, reveal, known.num_drawn)
-
-
-def guidance_at(schedule: str, guidance_scale: float, iteration: int, num_iterations: int) -> float:
-    """Compute the guidance scale beta(t) of iteration t; ``cosine`` is IMPACT's 1 + cos(pi/2 t/T) (beta_max - 1).
-
-    Iterations count from 1, as in the cosine reveal schedule. Under ``cosine`` the last one therefore runs without
-    guidance.
-    """
-    if iteration == num_iterations and schedule == "cosine":
-        return 1.0  # exactly 1: cos(pi/2) is not 0 in floating point
-    return 1 + GUIDANCE_SCHEDULES[schedule](iteration / num_iterations) * (guidance_scale - 1)
-
-
-def diffusion_steps_at(config: DecodingConfig, iteration: int) -> int:
-    """Compute the diffusion steps of iteration t: linear from num_diffusion_steps to final_diffusion_steps.
-
-    DiSA (arXiv 2505.20297): the more patches are known, the narrower the distribution of the others, and the fewer
-    steps are needed to sample from it.
-    """
-    first, last = config.num_diffusion_steps, config.final_diffusion_steps or config.num_diffusion_steps
-    return round(first + (last - first) * (iteration - 1) / max(1, config.num_iterations - 1))
 
 
 def check_decoding(config: DecodingConfig, num_timesteps: int) -> None:

@@ -1,10 +1,9 @@
-"""Masking: mask ratios for training, random orders, and the number of patches revealed per decoding iteration.
+"""Masking: mask ratios for training, and random orders.
 
-Dimension key: B clips, N patches, T decoding iterations. A mask (B, N) is True where a patch is to be predicted.
+Dimension key: B clips, N patches. A mask (B, N) is True where a patch is to be predicted.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,8 +11,6 @@ from torch import Tensor
 from impact_pl.config import MaskRatioConfig
 from impact_pl.errors import UserError
 from impact_pl.randomness import Generators, draw_uniform, host_generator
-
-MAX_ITERATIONS = 100_000
 
 
 def draw_mask(
@@ -103,52 +100,6 @@ def mask_from_order(order: Tensor, count: int) -> Tensor:
     """Mask the first ``count`` patches of each order (B, N). A smaller count gives a subset."""
     mask = torch.zeros_like(order, dtype=torch.bool)
     return mask.scatter(1, order[:, :count], True)
-
-
-REVEALS: dict[str, Callable[[float], float]] = {
-    # Progress t/T in [0, 1] -> fraction still masked (names from MaskGIT, arXiv 2202.04200, Sec. 4.4).
-    "cosine": lambda progress: math.cos(math.pi / 2 * progress),  # IMPACT Sec. 3.2: few patches first, many last
-    "linear": lambda progress: 1 - progress,  # the same number in every iteration
-    "sqrt": lambda progress: 1 - math.sqrt(progress),  # many patches first, few last
-}
-PROGRESS: dict[str, Callable[[float], float]] = {  # inverses of REVEALS: fraction still masked -> progress
-    "cosine": lambda masked: math.acos(masked) * 2 / math.pi,
-    "linear": lambda masked: 1 - masked,
-    "sqrt": lambda masked: (1 - masked) ** 2,
-}
-
-
-def masked_counts(
-    num_patches: int, num_iterations: int, reveal: str = "cosine", num_masked: int | None = None
-) -> list[int]:
-    """Count the patches still masked after iterations 1 .. T: floor(N cos(pi/2 t/T)) (IMPACT Sec. 3.2), or per REVEALS.
-
-    As in MAR, every iteration reveals at least one patch while more than one is left, and the last reveals all. With T
-    > N some iterations therefore reveal none and cost nothing.
-
-    Args:
-        num_patches: N.
-        num_iterations: T.
-        reveal: Key of REVEALS.
-        num_masked: Patches masked at the start; None: all. With fewer, the schedule starts where only these are left,
-            and the iterations before that are dropped: the result has fewer than T counts.
-    """
-    if num_patches < 1 or not 1 <= num_iterations <= MAX_ITERATIONS:
-        raise UserError(
-            f"{num_patches} patches in {num_iterations} iterations: at least 1 each, and at most {MAX_ITERATIONS} "
-            "iterations."
-        )
-    remaining = num_patches if num_masked is None else num_masked
-    if remaining == 0:
-        return []
-    start = PROGRESS[reveal](remaining / num_patches)
-    iterations = max(1, math.ceil(num_iterations * (1 - start) - 1e-9))
-    counts = []
-    for iteration in range(1, iterations):
-        planned = math.floor(num_patches * REVEALS[reveal](start + (1 - start) * iteration / iterations))
-        remaining = max(1, min(remaining - 1, planned))
-        counts.append(remaining)
-    return [*counts, 0]
 
 
 def columns(positions: Tensor, x: Tensor) -> Tensor:

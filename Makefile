@@ -12,7 +12,7 @@ BENCH   ?= runs/bench
 MACHINE ?= cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo ablation test test-all test-web test-slurm test-clap bench bench-gpu lint format docs corpus precompute-latents tensorboard clean
+.PHONY: help setup demo ablation test test-all test-web test-slurm test-clap test-versions bench bench-gpu lint format docs corpus precompute-latents tensorboard clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ test-slurm: setup ## the SLURM tests (ten minutes): a real two-node cluster on t
 		test "$$(id -u)" = 0 -a -n "$$(command -v apt-get)" || { echo 'make test-slurm needs root, and $(SLURM) (apt-get install them)' >&2; exit 2; }; \
 		apt-get update -q && apt-get install -y --no-install-recommends $(SLURM); fi
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+test-versions: setup ## [ARGS=lowest]: the fast tests with the lowest and the newest dependencies (10 GB, twice the time of make test)
+	$(INSTALL) uv
+	$(BIN)/python -m lab.trials.versions $(ARGS)
 
 test-clap: $(CLAP)/installed ## laion-clap's own numbers (a minute, and 2 GB), in an environment of its own (.venv-clap)
 	$(CLAP)/bin/python -m pytest -m clap tests/clap

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file, save_file
 
 from impact_pl.cli import data, evaluate, export, generate, precompute, train
 from impact_pl.codecs.registry import load_codec
 from impact_pl.data.shards import LatentDataset, ShardIndex, ShardWriter, describe_shard
+from impact_pl.models.spec import BUILTIN_FOLDER
 from impact_pl.partial import partial_path
 
 
@@ -287,3 +289,33 @@ def test_index_without_latents(fails, latents, tmp_path):
 def test_impossible_number(fails, latents, tmp_path):
     message = fails(train.main, "experiment=pretrain", *stage(latents, tmp_path, "x", "data.batch_size=0"))
     assert message == "error: data.batch_size=0: choose 1 or more"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c: c["codec"].update(sample_rate=48000),
+            "key 'codec.sample_rate': 48000, but codec 'builtin' has 16000",
+        ),
+        (lambda c: c["codec"].update(samples_per_latent=320), "key 'codec.samples_per_latent': 320, but codec"),
+        (lambda c: c.update(num_frames=1024), "key 'num_frames': 1024 frames are 512 patches, but 'model.max_patches'"),
+        (lambda c: c["latent_mean"].pop(), "key 'latent_mean': 63 means for 64 channels"),
+        (lambda c: c.update(latent_std=0.0), "key 'latent_std': input should be greater than 0, got 0.0"),
+        (lambda c: c["text_features"].update(minilm=[16, 384]), "key 'text_features.minilm': [16, 384], but text enc"),
+    ],
+)
+def test_a_model_folder_that_disagrees_with_its_codec(fails, tmp_path, change, message):
+    folder = shutil.copytree(BUILTIN_FOLDER, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    if config["text_features"]["minilm"][0] != 32:  # the weights have to fit, so that only the encoder can tell
+        weights = load_file(folder / "model.safetensors")
+        weights = {name: x[:, :16] if x.shape[:2] == (1, 32) else x for name, x in weights.items()}
+        save_file(weights, folder / "model.safetensors")
+        config["weights_sha256"] = None
+        (folder / "config.json").write_text(json.dumps(config))
+    said = fails(generate.main, "rain", "--model", folder, "--out", tmp_path / "out")
+    assert said.startswith(f"error: {folder / 'config.json'}: {message}")
+    assert said.endswith("; export the model again")

@@ -125,7 +125,7 @@ def checkpoint_content(folder: Path) -> dict[str, Any]:
         "global_step": 7,
         "callbacks": {"Checkpoints": {"validation_owed": False}},
         "logger_versions": {"csv": "0"},
-        "LatentDataModule": {"samples_consumed": 28, "step": 7, "seed": 0},
+        "LatentDataModule": {"samples_consumed": 28, "step": 7, "global_batch_size": 4, "seed": 0},
         "skipped_steps": 0,
         "loops": {},
         "optimizer_states": [],

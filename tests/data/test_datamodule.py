@@ -93,7 +93,8 @@ def test_module_reads_batches_and_counts_samples(tmp_path):
     batches = list(data.train_dataloader())
     assert [len(batch["keys"]) for batch in batches] == [2, 2, 2, 2]
     data.trainer.global_step = 3
-    assert data.state_dict() == {"samples_consumed": 6, "step": 3, "block_shards": 0, "seed": 5, "num_samples": 6}
+    order = {"block_shards": 0, "seed": 5, "num_samples": 6}
+    assert data.state_dict() == {"samples_consumed": 6, "step": 3, "global_batch_size": 2, **order}
     data.load_state_dict(data.state_dict())
     data.load_state_dict({"samples_consumed": 6, "step": 3})
     (resumed,) = list(data.train_dataloader())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from impact_pl.config import DistillConfig, ModelConfig, TrainConfig, TrainerConfig
-from impact_pl.training.check import check_config, settle_batch
+from impact_pl.training.check import batch_change, check_config, settle_batch
 from impact_pl.training.fit import train
 from impact_pl.training.strategies import check_devices
 
@@ -127,6 +127,18 @@ def test_the_global_batch_decides_how_many_micro_batches_a_step_has(config):
     config.trainer.global_batch_size = 100
     with pytest.raises(ValueError, match=r"multiple of data\.batch_size=16 x 8 processes = 128"):
         settle_batch(config)
+
+
+def test_another_number_of_nodes_keeps_the_global_batch_or_says_that_it_changed(config):
+    config.data.batch_size, config.trainer.devices, config.trainer.num_nodes = 16, 4, 2
+    settle_batch(config)
+    assert batch_change(config, 128) == batch_change(config, None) == ""
+    config.trainer.num_nodes = 1
+    assert batch_change(config, 128).startswith("warning: a step takes 64 clips from here on (data.batch_size=16 x 4 p")
+    assert "before it took 128: set trainer.global_batch_size=128 to keep it" in batch_change(config, 128)
+    config.trainer.global_batch_size = 128
+    settle_batch(config)
+    assert batch_change(config, 128) == ""
 
 
 def test_a_head_that_cannot_be_decoded_by_confidence_is_refused_before_the_first_step(config):

@@ -259,6 +259,17 @@ def test_finished_run_says_so_and_writes_a_lost_model_again(config, capsys):
     assert (run_dir(config) / "model" / "config.json").is_file()
 
 
+def test_a_resumed_training_keeps_its_global_batch_or_says_that_it_changed(config, capsys):
+    config.trainer.accumulate_grad_batches = 2
+    assert run(config, "run", 2)["LatentDataModule"]["global_batch_size"] == 8
+    config.trainer.accumulate_grad_batches, config.trainer.global_batch_size = 1, 8
+    assert run(config, "run", 3)["LatentDataModule"]["samples_consumed"] == 24
+    assert "warning: a step takes" not in capsys.readouterr().out
+    config.trainer.global_batch_size = 0
+    assert run(config, "run", 4)["LatentDataModule"]["samples_consumed"] == 28
+    assert "warning: a step takes 4 clips from here on" in capsys.readouterr().out
+
+
 def test_a_kill_before_the_export_leaves_no_old_model(config, monkeypatch):
     import impact_pl.training.fit as fit
 

@@ -195,7 +195,13 @@ class LatentDataModule(LightningDataModule):
         return -(-len(self.valid_set) // self.config.batch_size) if self.valid_set is not None else 0
 
     def state_dict(self) -> dict[str, int | float]:
-        return {"samples_consumed": self.samples_consumed, "step": self._trainer_like.global_step, **self._order()}
+        consumed, step = self.samples_consumed, self._trainer_like.global_step
+        return {
+            "samples_consumed": consumed,
+            "step": step,
+            "global_batch_size": self.global_batch_size,
+            **self._order(),
+        }
 
     def _order(self) -> dict[str, int | float]:
         """Return the settings that determine the order of the samples."""

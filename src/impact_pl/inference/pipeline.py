@@ -24,7 +24,7 @@ from impact_pl.errors import UserError
 from impact_pl.inference import edit as editing
 from impact_pl.inference.engine import Engine, build_engine, weights_version
 from impact_pl.inference.generate import Progress, fill, generate
-from impact_pl.inference.loading import load_parts, require_same
+from impact_pl.inference.loading import load_parts, require_codec, require_text_encoder
 from impact_pl.inference.options import DecodingOptions, DrawingOptions, EditingOptions, Style, shown
 from impact_pl.inference.recording import EditedAudio, Sound, open_sound
 from impact_pl.inference.sounds import GeneratedAudio
@@ -55,11 +55,11 @@ class ImpactPipeline:
     """
 
     def __init__(self, model: Impact, codec: AudioCodec, text_encoder: TextEncoder | None):
-        require_same("codec", model.spec.codec, codec)
+        require_codec(model.spec, codec, "the model's specification")
         if model.spec.text_encoder is not None:
             if text_encoder is None:
                 raise UserError(f"this model needs the text encoder {model.spec.text_encoder['name']!r}: pass it")
-            require_same("text encoder", model.spec.text_encoder, text_encoder)
+            require_text_encoder(model.spec, text_encoder, "the model's specification")
         self.model, self.codec, self.text_encoder = model, codec, text_encoder
         self._engines: dict[tuple[str, str], Engine] = {}  # by name and precision, of the weights as they are
         self._weights: tuple = ()

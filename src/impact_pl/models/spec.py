@@ -121,6 +121,7 @@ def read_spec(path: Path) -> ImpactSpec:
     read = read_json(path, SpecFile, remedy=REMEDY)
     spec = ImpactSpec(**{field.name: getattr(read, field.name) for field in dataclasses.fields(ImpactSpec)})
     check_spec(spec, str(path), REMEDY)
+    check_length(spec, str(path), REMEDY)
     weights = path.with_name(FILES[1])
     if weights.is_file():
         check_size(spec, str(path), weights.name, weights.stat().st_size, REMEDY)
@@ -141,6 +142,17 @@ def check_spec(spec: ImpactSpec, where: str, remedy: str) -> None:
         rate = spec.codec.get(key, 1)
         if type(rate) is not int or not 1 <= rate <= MAX_RATE:
             raise UserError(f"{where}: key 'codec.{key}' must be from 1 to {MAX_RATE}, got {rate!r}; {remedy}")
+
+
+def check_length(spec: ImpactSpec, where: str, remedy: str) -> None:
+    """Check that the model has positions for clips of ``num_frames``."""
+    frames, width = spec.patch_shape
+    patches, most = spec.num_frames // frames * (spec.latent_width // width), spec.model.max_patches
+    if patches > most:
+        raise UserError(
+            f"{where}: key 'num_frames': {spec.num_frames} frames are {patches} patches, but 'model.max_patches' is "
+            f"{most}; {remedy}"
+        )
 
 
 def check_size(spec: ImpactSpec, where: str, weights: str, num_bytes: int, remedy: str) -> None:

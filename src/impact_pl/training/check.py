@@ -194,6 +194,20 @@ def settle_batch(config: TrainConfig) -> None:
     trainer.accumulate_grad_batches = wanted // micro
 
 
+def batch_change(config: TrainConfig, before: int | None) -> str:
+    """Describe how a step's clips differ from ``before``, as on another number of nodes; empty if they do not."""
+    trainer = config.trainer
+    processes, accumulated = trainer.devices * trainer.num_nodes, trainer.accumulate_grad_batches
+    now = config.data.batch_size * processes * accumulated
+    if before in (None, now):
+        return ""
+    return (
+        f"warning: a step takes {now} clips from here on (data.batch_size={config.data.batch_size} x {processes} "
+        f"processes x trainer.accumulate_grad_batches={accumulated}), before it took {before}: set "
+        f"trainer.global_batch_size={before} to keep it"
+    )
+
+
 def _check(values: dict, allowed: dict, prefix: str) -> None:
     for name, what in allowed.items():
         value = values[name]

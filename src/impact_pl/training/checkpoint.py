@@ -67,6 +67,7 @@ class OrderNotes(TypedDict):
 
     samples_consumed: Annotated[int, Ge(0), Lt(1 << 62)]
     step: Annotated[int, Ge(0), Lt(1 << 62)]
+    global_batch_size: NotRequired[Annotated[int, Ge(1), Lt(1 << 62)]]  # absent in checkpoints of earlier versions
 
 
 @with_config(ConfigDict(strict=True, extra="allow"))

@@ -25,7 +25,7 @@ from impact_pl.models.spec import ImpactSpec, find_model
 from impact_pl.partial import write_whole
 from impact_pl.secrets import without_secrets
 from impact_pl.training.callbacks import NOTHING_TO_SAVE
-from impact_pl.training.check import build_spec, check_config, settle_batch
+from impact_pl.training.check import batch_change, build_spec, check_config, settle_batch
 from impact_pl.training.checkpoint import (
     SHAPE_FIELDS,
     differences,
@@ -181,6 +181,8 @@ def check_resume(
             "back, or delete the directory"
         )
     data.check_state(checkpoint["LatentDataModule"])
+    if line := batch_change(config, checkpoint["LatentDataModule"].get("global_batch_size")):
+        say(line)
     return inherit_statistics(old, spec), Progress.of(checkpoint)
 
 

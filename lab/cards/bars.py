@@ -49,13 +49,14 @@ class Bars:
     Args:
         args: Arguments of ``model_table``.
         codec: Name of the codec.
-        generator: (name of a set, file of captions) -> a sound for each caption.
+        generator: (name of a set, file of captions, sounds per caption) -> sounds in the order of the captions, each of
+            a caption's with its own seed.
 
     Raises:
         UserError: There are no such clips, no held-out captions, or a class without clips.
     """
 
-    def __init__(self, args: argparse.Namespace, codec: str, generator: Callable[[str, Path], list[Path]]):
+    def __init__(self, args: argparse.Namespace, codec: str, generator: Callable[[str, Path, int], list[Path]]):
         self.args, self.generator = args, generator
         self.held_out = distinct(list_sounds(args.manifest, args.split))
         self.training = distinct(list_sounds(args.manifest, args.train_split))
@@ -94,8 +95,9 @@ class Bars:
         """Compute the figures of the ten classes by row, and the sounds to search among training clips."""
         file = self.args.out / "classes.txt"
         labels = {"generated": [label for label in CAPTIONS for _ in range(self.args.clips)]}
-        file.write_text("".join(f"{CAPTIONS[label]}\n" for label in labels["generated"]), encoding="utf-8")
-        heard = {"generated": self.hear("generated, classes", as_records(self.generator("classes", file)))}
+        file.write_text("".join(f"{caption}\n" for caption in CAPTIONS.values()), encoding="utf-8")
+        made = as_records(self.generator("classes", file, self.args.clips))
+        heard = {"generated": self.hear("generated, classes", made)}
         for name, sounds in {"held out": self.held_out, "training": self.training}.items():
             label_of = labels_of(sounds)
             real = [sounds[each] for each in label_of]
@@ -112,7 +114,7 @@ class Bars:
         """Evaluate the held-out captions, and return the sounds to search among training clips."""
         file, real = self.args.out / "captions.jsonl", list(self.captioned.values())
         write_manifest(file, real)
-        made, coded = as_records(self.generator("captions", file)), self.coded("held out", real)
+        made, coded = as_records(self.generator("captions", file, 1)), self.coded("held out", real)
         some = draw(list(self.training.values()), len(real), np.random.default_rng(self.args.seed))
         heard = {
             "real, held out": self.hear("real, held out", real),

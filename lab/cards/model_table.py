@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
         around_the_marks(args.card)  # check before an hour of generation
     jobs.make_writable(args.out)
     codec = read_spec(find_model(args.model) / "config.json").codec
-    bars = Bars(args, codec["name"], generator=lambda what, file: generated(args, what, file))
+    bars = Bars(args, codec["name"], generator=lambda *given: generated(args, *given))
     result = {"model": str(args.model), "settings": settings, "codec": codec, "seconds": args.duration} | bars.figures()
     (args.out / "bars.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = tables(result)
@@ -71,9 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     print(text)
 
 
-def generated(args: argparse.Namespace, what: str, captions_file: Path) -> list[Path]:
-    """Return the generated sound of each caption, in order, generating missing ones."""
-    argv = generation_arguments(args, what, captions_file)
+def generated(args: argparse.Namespace, what: str, captions_file: Path, variations: int = 1) -> list[Path]:
+    """Return the sounds of each caption, in order, one per seed, generating missing ones."""
+    argv = [*generation_arguments(args, what, captions_file), "--variations", str(variations)]
     generate.main(argv)
     return [job.file for job in jobs.plan_jobs(generate.build_parser().parse_args(argv))]
 
@@ -88,7 +88,8 @@ def generation_arguments(args: argparse.Namespace, what: str, captions_file: Pat
     own = [str(each) for each in (*own, "--duration", args.duration, "--seed", args.seed)]
     parser = generate.build_parser()
     plain, given = vars(parser.parse_args(own)), vars(parser.parse_args([*own, *args.generation]))
-    fixed = ("captions", "captions_file", "split", "limit", "out", "model", "format", "duration", "seed", "page")
+    fixed = ("captions", "captions_file", "split", "limit", "out", "model", "format", "duration")
+    fixed += ("seed", "variations", "page")
     changed = [key for key in fixed if plain[key] != given[key]]
     if changed:
         raise UserError(f"after --: the table itself decides about {changed[0]!r}; leave that out there")

@@ -62,6 +62,7 @@ def test_the_table_is_made_continued_and_put_into_a_card(manifest, trained, tmp_
     assert card.read_text() == f"# Card\n\n<!-- bars -->\n\n{text}\n<!-- /bars -->\n\n## Limits\n"
     assert text.count("| a dog barks |") == 1
 
+    assert len({file.read_bytes() for file in (out / "classes").glob("*.flac")}) == 20  # each with its own seed
     untouched = {file: file.stat().st_mtime_ns for file in out.rglob("*.flac")}
     assert len(untouched) == 20 + 15 + 40  # two sets of generated sounds, and reconstructions of all clips
     sorted((out / "classes").glob("*.flac"))[0].unlink()

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from impact_pl.cli import data
 from impact_pl.cli.main import COMMANDS, main
@@ -80,7 +82,9 @@ def test_importing_the_package_loads_nothing_slow():
 
 def test_generate_imports_no_more_than_it_needs(tmp_path):
     argv = ["generate", "a dog barks", "-o", str(tmp_path / "dog.wav"), "--preset", "fast", *QUICK]
-    assert loaded_by(f"from impact_pl.cli.main import main; main({argv})", UNNEEDED) == []
+    newer = Version(version("torch")) >= Version("2.13")
+    own = set() if newer else {"sympy", "torch._dynamo", "torch.distributed.tensor"}  # torch 2.11 loads its compiler
+    assert loaded_by(f"from impact_pl.cli.main import main; main({argv})", UNNEEDED - own) == []
 
 
 def test_the_console_script_is_the_module():

@@ -88,8 +88,8 @@ def generation_arguments(args: argparse.Namespace, what: str, captions_file: Pat
     own = [str(each) for each in (*own, "--duration", args.duration, "--seed", args.seed)]
     parser = generate.build_parser()
     plain, given = vars(parser.parse_args(own)), vars(parser.parse_args([*own, *args.generation]))
-    fixed = ("captions", "captions_file", "split", "limit", "out", "model", "format", "duration")
-    fixed += ("seed", "variations", "page")
+    fixed = ["captions", "captions_file", "split", "limit", "out", "model", "format", "duration"]
+    fixed += ["seed", "variations", "page"]
     changed = [key for key in fixed if plain[key] != given[key]]
     if changed:
         raise UserError(f"after --: the table itself decides about {changed[0]!r}; leave that out there")

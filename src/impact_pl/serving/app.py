@@ -108,8 +108,12 @@ class Page:
             self.seconds = gr.Slider(0.1, longest, longest, step=0.01, label="Seconds", elem_id="seconds")
             self.variations = gr.Slider(1, self.limits.variations, 2, step=1, label="Variations")
         with gr.Row():
-            self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100, elem_id="seed")
-            self.preset = gr.Radio(list(PRESETS), value="exact", label="Preset", min_width=160)
+            self.seed = gr.Number(
+                0, label="Seed (same seed, same sound)", precision=0, minimum=0, min_width=100, elem_id="seed"
+            )
+            self.preset = gr.Radio(
+                list(PRESETS), value="exact", label="Preset (fast: a fifth of the time)", min_width=160
+            )
         with gr.Row():
             self.other_seed = gr.Button("Another seed", min_width=180, scale=0)
             self.generate = gr.Button("Generate", variant="primary", elem_id="generate", min_width=160)
@@ -120,8 +124,8 @@ class Page:
 
     def _add_editing(self) -> None:
         gr.HTML(
-            "<h2>Edit a sound</h2><p>Upload one, or take one from above. A click on its picture moves the nearer edge "
-            "of the region.</p>",
+            "<h2>Edit a sound</h2><p>Upload one, or press “Edit this sound” under a sound. Then click on its picture "
+            "to set where the change starts and ends.</p>",
             padding=False,
         )
         self.source = gr.Audio(
@@ -136,7 +140,7 @@ class Page:
             self.end = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region ends at (s)", elem_id="end")
         with gr.Row():
             self.drawn = gr.Textbox(
-                label="Caption of what is drawn", placeholder="a rooster crows", max_length=self.limits.caption,
+                label="What to put there", placeholder="a rooster crows", max_length=self.limits.caption,
                 elem_id="drawn", scale=3, min_width=240,
             )  # fmt: skip
             self.edit_seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100)
@@ -159,7 +163,8 @@ class Page:
 
     def _add_history(self) -> None:
         gr.HTML(
-            f"<h2>History</h2><p>The last {self.limits.history} sounds of this session. Choose one to edit it.</p>",
+            f"<h2>History</h2><p>The last {self.limits.history} sounds since the page was loaded. Choose one to edit "
+            "it.</p>",
             padding=False,
         )
         self.history = gr.Radio([], show_label=False, elem_id="history", container=False)

@@ -54,7 +54,18 @@ def versions(python: Path) -> list[str]:
 def run_tests(python: Path, end: str, tests: list[str]) -> int:
     """Run the tests as `make test` does, from the repository's root."""
     chosen = tests or ["tests", *(f"--ignore=tests/{name}" for name in LEFT_OUT)]
-    command = [python, "-m", "pytest", "-n", "3", "--dist", "loadfile", "-p", "no:cacheprovider", *chosen]
+    command: list[str | Path] = [
+        python,
+        "-m",
+        "pytest",
+        "-n",
+        "3",
+        "--dist",
+        "loadfile",
+        "-p",
+        "no:cacheprovider",
+        *chosen,
+    ]
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # tests start `impact`
     print(f"{end}: {', '.join(versions(python))}", flush=True)
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode

@@ -21,7 +21,7 @@ FIGURES = [  # (page, its figure, the page that a command makes, the figure ther
     ("README.md", r"\(real ([\d.]+)", CARD, CLASSES.format("real, held out")),
     ("README.md", r"chance ([\d.]+)\)", CARD, CLASSES.format("white noise")),
     ("README.md", r"FD-YAMNet ([\d.]+)", CARD, CAPTIONS.format("generated")),
-    ("README.md", r"real against real ([\d.]+)", CARD, CAPTIONS.format(r"other real sounds \(the floor\)")),
+    ("README.md", r"real against real ([\d.]+)", CARD, CAPTIONS.format(r"other real sounds \(real-vs-real baseline\)")),
     ("README.md", r"`builtin` \|.*8 clips of 5.12 s: ([\d.]+) s", ABLATION, LATENCY.format("full")),
     ("README.md", r"`builtin` \|.*`--preset fast` ([\d.]+) s", ABLATION, LATENCY.format(FAST)),
     ("README.md", r"`base` \|.*one clip of 10 s: ([\d.]+) s", PERFORMANCE, EXACT),

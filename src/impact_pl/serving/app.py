@@ -26,10 +26,7 @@ SESSION_SECONDS = 3600  # without a new sound, after which a session's files are
 SWEEP_SECONDS = 600  # between two looks for old files
 FONTS = ["system-ui", "sans-serif"]  # nothing is fetched from elsewhere
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-KINDS = (
-    " Dogs, roosters, fires, babies and clocks are mostly recognisable; waves, sneezes and chainsaws rarely are."
-    " No speech or music."
-)
+KINDS = " Best at dogs, roosters, fires, babies and helicopters; weak at sneezes and chainsaws. No speech or music."
 CSS = """
 .gradio-container { max-width: 1200px !important; margin: auto; }
 .take-sound audio { width: calc(100% - 2rem); }

@@ -57,7 +57,7 @@ def test_misspelt_key(fails, latents, tmp_path):
 def test_unknown_experiment(fails):
     message = fails(train.main, "experiment=pretain")
     assert "there is no experiment=pretain, choose one of base_no_clap, " in message
-    assert message.strip().endswith(", pretrain_audioset_large, text")
+    assert message.strip().endswith(", pretrain_audioset_large, text, vocoder")
 
 
 def test_no_shards_at_the_path(fails, tmp_path):

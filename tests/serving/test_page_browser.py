@@ -109,8 +109,15 @@ def test_upload_extend_vary_loop(browser, tmp_path):
         browser.call("DOM.setFileInputFiles", files=[str(tmp_path / name)], nodeId=node)
 
     browser.call("DOM.getDocument")
+    upload("words.wav")
+    browser.wait("toast()?.includes('words.wav')", WAIT)
+    picture(browser, "refused")
+    browser.run("at('source').querySelector('button[aria-label=Clear]').click()")
+    browser.wait("!!at('source').querySelector('input[type=file]')")
+    browser.call("DOM.getDocument")
     upload("tone.wav")
     browser.wait("at('picture')?.querySelector('img')?.naturalWidth > 1000", WAIT)
+    browser.run("document.querySelectorAll('.toast-close').forEach((each) => each.click())")
     browser.run("type('drawn', 'a dog barks'); choose('fast')")
     seconds, last = 2.0, 0
     for name, added in (("Extend", 2.0), ("Vary", 0), ("Loop", 0)):

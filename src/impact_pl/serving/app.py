@@ -121,8 +121,8 @@ class Page:
 
     def _add_editing(self) -> None:
         gr.HTML(
-            "<h2>Edit a sound</h2><p>Upload one, or press “Edit this sound” under a sound. Then click on its picture "
-            "to set where the change starts and ends.</p>",
+            "<h2>Edit a sound</h2><p>Upload one, or press “Edit this sound” under a sound. A click on its picture "
+            "moves the nearer edge of the region. To build on a result, press “Edit this sound further”.</p>",
             padding=False,
         )
         self.source = gr.Audio(
@@ -137,7 +137,7 @@ class Page:
             self.end = gr.Slider(0, self.limits.seconds, 0, step=0.01, label="Region ends at (s)", elem_id="end")
         with gr.Row():
             self.drawn = gr.Textbox(
-                label="What to put there", placeholder="a rooster crows", max_length=self.limits.caption,
+                label="What to hear there", placeholder="a rooster crows", max_length=self.limits.caption,
                 elem_id="drawn", scale=3, min_width=240,
             )  # fmt: skip
             self.edit_seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=100)
@@ -194,7 +194,9 @@ class Page:
             slot.edit.click(lambda sound: sound, slot.audio, self.source, **QUIET)
         self.history.input(_choose, [self.session, self.history], self.source, **QUIET)
         self.other_seed.click(lambda: random.randrange(SEED_LIMIT - 9), None, self.seed, **QUIET)
-        self.source.change(self._open, self.source, [self.start, self.end, self.picture], **QUIET)
+        told = QUIET | {"queue": True}  # Gradio shows no error of a call outside of its queue
+        shown = [self.start, self.end, self.picture]
+        self.source.change(self._open, self.source, shown, concurrency_limit=None, **told)
         region = [self.source, self.start, self.end]
         for slider in (self.start, self.end):
             slider.change(self._draw, region, self.picture, trigger_mode="always_last", **QUIET)

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from impact_pl.data.index import INDEX_NAME, ShardIndex
+from impact_pl.data.index import INDEX_NAME, Latents, Producer, ShardEntry, ShardIndex
 from impact_pl.models.spec import find_model, read_spec
 
 ROUNDS = 7
@@ -24,7 +24,7 @@ ROUNDS = 7
 def write_index(folder: Path, num_shards: int, samples: int) -> Path:
     """Write an index of as many shards as asked for, with offsets and checksums of every sample."""
     draw = random.Random(0)
-    shards = [
+    shards: list[ShardEntry] = [
         {
             "name": f"{number:06d}.tar",
             "num_samples": samples,
@@ -35,9 +35,9 @@ def write_index(folder: Path, num_shards: int, samples: int) -> Path:
         }
         for number in range(num_shards)
     ]
-    codec = {"name": "toy", "identity": "0", "sample_rate": 16_000, "samples_per_latent": 640}
-    latents = {"shape": [64, 256, 1], "mean": [0.0] * 64, "std": 1.0}
-    ShardIndex(codec, None, latents, 10.24, shards).save(folder)  # type: ignore[arg-type]
+    codec: Producer = {"name": "toy", "identity": "0", "sample_rate": 16_000, "samples_per_latent": 640}
+    latents: Latents = {"shape": [64, 256, 1], "mean": [0.0] * 64, "std": 1.0}
+    ShardIndex(codec, None, latents, 10.24, shards).save(folder)
     return folder / INDEX_NAME
 
 

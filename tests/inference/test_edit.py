@@ -6,7 +6,8 @@ import soundfile
 import torch
 
 from impact_pl import ImpactPipeline, UserError
-from impact_pl.audio import measure_level
+from impact_pl.audio import SILENT_DB, measure_level
+from impact_pl.inference.blend import SILENT
 from impact_pl.inference.recording import Recording
 from impact_pl.inference.windows import Grid, place, scattered, split
 
@@ -31,6 +32,11 @@ def outside(regions, length, rate, fade=FADE) -> np.ndarray:
     """Mark the samples that no region and no cross-fade reaches."""
     at = np.arange(length) / rate
     return np.all([(at < a - fade - 1 / rate) | (at >= b + fade + 1 / rate) for a, b in regions], axis=0)
+
+
+def test_silence_is_the_same_everywhere():
+    """Blending, which runs without PyTorch, has a constant of its own."""
+    assert pytest.approx(10 ** (SILENT_DB / 20)) == SILENT
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (48_000, 2), (44_100, 1), (8_000, 2), (11_127, 1)])

@@ -5,6 +5,7 @@ Dimension key: B batch, S samples, M mel frames (100 per second), F mel bins, K 
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ SAMPLE_RATE, NUM_MELS, N_FFT, HOP = 16_000, 64, 1024, 160
 HIFIGAN, FAST, GRIFFIN_LIM = "hifigan", "fast", "griffin_lim"
 
 
-class Vocoder(nn.Module):
+class Vocoder(nn.Module, ABC):
     """Interface of a vocoder: log-mel (B, M, F), frame m centred on sample m * HOP, to a waveform (B, HOP * M).
 
     Attributes:
@@ -32,9 +33,9 @@ class Vocoder(nn.Module):
 
     context: int | None
 
+    @abstractmethod
     def forward(self, mel: Tensor, generator: Generators | PositionalNoise | None = None) -> Tensor:
         """Compute the waveform. ``generator`` drives all sampling; without one a fixed seed is used."""
-        raise NotImplementedError
 
     def reduced(self, dtype: torch.dtype) -> "Vocoder":
         """Return a vocoder that may compute in ``dtype``; by default this one, in float32."""

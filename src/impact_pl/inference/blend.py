@@ -1,4 +1,4 @@
-"""Put a drawn sound back into a recording: channel balance, level and cross-fades.
+"""Put a drawn sound back into a recording: channel balance, level and cross-fades, without PyTorch.
 
 Dimension key: S samples, C channels, T frames of the model's grid.
 """
@@ -6,14 +6,10 @@ Dimension key: S samples, C channels, T frames of the model's grid.
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
-
-from impact_pl.audio import SILENT_DB
 
 MAX_GAIN_DB = 12.0  # of the level match
 SMOOTHED_FRAMES = 5  # over which the levels are compared
-SILENT = 10 ** (SILENT_DB / 20)
+SILENT = 1e-3  # amplitude, audio.SILENT_DB
 
 
 def channel_gains(context: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -25,7 +21,7 @@ def channel_gains(context: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.array([_rms(channel) / mono for channel in heard.T])
 
 
-def level_gains(original: Tensor, decoded: Tensor, known: Tensor) -> np.ndarray:
+def level_gains(original: np.ndarray, decoded: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Compute gains (T,) that bring the decoded sound to the level of the original where it is known.
 
     In between they are interpolated, in decibels.
@@ -35,17 +31,30 @@ def level_gains(original: Tensor, decoded: Tensor, known: Tensor) -> np.ndarray:
         decoded: The same for the codec's rendition.
         known: (T,) bool.
     """
-    heard, kernel = known.float()[None, None], torch.ones(1, 1, SMOOTHED_FRAMES)
-    powers = [x.square().mean(dim=1)[None, None] * heard for x in (original, decoded)]
-    smooth = [torch.conv1d(x, kernel, padding=SMOOTHED_FRAMES // 2)[0, 0] for x in (*powers, heard)]
-    wanted, found = (x / smooth[2].clamp(min=1) for x in smooth[:2])  # mean powers (T,)
+    kernel, reach = np.ones(SMOOTHED_FRAMES), SMOOTHED_FRAMES // 2
+    powers = [np.square(x, dtype=np.float64).mean(axis=1) * known for x in (original, decoded)]
+    wanted, found, heard = (np.convolve(x, kernel)[reach : reach + len(known)] for x in (*powers, 1.0 * known))
+    wanted, found = wanted / np.maximum(heard, 1), found / np.maximum(heard, 1)  # mean powers (T,)
     usable = known & (wanted > SILENT**2) & (found > SILENT**2)
     if not usable.any():
         return np.ones(len(known))
-    decibels = (10 * (wanted / found.clamp(min=SILENT**2)).log10()).clamp(-MAX_GAIN_DB, MAX_GAIN_DB)
-    frames = np.arange(len(known))
-    there = usable.numpy()
-    return 10 ** (np.interp(frames, frames[there], decibels.numpy()[there]) / 20)
+    decibels = np.clip(10 * np.log10(wanted[usable] / found[usable]), -MAX_GAIN_DB, MAX_GAIN_DB)
+    return 10 ** (np.interp(np.arange(len(known)), np.flatnonzero(usable), decibels) / 20)
+
+
+def continued(frames: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Mirror the known frames (T, samples) into the others next to them.
+
+    The codec's analysis reaches a little into its neighbours. Without this, what is to be replaced, or silence, would
+    be heard at the edges of what is kept.
+    """
+    out = np.where(known[:, None], frames, np.float32(0))
+    for frame in np.flatnonzero(~known):
+        if frame > 0 and known[frame - 1]:
+            out[frame] = frames[frame - 1][::-1]
+        elif frame + 1 < len(known) and known[frame + 1]:
+            out[frame] = frames[frame + 1][::-1]
+    return out
 
 
 def crossfade(old: np.ndarray, new: np.ndarray, fade_in: int, fade_out: int) -> np.ndarray:

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from impact_pl.audio import CANCELLED_SHARE, SILENT_DB, fit_length, resample
 from impact_pl.errors import UserError
-from impact_pl.inference.blend import SILENT, channel_gains, crossfade, level_gains
+from impact_pl.inference.blend import SILENT, channel_gains, continued, crossfade, level_gains
 from impact_pl.inference.options import Style
 from impact_pl.inference.recording import EditedAudio, Recording
 from impact_pl.inference.windows import Grid, Span, Window, place, scattered, split
@@ -109,7 +108,7 @@ def vary(
     generator = clip_generators([style.seed], [caption], "vary")[0]
     chosen = torch.zeros(num_frames, dtype=torch.bool)
     chosen[torch.randperm(num_frames, generator=generator)[: max(1, round(share * num_frames))]] = True
-    windows = scattered(grid, (recording.start, recording.stop), chosen, caption)
+    windows = scattered(grid, (recording.start, recording.stop), chosen.numpy(), caption)
     draw(pipeline, recording, windows, style)
     spans = [span for window in windows for span in window.drawn]
     return result(recording, spans, [caption] * len(spans), style)
@@ -184,7 +183,7 @@ def draw_window(
     mono = fit_length(mono, pipeline.samples_per_patch * window.num_frames).view(window.num_frames, -1)  # (T, samples)
     kept = ~window.covered(grid, [*window.drawn, *window.later])  # (T,)
     latents = pipeline.fill(
-        pipeline.encode(continued(mono, kept).flatten(), pipeline.sample_rate),
+        pipeline.encode(torch.from_numpy(continued(mono.numpy(), kept)).flatten(), pipeline.sample_rate),
         known,
         [window.caption],
         [style.seed],
@@ -198,19 +197,19 @@ def draw_window(
     latents = latents[:, :, first * pipeline.frames_per_patch : last * pipeline.frames_per_patch]
     sound = pipeline.decode_raw(latents, generator)[0].cpu().view(last - first, -1)  # (T', samples)
     if style.match_level:
-        gains = level_gains(mono[first:last], sound, kept[first:last])
+        gains = level_gains(mono[first:last].numpy(), sound.numpy(), kept[first:last])
         centres = (np.arange(len(gains)) + 0.5) * pipeline.samples_per_patch
         curve = np.interp(np.arange(sound.numel()), centres, gains)
         sound = sound * torch.from_numpy(curve).float().view_as(sound)
     back = resample(sound.flatten(), pipeline.sample_rate, recording.sample_rate).double().numpy()  # (S',)
     frames = np.minimum((np.arange(len(context)) / grid.unit).astype(int), window.num_frames - 1)
-    channels = back[:, None] * channel_gains(context, kept.numpy()[frames])  # (S', C)
+    channels = back[:, None] * channel_gains(context, kept[frames])  # (S', C)
     put_back(recording, window.start + round(first * grid.unit), channels, window.drawn, style.fade_ms)
 
 
-def decoded_frames(pipeline: "ImpactPipeline", drawn: Tensor) -> Span:
+def decoded_frames(pipeline: "ImpactPipeline", drawn: np.ndarray) -> Span:
     """Find the frames (of patches) to decode: those drawn, and as many around them as decoding depends on."""
-    where = drawn.nonzero().flatten()
+    where = np.flatnonzero(drawn)
     around = -(-pipeline.codec.decode_context // pipeline.frames_per_patch)
     return max(0, int(where[0]) - around), min(len(drawn), int(where[-1]) + 1 + around)
 
@@ -233,26 +232,11 @@ def fit_rows(samples: np.ndarray, count: int) -> np.ndarray:
     return np.pad(samples[:count], ((0, max(0, count - len(samples))), (0, 0)))
 
 
-def continued(mono: Tensor, kept: Tensor) -> Tensor:
-    """Mirror the kept frames (T, samples) into the others next to them.
-
-    The codec's analysis reaches a little into its neighbours. Without this, what is to be replaced, or silence, would
-    be heard at the edges of what is kept.
-    """
-    out = torch.where(kept[:, None], mono, 0.0)
-    for frame in (~kept).nonzero().flatten().tolist():
-        if frame > 0 and kept[frame - 1]:
-            out[frame] = mono[frame - 1].flip(0)
-        elif frame + 1 < len(kept) and kept[frame + 1]:
-            out[frame] = mono[frame + 1].flip(0)
-    return out
-
-
 def known_of(pipeline: "ImpactPipeline", grid: Grid, window: Window) -> Known:
     """Mark the known and the drawn patches (1, N) of a window."""
     drawn, later = window.covered(grid, window.drawn), window.covered(grid, window.later)
     width = pipeline.model.patches_per_frame
-    per_patch = [mask.repeat_interleave(width)[None] for mask in (~(drawn | later), drawn)]
+    per_patch = [torch.from_numpy(np.repeat(mask, width))[None] for mask in (~(drawn | later), drawn)]
     return Known(*per_patch)
 
 

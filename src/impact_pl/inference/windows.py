@@ -1,6 +1,7 @@
 """Windows on a recording: which stretch of it the model sees while it draws a part, as patches on its own grid.
 
 Positions are samples at the recording's own rate. A frame is one position in time on the model's grid of patches.
+Without PyTorch, for :mod:`impact_pl.portable`.
 """
 
 import math
@@ -8,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-from torch import Tensor
+import numpy as np
 
 SLACK = 0.01  # of a frame: overlaps below this are rounding
 
@@ -51,9 +51,9 @@ class Window:
     later: tuple[Span, ...] = ()
     caption: str | None = None
 
-    def covered(self, grid: Grid, spans: Iterable[Span]) -> Tensor:
+    def covered(self, grid: Grid, spans: Iterable[Span]) -> np.ndarray:
         """Mark the frames (num_frames,) that any of the spans reaches into."""
-        mask = torch.zeros(self.num_frames, dtype=torch.bool)
+        mask = np.zeros(self.num_frames, bool)
         for start, stop in spans:
             first = math.floor((start - self.start) / grid.unit + SLACK)
             last = math.ceil((stop - self.start) / grid.unit - SLACK)
@@ -104,7 +104,7 @@ def _known_bounds(bounds: Span, undrawn: Sequence[Span]) -> Span:
     return first, last
 
 
-def scattered(grid: Grid, bounds: Span, chosen: Tensor, caption: str | None) -> list[Window]:
+def scattered(grid: Grid, bounds: Span, chosen: np.ndarray, caption: str | None) -> list[Window]:
     """Tile a recording with windows that draw the ``chosen`` frames (bool, counted from its beginning)."""
     windows, total = [], len(chosen)
     for first in range(0, total, grid.most):
@@ -112,7 +112,7 @@ def scattered(grid: Grid, bounds: Span, chosen: Tensor, caption: str | None) -> 
         start = max(0, stop - grid.most)  # the last window reaches back, for more context
         position = bounds[0] + round(start * grid.unit)
         spans: list[Span] = []
-        for frame in chosen[first:stop].nonzero().flatten().tolist():
+        for frame in np.flatnonzero(chosen[first:stop]).tolist():
             edges = [round((first + frame - start + step) * grid.unit) + position for step in (0, 1)]
             if spans and spans[-1][1] == edges[0]:  # neighbours are one span
                 edges[0] = spans.pop()[0]

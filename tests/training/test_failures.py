@@ -119,8 +119,8 @@ def wait_for_step(process: subprocess.Popen, metrics: Path, rows: int) -> None:
     ("kind", "said"),
     [
         ("callback", "the callback broke"),
-        ("disk", r"last.ckpt.partial"),
-        ("folder", "checkpoints/last.ckpt.partial"),
+        pytest.param("disk", r"last.ckpt.partial", marks=pytest.mark.slow),
+        pytest.param("folder", "checkpoints/last.ckpt.partial", marks=pytest.mark.slow),
         ("validation", "valid/000000.tar"),
     ],
 )

@@ -65,6 +65,7 @@ def test_a_paste_leaves_the_rest():
         assert torch.equal(pasted[rest], one[rest])
 
 
+@pytest.mark.slow
 def test_the_command_prints_three_tables(tmp_path, run, capsys, monkeypatch):
     pytest.importorskip("onnxruntime")
     monkeypatch.setattr(editing_table, "MINUTE", 2)
